@@ -1,0 +1,1 @@
+"""ffexport: turn a trained bundle into the graphs that devices run, and prove them."""

@@ -1,0 +1,5 @@
+"""`python -m ffexport`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,5 @@
+"""`python -m ffruntime`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,212 @@
+"""The architecture description: what a network is, not how it is computed.
+
+One description, two interpreters: torch (`fftrain/network.py`) and ONNX (`ffexport/graphs.py`).
+`docs/architecture.md` shows how it carries every system this project is for. Written down as JSON in
+a bundle's manifest and as TOML in a recipe, with the same field names.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Annotated, Literal, TypeAlias
+
+from msgspec import Meta, Struct
+
+from .errors import BundleError
+
+Positive: TypeAlias = Annotated[int, Meta(ge=1, le=1_000_000)]
+NonNegative: TypeAlias = Annotated[int, Meta(ge=0, le=1_000_000)]
+Shape: TypeAlias = tuple[int, ...]  # without the batch: (C, H, W) or (N,)
+
+EPS_DIVISIVE = 1e-8  # x / sqrt(mean(x²) + EPS_DIVISIVE)
+EPS_BATCH = 1e-5  # (x − mean) / sqrt(var + EPS_BATCH), per channel
+
+
+class Conv(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="conv"):
+    """2-D convolution with square kernels: (C, H, W) -> (out, H', W')."""
+
+    out: Positive
+    kernel: Positive
+    stride: Positive = 1
+    padding: NonNegative = 0
+    bias: bool = True
+
+
+class Linear(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="linear"):
+    """Fully connected: any shape, flattened in C order, -> (out,)."""
+
+    out: Positive
+    bias: bool = True
+
+
+class MaxPool(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="max_pool"):
+    """Non-overlapping maximum over size × size windows; an incomplete last window is dropped."""
+
+    size: Positive = 2
+
+
+class Relu(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="relu"):
+    """max(x, 0)."""
+
+
+Op: TypeAlias = Conv | Linear | MaxPool | Relu
+
+
+class Input(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a unit's input comes from and how it is normalised before the unit's first operation.
+
+    `divisive` divides each sample by the root of its mean square (Hinton; Scodellaro et al.);
+    `batch` standardises each channel with batch statistics, frozen outside training (Trifecta).
+    """
+
+    source: Literal["below"] = "below"
+    normalise: Literal["none", "divisive", "batch"] = "divisive"
+
+
+class Unit(Struct, frozen=True, forbid_unknown_fields=True):
+    """Operations that end in one ReLU, whose mean square is the unit's goodness."""
+
+    ops: Annotated[tuple[Op, ...], Meta(min_length=1)]
+    inputs: Annotated[tuple[Input, ...], Meta(min_length=1, max_length=1)] = (Input(),)
+    trained: bool = True  # by its own loss; otherwise it stays as initialised
+    scored: bool = True  # counts in the total goodness and feeds the classifier
+
+
+class Image(Struct, frozen=True, forbid_unknown_fields=True):
+    """The image: pixels in [0, 1], then (x − mean) / std in every channel."""
+
+    shape: tuple[Positive, Positive, Positive]  # (C, H, W)
+    mean: float = 0.0
+    std: Annotated[float, Meta(gt=0)] = 1.0
+
+
+class Label(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a label's pattern reaches the first unit.
+
+    `add`: keep · image + pattern, pixel by pixel (`labels.keep` is a tensor, so that a pattern can
+    also *replace* pixels); `channel`: the pattern as further channels beside the image. `range` then
+    brings each sample to [0, 1] (Scodellaro et al.).
+    """
+
+    placement: Literal["add", "channel"]
+    patterns: Positive  # how many: one for every class, and the spare ones
+    channels: Positive = 1
+    normalise: Literal["none", "range"] = "none"
+
+
+class Network(Struct, frozen=True, forbid_unknown_fields=True):
+    """A feed-forward FF network: image and label -> units, each with a goodness -> one total.
+
+    `score` says how the scored units' goodness makes the total: `sum` (Scodellaro et al.), or
+    `log_sum`, the sum of logarithms, which weighs every unit alike.
+    """
+
+    image: Image
+    label: Label
+    units: Annotated[tuple[Unit, ...], Meta(min_length=1, max_length=1000)]
+    score: Literal["sum", "log_sum"] = "sum"
+
+
+def unit_name(index: int) -> str:
+    """`unit1` for the unit at index 0: the name in files, parameters and tables."""
+    return f"unit{index + 1}"
+
+
+def named_ops(unit: Unit) -> Iterator[tuple[str, Op]]:
+    """The unit's operations, each with the name its parameters have: `conv1`, `relu1`, `conv2`, …"""
+    seen: dict[str, int] = {}
+    for op in unit.ops:
+        kind = str(op.__struct_config__.tag)
+        seen[kind] = seen.get(kind, 0) + 1
+        yield f"{kind}{seen[kind]}", op
+
+
+def embedded_shape(network: Network) -> Shape:
+    """Shape of the image with a label in it: what the first unit receives."""
+    c, h, w = network.image.shape
+    return (c + network.label.channels, h, w) if network.label.placement == "channel" else (c, h, w)
+
+
+def op_shape(op: Op, shape: Shape, where: str) -> Shape:
+    """Shape that `op` makes of `shape`. Raises `BundleError` naming `where` if it cannot be applied."""
+    if isinstance(op, Relu):
+        return shape
+    if isinstance(op, Linear):
+        return (op.out,)
+    if len(shape) != 3:
+        raise BundleError(f"{where}: needs an image (C, H, W), got {shape}")
+    c, h, w = shape
+    if isinstance(op, MaxPool):
+        out = (c, h // op.size, w // op.size)
+    else:
+        out = (
+            op.out,
+            (h + 2 * op.padding - op.kernel) // op.stride + 1,
+            (w + 2 * op.padding - op.kernel) // op.stride + 1,
+        )
+    if min(out) < 1:
+        raise BundleError(f"{where}: nothing is left of {shape}")
+    return out
+
+
+def unit_shapes(network: Network) -> list[tuple[Shape, Shape]]:
+    """(input shape, activation shape) of every unit, without the batch."""
+    shape, shapes = embedded_shape(network), []
+    for index, unit in enumerate(network.units):
+        inputs = shape
+        for name, op in named_ops(unit):
+            shape = op_shape(op, shape, f"{unit_name(index)}.{name}")
+        shapes.append((inputs, shape))
+    return shapes
+
+
+def scored_units(network: Network) -> list[int]:
+    """Indices of the units that count at inference."""
+    return [index for index, unit in enumerate(network.units) if unit.scored]
+
+
+def head_features(network: Network) -> int:
+    """Number of features the linear classifier reads: all neurons of all scored units."""
+    shapes = unit_shapes(network)
+    return sum(math.prod(shapes[index][1]) for index in scored_units(network))
+
+
+def validate(network: Network) -> None:
+    """Raise `BundleError` unless the description can be computed; the message says where it cannot."""
+    unit_shapes(network)
+    if not scored_units(network):
+        raise BundleError("network: no unit is scored, so there is no goodness to classify by")
+    for index, unit in enumerate(network.units):
+        if not isinstance(unit.ops[-1], Relu):
+            raise BundleError(f"{unit_name(index)}: its last operation must be relu")
+    if network.label.placement == "add" and network.label.channels not in (1, network.image.shape[0]):
+        raise BundleError("label: added patterns need one channel, or as many as the image")
+
+
+def parameter_shapes(network: Network) -> dict[str, Shape]:
+    """Name and shape of everything in `weights.safetensors`: parameters, state and label patterns.
+
+    The names are one contract: the same in safetensors, in ONNX initializers and in the optimizer.
+    """
+    label, image = network.label, network.image.shape
+    pattern = (label.channels, *image[1:])
+    shapes: dict[str, Shape] = {"labels.patterns": (label.patterns, *pattern), "labels.neutral": pattern}
+    if label.placement == "add":
+        shapes["labels.keep"] = pattern
+    shape = embedded_shape(network)
+    for index, unit in enumerate(network.units):
+        prefix = unit_name(index)
+        if unit.inputs[0].normalise == "batch":
+            shapes[f"{prefix}.below.mean"] = shapes[f"{prefix}.below.var"] = (shape[0],)
+        for name, op in named_ops(unit):
+            if isinstance(op, Conv):
+                shapes[f"{prefix}.{name}.weight"] = (op.out, shape[0], op.kernel, op.kernel)
+            elif isinstance(op, Linear):
+                shapes[f"{prefix}.{name}.weight"] = (op.out, math.prod(shape))
+            if isinstance(op, Conv | Linear) and op.bias:
+                shapes[f"{prefix}.{name}.bias"] = (op.out,)
+            shape = op_shape(op, shape, f"{prefix}.{name}")
+    rows = label.patterns
+    shapes["head.weight"], shapes["head.bias"] = (rows, head_features(network)), (rows,)
+    return shapes

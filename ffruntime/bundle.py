@@ -1,0 +1,281 @@
+"""The model bundle: a directory with a manifest that vouches for every file in it.
+
+The format is specified field by field in `docs/bundle.md`. Writing is all or nothing: new files are
+staged beside the old ones and synced, then renamed, and the manifest is replaced last; a full disk or
+a lost power supply before that leaves what was there before. Reading refuses what does not match.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from .architecture import Network, Positive, Shape, parameter_shapes, validate
+from .errors import BundleError, StorageError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+GOLDEN = "golden.safetensors"
+EXEMPLARS = "exemplars.safetensors"
+MAX_MANIFEST_BYTES = 16 << 20
+
+Accuracies = dict[str, dict[str, float]]  # split -> inference mode -> share of right answers
+
+
+class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the manifest knows of a file: its size in bytes and its SHA-256 in hexadecimal."""
+
+    size: Annotated[int, Meta(ge=0)]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Preprocessing(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a picture becomes the network's input: the way MNIST was made (LeCun et al.).
+
+    The figure is scaled into a box of `box` pixels a side, keeping its proportions, and placed so
+    that its centre of mass is the centre of the image.
+    """
+
+    kind: str
+    box: Positive
+
+
+class DataSource(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the images came from, and how many of them were used for what."""
+
+    name: str
+    source: str
+    offline_sample: bool
+    train: int
+    validation: int
+    test: int
+
+
+class Training(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the weights came about."""
+
+    recipe_name: str
+    recipe: dict[str, Any]
+    seed: int
+    epochs: int
+    device: str
+    precision: str
+    data: DataSource
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
+    """`manifest.json`. `docs/bundle.md` says what each field means."""
+
+    format: int
+    network: Network
+    classes: Annotated[tuple[str, ...], Meta(min_length=1)]
+    labels: dict[str, Any]
+    preprocessing: Preprocessing
+    training: Training
+    accuracy: Accuracies
+    made_with: dict[str, str]
+    files: dict[str, FileEntry]
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest of the bundle at `path`, checked field by field, and its files by name and size.
+
+    Raises `BundleError` where there is no bundle, or one that is damaged, incomplete or too new.
+    """
+    file = path / MANIFEST
+    if not path.exists():
+        raise BundleError(f"{path}: no such bundle; train one with 'fftrain mnist --out {path}'")
+    if not file.is_file():
+        raise BundleError(f"{path}: not a model bundle, it has no {MANIFEST}")
+    try:
+        if file.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{file}: larger than {MAX_MANIFEST_BYTES >> 20} MiB, so no manifest")
+        text = file.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+    manifest = _decode_manifest(file, text)
+    validate(manifest.network)
+    if len(manifest.classes) > manifest.network.label.patterns:
+        raise BundleError(f"{file}: {len(manifest.classes)} classes, but fewer label patterns")
+    if WEIGHTS not in manifest.files:
+        raise BundleError(f"{path}: its writing was interrupted; write it again (fftrain … --resume)")
+    for name, entry in manifest.files.items():
+        _check_size(path, name, entry)
+    return manifest
+
+
+def _decode_manifest(file: Path, text: bytes) -> Manifest:
+    try:
+        version = msgspec.json.decode(text, type=dict[str, Any]).get("format")
+        if isinstance(version, int) and version > FORMAT:
+            raise BundleError(f"{file}: format {version} is newer than this program reads ({FORMAT}): upgrade")
+        if version != FORMAT:
+            raise BundleError(f"{file}: format {version!r} is none that this program reads ({FORMAT})")
+        return msgspec.json.decode(text, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{file}: damaged: {error}; copy the bundle again") from error
+
+
+def _check_size(path: Path, name: str, entry: FileEntry) -> None:
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts:
+        raise BundleError(f"{path / MANIFEST}: names a file outside the bundle: {name!r}")
+    try:
+        size = (path / name).stat().st_size
+    except OSError as error:
+        raise BundleError(f"{path / name}: missing; copy the bundle again") from error
+    if size != entry.size:
+        raise BundleError(f"{path / name}: {size} bytes instead of {entry.size}; copy the bundle again")
+
+
+def verified(path: Path, manifest: Manifest, name: str) -> Path:
+    """Path of a bundle's file whose hash has just been checked. Raises `BundleError` naming the file."""
+    if name not in manifest.files:
+        raise BundleError(f"{path}: holds no {name}; make it with 'ffexport --model {path}'")
+    try:
+        digest = sha256(path / name)
+    except OSError as error:
+        raise BundleError(f"{path / name}: cannot be read: {error.strerror}") from error
+    if digest != manifest.files[name].sha256:
+        raise BundleError(f"{path / name}: damaged, its hash is not the manifest's; copy the bundle again")
+    return path / name
+
+
+def read_tensors(path: Path, manifest: Manifest, name: str) -> dict[str, np.ndarray]:
+    """The tensors of one of the bundle's safetensors files, after its hash has been checked."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    file = verified(path, manifest, name)
+    try:
+        return load(file.read_bytes())
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{file}: not a safetensors file: {error}") from error
+
+
+def read_weights(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    """Every parameter, state and pattern, float32, in exactly the shapes that the description asks for."""
+    tensors = read_tensors(path, manifest, WEIGHTS)
+    _check_shapes(path / WEIGHTS, tensors, parameter_shapes(manifest.network))
+    return tensors
+
+
+def _check_shapes(file: Path, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> None:
+    for name in sorted(shapes.keys() | tensors.keys()):
+        if name not in tensors:
+            raise BundleError(f"{file}: '{name}' is missing")
+        if name not in shapes:
+            raise BundleError(f"{file}: '{name}' is no parameter of this network")
+        tensor = tensors[name]
+        if tensor.shape != shapes[name] or tensor.dtype != np.float32:
+            raise BundleError(f"{file}: '{name}' is {tensor.dtype} {tensor.shape}, not float32 {shapes[name]}")
+
+
+def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifest:
+    """Add `files` to the bundle at `path`, or replace them; return the manifest that now vouches for them.
+
+    `manifest.files` holds the entries to keep. Raises `StorageError`, with the bundle as it was before,
+    if anything cannot be staged.
+    """
+    entries = {n: FileEntry(len(data), hashlib.sha256(data).hexdigest()) for n, data in files.items()}
+    final = msgspec.structs.replace(manifest, files=dict(sorted({**manifest.files, **entries}.items())))
+    staged: dict[Path, Path] = {}
+    created = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for name, data in files.items():
+            staged[_stage(path / name, data)] = path / name
+        manifest_staged = _stage(path / MANIFEST, _encode(final))
+        staged[manifest_staged] = path / MANIFEST
+        previous = _withdraw(path, entries)
+    except BaseException as error:
+        for file in staged:
+            file.unlink(missing_ok=True)
+        if created and path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        if not isinstance(error, OSError):
+            raise
+        raise StorageError(f"{path}: cannot be written: {error.strerror}; what was there is unchanged") from error
+    for file, target in staged.items():  # the manifest is the last of them: it is the commit
+        if target.name == MANIFEST:
+            _sync_directory(path)
+        file.replace(target)
+    _sync_directory(path)
+    for name in previous - final.files.keys():  # of the model that was here before
+        (path / name).unlink(missing_ok=True)
+    return final
+
+
+def _withdraw(path: Path, entries: Mapping[str, FileEntry]) -> set[str]:
+    """Before files are replaced by different ones, commit a manifest that no longer vouches for them.
+
+    Returns the names of the files that the bundle had.
+    """
+    if not (path / MANIFEST).exists():
+        return set()
+    try:
+        current = read_manifest(path)
+    except BundleError:
+        return set()  # nothing there that could be trusted, so nothing to keep trustworthy
+    kept = {n: e for n, e in current.files.items() if n not in entries or e == entries[n]}
+    if kept != current.files:
+        _stage(path / MANIFEST, _encode(msgspec.structs.replace(current, files=kept)), ".withdrawn").replace(
+            path / MANIFEST
+        )
+        _sync_directory(path)
+    return set(current.files)
+
+
+def _encode(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def _stage(target: Path, data: bytes, suffix: str = ".new") -> Path:
+    """Write `data` beside `target` and sync it; leaves nothing behind when that fails."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staged = target.with_name(f".{target.name}{suffix}")
+    try:
+        with staged.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:
+        staged.unlink(missing_ok=True)
+        raise
+    return staged
+
+
+def write_atomically(target: Path, data: bytes) -> None:
+    """Replace one file by another as a whole, durably. Raises `StorageError`, with the old file intact."""
+    try:
+        _stage(target, data).replace(target)
+        _sync_directory(target.parent)
+    except OSError as error:
+        raise StorageError(f"{target}: cannot be written: {error.strerror}") from error
+
+
+def _sync_directory(path: Path) -> None:
+    if os.name == "nt":  # Windows cannot open a directory, and syncs its entries by itself
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal, without holding it in memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

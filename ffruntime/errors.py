@@ -1,0 +1,82 @@
+"""Everything that can go wrong, and the exit code that says so.
+
+    FFError                 1   anything below, and nothing more precise
+     ├─ MissingExtra        1   a package that an optional part needs is not installed
+     ├─ UsageError          2   an unknown name, option or combination
+     ├─ BundleError         3   a model bundle that is missing, damaged or too new
+     ├─ ImageError          4   an image that cannot be read or holds no figure
+     ├─ DataError           5   a data set that is missing or damaged
+     ├─ BackendError        6   an engine or device that was asked for is not what would run
+     ├─ ParityError         7   a backend that does not reproduce the golden vectors
+     └─ StorageError        8   a file that could not be written (full disk, no permission)
+
+An interrupted command (Ctrl-C) exits with 130. Every message is one line: what, where, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FFError(Exception):
+    """Base of every error that a user can meet; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class MissingExtra(FFError):
+    """An optional dependency is not installed; the message names the exact `pip install`."""
+
+    def __init__(self, module: str, extra: str) -> None:
+        super().__init__(f"{module} is not installed: pip install 'ffedge[{extra}]'")
+
+
+class UsageError(FFError):
+    """A name or option that does not exist."""
+
+    exit_code = 2
+
+
+class BundleError(FFError):
+    """A bundle that cannot be trusted."""
+
+    exit_code = 3
+
+
+class ImageError(FFError):
+    """An image that cannot be classified."""
+
+    exit_code = 4
+
+
+class DataError(FFError):
+    """A data set that cannot be used."""
+
+    exit_code = 5
+
+
+class BackendError(FFError):
+    """A backend that is not there, or not the one that would run."""
+
+    exit_code = 6
+
+
+class ParityError(FFError):
+    """A backend that computes something else than the trainer did."""
+
+    exit_code = 7
+
+
+class StorageError(FFError):
+    """Something could not be written; what was saved before is still there."""
+
+    exit_code = 8
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
+    """A `UsageError` that lists the names there are, and the one that was probably meant."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{near[0]}'? " if near else ""
+    return UsageError(f"unknown {what} '{name}': {hint}known: {', '.join(names)}")

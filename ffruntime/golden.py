@@ -1,0 +1,90 @@
+"""The golden check: a backend proves that it computes what the trainer computed.
+
+The bundle's golden vectors are a few real images, and what the trainer made of them in float64.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from msgspec import Struct
+
+from . import bundle
+from .architecture import unit_name
+from .errors import ParityError
+from .labels import embed, to_unit_interval
+from .model import Model
+
+TOLERANCE = 1e-4  # fp32: of the largest golden value in the same row of the table
+
+
+class Check(Struct, frozen=True):
+    """One row of the table: what a graph's output is off by, at most, and how many decisions agree."""
+
+    graph: str
+    output: str
+    max_error: float
+    scale: float  # largest magnitude among the golden values
+    agree: int | None = None
+    decisions: int | None = None
+
+    @property
+    def passed(self) -> bool:
+        return self.max_error <= TOLERANCE * self.scale and self.agree == self.decisions
+
+
+def check(model: Model) -> list[Check]:
+    """Run every graph of the bundle on the golden images; one row for each output."""
+    golden = bundle.read_tensors(model.path, model.manifest, bundle.GOLDEN)
+    return [*_check_units(model, golden), *_check_goodness(model, golden), _check_classifier(model, golden)]
+
+
+def require(checks: list[Check], backend: str) -> None:
+    """Raise `ParityError` naming the worst row unless every row passed."""
+    failed = [row for row in checks if not row.passed]
+    if failed:
+        worst = max(failed, key=lambda row: row.max_error / row.scale)
+        raise ParityError(
+            f"{backend}: {worst.graph} {worst.output} is off by {worst.max_error:.2e} (golden values reach "
+            f"{worst.scale:.2e}): do not trust this backend on this machine"
+        )
+
+
+def _row(graph: str, output: str, value: np.ndarray, golden: np.ndarray, decide: bool = False) -> Check:
+    error = float(np.abs(value - golden).max()) if np.isfinite(value).all() else float("inf")
+    if not decide:
+        return Check(graph, output, error, float(np.abs(golden).max()))
+    agree = int((value.argmax(1) == golden.argmax(1)).sum())
+    return Check(graph, output, error, float(np.abs(golden).max()), agree, len(golden))
+
+
+def _check_units(model: Model, golden: dict[str, np.ndarray]) -> list[Check]:
+    """The unit graphs as a chain, each fed with what the one below it put out."""
+    network, weights = model.manifest.network, bundle.read_weights(model.path, model.manifest)
+    patterns = weights["labels.patterns"]
+    images = to_unit_interval(golden["images"])
+    n, k = len(images), len(patterns)
+    x = embed(network, images.repeat(k, 0), np.tile(patterns, (n, 1, 1, 1)), weights.get("labels.keep"))
+    rows = []
+    for index in range(len(network.units)):
+        outputs = model.graph(unit_name(index))({"input": x})
+        x = outputs["output"]
+        value = outputs["goodness"].reshape(n, k)
+        rows.append(_row(unit_name(index), "goodness", value, golden["goodness"][:, :, index]))
+    return rows
+
+
+def _check_goodness(model: Model, golden: dict[str, np.ndarray]) -> list[Check]:
+    inputs = {"images": to_unit_interval(golden["images"]), "labels": np.arange(golden["total"].shape[1])}
+    outputs = model.graph("goodness")(inputs)
+    classes = len(model.manifest.classes)
+    units = [
+        _row("goodness", unit_name(u), outputs["goodness"][:, :, u], golden["goodness"][:, :, u])
+        for u in range(golden["goodness"].shape[2])
+    ]
+    return [*units, _row("goodness", "total", outputs["total"][:, :classes], golden["total"][:, :classes], True)]
+
+
+def _check_classifier(model: Model, golden: dict[str, np.ndarray]) -> Check:
+    logits = model.graph("classifier")({"images": to_unit_interval(golden["images"])})["logits"]
+    classes = len(model.manifest.classes)
+    return _row("classifier", "logits", logits[:, :classes], golden["logits"][:, :classes], True)

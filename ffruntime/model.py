@@ -1,0 +1,104 @@
+"""A model on the device: classify images with the graphs of a bundle."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from msgspec import Struct
+
+from . import bundle, picture
+from .backend import DEFAULT_BACKEND, Graph, load_graph
+from .errors import unknown
+from .labels import to_unit_interval
+
+Mode = Literal["goodness", "classifier"]
+MODES: tuple[Mode, ...] = ("goodness", "classifier")
+BATCH = 16  # images in one call of the engine; bounds what its activations take
+
+
+class Answer(Struct, frozen=True):
+    """What the network says of one image.
+
+    `scores` holds, for each class, the total goodness (mode `goodness`) or the classifier's logit (mode
+    `classifier`), best first; `margin` is the best score minus the second best.
+    """
+
+    label: str
+    margin: float
+    scores: dict[str, float]
+    mode: str
+    backend: str
+    ms: float  # wall time of the engine and of the decision, per image
+
+
+class Model:
+    """A bundle, opened for inference. Graphs are loaded when first needed; safe to share between threads.
+
+    >>> model = Model("model.ff")
+    >>> model.classify("three.png").label
+    """
+
+    def __init__(self, path: str | Path, backend: str = DEFAULT_BACKEND, threads: int = 0) -> None:
+        self.path, self.backend, self.threads = Path(path), backend, threads
+        self.manifest = bundle.read_manifest(self.path)
+        self._graphs: dict[str, Graph] = {}
+        self._lock = threading.Lock()
+
+    def graph(self, name: str) -> Graph:
+        """The bundle's graph `name` (such as `unit1`), after its hash and its weights' have been checked."""
+        with self._lock:
+            if name not in self._graphs:
+                file = bundle.verified(self.path, self.manifest, f"{name}.onnx")
+                if not self._graphs:
+                    bundle.verified(self.path, self.manifest, bundle.WEIGHTS)
+                self._graphs[name] = load_graph(file, self.backend, self.threads)
+            return self._graphs[name]
+
+    def scores(self, images: np.ndarray, mode: Mode = "goodness") -> np.ndarray:
+        """Score of every class: images uint8 (N, C, H, W) -> float32 (N, classes)."""
+        if mode not in MODES:
+            raise unknown("mode", mode, MODES)
+        classes = len(self.manifest.classes)
+        rows = []
+        for start in range(0, len(images), BATCH):
+            inputs = {"images": to_unit_interval(images[start : start + BATCH])}
+            if mode == "goodness":
+                inputs["labels"] = np.arange(classes)
+                rows.append(self.graph("goodness")(inputs)["total"])
+            else:
+                rows.append(self.graph("classifier")(inputs)["logits"][:, :classes])
+        return np.concatenate(rows)
+
+    def classify_batch(self, images: np.ndarray, mode: Mode = "goodness") -> list[Answer]:
+        """Images that are ready, uint8 (N, C, H, W) -> an answer for each."""
+        start = time.perf_counter()
+        scores = self.scores(images, mode)
+        elapsed = (time.perf_counter() - start) * 1000 / len(images)
+        return [self._answer(row, mode, elapsed) for row in scores]
+
+    def classify(self, source: str | Path | np.ndarray, mode: Mode = "goodness", preprocess: bool = True) -> Answer:
+        """An image file, or an array uint8 (C, H, W) that is ready -> the answer.
+
+        Raises `ImageError` where the file cannot be used.
+        """
+        image = source if isinstance(source, np.ndarray) else self.read(str(source), preprocess)
+        return self.classify_batch(image[None], mode)[0]
+
+    def read(self, path: str, preprocess: bool = True) -> np.ndarray:
+        """An image file (`-`: standard input) as the network's input, uint8 (C, H, W)."""
+        opened, shape = picture.read_picture(path), self.manifest.network.image.shape
+        if preprocess:
+            return picture.prepare(opened, path, self.manifest.preprocessing, shape)
+        return picture.take_as_is(opened, path, shape)
+
+    def _answer(self, row: np.ndarray, mode: str, ms: float) -> Answer:
+        order: Sequence[int] = np.argsort(-row, kind="stable").tolist()
+        scores = {self.manifest.classes[index]: float(row[index]) for index in order}
+        values = list(scores.values())
+        margin = values[0] - values[1] if len(values) > 1 else 0.0
+        return Answer(self.manifest.classes[order[0]], margin, scores, mode, self.backend, ms)

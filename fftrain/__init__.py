@@ -1,0 +1,1 @@
+"""fftrain: train Forward-Forward networks, layer by layer and without backpropagation."""

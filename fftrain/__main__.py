@@ -1,0 +1,5 @@
+"""`python -m fftrain`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,90 @@
+"""Checkpoints: all that a training run needs to go on, in one safetensors file, replaced as a whole."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from msgspec import Struct
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ffruntime.bundle import write_atomically
+from ffruntime.errors import BundleError, UsageError
+
+from .network import Tensors
+
+
+class Progress(Struct, frozen=True):
+    """How far a run is: `step` steps of epoch `epoch` are done; `history` has a row for each whole epoch.
+
+    All randomness is drawn from (seed, epoch), so that no generator's state has to be kept.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    history: tuple[dict[str, Any], ...] = ()
+
+
+class Identity(Struct, frozen=True):
+    """What must be the same for a run to go on."""
+
+    recipe: dict[str, Any]
+    seed: int
+    classes: tuple[str, ...]
+    data: str
+    precision: str
+
+
+def checkpoint_path(out: Path) -> Path:
+    """The checkpoint of the run that writes the bundle `out`."""
+    return out.with_name(f"{out.name}.checkpoint")
+
+
+def save_checkpoint(
+    path: Path, identity: Identity, progress: Progress, tensors: Tensors, optimizer: torch.optim.Optimizer, sums: Tensor
+) -> None:
+    """Write atomically. Raises `StorageError`, with the checkpoint before it intact."""
+    content = {f"network.{name}": t.detach() for name, t in tensors.items()}
+    content |= {f"optimizer.{i}.{k}": v for i, s in optimizer.state_dict()["state"].items() for k, v in s.items()}
+    content["sums"] = sums
+    metadata = {
+        "identity": msgspec.json.encode(identity).decode(),
+        "progress": msgspec.json.encode(progress).decode(),
+    }
+    write_atomically(path, save({n: t.cpu().contiguous() for n, t in content.items()}, metadata))
+
+
+def load_checkpoint(
+    path: Path, identity: Identity, tensors: Tensors, optimizer: torch.optim.Optimizer
+) -> tuple[Progress, Tensor]:
+    """Restore network and optimizer in place; return (progress, sums of the epoch under way).
+
+    Raises `UsageError` where there is no checkpoint or one of another run, `BundleError` where it is damaged.
+    """
+    if not path.exists():
+        raise UsageError(f"--resume: there is no {path}; leave the option out to start from the beginning")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            found = msgspec.json.decode(metadata["identity"], type=Identity)
+            progress = msgspec.json.decode(metadata["progress"], type=Progress)
+            content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, msgspec.DecodeError, KeyError, OSError) as error:
+        raise BundleError(f"{path}: damaged checkpoint: {error}; delete it to start again") from error
+    for field in identity.__struct_fields__:
+        if msgspec.to_builtins(getattr(found, field)) != msgspec.to_builtins(getattr(identity, field)):
+            raise UsageError(f"--resume: {path} is of a run with another {field}; delete it, or use another --out")
+    for name, tensor in tensors.items():
+        tensor.copy_(content[f"network.{name}"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in content.items():
+        kind, _, rest = name.partition(".")
+        if kind == "optimizer":
+            index, _, key = rest.partition(".")
+            state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return progress, content["sums"]

@@ -1,0 +1,58 @@
+"""What this machine is, and what that means for training: device, precision and default recipe."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+from msgspec import Struct
+
+from ffruntime.errors import BackendError
+
+BF16_FLAGS = ("avx512_bf16", "amx_bf16", " bf16")  # x86-64's, and Arm's feature name
+
+
+class Hardware(Struct, frozen=True):
+    """Where training runs. `bf16`: the hardware computes bfloat16 itself, about twice as fast as float32."""
+
+    device: str
+    bf16: bool
+    name: str
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.bf16 else torch.float32
+
+    @property
+    def precision(self) -> str:
+        return "bf16 with fp32 master weights" if self.bf16 else "fp32"
+
+
+def find_hardware(asked: str = "auto") -> Hardware:
+    """The CUDA GPU if there is one, else the CPU; or the one asked for. Raises `BackendError` if it is missing."""
+    if asked == "cuda" and not torch.cuda.is_available():
+        raise BackendError("--device cuda: torch finds no CUDA GPU here; --device cpu trains on the processor")
+    if asked != "cpu" and torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability()
+        return Hardware("cuda", capability >= (8, 0), torch.cuda.get_device_name())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Hardware("cpu", _cpu_computes_bf16(), f"{cores} CPU cores ({platform.machine()})")
+
+
+def _cpu_computes_bf16() -> bool:
+    try:
+        features = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    return any(flag in features for flag in BF16_FLAGS)
+
+
+def default_recipe(hardware: Hardware, offline_sample: bool) -> tuple[str, str]:
+    """(recipe name, why) for this machine and these data."""
+    if offline_sample:
+        return "sample", "the offline sample is small, so it is seen many times"
+    if hardware.device == "cuda":
+        return "gpu", f"for a CUDA GPU ({hardware.name})"
+    return "cpu", f"for a processor ({hardware.name})"

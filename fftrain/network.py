@@ -1,0 +1,173 @@
+"""The torch interpreter of the architecture description: pure functions on a dictionary of tensors.
+
+`Tensors` holds everything that `weights.safetensors` does, under the same names.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ffruntime.architecture import (
+    EPS_BATCH,
+    EPS_DIVISIVE,
+    Conv,
+    Linear,
+    MaxPool,
+    Network,
+    Op,
+    Unit,
+    named_ops,
+    parameter_shapes,
+    scored_units,
+    unit_name,
+)
+
+Tensors: TypeAlias = dict[str, Tensor]
+BATCH_MOMENTUM = 0.1  # of the newest batch in the running statistics
+
+
+def initialise(network: Network, patterns: Tensors, generator: torch.Generator) -> Tensors:
+    """An untrained network on the CPU: normal weights of standard deviation √(2 / fan-in), biases and the
+    classifier zero, batch statistics those of a standardised input."""
+    tensors: Tensors = {}
+    for name, shape in parameter_shapes(network).items():
+        if name in patterns:
+            tensors[name] = patterns[name]
+        elif name.startswith("unit") and name.endswith(".weight"):
+            deviation = math.sqrt(2 / math.prod(shape[1:]))
+            tensors[name] = deviation * torch.randn(shape, generator=generator)
+        else:
+            tensors[name] = torch.ones(shape) if name.endswith(".var") else torch.zeros(shape)
+    return tensors
+
+
+def parameters(network: Network, index: int, tensors: Tensors) -> Tensors:
+    """The unit's weights and biases: what its own loss trains."""
+    prefix = f"{unit_name(index)}."
+    return {n: t for n, t in tensors.items() if n.startswith(prefix) and n.endswith((".weight", ".bias"))}
+
+
+def to_images(pixels: Tensor, network: Network, dtype: torch.dtype) -> Tensor:
+    """uint8 pixels (N, C, H, W) -> standardised images of `dtype`."""
+    x = (pixels.float() / 255 - network.image.mean) / network.image.std
+    return x.to(dtype)
+
+
+def embed(network: Network, tensors: Tensors, images: Tensor, patterns: Tensor) -> Tensor:
+    """Standardised images (N, C, H, W) and patterns (N or 1, P, H, W) -> the first unit's input."""
+    if network.label.placement == "channel":
+        x = torch.cat([images, patterns.to(images).expand(len(images), -1, -1, -1)], dim=1)  # (N, C + P, H, W)
+    else:
+        x = tensors["labels.keep"].to(images) * images + patterns.to(images)
+    if network.label.normalise == "range":
+        low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+        x = (x - low) / (high - low)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def normalise_divisive(x: Tensor) -> Tensor:
+    """x / √(mean(x²)) over each sample's neurons, at any scale of x (Hinton, section 2)."""
+    return x * torch.rsqrt(mean_square(x) + EPS_DIVISIVE).to(x.dtype).view(-1, *[1] * (x.ndim - 1))
+
+
+def normalise(unit: Unit, prefix: str, tensors: Tensors, x: Tensor, training: bool) -> Tensor:
+    """The unit's input as it asks for it. In training, batch statistics are taken and remembered."""
+    kind = unit.inputs[0].normalise
+    if kind == "none":
+        return x
+    if kind == "divisive":
+        return normalise_divisive(x)
+    mean, var = tensors[f"{prefix}.below.mean"], tensors[f"{prefix}.below.var"]
+    return F.batch_norm(x, mean, var, training=training, momentum=BATCH_MOMENTUM, eps=EPS_BATCH)
+
+
+def apply_op(op: Op, name: str, tensors: Tensors, x: Tensor) -> Tensor:
+    """One operation; its parameters are `tensors[name + ".weight"]` and `.bias`, cast to x's type."""
+    if isinstance(op, Conv | Linear):
+        weight = tensors[f"{name}.weight"].to(x.dtype)
+        bias = tensors[f"{name}.bias"].to(x.dtype) if op.bias else None
+        if isinstance(op, Linear):
+            return F.linear(x.flatten(1), weight, bias)
+        return F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias, op.stride, op.padding)
+    if isinstance(op, MaxPool):
+        return F.max_pool2d(x, op.size)
+    return F.relu(x)
+
+
+def activation(network: Network, index: int, tensors: Tensors, x: Tensor) -> Tensor:
+    """A unit's activation from its normalised input."""
+    for name, op in named_ops(network.units[index]):
+        x = apply_op(op, f"{unit_name(index)}.{name}", tensors, x)
+    return x
+
+
+class _MeanSquare(torch.autograd.Function):
+    """Mean of squares per sample, summed in at least fp32, with a gradient that needs no fp32 copy of x."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]  # noqa: ANN001
+        ctx.save_for_backward(x)
+        accumulate = torch.float64 if x.dtype == torch.float64 else torch.float32
+        dims = tuple(range(1, x.ndim))
+        return torch.linalg.vector_norm(x, dim=dims, dtype=accumulate).square() / x[0].numel()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]  # noqa: ANN001
+        (x,) = ctx.saved_tensors
+        scale = (gradient * (2 / x[0].numel())).to(x.dtype)
+        return x * scale.view(-1, *[1] * (x.ndim - 1))
+
+
+def mean_square(x: Tensor) -> Tensor:
+    """Goodness of activations (N, …) -> (N,): the mean of their squares, in float32 (float64 for float64)."""
+    result: Tensor = _MeanSquare.apply(x)  # type: ignore[no-untyped-call]
+    return result
+
+
+def total_goodness(network: Network, goodness: Tensor) -> Tensor:
+    """Goodness per unit (…, U) -> total (…) over the scored units."""
+    scored = goodness[..., scored_units(network)]
+    return scored.clamp_min(1e-30).log().sum(-1) if network.score == "log_sum" else scored.sum(-1)
+
+
+def forward(network: Network, tensors: Tensors, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Embedded input -> (goodness per unit (N, U), activations of the scored units), statistics frozen."""
+    goodness, scored = [], []
+    for index, unit in enumerate(network.units):
+        x = activation(network, index, tensors, normalise(unit, unit_name(index), tensors, x, training=False))
+        goodness.append(mean_square(x))
+        if unit.scored:
+            scored.append(x)
+    return torch.stack(goodness, dim=-1), scored
+
+
+def features(scored: list[Tensor]) -> Tensor:
+    """What the linear classifier reads: scored activations, each normalised divisively, flattened in C order."""
+    return torch.cat([normalise_divisive(x).flatten(1) for x in scored], dim=1)
+
+
+def classify_linear(network: Network, tensors: Tensors, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Standardised images, with the neutral label -> (the classifier's features, its logits in float32)."""
+    _, scored = forward(network, tensors, embed(network, tensors, images, tensors["labels.neutral"][None]))
+    x = features(scored)
+    return x, head_logits(tensors, x)
+
+
+def head_logits(tensors: Tensors, x: Tensor) -> Tensor:
+    """The linear classifier: features (N, F) -> logits (N, patterns), in float32 or better."""
+    logits = F.linear(x, tensors["head.weight"].to(x.dtype))
+    return logits.to(tensors["head.bias"].dtype) + tensors["head.bias"]
+
+
+def label_goodness(network: Network, tensors: Tensors, images: Tensor, labels: Tensor) -> Tensor:
+    """Standardised images (N, …) × labels (L,) -> goodness of every unit for every pair, (N, L, U)."""
+    n, count = len(images), len(labels)
+    patterns = tensors["labels.patterns"][labels].repeat(n, 1, 1, 1)  # (N·L, P, H, W)
+    x = embed(network, tensors, images.repeat_interleave(count, dim=0), patterns)
+    goodness, _ = forward(network, tensors, x)
+    return goodness.view(n, count, -1)

@@ -1,0 +1,131 @@
+"""What a finished run leaves: the model bundle, with its golden vectors and exemplars."""
+
+from __future__ import annotations
+
+import math
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from msgspec import to_builtins
+from safetensors.torch import save
+from torch import Tensor
+
+from ffruntime.architecture import Network, unit_name
+from ffruntime.bundle import (
+    EXEMPLARS,
+    FORMAT,
+    GOLDEN,
+    WEIGHTS,
+    Accuracies,
+    Manifest,
+    Preprocessing,
+    Training,
+    write,
+)
+
+from . import network as net
+from .data import Split
+from .network import Tensors
+from .recipe import Loss
+from .step import local_gradient
+from .train import Run
+
+GOLDEN_IMAGES = 16
+EXEMPLAR_IMAGES = 500
+PARTS = (200, 200, 100)  # of the exemplars: calibration (0), replay (1), held back (2)
+MNIST_BOX = 20  # pixels
+
+
+def pick_balanced(split: Split, count: int, seed: int) -> Tensor:
+    """Indices of `count` images, as evenly over the classes as they come; the classes take turns."""
+    order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(seed))
+    labels = split.labels[order]
+    turn = torch.zeros_like(labels)
+    for label in labels.unique():
+        mine = labels == label
+        turn[mine] = torch.arange(int(mine.sum()))
+    return order[turn.argsort(stable=True)][:count]
+
+
+def exemplars(train: Split, seed: int) -> Tensors:
+    """Training images as uint8, in three disjoint parts (`docs/bundle.md`)."""
+    chosen = pick_balanced(train, EXEMPLAR_IMAGES, seed)
+    part = torch.repeat_interleave(torch.arange(3, dtype=torch.uint8), torch.tensor(PARTS))
+    if len(chosen) < EXEMPLAR_IMAGES:  # a small data set: the same proportions
+        part = part[torch.linspace(0, EXEMPLAR_IMAGES - 1, len(chosen)).round().long()]
+    return {"images": train.pixels[chosen], "labels": train.labels[chosen], "part": part}
+
+
+@torch.no_grad()
+def golden(network: Network, tensors: Tensors, train: Split, classes: int, loss: Loss, seed: int) -> Tensors:
+    """What this network makes of a few training images, computed in float64 (`docs/bundle.md`)."""
+    chosen = pick_balanced(train, GOLDEN_IMAGES, seed + 1)
+    pixels, labels = train.pixels[chosen], train.labels[chosen]
+    exact = {name: tensor.double() for name, tensor in tensors.items()}
+    images = net.to_images(pixels, network, torch.float64)
+    goodness = net.label_goodness(network, exact, images, torch.arange(network.label.patterns))  # (N, P, U)
+    _, logits = net.classify_linear(network, exact, images)
+    negatives = (labels + 1) % classes
+    index = max(i for i, unit in enumerate(network.units) if unit.trained)
+    gradients = golden_gradient(network, exact, index, images, torch.cat([labels, negatives]), loss)
+    return {
+        "images": pixels,
+        "labels": labels,
+        "goodness": goodness,
+        "total": net.total_goodness(network, goodness),
+        "logits": logits,
+        "negatives": negatives,
+        **{f"gradient.{name}": gradient.float() for name, gradient in gradients.items()},
+    }
+
+
+def golden_gradient(
+    network: Network, tensors: Tensors, index: int, images: Tensor, labels: Tensor, loss: Loss
+) -> Tensors:
+    """The local gradient of one unit, statistics frozen: `labels` (2N,) are the right ones, then the wrong ones."""
+    x = net.embed(network, tensors, images.repeat(2, 1, 1, 1), tensors["labels.patterns"][labels])
+    for below, unit in enumerate(network.units[: index + 1]):
+        x = net.normalise(unit, unit_name(below), tensors, x, training=False)
+        if below < index:
+            x = net.activation(network, below, tensors, x)
+    return local_gradient(network, index, tensors, x, loss)[0]
+
+
+def write_bundle(out: Path, run: Run, recipe_name: str, device: str, precision: str, accuracy: Accuracies) -> Manifest:
+    """Write the bundle of a run that has ended. Raises `StorageError`, with what was at `out` unchanged."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in run.tensors.items()}
+    classes = run.dataset.classes
+    seed = run.seed
+    manifest = Manifest(
+        format=FORMAT,
+        network=run.network,
+        classes=classes,
+        labels=to_builtins(run.recipe.patterns),
+        preprocessing=Preprocessing("digit", MNIST_BOX),
+        training=Training(
+            recipe_name, to_builtins(run.recipe), seed, run.recipe.schedule.epochs, device, precision,
+            run.dataset.source,
+        ),
+        accuracy=accuracy,
+        made_with={
+            "ffedge": version("ffedge"), "python": platform.python_version(), "torch": str(torch.__version__),
+        },
+        files={},
+    )  # fmt: skip
+    vectors = golden(run.network, tensors, run.dataset.train, len(classes), run.recipe.loss, seed)
+    return write(
+        out,
+        manifest,
+        {
+            WEIGHTS: save(tensors),
+            GOLDEN: save({name: tensor.contiguous() for name, tensor in vectors.items()}),
+            EXEMPLARS: save(exemplars(run.dataset.train, seed)),
+        },
+    )
+
+
+def parameter_count(tensors: Tensors) -> int:
+    """Number of trained figures: weights and biases of the units and of the classifier."""
+    return sum(math.prod(t.shape) for n, t in tensors.items() if n.endswith((".weight", ".bias")))
