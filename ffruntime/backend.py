@@ -56,7 +56,7 @@ def load_graph(file: Path, backend: str = DEFAULT_BACKEND, threads: int = 0) -> 
     return run
 
 
-def _import_onnxruntime():  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _import_onnxruntime():  # type: ignore[no-untyped-def]
     try:
         import onnxruntime
     except ImportError as error:

@@ -63,7 +63,7 @@ def _check_units(model: Model, golden: dict[str, np.ndarray]) -> list[Check]:
     patterns = weights["labels.patterns"]
     images = to_unit_interval(golden["images"])
     n, k = len(images), len(patterns)
-    x = embed(network, images.repeat(k, 0), np.tile(patterns, (n, 1, 1, 1)), weights.get("labels.keep"))
+    x = embed(network, images.repeat(k, 0), np.tile(patterns, (n, 1, 1, 1)), weights.get("labels.keep", 1.0))
     rows = []
     for index in range(len(network.units)):
         outputs = model.graph(unit_name(index))({"input": x})
@@ -81,7 +81,10 @@ def _check_goodness(model: Model, golden: dict[str, np.ndarray]) -> list[Check]:
         _row("goodness", unit_name(u), outputs["goodness"][:, :, u], golden["goodness"][:, :, u])
         for u in range(golden["goodness"].shape[2])
     ]
-    return [*units, _row("goodness", "total", outputs["total"][:, :classes], golden["total"][:, :classes], True)]
+    return [
+        *units,
+        _row("goodness", "total", outputs["total"][:, :classes], golden["total"][:, :classes], True),
+    ]
 
 
 def _check_classifier(model: Model, golden: dict[str, np.ndarray]) -> Check:

@@ -115,7 +115,9 @@ def centre_figure(ink: np.ndarray, size: tuple[int, int], box: int) -> np.ndarra
     return field
 
 
-def prepare(picture: Image.Image, name: str, preprocessing: Preprocessing, shape: tuple[int, int, int]) -> np.ndarray:
+def prepare(
+    picture: Image.Image, name: str, preprocessing: Preprocessing, shape: tuple[int, int, int]
+) -> np.ndarray:
     """Picture -> uint8 (1, H, W), as MNIST's own images are. Raises `ImageError` where there is no figure."""
     rgba = to_rgba(picture)
     rgba.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)

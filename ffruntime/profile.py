@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -65,28 +64,33 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
     gpu: Gpu | None = None
 
 
+def profiles_folder() -> Path:
+    """Where the shipped profiles are: inside this package, or `devices/` beside it in a checkout."""
+    installed = Path(__file__).parent / "devices"
+    return installed if installed.is_dir() else Path(__file__).parents[1] / "devices"
+
+
 def profile_names() -> list[str]:
     """Names of the profiles that are shipped."""
-    return sorted(p.name.removesuffix(".toml") for p in files("ffruntime.devices").iterdir() if p.name.endswith(".toml"))
+    return sorted(path.stem for path in profiles_folder().glob("*.toml"))
 
 
 def load_profile(name_or_path: str) -> Profile:
     """A shipped profile by name, or any TOML file by its path. Raises `UsageError`."""
-    if name_or_path.endswith(".toml") or "/" in name_or_path:
-        path = Path(name_or_path)
-        try:
-            return convert_toml(path.read_bytes(), Profile, name_or_path)
-        except OSError as error:
-            raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    if name_or_path not in profile_names():
-        raise unknown("device", name_or_path, profile_names())
-    file = files("ffruntime.devices") / f"{name_or_path}.toml"
-    return convert_toml(file.read_bytes(), Profile, f"{name_or_path}.toml")
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        if name_or_path not in profile_names():
+            raise unknown("device", name_or_path, profile_names())
+        path = profiles_folder() / f"{name_or_path}.toml"
+    profile: Profile = read_toml(path, Profile)
+    return profile
 
 
-def convert_toml(text: bytes, kind: Any, where: str) -> Any:
-    """TOML text as a `kind` (a msgspec struct). Raises `UsageError` naming `where` and the field."""
+def read_toml(path: Path, kind: Any) -> Any:
+    """A TOML file as a `kind` (a msgspec struct). Raises `UsageError` naming the file and the field."""
     try:
-        return msgspec.convert(tomllib.loads(text.decode()), kind)
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), kind)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise UsageError(f"{where}: {error}") from error
+        raise UsageError(f"{path}: {error}") from error

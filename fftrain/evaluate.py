@@ -39,10 +39,15 @@ def classifier_scores(
     return torch.cat(rows)
 
 
-def accuracy(network: Network, tensors: Tensors, split: Split, classes: int, dtype: torch.dtype) -> dict[str, float]:
+def accuracy(
+    network: Network, tensors: Tensors, split: Split, classes: int, dtype: torch.dtype
+) -> dict[str, float]:
     """Share of right answers by inference mode."""
     modes = {"goodness": goodness_scores, "classifier": classifier_scores}
     return {
-        mode: (score(network, tensors, split.pixels, classes, dtype).argmax(1) == split.labels).double().mean().item()
+        mode: (score(network, tensors, split.pixels, classes, dtype).argmax(1) == split.labels)
+        .double()
+        .mean()
+        .item()
         for mode, score in modes.items()
     }

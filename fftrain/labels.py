@@ -12,7 +12,20 @@ from ffruntime.errors import UsageError
 from .recipe import Fourier, Patterns
 
 # Scodellaro et al., set 1, as (ky, kx): four orientations × three frequencies; the last two are spare.
-FOURIER_MODES = ((0, 6), (2, 0), (0, 4), (0, 2), (6, 0), (4, 0), (1, -1), (2, -2), (2, 2), (1, 1), (3, 3), (3, -3))
+FOURIER_MODES = (
+    (0, 6),
+    (2, 0),
+    (0, 4),
+    (0, 2),
+    (6, 0),
+    (4, 0),
+    (1, -1),
+    (2, -2),
+    (2, 2),
+    (1, 1),
+    (3, 3),
+    (3, -3),
+)
 
 
 def fourier_waves(height: int, width: int) -> Tensor:

@@ -46,7 +46,7 @@ def initialise(network: Network, patterns: Tensors, generator: torch.Generator) 
     return tensors
 
 
-def parameters(network: Network, index: int, tensors: Tensors) -> Tensors:
+def parameters(index: int, tensors: Tensors) -> Tensors:
     """The unit's weights and biases: what its own loss trains."""
     prefix = f"{unit_name(index)}."
     return {n: t for n, t in tensors.items() if n.startswith(prefix) and n.endswith((".weight", ".bias"))}
@@ -110,14 +110,14 @@ class _MeanSquare(torch.autograd.Function):
     """Mean of squares per sample, summed in at least fp32, with a gradient that needs no fp32 copy of x."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]  # noqa: ANN001
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x)
         accumulate = torch.float64 if x.dtype == torch.float64 else torch.float32
         dims = tuple(range(1, x.ndim))
         return torch.linalg.vector_norm(x, dim=dims, dtype=accumulate).square() / x[0].numel()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def,override]  # noqa: ANN001
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         (x,) = ctx.saved_tensors
         scale = (gradient * (2 / x[0].numel())).to(x.dtype)
         return x * scale.view(-1, *[1] * (x.ndim - 1))
@@ -125,7 +125,7 @@ class _MeanSquare(torch.autograd.Function):
 
 def mean_square(x: Tensor) -> Tensor:
     """Goodness of activations (N, …) -> (N,): the mean of their squares, in float32 (float64 for float64)."""
-    result: Tensor = _MeanSquare.apply(x)  # type: ignore[no-untyped-call]
+    result: Tensor = _MeanSquare.apply(x)
     return result
 
 

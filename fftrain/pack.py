@@ -93,7 +93,9 @@ def golden_gradient(
     return local_gradient(network, index, tensors, x, loss)[0]
 
 
-def write_bundle(out: Path, run: Run, recipe_name: str, device: str, precision: str, accuracy: Accuracies) -> Manifest:
+def write_bundle(
+    out: Path, run: Run, recipe_name: str, device: str, precision: str, accuracy: Accuracies
+) -> Manifest:
     """Write the bundle of a run that has ended. Raises `StorageError`, with what was at `out` unchanged."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in run.tensors.items()}
     classes = run.dataset.classes
@@ -105,15 +107,22 @@ def write_bundle(out: Path, run: Run, recipe_name: str, device: str, precision: 
         labels=to_builtins(run.recipe.patterns),
         preprocessing=Preprocessing("digit", MNIST_BOX),
         training=Training(
-            recipe_name, to_builtins(run.recipe), seed, run.recipe.schedule.epochs, device, precision,
+            recipe_name,
+            to_builtins(run.recipe),
+            seed,
+            run.recipe.schedule.epochs,
+            device,
+            precision,
             run.dataset.source,
         ),
         accuracy=accuracy,
         made_with={
-            "ffedge": version("ffedge"), "python": platform.python_version(), "torch": str(torch.__version__),
+            "ffedge": version("ffedge"),
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
         },
         files={},
-    )  # fmt: skip
+    )
     vectors = golden(run.network, tensors, run.dataset.train, len(classes), run.recipe.loss, seed)
     return write(
         out,

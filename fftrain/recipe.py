@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
@@ -11,7 +10,7 @@ from msgspec import Meta, Struct
 
 from ffruntime.architecture import Image, Label, Network, NonNegative, Positive, Unit, validate
 from ffruntime.errors import FFError, UsageError, unknown
-from ffruntime.profile import convert_toml
+from ffruntime.profile import read_toml
 
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 PositiveFloat: TypeAlias = Annotated[float, Meta(gt=0)]
@@ -107,23 +106,22 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     negatives: Negatives = Negatives()
 
 
+FOLDER = Path(__file__).parent / "recipes"
+
+
 def recipe_names() -> list[str]:
     """Names of the recipes that are shipped."""
-    return sorted(p.name.removesuffix(".toml") for p in files("fftrain.recipes").iterdir() if p.name.endswith(".toml"))
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
 def load_recipe(name_or_path: str) -> Recipe:
     """A shipped recipe by name, or any TOML file by its path. Raises `UsageError` naming the field."""
-    if name_or_path.endswith(".toml") or "/" in name_or_path:
-        try:
-            text = Path(name_or_path).read_bytes()
-        except OSError as error:
-            raise UsageError(f"{name_or_path}: cannot be read: {error.strerror}") from error
-    elif name_or_path in recipe_names():
-        text = (files("fftrain.recipes") / f"{name_or_path}.toml").read_bytes()
-    else:
-        raise unknown("recipe", name_or_path, recipe_names())
-    recipe: Recipe = convert_toml(text, Recipe, name_or_path)
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        if name_or_path not in recipe_names():
+            raise unknown("recipe", name_or_path, recipe_names())
+        path = FOLDER / f"{name_or_path}.toml"
+    recipe: Recipe = read_toml(path, Recipe)
     return recipe
 
 

@@ -31,7 +31,7 @@ def local_gradient(
     `x` is the unit's normalised input, the positive half first. Returns (gradient by parameter name,
     activation (2B, …), [loss, discrimination accuracy] of the batch).
     """
-    own = {name: t.detach().requires_grad_() for name, t in net.parameters(network, index, tensors).items()}
+    own = {name: t.detach().requires_grad_() for name, t in net.parameters(index, tensors).items()}
     with torch.enable_grad():
         y = net.activation(network, index, own, x.detach())
         positive, negative = net.mean_square(y).chunk(2)
@@ -41,7 +41,9 @@ def local_gradient(
     return dict(zip(own, gradients, strict=True)), y.detach(), report
 
 
-def choose_negatives(negatives: Negatives, labels: Tensor, logits: Tensor, noise: Tensor, progress: float) -> Tensor:
+def choose_negatives(
+    negatives: Negatives, labels: Tensor, logits: Tensor, noise: Tensor, progress: float
+) -> Tensor:
     """A wrong label for every image: (B,).
 
     `noise[:, 0]` decides between hard and uniform, `noise[:, 1]` which label it is.
@@ -57,7 +59,12 @@ def choose_negatives(negatives: Negatives, labels: Tensor, logits: Tensor, noise
 
 
 def training_step(
-    recipe: Recipe, network: Network, tensors: Tensors, optimizer: torch.optim.Optimizer, batch: Batch, progress: float,
+    recipe: Recipe,
+    network: Network,
+    tensors: Tensors,
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    progress: float,
     dtype: torch.dtype,
 ) -> Tensor:
     """Update every trained unit and the linear classifier in place.
@@ -80,7 +87,10 @@ def training_step(
                 for name, gradient in gradients.items():
                     tensors[name].grad = gradient.contiguous()  # the fused optimizer ignores strides
             else:
-                x, report = net.activation(network, index, tensors, x), torch.full((2,), torch.nan, device=x.device)
+                x, report = (
+                    net.activation(network, index, tensors, x),
+                    torch.full((2,), torch.nan, device=x.device),
+                )
             reports.append(report)
     optimizer.step()
     return torch.stack([*reports, head_report])

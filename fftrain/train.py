@@ -45,7 +45,11 @@ class Run(Struct):
     @property
     def identity(self) -> Identity:
         return Identity(
-            to_builtins(self.recipe), self.seed, self.dataset.classes, self.dataset.source.source, str(self.dtype)
+            to_builtins(self.recipe),
+            self.seed,
+            self.dataset.classes,
+            self.dataset.source.source,
+            str(self.dtype),
         )
 
 
@@ -79,7 +83,7 @@ def make_optimizer(recipe: Recipe, network: Network, tensors: Tensors) -> torch.
         tensor
         for index, unit in enumerate(network.units)
         if unit.trained
-        for tensor in parameters(network, index, tensors).values()
+        for tensor in parameters(index, tensors).values()
     ]
     head = [tensors["head.weight"], tensors["head.bias"]]
     rates = ((trained, recipe.schedule.lr), (head, recipe.schedule.head_lr))
@@ -167,9 +171,15 @@ def estimate_seconds(run: Run) -> float:
     """How long the whole run will take here, from a few steps on copies: seconds, to a quarter or so."""
     tensors = {name: tensor.clone() for name, tensor in run.tensors.items()}
     trial = Run(
-        run.recipe, run.network, tensors, make_optimizer(run.recipe, run.network, tensors), run.dataset, run.seed,
-        run.device, run.dtype,
-    )  # fmt: skip
+        run.recipe,
+        run.network,
+        tensors,
+        make_optimizer(run.recipe, run.network, tensors),
+        run.dataset,
+        run.seed,
+        run.device,
+        run.dtype,
+    )
     few = 8 * run.recipe.schedule.batch
     split = on_device(Split(run.dataset.train.pixels[:few], run.dataset.train.labels[:few]), run.device)
     schedule, steps = run.recipe.schedule, run.recipe.schedule.epochs * run.steps_per_epoch

@@ -1,0 +1,214 @@
+"""The ONNX interpreter of the architecture description, written with spox.
+
+Graphs take their weights as inputs here; `external.py` then turns those into initializers that lie in
+the bundle's `weights.safetensors`. N is the batch, L the number of labels asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+import spox
+import spox.opset.ai.onnx.v18 as op
+from spox import Tensor, Var, argument
+
+from ffruntime.architecture import (
+    EPS_BATCH,
+    EPS_DIVISIVE,
+    Conv,
+    Linear,
+    MaxPool,
+    Network,
+    Op,
+    Shape,
+    Unit,
+    named_ops,
+    op_shape,
+    parameter_shapes,
+    scored_units,
+    unit_name,
+    unit_shapes,
+)
+
+Weights: TypeAlias = dict[str, Var]
+
+
+def constant(value: float | list[int]) -> Var:
+    """A float as float32 scalar, or integers as an int64 vector."""
+    return op.const(np.float32(value) if isinstance(value, float) else np.array(value, np.int64))
+
+
+def weight_inputs(network: Network) -> Weights:
+    """Every tensor of `weights.safetensors` as a graph input of the same name."""
+    return {name: argument(Tensor(np.float32, shape)) for name, shape in parameter_shapes(network).items()}
+
+
+def mean_square(x: Var, shape: Shape) -> Var:
+    """Goodness of activations: (N, *shape) -> (N,), accumulated in float32."""
+    axes = constant(list(range(1, len(shape) + 1)))
+    return op.reduce_mean(op.mul(x, x), axes, keepdims=0)
+
+
+def normalise_divisive(x: Var, shape: Shape) -> Var:
+    """x / √(mean(x²) + ε) per sample (Hinton, section 2)."""
+    axes = constant(list(range(1, len(shape) + 1)))
+    mean = op.reduce_mean(op.mul(x, x), axes, keepdims=1)
+    return op.div(x, op.sqrt(op.add(mean, constant(EPS_DIVISIVE))))
+
+
+def normalise(unit: Unit, prefix: str, weights: Weights, x: Var, shape: Shape) -> Var:
+    """A unit's input as the unit asks for it; batch statistics are frozen."""
+    kind = unit.inputs[0].normalise
+    if kind == "none":
+        return x
+    if kind == "divisive":
+        return normalise_divisive(x, shape)
+    per_channel = constant([1, shape[0], *[1] * (len(shape) - 1)])
+    mean = op.reshape(weights[f"{prefix}.below.mean"], per_channel)
+    var = op.reshape(weights[f"{prefix}.below.var"], per_channel)
+    return op.div(op.sub(x, mean), op.sqrt(op.add(var, constant(EPS_BATCH))))
+
+
+def apply_op(operation: Op, name: str, weights: Weights, x: Var, shape: Shape) -> Var:
+    """One operation on x (N, *shape)."""
+    if isinstance(operation, Conv):
+        k, s, p = operation.kernel, operation.stride, operation.padding
+        bias = weights[f"{name}.bias"] if operation.bias else None
+        return op.conv(x, weights[f"{name}.weight"], bias, kernel_shape=[k, k], strides=[s, s], pads=[p] * 4)
+    if isinstance(operation, Linear):
+        flat = op.reshape(x, constant([-1, math.prod(shape)])) if len(shape) > 1 else x
+        bias = weights[f"{name}.bias"] if operation.bias else None
+        return op.gemm(flat, weights[f"{name}.weight"], bias, transB=1)
+    if isinstance(operation, MaxPool):
+        k = operation.size
+        return op.max_pool(x, kernel_shape=[k, k], strides=[k, k])[0]
+    return op.relu(x)
+
+
+def activation(network: Network, index: int, weights: Weights, x: Var) -> Var:
+    """A unit's activation from its normalised input."""
+    shape = unit_shapes(network)[index][0]
+    for name, operation in named_ops(network.units[index]):
+        full_name = f"{unit_name(index)}.{name}"
+        x = apply_op(operation, full_name, weights, x, shape)
+        shape = op_shape(operation, shape, full_name)
+    return x
+
+
+def standardise(network: Network, images: Var) -> Var:
+    """Images in [0, 1] -> (x − mean) / std."""
+    return op.div(op.sub(images, constant(network.image.mean)), constant(network.image.std))
+
+
+def embed(network: Network, weights: Weights, images: Var, patterns: Var) -> Var:
+    """Standardised images and label patterns of the same rank and batch -> the first unit's input."""
+    if network.label.placement == "channel":
+        x = op.concat([images, patterns], axis=1)
+    else:
+        x = op.add(op.mul(images, weights["labels.keep"]), patterns)
+    if network.label.normalise == "range":
+        axes = constant([1, 2, 3])
+        low = op.reduce_min(x, axes, keepdims=1)
+        x = op.div(op.sub(x, low), op.sub(op.reduce_max(x, axes, keepdims=1), low))
+    return x
+
+
+def run_units(network: Network, weights: Weights, x: Var) -> tuple[list[Var], list[Var]]:
+    """Embedded input (N, …) -> (goodness of every unit, each (N,); their activations)."""
+    goodness, activations = [], []
+    for index, (unit, shapes) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
+        x = activation(network, index, weights, normalise(unit, unit_name(index), weights, x, shapes[0]))
+        goodness.append(mean_square(x, shapes[1]))
+        activations.append(x)
+    return goodness, activations
+
+
+def unit_graph(network: Network, index: int) -> onnx.ModelProto:
+    """`input` -> `activation`, `goodness`, `output`.
+
+    `input` is normalised already; `output` is the activation normalised as the unit above asks for it (or, of
+    the topmost unit, divisively): the `input` of the next unit's graph.
+    """
+    weights = weight_inputs(network)
+    below, shape = unit_shapes(network)[index]
+    x = argument(Tensor(np.float32, ("N", *below)))
+    y = activation(network, index, weights, x)
+    if index + 1 < len(network.units):
+        output = normalise(network.units[index + 1], unit_name(index + 1), weights, y, shape)
+    else:
+        output = normalise_divisive(y, shape)
+    outputs = {"activation": y, "goodness": mean_square(y, shape), "output": output}
+    return build({"input": x}, weights, outputs, f"ffedge {unit_name(index)}")
+
+
+def goodness_graph(network: Network) -> onnx.ModelProto:
+    """`images` (N, C, H, W) in [0, 1] × `labels` (L,) -> `goodness` (N, L, U) and `total` (N, L)."""
+    weights = weight_inputs(network)
+    c, h, w = network.image.shape
+    images = argument(Tensor(np.float32, ("N", c, h, w)))
+    labels = argument(Tensor(np.int64, ("L",)))
+    patterns = op.gather(weights["labels.patterns"], labels, axis=0)  # (L, P, H, W)
+    count = op.concat([op.shape(images, end=1), op.shape(labels)], axis=0)  # [N, L]
+
+    def every_pair(x: Var, axis: int, channels: int) -> Var:
+        spread = op.expand(
+            op.unsqueeze(x, constant([axis])), op.concat([count, constant([channels, h, w])], axis=0)
+        )
+        return op.reshape(spread, constant([-1, channels, h, w]))  # (N·L, channels, H, W)
+
+    x = embed(
+        network,
+        weights,
+        every_pair(standardise(network, images), 1, c),
+        every_pair(patterns, 0, network.label.channels),
+    )
+    goodness, _ = run_units(network, weights, x)
+    table = [op.reshape(g, count) for g in goodness]  # (N, L) each
+    scored = [table[index] for index in scored_units(network)]
+    if network.score == "log_sum":
+        scored = [op.log(op.clip(g, constant(1e-30))) for g in scored]
+    total = op.sum(scored) if len(scored) > 1 else op.identity(scored[0])
+    stacked = op.concat([op.unsqueeze(g, constant([2])) for g in table], axis=2)
+    return build(
+        {"images": images, "labels": labels},
+        weights,
+        {"goodness": stacked, "total": total},
+        "ffedge goodness",
+    )
+
+
+def classifier_graph(network: Network) -> onnx.ModelProto:
+    """`images` (N, C, H, W) in [0, 1] -> `logits` (N, P): one pass, with the neutral label."""
+    weights = weight_inputs(network)
+    c, h, w = network.image.shape
+    images = argument(Tensor(np.float32, ("N", c, h, w)))
+    x = standardise(network, images)
+    pattern = weights["labels.neutral"]
+    if network.label.placement == "channel":
+        size = op.concat([op.shape(images, end=1), constant([network.label.channels, h, w])], axis=0)
+        pattern = op.expand(pattern, size)
+    _, activations = run_units(network, weights, embed(network, weights, x, pattern))
+    shapes = unit_shapes(network)
+    features = [
+        op.reshape(normalise_divisive(activations[i], shapes[i][1]), constant([-1, math.prod(shapes[i][1])]))
+        for i in scored_units(network)
+    ]
+    flat = op.concat(features, axis=1) if len(features) > 1 else features[0]
+    logits = op.gemm(flat, weights["head.weight"], weights["head.bias"], transB=1)
+    return build({"images": images}, weights, {"logits": logits}, "ffedge classifier")
+
+
+def build(inputs: dict[str, Var], weights: Weights, outputs: dict[str, Var], name: str) -> onnx.ModelProto:
+    """The ONNX model; weights that the outputs do not depend on are dropped."""
+    model = spox.build({**inputs, **weights}, outputs, drop_unused_inputs=True)
+    model.graph.name = name
+    return model
+
+
+def all_graphs(network: Network) -> dict[str, onnx.ModelProto]:
+    """Every inference graph of a bundle by name, weights still inputs."""
+    units = {unit_name(index): unit_graph(network, index) for index in range(len(network.units))}
+    return {**units, "goodness": goodness_graph(network), "classifier": classifier_graph(network)}

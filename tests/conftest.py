@@ -1,0 +1,73 @@
+"""What all tests share: real MNIST images, and one small network trained, packed and exported once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from ffexport.export import export_onnx
+from fftrain.data import Dataset, data_directory, load_dataset
+from fftrain.evaluate import accuracy
+from fftrain.pack import write_bundle
+from fftrain.recipe import Recipe, load_recipe
+from fftrain.train import Run, start, train
+
+TINY = Path(__file__).parent / "tiny.toml"
+
+
+@pytest.fixture(scope="session")
+def dataset() -> Dataset:
+    """Real MNIST from `$FF_DATA`; without it, the offline sample of real MNIST."""
+    return load_dataset(data_directory(None))
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> Recipe:
+    """The recipe of the network that tests train."""
+    return load_recipe(str(TINY))
+
+
+@pytest.fixture(scope="session")
+def trained_run(tiny_recipe: Recipe, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A tiny FF-CNN after three epochs of 3,200 real images: a few seconds, about 90 % right."""
+    few = type(dataset.train)(dataset.train.pixels[:3200], dataset.train.labels[:3200])
+    smaller = type(dataset)(few, dataset.validation, dataset.test, dataset.classes, dataset.source)
+    run = start(tiny_recipe, smaller, 0, torch.device("cpu"), torch.float32)
+    for _ in train(run, tmp_path_factory.mktemp("run") / "model.ff", resume=False, stop=lambda: False):
+        pass
+    return run
+
+
+@pytest.fixture(scope="session")
+def exported(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That network as a bundle with graphs. Shared: read it, or copy it with the fixture `bundle`."""
+    path = tmp_path_factory.mktemp("exported") / "model.ff"
+    part = type(trained_run.dataset.validation)(
+        trained_run.dataset.validation.pixels[:200], trained_run.dataset.validation.labels[:200]
+    )
+    measured = accuracy(trained_run.network, trained_run.tensors, part, 10, torch.float32)
+    write_bundle(path, trained_run, "tiny", "cpu", "fp32", {"validation": measured})
+    export_onnx(path)
+    return path
+
+
+@pytest.fixture
+def bundle(exported: Path, tmp_path: Path) -> Path:
+    """A bundle with graphs of one's own, to break."""
+    return Path(shutil.copytree(exported, tmp_path / "model.ff"))
+
+
+@pytest.fixture(scope="session")
+def digit_files(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Twenty real validation images as PNG files, named by position and digit: `03-7.png`."""
+    folder = tmp_path_factory.mktemp("digits")
+    files = []
+    for index in range(20):
+        digit = dataset.classes[int(dataset.validation.labels[index])]
+        files.append(folder / f"{index:02}-{digit}.png")
+        Image.fromarray(dataset.validation.pixels[index, 0].numpy()).save(files[-1])
+    return files
