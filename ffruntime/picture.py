@@ -7,6 +7,7 @@ proportions kept, in a field of 28 × 28 with its centre of mass in the middle; 
 from __future__ import annotations
 
 import io
+import math
 import sys
 import warnings
 from pathlib import Path
@@ -17,100 +18,141 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .bundle import Preprocessing
 from .errors import ImageError
 
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # not EPS, for which Pillow starts Ghostscript
+MAX_BYTES = 256 << 20
 MAX_SIDE = 16_384  # pixels
 MAX_PIXELS = 64_000_000
 WORKING_SIDE = 512  # larger pictures are averaged down first, which also averages noise away
 FIGURE_CONTRAST = 0.03  # of full scale: less than this is an empty picture
+CLEAN = 0.004  # of full scale, one grey level of 255: a background this even is taken at its word
+BAND = 64  # rows of the averaged picture that are converted at once; bounds the memory it takes
 
 
 def read_picture(path: str) -> Image.Image:
-    """The picture at `path` (`-`: standard input), upright. Raises `ImageError` naming the file."""
+    """The picture at `path` (`-`: standard input), upright. Raises `ImageError` naming the file.
+
+    A JPEG much larger than `prepare` needs is decoded at a fraction of its size.
+    """
     name = "standard input" if path == "-" else path
+    data = _read_bytes(path, name)
     try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's bomb warning; the limits below are stricter
+            picture = Image.open(io.BytesIO(data), formats=FORMATS)
+            width, height = picture.size
+            if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            picture.draft(None, (2 * WORKING_SIDE, 2 * WORKING_SIDE))
+            ImageOps.exif_transpose(picture, in_place=True)
+            return picture
+    except Image.DecompressionBombError as error:
+        limit = f"{MAX_SIDE} pixels a side or {MAX_PIXELS // 1_000_000} megapixels"
+        raise ImageError(f"{name}: more than {limit}; crop or scale it") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(f"{name}: not an image that can be read ({', '.join(FORMATS)})") from error
+    except Exception as error:  # Pillow's plugins raise anything on damaged files
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ImageError(f"{name}: damaged image: {reason}") from error
+
+
+def _read_bytes(path: str, name: str) -> bytes:
+    try:
+        if path == "-":
+            data = sys.stdin.buffer.read(MAX_BYTES + 1)
+        else:
+            with Path(path).open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
     if not data:
         raise ImageError(f"{name}: empty file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's bomb warning; the limits below are stricter
-            picture = Image.open(io.BytesIO(data))
-            width, height = picture.size
-            if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-                raise ImageError(
-                    f"{name}: {width} × {height} pixels is more than {MAX_SIDE} a side or "
-                    f"{MAX_PIXELS // 1_000_000} megapixels; crop or scale it"
-                )
-            return ImageOps.exif_transpose(picture)
-    except ImageError:
-        raise
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not an image that can be read (PNG, JPEG, …)") from error
-    except Exception as error:  # Pillow's plugins raise anything on damaged files
-        reason = "too large when unpacked" if "Bomb" in type(error).__name__ else str(error) or type(error).__name__
-        raise ImageError(f"{name}: damaged image: {' '.join(reason.split())}") from error
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"{name}: more than {MAX_BYTES >> 20} MiB; crop or scale it")
+    return data
 
 
-def to_rgba(picture: Image.Image) -> Image.Image:
-    """A picture of any mode as 8-bit RGBA. More than 8 bits a channel are stretched from least to most."""
-    if picture.mode == "F" or picture.mode.startswith("I"):
-        grey = np.asarray(picture, dtype=np.float32)
-        low, high = float(grey.min()), float(grey.max())
-        picture = Image.fromarray(np.rint((grey - low) * (255 / ((high - low) or 1))).astype(np.uint8))
-    return picture.convert("RGBA")
+def shrink(picture: Image.Image) -> Image.Image:
+    """A picture of any mode, averaged down to at most `WORKING_SIDE`: RGBA, or F where it has more than 8 bits.
+
+    Converted band by band: no second copy in full size.
+    """
+    mode = "F" if picture.mode[0] in "FI" else "RGBA"
+    (width, height), factor = picture.size, math.ceil(max(picture.size) / WORKING_SIDE)
+    small = Image.new(mode, (math.ceil(width / factor), math.ceil(height / factor)))
+    for top in range(0, small.height, BAND):
+        band = picture.crop((0, top * factor, width, min((top + BAND) * factor, height)))
+        small.paste(band.convert(mode).reduce(factor), (0, top))
+    return small
 
 
-def to_channels(rgba: Image.Image) -> np.ndarray:
-    """Colour and opacity: RGBA -> (H, W, 4) float32 in [0, 1], colour times opacity.
+def to_channels(picture: Image.Image) -> np.ndarray:
+    """RGBA -> colour times opacity, and opacity: (H, W, 4); F -> grey from least to most: (H, W, 1); in [0, 1].
 
     Premultiplied, so that whatever hides behind full transparency does not count.
     """
-    channels = np.asarray(rgba, dtype=np.float32) / 255
+    if picture.mode == "F":
+        grey = np.asarray(picture, dtype=np.float64)[..., None]
+        return (grey - grey.min()) / (np.ptp(grey) or 1)
+    channels = np.asarray(picture, dtype=np.float64) / 255
     channels[..., :3] *= channels[..., 3:]
     return channels
 
 
 def find_ink(channels: np.ndarray) -> np.ndarray:
-    """How far each pixel is from the background: (H, W, 4) -> (H, W) in [0, 1], 0 is background.
+    """How far each pixel is from the background: (H, W, C) -> (H, W) in [0, 1], 0 is background.
 
-    The background is the median of the picture's border, so it may be light, dark or coloured. What
-    the border itself deviates from that (noise, shading) is taken for background everywhere.
+    The background is the median of the picture's border, so it may be light, dark or coloured; where
+    the border is uneven (noise, shading), the plane through it. What the border still deviates from
+    that is taken for background everywhere.
     """
-    border = np.concatenate([channels[0], channels[-1], channels[:, 0], channels[:, -1]])
-    background = np.median(border, axis=0)
-    ink = np.abs(channels - background).max(axis=-1)
+    edge = np.ones(channels.shape[:2], bool)
+    edge[1:-1, 1:-1] = False
+    ink = np.abs(channels - np.median(channels[edge], axis=0)).max(axis=-1)
+    even = edge & (ink <= 0.3 * ink.max())  # the border, less the figure where it touches it
+    ripple = float(np.percentile(ink[even], 95))
+    if ripple > CLEAN:
+        plane = np.stack([np.ones(edge.shape), *np.indices(edge.shape)], axis=-1)  # (H, W, 3)
+        coefficients = np.linalg.lstsq(plane[even], channels[even], rcond=None)[0]  # (3, C)
+        ink = np.abs(channels - plane @ coefficients).max(axis=-1)
+        ripple = float(np.percentile(ink[even], 95))
     peak = ink.max()
-    ripple = float(np.percentile(np.abs(border - background).max(axis=-1), 95))
-    floor = max(1.25 * ripple, 0.2 * peak) if ripple > 0.004 else 0.0  # below one grey level of 255: clean
-    if peak < FIGURE_CONTRAST or peak <= floor:
+    if peak < max(FIGURE_CONTRAST, 3 * ripple):
         return np.zeros_like(ink)
+    floor = max(1.25 * ripple, 0.2 * peak) if ripple > CLEAN else 0.0
     return np.clip((ink - floor) / (peak - floor), 0, 1)
 
 
-def _resize(plane: np.ndarray, width: int, height: int) -> np.ndarray:
-    resized = Image.fromarray(plane, mode="F").resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return np.clip(np.asarray(resized), 0, 1)
-
-
-def _bounding_box(ink: np.ndarray) -> tuple[slice, slice]:
-    rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
+def _bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
+def _crop_figure(ink: np.ndarray, box: int) -> np.ndarray:
+    """The part of `ink` (H, W) that the figure fills, (h, w).
+
+    In a figure of MNIST's own size every pixel with any ink belongs to it; the larger the figure, the
+    more a faint rim is blur, of which the outer half does not.
+    """
+    figure = ink[_bounding_box(ink > 0)]
+    return figure[_bounding_box(figure > 0.5 * max(0.0, 1 - box / max(figure.shape)))]
+
+
 def centre_figure(ink: np.ndarray, size: tuple[int, int], box: int) -> np.ndarray:
-    """The figure scaled into `box` and centred by mass: (h, w) in [0, 1] -> `size` (H, W) in [0, 1]."""
-    figure = ink[_bounding_box(ink)]
+    """The figure scaled into `box` and centred by mass: (h, w) in [0, 1] -> `size` (H, W), 0 to exactly 1."""
+    figure = _crop_figure(ink.astype(np.float32), box)
     scale = box / max(figure.shape)
     height, width = (max(1, round(side * scale)) for side in figure.shape)
-    figure = _resize(figure, width, height)
+    resized = Image.fromarray(figure).resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
+    figure = np.clip(np.asarray(resized), 0, 1)
+    figure = figure / figure.max()  # thin strokes come out faint; all of MNIST's images reach full scale
+    centres = [
+        (figure.sum(axis=1 - axis) @ np.arange(side)) / figure.sum() for axis, side in enumerate(figure.shape)
+    ]
+    top, left = (  # never off the field
+        min(max(round(full / 2 - centre), 0), full - side)
+        for full, centre, side in zip(size, centres, figure.shape, strict=True)
+    )
     field = np.zeros(size, np.float32)
-    mass = figure.sum()
-    offsets = []
-    for axis, (side, full) in enumerate(zip(figure.shape, size, strict=True)):
-        centre = float((figure.sum(axis=1 - axis) * np.arange(side)).sum() / mass)
-        offsets.append(min(max(round(full / 2 - centre), 0), full - side))  # never off the field
-    top, left = offsets
     field[top : top + height, left : left + width] = figure
     return field
 
@@ -119,22 +161,21 @@ def prepare(
     picture: Image.Image, name: str, preprocessing: Preprocessing, shape: tuple[int, int, int]
 ) -> np.ndarray:
     """Picture -> uint8 (1, H, W), as MNIST's own images are. Raises `ImageError` where there is no figure."""
-    rgba = to_rgba(picture)
-    rgba.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.BOX)
-    ink = find_ink(to_channels(rgba))
+    small = shrink(picture)
+    if not np.isfinite(np.asarray(small)).all():
+        raise ImageError(f"{name}: pixels that are not numbers (NaN or infinite)")
+    ink = find_ink(to_channels(small))
     if not ink.any():
         raise ImageError(f"{name}: no figure in it, all of it looks like background")
     return np.rint(centre_figure(ink, shape[1:], preprocessing.box) * 255).astype(np.uint8)[None]
 
 
 def take_as_is(picture: Image.Image, name: str, shape: tuple[int, int, int]) -> np.ndarray:
-    """A picture that is ready -> uint8 (C, H, W). Raises `ImageError` where its size is another."""
+    """A picture that is ready, of 8 or 16 bits -> uint8 (C, H, W). Raises `ImageError` where it is not."""
     channels, height, width = shape
-    if picture.size != (width, height):
-        raise ImageError(
-            f"{name}: {picture.size[0]} × {picture.size[1]} pixels, and --no-preprocess takes {width} × {height}"
-        )
-    if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture, dtype=np.float32) / 257).astype(np.uint8))
+    if picture.size != (width, height) or picture.mode == "F":
+        raise ImageError(f"{name}: --no-preprocess takes {width} × {height} pixels of 8 or 16 bits, as they are")
+    if picture.mode.startswith("I"):  # 16 bits; Pillow before 11.3 opens PNG as I
+        picture = Image.fromarray(np.rint(np.asarray(picture, np.float32).clip(0, 65535) / 257).astype(np.uint8))
     pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
     return pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0)

@@ -81,7 +81,7 @@ def load_checkpoint(
     except (SafetensorError, msgspec.DecodeError, KeyError, OSError) as error:
         raise BundleError(f"{path}: damaged checkpoint: {error}; delete it to start again") from error
     for field in identity.__struct_fields__:
-        if msgspec.to_builtins(getattr(found, field)) != msgspec.to_builtins(getattr(identity, field)):
+        if msgspec.json.encode(getattr(found, field)) != msgspec.json.encode(getattr(identity, field)):
             raise UsageError(f"--resume: {path} is of a run with another {field}; delete it, or use another --out")
     for name, tensor in tensors.items():
         tensor.copy_(content[f"network.{name}"])

@@ -51,17 +51,14 @@ def load_mnist(directory: Path) -> tuple[Split, Split]:
         from torchvision.datasets import MNIST
     except ImportError as error:
         raise MissingExtra("torchvision", "train") from error
+    present = all((directory / "MNIST" / "raw" / file).exists() for file in _MNIST_FILES)
     try:
-        present = all((directory / "MNIST" / "raw" / f).exists() for f in _MNIST_FILES)
         sets = [MNIST(str(directory), train=train, download=not present) for train in (True, False)]
-    except OSError as error:
-        if isinstance(error, PermissionError) or not present:
-            raise ConnectionError(f"{directory}: {error}") from error
-        raise DataError(f"{directory}/MNIST/raw: cannot be read: {error}") from error
-    except RuntimeError as error:  # torchvision: none of its mirrors answered
-        raise ConnectionError(str(error).splitlines()[0]) from error
-    except Exception as error:  # torchvision's parser asserts on what it reads
-        raise DataError(_damaged(directory)) from error
+    except Exception as error:  # torchvision raises anything on what it cannot read or fetch
+        reason = " ".join(str(error).split())
+        if present:
+            raise DataError(f"{_damaged(directory)} ({reason})") from error
+        raise ConnectionError(reason) from error
     splits = [Split(s.data[:, None].contiguous(), s.targets.long()) for s in sets]
     for split, count in zip(splits, (60_000, 10_000), strict=True):
         if tuple(split.pixels.shape) != (count, 1, 28, 28) or len(split.labels) != count:

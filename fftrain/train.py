@@ -123,6 +123,8 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
     if resume:
         progress, loaded = load_checkpoint(path, run.identity, run.tensors, run.optimizer)
         sums = loaded.to(run.device)
+    else:  # says at once, and not after an epoch, that this place cannot be written
+        save_checkpoint(path, run.identity, progress, run.tensors, run.optimizer, sums)
     split = on_device(run.dataset.train, run.device)
     glance = on_device(
         Split(run.dataset.validation.pixels[:GLANCE], run.dataset.validation.labels[:GLANCE]), run.device

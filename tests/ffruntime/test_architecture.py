@@ -1,0 +1,120 @@
+"""The architecture description."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ffruntime.architecture import (
+    Conv,
+    Image,
+    Input,
+    Label,
+    Linear,
+    MaxPool,
+    Network,
+    Relu,
+    Unit,
+    head_features,
+    parameter_shapes,
+    unit_shapes,
+    validate,
+)
+from ffruntime.errors import BundleError
+
+PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
+EXAMPLES = re.findall(r"^```json (implemented|planned)\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def network(*units: Unit, placement: str = "channel") -> Network:
+    return Network(Image((1, 28, 28)), Label(placement, 12), units)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("text", [text for kind, text in EXAMPLES if kind == "implemented"])
+def test_the_pages_examples_are_descriptions(text: str) -> None:
+    validate(msgspec.json.decode(text, type=Network))
+
+
+@pytest.mark.parametrize("text", [text for kind, text in EXAMPLES if kind == "planned"])
+def test_what_is_planned_is_refused_until_it_works(text: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(text, type=Network)
+
+
+def test_the_page_shows_every_system() -> None:
+    assert [kind for kind, _ in EXAMPLES] == ["implemented"] * 3 + ["planned"] * 2
+
+
+def test_shapes_and_names_of_the_papers_network() -> None:
+    layer = (Conv(128, 7, padding=3), Relu())
+    paper = network(Unit(layer, trained=False, scored=False), Unit(layer), Unit(layer), placement="add")
+    assert unit_shapes(paper) == [((1, 28, 28), (128, 28, 28))] + [((128, 28, 28), (128, 28, 28))] * 2
+    assert head_features(paper) == 2 * 128 * 784  # references: the flattened classifier on layers 2 and 3
+    shapes = parameter_shapes(paper)
+    assert shapes["unit2.conv1.weight"] == (128, 128, 7, 7)
+    assert shapes["labels.keep"] == (1, 28, 28)
+    assert shapes["head.weight"] == (12, 200_704)
+
+
+def test_several_layers_in_a_unit_are_counted_by_kind() -> None:
+    """Integrated FF: one to three layers in a unit."""
+    unit = Unit((Linear(200), Relu(), Linear(100, bias=False), Relu()))
+    names = [name for name in parameter_shapes(network(unit)) if name.startswith("unit1")]
+    assert names == ["unit1.linear1.weight", "unit1.linear1.bias", "unit1.linear2.weight"]
+
+
+def test_batch_statistics_are_state_of_the_unit_below() -> None:
+    unit = Unit((Conv(8, 3), Relu()), inputs=(Input(normalise="batch"),))
+    assert parameter_shapes(network(unit))["unit1.below.mean"] == (2,)
+
+
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [
+        ((Unit((Conv(8, 3),)),), "unit1: its last operation must be relu"),
+        ((Unit((Conv(8, 40), Relu())),), r"unit1\.conv1: nothing is left of \(2, 28, 28\)"),
+        ((Unit((Linear(8), Relu())), Unit((MaxPool(), Relu()))), r"unit2\.max_pool1: needs an image"),
+        ((Unit((Linear(8), Relu()), scored=False),), "no unit is scored"),
+    ],
+)
+def test_descriptions_that_cannot_be_computed(units: tuple[Unit, ...], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        validate(network(*units))
+
+
+@given(
+    ops=st.lists(
+        st.one_of(
+            st.builds(Conv, st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), st.integers(0, 2)),
+            st.builds(MaxPool, st.integers(1, 3)),
+            st.just(Relu()),
+            st.builds(Linear, st.integers(1, 9)),
+        ),
+        max_size=4,
+    )
+)
+def test_a_valid_description_computes_what_it_says(ops: list) -> None:
+    """torch makes the shapes that the description foretells."""
+    import torch
+
+    from fftrain.network import activation, initialise
+
+    described = network(Unit((*ops, Relu())))
+    try:
+        validate(described)
+    except BundleError:
+        return
+    patterns = {"labels.patterns": torch.zeros(12, 1, 28, 28), "labels.neutral": torch.zeros(1, 28, 28)}
+    tensors = initialise(described, patterns, torch.Generator())
+    y = activation(described, 0, tensors, torch.zeros(2, 2, 28, 28))
+    assert tuple(y.shape[1:]) == unit_shapes(described)[0][1]
+
+
+def test_the_description_survives_json() -> None:
+    described = network(Unit((Conv(8, 3, 2, 1), MaxPool(), Relu())), Unit((Linear(5), Relu())))
+    assert msgspec.json.decode(msgspec.json.encode(described), type=Network) == described

@@ -1,0 +1,193 @@
+"""The bundle: refuses what does not match, and is written as a whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ffruntime import bundle as bundles
+from ffruntime.bundle import MANIFEST, WEIGHTS, read_manifest, read_weights, verified, write
+from ffruntime.errors import BundleError, StorageError
+
+
+def read_everything(path: Path) -> None:
+    """All that a careful reader does."""
+    manifest = read_manifest(path)
+    read_weights(path, manifest)
+    for name in manifest.files:
+        verified(path, manifest, name)
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:
+    """Change the manifest as a JSON object."""
+    manifest = json.loads((path / MANIFEST).read_text())
+    change(manifest)
+    (path / MANIFEST).write_text(json.dumps(manifest))
+
+
+def test_a_good_bundle_is_read(bundle: Path) -> None:
+    read_everything(bundle)
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(data=st.data())
+def test_any_flipped_bit_is_found(bundle: Path, data: st.DataObject) -> None:
+    names = sorted(file.name for file in bundle.iterdir() if file.name != MANIFEST)
+    file = bundle / data.draw(st.sampled_from(names))
+    whole = file.read_bytes()
+    position = data.draw(st.integers(0, len(whole) - 1))
+    file.write_bytes(
+        whole[:position] + bytes([whole[position] ^ 1 << data.draw(st.integers(0, 7))]) + whole[position + 1 :]
+    )
+    try:
+        with pytest.raises(BundleError, match=f"{file}: damaged"):
+            read_everything(bundle)
+    finally:
+        file.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (
+            lambda b: (b / WEIGHTS).write_bytes((b / WEIGHTS).read_bytes()[:-1]),
+            r"weights\.safetensors: \d+ bytes instead",
+        ),
+        (lambda b: (b / WEIGHTS).unlink(), r"weights\.safetensors: missing"),
+        (lambda b: (b / MANIFEST).unlink(), "not a model bundle"),
+        (lambda b: (b / MANIFEST).write_bytes(b""), r"manifest\.json: damaged"),
+        (lambda b: (b / MANIFEST).write_bytes(b"\xff\xfe{}"), r"manifest\.json: damaged"),
+        (lambda b: (b / MANIFEST).write_bytes((b / MANIFEST).read_bytes()[:500]), r"manifest\.json: damaged"),
+        (lambda b: (b / MANIFEST).write_text("[1]"), r"manifest\.json: damaged"),
+        (lambda b: edit(b, lambda m: m.update(format=2)), "format 2 is newer than this program reads"),
+        (lambda b: edit(b, lambda m: m.update(format="1")), "format '1' is none that this program reads"),
+        (lambda b: edit(b, lambda m: m.pop("classes")), r"damaged: .*classes"),
+        (lambda b: edit(b, lambda m: m.update(surprise=1)), r"damaged: .*surprise"),
+        (lambda b: edit(b, lambda m: m["network"]["units"][0]["ops"][0].update(kernel=0)), r"damaged: .*kernel"),
+        (
+            lambda b: edit(b, lambda m: m["network"]["units"][0]["ops"][0].update(out=17)),
+            "'head|'unit1.conv1.bias' is",
+        ),
+        (lambda b: edit(b, lambda m: m.update(classes=[str(i) for i in range(13)])), "13 classes, but fewer"),
+        (lambda b: edit(b, lambda m: m["files"].pop(WEIGHTS)), "interrupted"),
+        (lambda b: edit(b, lambda m: m["files"].update({"../secret": m["files"][WEIGHTS]})), "outside the bundle"),
+        (
+            lambda b: edit(b, lambda m: m["files"].update({"/etc/passwd": m["files"][WEIGHTS]})),
+            "outside the bundle",
+        ),
+    ],
+)
+def test_what_does_not_match_is_refused(harm: Callable[[Path], object], message: str, bundle: Path) -> None:
+    harm(bundle)
+    with pytest.raises(BundleError, match=message) as caught:
+        read_everything(bundle)
+    assert str(bundle) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_bundle_at_all(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no such bundle"):
+        read_manifest(tmp_path / "nothing.ff")
+    with pytest.raises(BundleError, match="not a model bundle"):
+        read_manifest(tmp_path)
+
+
+def test_files_are_replaced_and_what_is_no_longer_listed_goes(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    weights = (bundle / WEIGHTS).read_bytes()
+    write(bundle, msgspec.structs.replace(manifest, files={}), {WEIGHTS: weights, "note": b"new"})
+    assert sorted(file.name for file in bundle.iterdir()) == sorted([MANIFEST, WEIGHTS, "note"])
+    read_everything(bundle)
+
+
+@pytest.mark.parametrize("moment", range(12))
+def test_killed_at_any_moment_of_a_write(moment: int, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After every rename and sync that did or did not happen: the old bundle, the new one, or a clear word."""
+    manifest, before = read_manifest(bundle), (bundle / WEIGHTS).read_bytes()
+    steps = iter(range(moment))
+
+    class PowerCut(BaseException):
+        pass
+
+    def cut(original: Callable) -> Callable:
+        def step(*arguments: object, **keywords: object) -> object:
+            if next(steps, None) is None:
+                raise PowerCut
+            return original(*arguments, **keywords)
+
+        return step
+
+    monkeypatch.setattr(Path, "replace", cut(Path.replace))
+    monkeypatch.setattr(os, "fsync", cut(os.fsync))
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # the dead clean nothing up
+    with contextlib.suppress(PowerCut):
+        write(bundle, manifest, {"goodness.onnx": b"another graph", "extra": b"x"})
+    monkeypatch.undo()
+    assert (bundle / WEIGHTS).read_bytes() == before
+    read_everything(bundle)  # whole, with or without the files that were under way
+    write(bundle, manifest, {"goodness.onnx": b"another graph", "extra": b"x"})
+    read_everything(bundle)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Path:
+    """A really limited file system of 512 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_what_was_there(tiny_disk: Path, bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    path = tiny_disk / "model.ff"
+    small = msgspec.structs.replace(manifest, files={})
+    write(path, small, {WEIGHTS: b"w" * 200_000})
+    listed = {file.name: file.read_bytes() for file in path.iterdir()}
+    with pytest.raises(StorageError, match="No space left on device; what was there is unchanged"):
+        write(path, small, {WEIGHTS: b"x" * 200_000, "more": b"y" * 200_000})
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == listed
+    with pytest.raises(StorageError, match="No space left"):
+        write(tiny_disk / "new.ff", small, {WEIGHTS: b"z" * 600_000})
+    assert not (tiny_disk / "new.ff").exists()
+
+
+KILLED = """
+import sys, msgspec
+from pathlib import Path
+from ffruntime.bundle import *
+path = Path(sys.argv[1])
+manifest = read_manifest(path)
+print("ready", flush=True)
+for number in range(10**9):
+    write(path, manifest, {"goodness.onnx": b"%d" % number * 1000, "extra": b"%d" % number})
+"""
+
+
+def test_kill_9_while_writing(bundle: Path) -> None:
+    """Twenty writers shot at a random moment: what they leave can always be read, and written again."""
+    manifest = read_manifest(bundle)
+    for number in range(20):
+        with subprocess.Popen([sys.executable, "-c", KILLED, str(bundle)], stdout=subprocess.PIPE) as writer:
+            assert writer.stdout is not None
+            writer.stdout.readline()
+            time.sleep(0.003 * number)
+            writer.send_signal(signal.SIGKILL)
+        read_everything(bundle)
+    write(bundle, manifest, {"goodness.onnx": b"last", "extra": b"last"})
+    assert bundles.sha256(bundle / "extra") == read_manifest(bundle).files["extra"].sha256

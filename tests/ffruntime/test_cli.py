@@ -1,0 +1,202 @@
+"""`ffruntime` as a user types it: answers, JSON, one clear line for whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+
+def ffruntime(*arguments: object, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "ffruntime", *map(str, arguments)]
+    return subprocess.run(command, input=stdin, capture_output=True, cwd=cwd)
+
+
+def assert_one_line(done: subprocess.CompletedProcess, code: int, *words: str) -> None:
+    """Failed with `code`, saying all `words` in one line on stderr, and nothing on stdout."""
+    text = done.stderr.decode()
+    assert done.returncode == code, text
+    assert done.stdout == b""
+    assert text.count("\n") == 1, text
+    for word in words:
+        assert word in text
+
+
+def test_classify_prints_a_json_object_for_every_file(exported: Path, digit_files: list[Path]) -> None:
+    done = ffruntime("classify", "--model", exported, "--json", *digit_files)
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [answer["path"] for answer in answers] == [str(file) for file in digit_files]
+    for answer in answers:
+        assert set(answer) >= {"path", "label", "margin", "scores", "mode", "backend", "ms"}
+        assert set(answer["scores"]) == set("0123456789")
+        first, second = sorted(answer["scores"].values(), reverse=True)[:2]
+        assert answer["scores"][answer["label"]] == first
+        assert answer["margin"] == pytest.approx(first - second)
+        assert (answer["mode"], answer["backend"]) == ("goodness", "onnxruntime-cpu")
+        assert answer["ms"] > 0
+    right = sum(answer["label"] == file.stem[-1] for answer, file in zip(answers, digit_files, strict=True))
+    assert right >= 12  # of 20, by a network trained for seconds; chance is 2
+
+
+@pytest.mark.parametrize("mode", ["goodness", "classifier"])
+def test_classify_prints_a_line_for_people(mode: str, exported: Path, digit_files: list[Path]) -> None:
+    done = ffruntime("classify", "--model", exported, "--mode", mode, "--top", 3, digit_files[0])
+    line = done.stdout.decode()
+    assert line.count("\n") == 1
+    assert line.startswith(f"{digit_files[0]}: ")
+    assert line.count("(") == 3
+    assert mode in line
+
+
+def test_standard_input_and_the_model_from_the_environment(
+    exported: Path, digit_files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FF_MODEL", str(exported))
+    piped = json.loads(ffruntime("classify", "--json", "-", stdin=digit_files[0].read_bytes()).stdout)
+    named = json.loads(ffruntime("classify", "--json", digit_files[0]).stdout)
+    assert piped["scores"] == named["scores"]
+    assert piped["path"] == "-"
+
+
+def test_model_ff_of_the_working_directory_is_the_default(bundle: Path, digit_files: list[Path]) -> None:
+    assert ffruntime("classify", digit_files[0], cwd=bundle.parent).returncode == 0
+
+
+def test_ready_images_are_taken_as_they_are(exported: Path, digit_files: list[Path], tmp_path: Path) -> None:
+    assert ffruntime("classify", "--model", exported, "--no-preprocess", digit_files[0]).returncode == 0
+    Image.new("L", (32, 28)).save(tmp_path / "wide.png")
+    done = ffruntime("classify", "--model", exported, "--no-preprocess", tmp_path / "wide.png")
+    assert_one_line(done, 4, "32 × 28", "28 × 28")
+
+
+def test_show_draws_what_the_network_was_shown(exported: Path, digit_files: list[Path]) -> None:
+    done = ffruntime("classify", "--model", exported, "--show", digit_files[0])
+    assert done.stdout.decode().count("▀") == 14 * 28
+
+
+def test_a_bad_image_does_not_stop_the_others(exported: Path, digit_files: list[Path], tmp_path: Path) -> None:
+    bad = tmp_path / "notes.png"
+    bad.write_text("this is text")
+    done = ffruntime("classify", "--model", exported, "--json", digit_files[0], bad, digit_files[1])
+    assert done.returncode == 4
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr.decode().count("\n") == 1
+    assert str(bad) in done.stderr.decode()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("classify", "--model", "{bundle}", "--mode", "godness", "{image}"), 2, ("did you mean 'goodness'",)),
+        (("classify", "--model", "{bundle}", "--backend", "onnxruntime-cpx", "{image}"), 2, ("onnxruntime-cpu",)),
+        (("classify", "--model", "nothing.ff", "{image}"), 3, ("nothing.ff", "no such bundle", "fftrain")),
+        (("classify", "--model", "{bundle}", "nothing.png"), 4, ("nothing.png", "No such file")),
+        (("info", "--model", "/tmp"), 3, ("/tmp", "not a model bundle")),
+        (("devices", "raspberry-pi-6"), 2, ("raspberry-pi-6", "did you mean 'raspberry-pi-5'")),
+        (("devices", "mine.toml"), 2, ("mine.toml", "No such file")),
+    ],
+)
+def test_wrong_words(
+    arguments: tuple[str, ...], code: int, words: tuple[str, ...], exported: Path, digit_files: list[Path]
+) -> None:
+    filled = [word.format(bundle=exported, image=digit_files[0]) for word in arguments]
+    assert_one_line(ffruntime(*filled), code, *words)
+
+
+def test_a_backend_that_is_not_there_is_an_error(exported: Path, digit_files: list[Path]) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    done = ffruntime("classify", "--model", exported, "--backend", "onnxruntime-cuda", digit_files[0])
+    assert_one_line(done, 6, "onnxruntime-cuda", "CUDAExecutionProvider", "ffedge[gpu]")
+
+
+def test_a_flipped_byte_is_found_before_anything_runs(bundle: Path, digit_files: list[Path]) -> None:
+    weights = bundle / "weights.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    for command in (("classify", digit_files[0]), ("verify",)):
+        done = ffruntime(command[0], "--model", bundle, *command[1:])
+        assert_one_line(done, 3, "weights.safetensors", "damaged")
+
+
+def test_a_bundle_without_graphs_says_how_to_make_them(bundle: Path, digit_files: list[Path]) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"] = {name: entry for name, entry in manifest["files"].items() if not name.endswith("onnx")}
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    done = ffruntime("classify", "--model", bundle, digit_files[0])
+    assert_one_line(done, 3, "goodness.onnx", f"ffexport --model {bundle}")
+
+
+def test_info(exported: Path) -> None:
+    text = ffruntime("info", "--model", exported).stdout.decode()
+    for word in ("unit3", "weights.safetensors", "2 spare patterns", "validation: goodness", "recipe tiny"):
+        assert word in text
+    assert json.loads(ffruntime("info", "--json", "--model", exported).stdout)["format"] == 1
+
+
+def test_verify_proves_the_backend(exported: Path) -> None:
+    done = ffruntime("verify", "--model", exported)
+    assert done.returncode == 0, done.stderr
+    assert "reproduces the trainer's golden vectors" in done.stdout.decode()
+    rows = json.loads(ffruntime("verify", "--json", "--model", exported).stdout)["checks"]
+    assert [row["graph"] for row in rows] == ["unit1", "unit2", "unit3"] + ["goodness"] * 4 + ["classifier"]
+
+
+def test_verify_fails_where_a_graph_computes_something_else(bundle: Path) -> None:
+    """The graph of unit 2 in place of unit 1's, with a manifest that vouches for it."""
+    shutil.copyfile(bundle / "unit3.onnx", bundle / "unit2.onnx")
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["files"]["unit2.onnx"] = manifest["files"]["unit3.onnx"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    done = ffruntime("verify", "--model", bundle)
+    assert done.returncode in (6, 7)
+    assert done.stderr.decode().count("\n") == 1
+    assert "unit2" in done.stderr.decode()
+
+
+def test_devices(tmp_path: Path) -> None:
+    listed = [json.loads(line) for line in ffruntime("devices", "--json").stdout.splitlines()]
+    names = {device["name"] for device in listed}
+    assert names >= {
+        "raspberry-pi-zero-2w",
+        "raspberry-pi-5",
+        "jetson-orin-nano",
+        "jetson-agx-thor",
+        "x86-64-cpu",
+        "rtx-workstation",
+        "h100-h200-server",
+    }
+    for device in listed:
+        for figure in ("memory", "cpu", "inference"):
+            assert device[figure]["source"]
+        assert device["memory"]["usable_mib"] < device["memory"]["total_mib"]
+    table = ffruntime("devices").stdout.decode()
+    assert all(name in table for name in names)
+    root = Path(__file__).parents[2]
+    mine = tmp_path / "mine.toml"
+    mine.write_text((root / "devices" / "raspberry-pi-5.toml").read_text().replace("Raspberry Pi 5", "Mine"))
+    assert b"Mine" in ffruntime("devices", mine).stdout
+    mine.write_text(mine.read_text().replace("cores = 4", "cores = 0"))
+    assert_one_line(ffruntime("devices", mine), 2, "mine.toml", "$.cpu.cores")
+
+
+def test_output_into_a_closed_pipe_is_no_traceback(exported: Path, digit_files: list[Path]) -> None:
+    command = f"{sys.executable} -m ffruntime classify --model {exported} {' '.join(map(str, digit_files))} | true"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["", "classify", "info", "verify", "devices"])
+def test_help_of_every_command(command: str) -> None:
+    done = ffruntime(*command.split(), "--help")
+    assert done.returncode == 0
+    assert b"Usage" in done.stdout

@@ -1,0 +1,140 @@
+"""Training runs: reproducible, and nothing lost when they end early."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from ffruntime.errors import BundleError, StorageError, UsageError
+from fftrain.checkpoint import checkpoint_path
+from fftrain.data import Dataset, Split
+from fftrain.recipe import Recipe, with_epochs
+from fftrain.train import Interrupted, Run, epoch_batches, estimate_seconds, learning_rate, start, train
+
+
+def never() -> bool:
+    return False
+
+
+def after(steps: int) -> Callable[[], bool]:
+    """Ask to stop after so many steps."""
+    asked = iter(range(steps - 1))
+    return lambda: next(asked, None) is None
+
+
+@pytest.fixture(scope="module")
+def small(dataset: Dataset) -> Dataset:
+    """640 training images: ten steps an epoch."""
+    train_split = Split(dataset.train.pixels[:640], dataset.train.labels[:640])
+    validation = Split(dataset.validation.pixels[:100], dataset.validation.labels[:100])
+    return Dataset(train_split, validation, dataset.test, dataset.classes, dataset.source)
+
+
+def new_run(recipe: Recipe, small: Dataset, seed: int = 0) -> Run:
+    return start(with_epochs(recipe, 2), small, seed, torch.device("cpu"), torch.float32)
+
+
+def finish(run: Run, out: Path, resume: bool = False, stop: Callable[[], bool] = never) -> list[dict]:
+    return [r.row for r in train(run, out, resume, stop) if r.row]
+
+
+def same(one: Run, two: Run) -> bool:
+    return all(torch.equal(tensor, two.tensors[name]) for name, tensor in one.tensors.items())
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_recipe: Recipe, small: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[dict]]:
+    """A run that nobody disturbed."""
+    run = new_run(tiny_recipe, small)
+    return run, finish(run, tmp_path_factory.mktemp("whole") / "model.ff")
+
+
+def test_same_seed_same_result(tiny_recipe: Recipe, small: Dataset, whole: tuple, tmp_path: Path) -> None:
+    again, other = new_run(tiny_recipe, small), new_run(tiny_recipe, small, seed=1)
+    assert finish(again, tmp_path / "a.ff") == whole[1]
+    finish(other, tmp_path / "b.ff")
+    assert same(again, whole[0])
+    assert not same(other, whole[0])
+
+
+@pytest.mark.parametrize("steps", [1, 7, 10, 13])
+def test_an_interrupted_run_ends_as_if_it_had_not_been(
+    steps: int, tiny_recipe: Recipe, small: Dataset, whole: tuple, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        finish(new_run(tiny_recipe, small), tmp_path / "model.ff", stop=after(steps))
+    resumed = new_run(tiny_recipe, small)
+    rows = finish(resumed, tmp_path / "model.ff", resume=True)
+    assert same(resumed, whole[0])
+    assert rows == whole[1][-len(rows) :]
+
+
+def test_reports_and_history(whole: tuple) -> None:
+    row = whole[1][-1]
+    assert row["epoch"] == 2
+    assert len(row["loss"]) == len(row["discrimination_accuracy"]) == 3
+    assert all(0.5 < a <= 1 for a in row["discrimination_accuracy"])
+    assert set(row["validation"]) == {"goodness", "classifier"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [("seed", "another seed"), ("recipe", "another recipe"), ("classes", "another classes")]
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    change: str, message: str, tiny_recipe: Recipe, small: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        finish(new_run(tiny_recipe, small), tmp_path / "model.ff", stop=after(1))
+    run = new_run(tiny_recipe, small, seed=int(change == "seed"))
+    if change == "recipe":
+        run.recipe = with_epochs(tiny_recipe, 9)
+    if change == "classes":
+        run.dataset = msgspec.structs.replace(small, classes=("a", "b"))
+    with pytest.raises(UsageError, match=message):
+        finish(run, tmp_path / "model.ff", resume=True)
+
+
+@pytest.mark.parametrize("harm", ["truncated", "empty", "flipped header"])
+def test_a_damaged_checkpoint_is_refused(harm: str, tiny_recipe: Recipe, small: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        finish(new_run(tiny_recipe, small), tmp_path / "model.ff", stop=after(1))
+    file = checkpoint_path(tmp_path / "model.ff")
+    data = file.read_bytes()
+    file.write_bytes({"truncated": data[:-1], "empty": b"", "flipped header": data[:9] + b"\xff" + data[10:]}[harm])
+    with pytest.raises(BundleError, match=r"model\.ff\.checkpoint: damaged checkpoint"):
+        finish(new_run(tiny_recipe, small), tmp_path / "model.ff", resume=True)
+
+
+def test_resuming_nothing_is_said(tiny_recipe: Recipe, small: Dataset, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no"):
+        finish(new_run(tiny_recipe, small), tmp_path / "model.ff", resume=True)
+
+
+def test_an_unwritable_place_is_said_before_the_work(tiny_recipe: Recipe, small: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    run = new_run(tiny_recipe, small)
+    with pytest.raises(StorageError, match="cannot be written"):
+        next(iter(train(run, tmp_path / "file" / "model.ff", False, never)))
+
+
+def test_batches_cover_the_epoch_without_repeating(tiny_recipe: Recipe, small: Dataset) -> None:
+    noise = [batch.noise for batch in epoch_batches(small.train, tiny_recipe.schedule, 0, 0, skip=0)]
+    assert sum(len(n) for n in noise) == 640
+    assert len(torch.cat(noise).unique(dim=0)) == 640
+    skipped = [batch.noise for batch in epoch_batches(small.train, tiny_recipe.schedule, 0, 0, skip=4)]
+    assert all(torch.equal(a, b) for a, b in zip(noise[4:], skipped, strict=True))
+
+
+def test_learning_rate_is_constant_then_falls_to_zero() -> None:
+    assert [learning_rate(p) for p in (0, 0.25, 0.5, 0.75, 1)] == [1, 1, 1, 0.5, 0]
+
+
+def test_an_estimate_leaves_the_run_untouched(tiny_recipe: Recipe, small: Dataset) -> None:
+    run, untouched = new_run(tiny_recipe, small), new_run(tiny_recipe, small)
+    assert estimate_seconds(run) > 0
+    assert same(run, untouched)
+    assert not run.optimizer.state

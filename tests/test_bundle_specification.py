@@ -1,0 +1,275 @@
+"""A stranger reads a bundle: written from `docs/bundle.md` alone, with nothing of ours and no safetensors.
+
+Where this fails, the document and the code have drifted apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import sliding_window_view
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "bundle.md"
+DTYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "U8": "u1"}
+MAPS = ("files", "accuracy", "made_with")  # JSON objects whose keys are data, not fields
+
+Tensors: TypeAlias = dict[str, np.ndarray]
+Json: TypeAlias = dict[str, Any]
+
+
+# ---------------------------------------- reading ----------------------------------------
+
+
+def read_manifest(path: Path) -> Json:
+    manifest: Json = json.loads((path / "manifest.json").read_bytes())
+    assert manifest["format"] == 1
+    assert "weights.safetensors" in manifest["files"]
+    for name, entry in manifest["files"].items():
+        data = (path / name).read_bytes()
+        assert (len(data), hashlib.sha256(data).hexdigest()) == (entry["size"], entry["sha256"]), name
+    return manifest
+
+
+def read_safetensors(file: Path) -> Tensors:
+    data = file.read_bytes()
+    (length,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + length])
+    tensors, end = {}, 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        begin, stop = entry["data_offsets"]
+        assert begin == end, "tensors follow each other without a gap"
+        tensor = np.frombuffer(data[8 + length + begin : 8 + length + stop], DTYPES[entry["dtype"]])
+        tensors[name], end = tensor.reshape(entry["shape"]), stop
+    assert 8 + length + end == len(data)
+    return tensors
+
+
+# ---------------------------------------- arithmetic, in float64 ----------------------------------------
+
+
+def per_sample(reduce: Any, x: np.ndarray) -> np.ndarray:
+    return reduce(x, axis=tuple(range(1, x.ndim)), keepdims=True)  # type: ignore[no-any-return]
+
+
+def divisive(x: np.ndarray) -> np.ndarray:
+    return x / np.sqrt(per_sample(np.mean, x**2) + 1e-8)
+
+
+def per_channel(values: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return values.reshape(-1, *[1] * (x.ndim - 2))
+
+
+def embed(network: Json, tensors: Tensors, images: np.ndarray, pattern: np.ndarray) -> np.ndarray:
+    """Pixels uint8 (N, C, H, W) with one label's pattern (P, H, W) -> the first unit's input."""
+    x = (images / 255 - network["image"]["mean"]) / network["image"]["std"]
+    if network["label"]["placement"] == "channel":
+        x = np.concatenate([x, np.broadcast_to(pattern, (len(x), *pattern.shape))], axis=1)
+    else:
+        x = tensors["labels.keep"] * x + pattern
+    if network["label"]["normalise"] == "range":
+        low, high = per_sample(np.min, x), per_sample(np.max, x)
+        x = (x - low) / (high - low)
+    return x
+
+
+def normalise(network: Json, tensors: Tensors, k: int, x: np.ndarray) -> np.ndarray:
+    kind = network["units"][k - 1]["inputs"][0]["normalise"]
+    if kind == "batch":
+        mean, var = (per_channel(tensors[f"unit{k}.below.{name}"], x) for name in ("mean", "var"))
+        return (x - mean) / np.sqrt(var + 1e-5)
+    return {"none": lambda x: x, "divisive": divisive}[kind](x)
+
+
+def windows(x: np.ndarray, size: int, stride: int) -> np.ndarray:
+    return sliding_window_view(x, (size, size), axis=(2, 3))[:, :, ::stride, ::stride]  # (N, C, H', W', u, v)
+
+
+def apply(op: Json, name: str, tensors: Tensors, x: np.ndarray) -> np.ndarray:
+    if op["op"] == "relu":
+        return np.maximum(x, 0)
+    if op["op"] == "max_pool":
+        return windows(x, op["size"], op["size"]).max(axis=(4, 5))
+    weight = tensors[f"{name}.weight"]
+    if op["op"] == "linear":
+        y = x.reshape(len(x), -1) @ weight.T
+    else:
+        p = op["padding"]
+        x = np.pad(x, ((0, 0), (0, 0), (p, p), (p, p)))
+        y = np.tensordot(windows(x, op["kernel"], op["stride"]), weight, axes=((1, 4, 5), (1, 2, 3)))
+        y = np.moveaxis(y, -1, 1)  # (N, O, H', W')
+    return y + per_channel(tensors[f"{name}.bias"], y) if op["bias"] else y
+
+
+def activation(network: Json, tensors: Tensors, k: int, x: np.ndarray) -> np.ndarray:
+    """Activation of unit k (from 1) on its normalised input."""
+    seen: Counter[str] = Counter()
+    for op in network["units"][k - 1]["ops"]:
+        seen[op["op"]] += 1
+        x = apply(op, f"unit{k}.{op['op']}{seen[op['op']]}", tensors, x)
+    return x
+
+
+def activations(network: Json, tensors: Tensors, x: np.ndarray) -> list[np.ndarray]:
+    result = []
+    for k in range(1, len(network["units"]) + 1):
+        x = activation(network, tensors, k, normalise(network, tensors, k, x))
+        result.append(x)
+    return result
+
+
+def goodness(y: np.ndarray) -> np.ndarray:
+    return per_sample(np.mean, y**2).reshape(len(y))
+
+
+def scored(network: Json) -> list[int]:
+    return [index for index, unit in enumerate(network["units"]) if unit["scored"]]
+
+
+def pair_loss(loss: Json, positive: np.ndarray, negative: np.ndarray, neurons: int) -> np.ndarray:
+    def softplus(z: np.ndarray) -> np.ndarray:
+        return np.logaddexp(0, z)
+
+    if loss["kind"] == "symmetric":
+        return softplus(-loss["alpha"] * (positive - negative))
+    if loss["kind"] == "ratio":
+        return softplus(-loss["alpha"] * (np.log(positive) - np.log(negative)))
+    s = neurons if loss["reduce"] == "sum" else 1
+    return softplus(-s * (positive - loss["theta"])) + softplus(s * (negative - loss["theta"]))
+
+
+# ---------------------------------------- against the golden values ----------------------------------------
+
+
+@pytest.fixture(scope="module")
+def manifest(exported: Path) -> Json:
+    return read_manifest(exported)
+
+
+@pytest.fixture(scope="module")
+def weights(exported: Path) -> Tensors:
+    tensors = read_safetensors(exported / "weights.safetensors")
+    assert {tensor.dtype for tensor in tensors.values()} == {np.dtype("<f4")}
+    return {name: tensor.astype(np.float64) for name, tensor in tensors.items()}
+
+
+@pytest.fixture(scope="module")
+def golden(exported: Path) -> Tensors:
+    return read_safetensors(exported / "golden.safetensors")
+
+
+def test_goodness_of_every_unit_and_label(manifest: Json, weights: Tensors, golden: Tensors) -> None:
+    network = manifest["network"]
+    assert len(weights["labels.patterns"]) == network["label"]["patterns"] >= len(manifest["classes"])
+    table = np.empty(golden["goodness"].shape)  # (G, P, U)
+    for label, pattern in enumerate(weights["labels.patterns"]):
+        ys = activations(network, weights, embed(network, weights, golden["images"], pattern))
+        table[:, label] = np.stack([goodness(y) for y in ys], axis=-1)
+    np.testing.assert_allclose(table, golden["goodness"], rtol=1e-4)
+    total = table[:, :, scored(network)]
+    if network["score"] == "log_sum":
+        total = np.log(np.maximum(total, 1e-30))
+    np.testing.assert_allclose(total.sum(-1), golden["total"], rtol=1e-4)
+
+
+def test_classifier(manifest: Json, weights: Tensors, golden: Tensors) -> None:
+    network = manifest["network"]
+    x = embed(network, weights, golden["images"], weights["labels.neutral"])
+    ys = activations(network, weights, x)
+    features = np.concatenate([divisive(ys[i]).reshape(len(x), -1) for i in scored(network)], axis=1)
+    logits = features @ weights["head.weight"].T + weights["head.bias"]
+    np.testing.assert_allclose(logits, golden["logits"], rtol=1e-4)
+
+
+def test_gradient_is_the_slope_of_the_documented_loss(manifest: Json, weights: Tensors, golden: Tensors) -> None:
+    """Moved along the golden gradient G, the loss of the last trained unit must change by |G|² a step."""
+    network, loss = manifest["network"], manifest["training"]["recipe"]["loss"]
+    assert (golden["negatives"] == (golden["labels"] + 1) % len(manifest["classes"])).all()
+    k = max(index for index, unit in enumerate(network["units"], 1) if unit["trained"])
+    gradient = {n.removeprefix("gradient."): t for n, t in golden.items() if n.startswith("gradient.")}
+    assert set(gradient) == {n for n in weights if re.fullmatch(rf"unit{k}\..*\.(weight|bias)", n)}
+    halves = []
+    for labels in (golden["labels"], golden["negatives"]):
+        pairs = zip(golden["images"], weights["labels.patterns"][labels], strict=True)
+        x = np.concatenate([embed(network, weights, image[None], pattern) for image, pattern in pairs])
+        for below in range(1, k):
+            x = activation(network, weights, below, normalise(network, weights, below, x))
+        halves.append(normalise(network, weights, k, x))
+
+    def mean_loss(step: float) -> float:
+        moved = weights | {name: weights[name] + step * g for name, g in gradient.items()}
+        ys = [activation(network, moved, k, x) for x in halves]
+        return float(pair_loss(loss, *map(goodness, ys), ys[0][0].size).mean())
+
+    norm = sum(float((g.astype(np.float64) ** 2).sum()) for g in gradient.values())
+    step = 1e-6 / np.sqrt(norm)
+    assert (mean_loss(step) - mean_loss(-step)) / (2 * step) == pytest.approx(norm, rel=1e-4)
+
+
+def test_exemplars(exported: Path, manifest: Json) -> None:
+    tensors = read_safetensors(exported / "exemplars.safetensors")
+    assert {name: str(t.dtype) for name, t in tensors.items()} == {
+        "images": "uint8",
+        "labels": "int64",
+        "part": "uint8",
+    }
+    assert tensors["images"].shape == (len(tensors["labels"]), *manifest["network"]["image"]["shape"])
+    assert set(tensors["labels"]) == set(range(len(manifest["classes"])))
+    assert np.bincount(tensors["part"]).tolist() == [200, 200, 100]
+
+
+# ---------------------------------------- every name is in the document ----------------------------------------
+
+
+def documented_fields() -> dict[str, set[str]]:
+    """Path of a JSON object (a heading in backticks) -> the fields in the tables below it."""
+    sections = re.split(r"^#+ (.*)$", DOCUMENT.read_text(encoding="utf-8"), flags=re.M)
+    return {
+        heading.strip("`"): set(re.findall(r"^\| `([^`]+)` \|", text, re.M))
+        for heading, text in zip(sections[1::2], sections[2::2], strict=True)
+    }
+
+
+def objects(value: Any, path: str) -> Iterator[tuple[str, Json]]:
+    """Every JSON object within `value` that has fields, with its path, such as `network.units[]`."""
+    if isinstance(value, list):
+        for item in value:
+            yield from objects(item, f"{path}[]")
+    elif isinstance(value, dict):
+        if path not in MAPS:
+            yield path, value
+        for key, item in value.items():
+            yield from objects(item, f"{path}.{'*' if path in MAPS else key}".removeprefix("manifest.json."))
+
+
+def test_every_field_is_in_the_document(exported: Path, manifest: Json) -> None:
+    documented, seen = documented_fields(), {}
+    shared = manifest["training"]["recipe"]["network"]
+    assert shared.pop("units") == manifest["network"]["units"]
+    shared["units"] = "as network.units"
+    report = json.loads((exported / "export.json").read_bytes())
+    for path, value in [*objects(manifest, "manifest.json"), *objects(report, "export.json")]:
+        if path.startswith("accuracy."):  # modes by split: a map of maps
+            continue
+        seen.setdefault(path, set()).update(value)
+    for path, fields in seen.items():
+        variants = "op" in fields or "kind" in fields  # the table has the fields of every kind
+        assert fields == documented[path] or (variants and fields < documented[path]), path
+
+
+def test_every_name_is_in_the_document(exported: Path, manifest: Json) -> None:
+    text = DOCUMENT.read_text(encoding="utf-8")
+    names = {*manifest["files"], *manifest["made_with"], *manifest["accuracy"], *manifest["accuracy"]["validation"]}
+    for file in exported.glob("*.safetensors"):
+        names |= set(read_safetensors(file))
+    for name in names:
+        name = re.sub(r"\b(unit)\d+", r"\1<k>", re.sub(r"\b(conv|linear)\d+", r"\1<j>", name))
+        assert f"`{re.sub(r'^gradient[.].*', 'gradient.<name>', name)}`" in text, name
