@@ -34,6 +34,7 @@ from ffruntime.architecture import (
 )
 
 Weights: TypeAlias = dict[str, Var]
+IR_VERSION = 10  # the newest that ONNX Runtime and the TensorRT parsers all read
 
 
 def constant(value: float | list[int]) -> Var:
@@ -112,7 +113,8 @@ def embed(network: Network, weights: Weights, images: Var, patterns: Var) -> Var
     if network.label.normalise == "range":
         axes = constant([1, 2, 3])
         low = op.reduce_min(x, axes, keepdims=1)
-        x = op.div(op.sub(x, low), op.sub(op.reduce_max(x, axes, keepdims=1), low))
+        span = op.add(op.sub(op.reduce_max(x, axes, keepdims=1), low), constant(EPS_DIVISIVE))
+        x = op.div(op.sub(x, low), span)
     return x
 
 
@@ -205,6 +207,7 @@ def build(inputs: dict[str, Var], weights: Weights, outputs: dict[str, Var], nam
     """The ONNX model; weights that the outputs do not depend on are dropped."""
     model = spox.build({**inputs, **weights}, outputs, drop_unused_inputs=True)
     model.graph.name = name
+    model.ir_version = IR_VERSION
     return model
 
 

@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -44,7 +44,7 @@ class Preprocessing(Struct, frozen=True, forbid_unknown_fields=True):
     that its centre of mass is the centre of the image.
     """
 
-    kind: str
+    kind: Literal["digit"]
     box: Positive
 
 
@@ -68,6 +68,7 @@ class Training(Struct, frozen=True, forbid_unknown_fields=True):
     epochs: int
     device: str
     precision: str
+    seconds: float  # wall time of the training itself
     data: DataSource
 
 
@@ -105,6 +106,10 @@ def read_manifest(path: Path) -> Manifest:
     validate(manifest.network)
     if len(manifest.classes) > manifest.network.label.patterns:
         raise BundleError(f"{file}: {len(manifest.classes)} classes, but fewer label patterns")
+    if len(set(manifest.classes)) < len(manifest.classes):
+        raise BundleError(f"{file}: a class is named twice")
+    if manifest.preprocessing.box > min(manifest.network.image.shape[1:]):
+        raise BundleError(f"{file}: a box of {manifest.preprocessing.box} pixels does not fit the image")
     if WEIGHTS not in manifest.files:
         raise BundleError(f"{path}: its writing was interrupted; write it again (fftrain … --resume)")
     for name, entry in manifest.files.items():
@@ -120,7 +125,7 @@ def _decode_manifest(file: Path, text: bytes) -> Manifest:
         if version != FORMAT:
             raise BundleError(f"{file}: format {version!r} is none that this program reads ({FORMAT})")
         return msgspec.json.decode(text, type=Manifest)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{file}: damaged: {error}; copy the bundle again") from error
 
 
@@ -130,7 +135,7 @@ def _check_size(path: Path, name: str, entry: FileEntry) -> None:
         raise BundleError(f"{path / MANIFEST}: names a file outside the bundle: {name!r}")
     try:
         size = (path / name).stat().st_size
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise BundleError(f"{path / name}: missing; copy the bundle again") from error
     if size != entry.size:
         raise BundleError(f"{path / name}: {size} bytes instead of {entry.size}; copy the bundle again")
@@ -138,15 +143,27 @@ def _check_size(path: Path, name: str, entry: FileEntry) -> None:
 
 def verified(path: Path, manifest: Manifest, name: str) -> Path:
     """Path of a bundle's file whose hash has just been checked. Raises `BundleError` naming the file."""
-    if name not in manifest.files:
-        raise BundleError(f"{path}: holds no {name}; make it with 'ffexport --model {path}'")
+    entry = _entry(path, manifest, name)
     try:
         digest = sha256(path / name)
     except OSError as error:
         raise BundleError(f"{path / name}: cannot be read: {error.strerror}") from error
-    if digest != manifest.files[name].sha256:
-        raise BundleError(f"{path / name}: damaged, its hash is not the manifest's; copy the bundle again")
+    _check_hash(path / name, digest, entry)
     return path / name
+
+
+def _entry(path: Path, manifest: Manifest, name: str) -> FileEntry:
+    if name not in manifest.files:
+        remedy = (
+            "'fftrain' makes it" if name.endswith(".safetensors") else f"make it with 'ffexport --model {path}'"
+        )
+        raise BundleError(f"{path}: holds no {name}; {remedy}")
+    return manifest.files[name]
+
+
+def _check_hash(file: Path, digest: str, entry: FileEntry) -> None:
+    if digest != entry.sha256:
+        raise BundleError(f"{file}: damaged, its hash is not the manifest's; copy the bundle again")
 
 
 def read_tensors(path: Path, manifest: Manifest, name: str) -> dict[str, np.ndarray]:
@@ -154,21 +171,26 @@ def read_tensors(path: Path, manifest: Manifest, name: str) -> dict[str, np.ndar
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    file = verified(path, manifest, name)
+    file, entry = path / name, _entry(path, manifest, name)
     try:
-        return load(file.read_bytes())
-    except (SafetensorError, OSError) as error:
+        data = file.read_bytes()
+        _check_hash(file, hashlib.sha256(data).hexdigest(), entry)
+        return load(data)
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+    except SafetensorError as error:
         raise BundleError(f"{file}: not a safetensors file: {error}") from error
 
 
 def read_weights(path: Path, manifest: Manifest) -> dict[str, np.ndarray]:
     """Every parameter, state and pattern, float32, in exactly the shapes that the description asks for."""
     tensors = read_tensors(path, manifest, WEIGHTS)
-    _check_shapes(path / WEIGHTS, tensors, parameter_shapes(manifest.network))
+    check_shapes(path / WEIGHTS, tensors, parameter_shapes(manifest.network))
     return tensors
 
 
-def _check_shapes(file: Path, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> None:
+def check_shapes(file: Path, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> None:
+    """Raise `BundleError` unless `tensors` are float32, and exactly those that `shapes` names."""
     for name in sorted(shapes.keys() | tensors.keys()):
         if name not in tensors:
             raise BundleError(f"{file}: '{name}' is missing")
@@ -187,31 +209,38 @@ def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifes
     """
     entries = {n: FileEntry(len(data), hashlib.sha256(data).hexdigest()) for n, data in files.items()}
     final = msgspec.structs.replace(manifest, files=dict(sorted({**manifest.files, **entries}.items())))
-    staged: dict[Path, Path] = {}
+    contents = {**files, MANIFEST: _encode(final)}  # the manifest comes last: it is the commit
     created = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        for name, data in files.items():
-            staged[_stage(path / name, data)] = path / name
-        manifest_staged = _stage(path / MANIFEST, _encode(final))
-        staged[manifest_staged] = path / MANIFEST
-        previous = _withdraw(path, entries)
+        _clear_staged(path)  # what an interrupted write has left
+        staged = {_stage(path / name, data): path / name for name, data in contents.items()}
     except BaseException as error:
-        for file in staged:
-            file.unlink(missing_ok=True)
+        _clear_staged(path)
         if created and path.is_dir() and not any(path.iterdir()):
             path.rmdir()
         if not isinstance(error, OSError):
             raise
         raise StorageError(f"{path}: cannot be written: {error.strerror}; what was there is unchanged") from error
-    for file, target in staged.items():  # the manifest is the last of them: it is the commit
-        if target.name == MANIFEST:
-            _sync_directory(path)
-        file.replace(target)
-    _sync_directory(path)
-    for name in previous - final.files.keys():  # of the model that was here before
-        (path / name).unlink(missing_ok=True)
+    try:
+        previous = _withdraw(path, entries)
+        for file, target in staged.items():
+            if target.name == MANIFEST:
+                for folder in {other.parent for other in staged.values()}:
+                    _sync_directory(folder)
+            file.replace(target)
+        _sync_directory(path)
+        _sync_directory(path.parent)  # which may have a new entry
+        for name in previous - final.files.keys():  # of the model that was here before
+            (path / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be completed: {error.strerror}; write it again") from error
     return final
+
+
+def _clear_staged(path: Path) -> None:
+    for stale in path.glob("**/.*.new"):
+        stale.unlink(missing_ok=True)
 
 
 def _withdraw(path: Path, entries: Mapping[str, FileEntry]) -> set[str]:
@@ -227,9 +256,8 @@ def _withdraw(path: Path, entries: Mapping[str, FileEntry]) -> set[str]:
         return set()  # nothing there that could be trusted, so nothing to keep trustworthy
     kept = {n: e for n, e in current.files.items() if n not in entries or e == entries[n]}
     if kept != current.files:
-        _stage(path / MANIFEST, _encode(msgspec.structs.replace(current, files=kept)), ".withdrawn").replace(
-            path / MANIFEST
-        )
+        withdrawn = _encode(msgspec.structs.replace(current, files=kept))
+        _stage(path / MANIFEST, withdrawn, ".withdrawn.new").replace(path / MANIFEST)
         _sync_directory(path)
     return set(current.files)
 
@@ -247,7 +275,7 @@ def _stage(target: Path, data: bytes, suffix: str = ".new") -> Path:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-    except OSError:
+    except BaseException:
         staged.unlink(missing_ok=True)
         raise
     return staged

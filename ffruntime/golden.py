@@ -10,8 +10,8 @@ from msgspec import Struct
 
 from . import bundle
 from .architecture import unit_name
-from .errors import ParityError
-from .labels import embed, to_unit_interval
+from .errors import BundleError, ParityError
+from .labels import first_input, to_unit_interval
 from .model import Model
 
 TOLERANCE = 1e-4  # fp32: of the largest golden value in the same row of the table
@@ -34,8 +34,20 @@ class Check(Struct, frozen=True):
 
 def check(model: Model) -> list[Check]:
     """Run every graph of the bundle on the golden images; one row for each output."""
-    golden = bundle.read_tensors(model.path, model.manifest, bundle.GOLDEN)
+    golden = read_golden(model)
     return [*_check_units(model, golden), *_check_goodness(model, golden), _check_classifier(model, golden)]
+
+
+def read_golden(model: Model) -> dict[str, np.ndarray]:
+    """The golden vectors. Raises `BundleError` where one that the check needs is not as the network is."""
+    golden = bundle.read_tensors(model.path, model.manifest, bundle.GOLDEN)
+    network = model.manifest.network
+    n, k, u = len(golden.get("images", ())), network.label.patterns, len(network.units)
+    shapes = {"images": (n, *network.image.shape), "goodness": (n, k, u), "total": (n, k), "logits": (n, k)}
+    for name, shape in shapes.items():
+        if n == 0 or name not in golden or golden[name].shape != shape:
+            raise BundleError(f"{model.path / bundle.GOLDEN}: '{name}' is missing or not {shape}")
+    return golden
 
 
 def require(checks: list[Check], backend: str) -> None:
@@ -63,7 +75,7 @@ def _check_units(model: Model, golden: dict[str, np.ndarray]) -> list[Check]:
     patterns = weights["labels.patterns"]
     images = to_unit_interval(golden["images"])
     n, k = len(images), len(patterns)
-    x = embed(network, images.repeat(k, 0), np.tile(patterns, (n, 1, 1, 1)), weights.get("labels.keep", 1.0))
+    x = first_input(network, weights, images.repeat(k, 0), np.tile(patterns, (n, 1, 1, 1)))
     rows = []
     for index in range(len(network.units)):
         outputs = model.graph(unit_name(index))({"input": x})

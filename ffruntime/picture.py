@@ -25,7 +25,7 @@ MAX_PIXELS = 64_000_000
 WORKING_SIDE = 512  # larger pictures are averaged down first, which also averages noise away
 FIGURE_CONTRAST = 0.03  # of full scale: less than this is an empty picture
 CLEAN = 0.004  # of full scale, one grey level of 255: a background this even is taken at its word
-BAND = 64  # rows of the averaged picture that are converted at once; bounds the memory it takes
+BAND = 16  # rows of the averaged picture that are converted at once; bounds the memory it takes
 
 
 def read_picture(path: str) -> Image.Image:
@@ -98,6 +98,13 @@ def to_channels(picture: Image.Image) -> np.ndarray:
     return channels
 
 
+def _even_border(deviation: np.ndarray) -> np.ndarray:
+    """Which pixels of the border are background, less the figure where it touches them: mask (H, W)."""
+    edge = np.ones(deviation.shape, bool)
+    edge[1:-1, 1:-1] = False
+    return edge & (deviation <= max(0.1 * deviation.max(), 6 * np.median(deviation[edge])))
+
+
 def find_ink(channels: np.ndarray) -> np.ndarray:
     """How far each pixel is from the background: (H, W, C) -> (H, W) in [0, 1], 0 is background.
 
@@ -105,20 +112,19 @@ def find_ink(channels: np.ndarray) -> np.ndarray:
     the border is uneven (noise, shading), the plane through it. What the border still deviates from
     that is taken for background everywhere.
     """
-    edge = np.ones(channels.shape[:2], bool)
-    edge[1:-1, 1:-1] = False
-    ink = np.abs(channels - np.median(channels[edge], axis=0)).max(axis=-1)
-    even = edge & (ink <= 0.3 * ink.max())  # the border, less the figure where it touches it
-    ripple = float(np.percentile(ink[even], 95))
+    border = np.concatenate([channels[0], channels[-1], channels[:, 0], channels[:, -1]])
+    ink = np.abs(channels - np.median(border, axis=0)).max(axis=-1)
+    even = _even_border(ink)
+    ripple = np.percentile(ink[even], 95)
     if ripple > CLEAN:
-        plane = np.stack([np.ones(edge.shape), *np.indices(edge.shape)], axis=-1)  # (H, W, 3)
+        plane = np.stack([np.ones(ink.shape), *np.indices(ink.shape)], axis=-1)  # (H, W, 3)
         coefficients = np.linalg.lstsq(plane[even], channels[even], rcond=None)[0]  # (3, C)
         ink = np.abs(channels - plane @ coefficients).max(axis=-1)
-        ripple = float(np.percentile(ink[even], 95))
+        ripple = np.percentile(ink[_even_border(ink)], 95)
     peak = ink.max()
-    if peak < max(FIGURE_CONTRAST, 3 * ripple):
+    if peak < max(FIGURE_CONTRAST, 3.5 * ripple):
         return np.zeros_like(ink)
-    floor = max(1.25 * ripple, 0.2 * peak) if ripple > CLEAN else 0.0
+    floor = max(1.25 * ripple, 0.1 * peak) if ripple > CLEAN else 0.0
     return np.clip((ink - floor) / (peak - floor), 0, 1)
 
 

@@ -26,6 +26,7 @@ class Progress(Struct, frozen=True):
 
     epoch: int = 0
     step: int = 0
+    seconds: float = 0.0
     history: tuple[dict[str, Any], ...] = ()
 
 
@@ -68,10 +69,8 @@ def load_checkpoint(
 ) -> tuple[Progress, Tensor]:
     """Restore network and optimizer in place; return (progress, sums of the epoch under way).
 
-    Raises `UsageError` where there is no checkpoint or one of another run, `BundleError` where it is damaged.
+    Raises `UsageError` where it is of another run, `BundleError` where it is damaged or missing.
     """
-    if not path.exists():
-        raise UsageError(f"--resume: there is no {path}; leave the option out to start from the beginning")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()

@@ -148,16 +148,24 @@ def recipes() -> None:
 
 
 def _check_target(target: Path, resume: bool, force: bool) -> None:
-    from ffruntime.bundle import MANIFEST
+    """Refuse, before any work, to overwrite what the user may want to keep."""
+    from ffruntime.bundle import EXEMPLARS, GOLDEN, MANIFEST, WEIGHTS
 
-    checkpoint = target.with_name(f"{target.name}.checkpoint")
-    if target.exists() and not (target / MANIFEST).exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise UsageError(f"--out {target}: exists and is no model bundle; choose another name")
+    from .checkpoint import checkpoint_path
+
+    checkpoint = checkpoint_path(target)
     if resume and force:
         raise UsageError("--resume and --force exclude each other")
-    if force:
+    if target.exists() and not (target / MANIFEST).exists():
+        ours = {WEIGHTS, GOLDEN, EXEMPLARS}  # what a first write that was cut short leaves
+        if not target.is_dir() or any(f.name not in ours and not f.name.endswith(".new") for f in target.iterdir()):
+            raise UsageError(f"--out {target}: exists and is no model bundle; choose another name")
+    if resume:
+        if not checkpoint.exists():
+            raise UsageError(f"--resume: there is no {checkpoint}; leave the option out to start anew")
+    elif force:
         checkpoint.unlink(missing_ok=True)
-    elif not resume and checkpoint.exists():
+    elif checkpoint.exists():
         raise UsageError(f"{checkpoint}: a run was interrupted; --resume goes on with it, --force starts again")
     elif (target / MANIFEST).exists():
         raise UsageError(f"{target}: there is a model already; --force replaces it, --out NAME keeps both")

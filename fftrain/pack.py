@@ -113,6 +113,7 @@ def write_bundle(
             run.recipe.schedule.epochs,
             device,
             precision,
+            round(run.seconds, 1),
             run.dataset.source,
         ),
         accuracy=accuracy,

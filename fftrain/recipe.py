@@ -138,6 +138,8 @@ def build_network(recipe: Recipe, shape: tuple[int, int, int], patterns: int) ->
         validate(network)
     except FFError as error:
         raise UsageError(f"recipe does not fit images of {shape}: {error}") from error
+    if not any(unit.trained for unit in network.units):
+        raise UsageError("recipe: no unit is trained, so there is nothing to do")
     return network
 
 

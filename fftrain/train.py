@@ -37,6 +37,7 @@ class Run(Struct):
     seed: int
     device: torch.device
     dtype: torch.dtype
+    seconds: float = 0.0  # of training, those before a resumption included
 
     @property
     def steps_per_epoch(self) -> int:
@@ -129,6 +130,7 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
     glance = on_device(
         Split(run.dataset.validation.pixels[:GLANCE], run.dataset.validation.labels[:GLANCE]), run.device
     )
+    begun = time.monotonic() - progress.seconds
     saved = time.monotonic()
     for epoch in range(progress.epoch, schedule.epochs):
         step = progress.step if epoch == progress.epoch else 0
@@ -142,14 +144,15 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
                 yield Report(epoch, step, (sums / step).cpu())
             asked = stop()
             if asked or time.monotonic() - saved > CHECKPOINT_SECONDS:
-                progress = Progress(epoch, step, progress.history)
+                progress = Progress(epoch, step, time.monotonic() - begun, progress.history)
                 save_checkpoint(path, run.identity, progress, run.tensors, run.optimizer, sums)
                 saved = time.monotonic()
             if asked:
                 raise Interrupted
         figures = (sums / step).cpu()
         row = _history_row(run, epoch, figures, glance)
-        progress = Progress(epoch + 1, 0, (*progress.history, row))
+        run.seconds = time.monotonic() - begun
+        progress = Progress(epoch + 1, 0, run.seconds, (*progress.history, row))
         sums.zero_()
         save_checkpoint(path, run.identity, progress, run.tensors, run.optimizer, sums)
         saved = time.monotonic()

@@ -43,7 +43,8 @@ def read_safetensors(file: Path) -> Tensors:
     data = file.read_bytes()
     (length,) = struct.unpack_from("<Q", data)
     header = json.loads(data[8 : 8 + length])
-    tensors, end = {}, 0
+    tensors: Tensors = {}
+    end = 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         begin, stop = entry["data_offsets"]
         assert begin == end, "tensors follow each other without a gap"
@@ -57,7 +58,7 @@ def read_safetensors(file: Path) -> Tensors:
 
 
 def per_sample(reduce: Any, x: np.ndarray) -> np.ndarray:
-    return reduce(x, axis=tuple(range(1, x.ndim)), keepdims=True)  # type: ignore[no-any-return]
+    return reduce(x, axis=tuple(range(1, x.ndim)), keepdims=True)
 
 
 def divisive(x: np.ndarray) -> np.ndarray:
@@ -70,14 +71,15 @@ def per_channel(values: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 def embed(network: Json, tensors: Tensors, images: np.ndarray, pattern: np.ndarray) -> np.ndarray:
     """Pixels uint8 (N, C, H, W) with one label's pattern (P, H, W) -> the first unit's input."""
-    x = (images / 255 - network["image"]["mean"]) / network["image"]["std"]
+    x = (images.astype(np.float32) / 255 - network["image"]["mean"]) / network["image"]["std"]
+    x = x.astype(np.float64)
     if network["label"]["placement"] == "channel":
         x = np.concatenate([x, np.broadcast_to(pattern, (len(x), *pattern.shape))], axis=1)
     else:
         x = tensors["labels.keep"] * x + pattern
     if network["label"]["normalise"] == "range":
         low, high = per_sample(np.min, x), per_sample(np.max, x)
-        x = (x - low) / (high - low)
+        x = (x - low) / (high - low + 1e-8)
     return x
 
 
@@ -207,7 +209,7 @@ def test_gradient_is_the_slope_of_the_documented_loss(manifest: Json, weights: T
     def mean_loss(step: float) -> float:
         moved = weights | {name: weights[name] + step * g for name, g in gradient.items()}
         ys = [activation(network, moved, k, x) for x in halves]
-        return float(pair_loss(loss, *map(goodness, ys), ys[0][0].size).mean())
+        return float(pair_loss(loss, goodness(ys[0]), goodness(ys[1]), ys[0][0].size).mean())
 
     norm = sum(float((g.astype(np.float64) ** 2).sum()) for g in gradient.values())
     step = 1e-6 / np.sqrt(norm)
@@ -251,7 +253,8 @@ def objects(value: Any, path: str) -> Iterator[tuple[str, Json]]:
 
 
 def test_every_field_is_in_the_document(exported: Path, manifest: Json) -> None:
-    documented, seen = documented_fields(), {}
+    documented = documented_fields()
+    seen: dict[str, set[str]] = {}
     shared = manifest["training"]["recipe"]["network"]
     assert shared.pop("units") == manifest["network"]["units"]
     shared["units"] = "as network.units"
@@ -265,11 +268,25 @@ def test_every_field_is_in_the_document(exported: Path, manifest: Json) -> None:
         assert fields == documented[path] or (variants and fields < documented[path]), path
 
 
-def test_every_name_is_in_the_document(exported: Path, manifest: Json) -> None:
+def general(names: set[str]) -> set[str]:
+    """Names as the document writes them: `unit<k>.conv<j>.weight`, `gradient.<name>`."""
+    names = {re.sub(r"\bunit\d+", "unit<k>", re.sub(r"\b(conv|linear)\d+", r"\1<j>", name)) for name in names}
+    return {re.sub(r"^gradient[.].*", "gradient.<name>", name) for name in names}
+
+
+def test_every_file_and_tensor_is_in_the_document(exported: Path, manifest: Json) -> None:
+    documented = documented_fields()
+    files = {str(file.relative_to(exported)) for file in exported.rglob("*") if file.is_file()}
+    assert files == {*manifest["files"], "manifest.json"}
+    assert general(files) == documented["Layout"]
+    for name, heading in (("golden", "The golden file"), ("exemplars", "The exemplars")):
+        assert general(set(read_safetensors(exported / f"{name}.safetensors"))) == documented[heading]
+    # This network adds no pattern to the image, so that it has no `labels.keep`.
+    weights = general(set(read_safetensors(exported / "weights.safetensors")))
+    assert weights == documented["The weights"] - {"labels.keep"}
+
+
+def test_every_key_of_a_map_is_in_the_document(manifest: Json) -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    names = {*manifest["files"], *manifest["made_with"], *manifest["accuracy"], *manifest["accuracy"]["validation"]}
-    for file in exported.glob("*.safetensors"):
-        names |= set(read_safetensors(file))
-    for name in names:
-        name = re.sub(r"\b(unit)\d+", r"\1<k>", re.sub(r"\b(conv|linear)\d+", r"\1<j>", name))
-        assert f"`{re.sub(r'^gradient[.].*', 'gradient.<name>', name)}`" in text, name
+    for name in (*manifest["made_with"], *manifest["accuracy"], *manifest["accuracy"]["validation"]):
+        assert f"`{name}`" in text

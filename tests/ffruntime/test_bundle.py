@@ -81,6 +81,11 @@ def test_any_flipped_bit_is_found(bundle: Path, data: st.DataObject) -> None:
             "'head|'unit1.conv1.bias' is",
         ),
         (lambda b: edit(b, lambda m: m.update(classes=[str(i) for i in range(13)])), "13 classes, but fewer"),
+        (lambda b: edit(b, lambda m: m.update(classes=["0", "0"])), "a class is named twice"),
+        (lambda b: edit(b, lambda m: m["preprocessing"].update(kind="photo")), r"damaged: .*preprocessing"),
+        (lambda b: edit(b, lambda m: m["preprocessing"].update(box=29)), "29 pixels does not fit"),
+        (lambda b: (b / MANIFEST).write_text('{"a":' * 9999), r"manifest\.json: damaged"),
+        (lambda b: edit(b, lambda m: m["files"].update({"a\0b": m["files"][WEIGHTS]})), "missing"),
         (lambda b: edit(b, lambda m: m["files"].pop(WEIGHTS)), "interrupted"),
         (lambda b: edit(b, lambda m: m["files"].update({"../secret": m["files"][WEIGHTS]})), "outside the bundle"),
         (

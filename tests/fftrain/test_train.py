@@ -109,11 +109,6 @@ def test_a_damaged_checkpoint_is_refused(harm: str, tiny_recipe: Recipe, small: 
         finish(new_run(tiny_recipe, small), tmp_path / "model.ff", resume=True)
 
 
-def test_resuming_nothing_is_said(tiny_recipe: Recipe, small: Dataset, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no"):
-        finish(new_run(tiny_recipe, small), tmp_path / "model.ff", resume=True)
-
-
 def test_an_unwritable_place_is_said_before_the_work(tiny_recipe: Recipe, small: Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     run = new_run(tiny_recipe, small)

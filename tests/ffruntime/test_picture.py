@@ -1,0 +1,426 @@
+"""Any picture of a digit comes out as MNIST's own image of it; every unusable file is one clear line.
+
+The pictures are made from real MNIST images, so the right answer is known: that image. `difference` is measured
+in grey levels of 255, as a mean over the image. For scale: MNIST's images differ by 16 from themselves moved by
+one pixel, and by about 40 from another image of the same digit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from ffruntime import picture
+from ffruntime.bundle import Preprocessing
+from ffruntime.errors import ImageError
+from ffruntime.picture import prepare, read_picture, take_as_is
+from fftrain.data import Dataset
+
+SHAPE = (1, 28, 28)
+MNIST = Preprocessing(kind="digit", box=20)
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+
+
+@pytest.fixture(scope="session")
+def digits(dataset: Dataset) -> np.ndarray:
+    """The first validation image of each digit, uint8 (10, 28, 28)."""
+    first = [int((dataset.validation.labels == digit).nonzero()[0]) for digit in range(10)]
+    return dataset.validation.pixels[first, 0].numpy()
+
+
+def enlarge(digit: np.ndarray, scale: float = 10, smooth: bool = False) -> np.ndarray:
+    """A digit `scale` times as large, off the centre of a larger field: how much ink is where, (H, W) in [0, 1]."""
+    side = round(28 * scale)
+    method = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
+    figure = np.asarray(Image.fromarray(digit.astype(np.float32) / 255).resize((side, side), method)).clip(0, 1)
+    return np.pad(figure, ((side // 8, side // 3), (side // 2, side // 5)))
+
+
+def paint(ink: np.ndarray, colour: tuple[int, ...] = BLACK, paper: tuple[int, ...] = WHITE) -> np.ndarray:
+    """Ink of one colour on paper of another: (H, W) in [0, 1] -> float (H, W, C) in 0..255."""
+    return ink[..., None] * np.subtract(colour, paper) + paper
+
+
+def to_image(pixels: np.ndarray) -> Image.Image:
+    """float in 0..255 -> a picture of mode L, LA, RGB or RGBA."""
+    return Image.fromarray(np.rint(pixels.clip(0, 255)).astype(np.uint8))
+
+
+def difference(image: np.ndarray, digit: np.ndarray) -> float:
+    """Mean absolute difference; a centre of mass between two pixels may have been rounded the other way."""
+    shifted = (np.roll(image[0].astype(int), (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1))
+    return min(float(np.abs(other - digit).mean()) for other in shifted)
+
+
+def classify_ready(path: Path) -> np.ndarray:
+    """What `ffruntime classify` shows to the network; of the right form, whatever the picture is."""
+    image = prepare(read_picture(str(path)), str(path), MNIST, SHAPE)
+    assert image.shape == SHAPE
+    assert image.dtype == np.uint8
+    assert image.max() == 255
+    return image
+
+
+# MNIST's own images ------------------------------------------------------------------------------
+
+
+def test_an_mnist_image_comes_out_as_itself(dataset: Dataset, tmp_path: Path) -> None:
+    differences = []
+    for digit in dataset.validation.pixels[:500, 0].numpy():
+        Image.fromarray(digit).save(tmp_path / "digit.png")
+        differences.append(np.abs(classify_ready(tmp_path / "digit.png")[0].astype(int) - digit).mean())
+    assert np.mean(np.array(differences) == 0) > 0.8
+    assert np.mean(np.array(differences) < 0.3) > 0.99
+
+
+def test_a_negative_comes_out_as_itself(digits: np.ndarray) -> None:
+    for digit in digits:
+        negative = prepare(Image.fromarray(255 - digit), "negative", MNIST, SHAPE)
+        np.testing.assert_array_equal(negative, prepare(Image.fromarray(digit), "digit", MNIST, SHAPE))
+
+
+def test_a_tight_crop_comes_close(digits: np.ndarray) -> None:
+    """Ink along most of an edge, such as the bar of a 7, is not taken for background."""
+    for digit in digits:
+        inked = Image.fromarray(digit).crop(Image.fromarray(digit).getbbox())
+        assert difference(prepare(inked, "crop", MNIST, SHAPE), digit) < 8
+
+
+# Every kind of file ------------------------------------------------------------------------------
+
+
+def _alpha(ink: np.ndarray, colour: tuple[int, ...]) -> Image.Image:
+    """Ink where the picture is opaque; the colour is the same everywhere."""
+    return to_image(np.dstack([np.broadcast_to(colour, (*ink.shape, 3)), ink * 255]))
+
+
+def _palette_with_transparency(ink: np.ndarray) -> Image.Image:
+    image = to_image(ink * 255).convert("P")
+    image.info["transparency"] = bytes(range(256))
+    image.putpalette([0, 120, 0] * 256)
+    return image
+
+
+KINDS: dict[str, Callable[[np.ndarray], Image.Image]] = {
+    "dark on light.png": lambda ink: to_image(255 * (1 - ink)),
+    "light on dark.png": lambda ink: to_image(255 * ink),
+    "faint.png": lambda ink: to_image(200 - 20 * ink),
+    "red on yellow.png": lambda ink: to_image(paint(ink, (200, 30, 40), (250, 240, 120))),
+    "same luminance.png": lambda ink: to_image(paint(ink, (200, 60, 60), (60, 131, 60))),
+    "palette.png": lambda ink: to_image(paint(ink, (20, 40, 200), (240, 230, 220))).quantize(64),
+    "palette with transparency.png": _palette_with_transparency,
+    "palette.gif": lambda ink: to_image(paint(ink, (20, 40, 200), (240, 230, 220))).quantize(64),
+    "1 bit, dark on light.png": lambda ink: Image.fromarray(ink < 0.5),
+    "1 bit, light on dark.tiff": lambda ink: Image.fromarray(ink >= 0.5),
+    "grey and alpha.png": lambda ink: to_image(np.dstack([255 * (1 - ink), np.full_like(ink, 255)])),
+    "black in grey's alpha.png": lambda ink: to_image(np.dstack([np.zeros_like(ink), 255 * ink])),
+    "opaque RGBA.png": lambda ink: to_image(paint(ink, (0, 90, 0, 255), (255, 255, 220, 255))),
+    "black in alpha.png": lambda ink: _alpha(ink, BLACK),
+    "white in alpha.png": lambda ink: _alpha(ink, WHITE),
+    "paper in alpha.png": lambda ink: _alpha(1 - ink, WHITE),
+    "16 bits.png": lambda ink: Image.fromarray(np.rint(65535 * (1 - ink)).astype(np.uint16)),
+    "16 bits.tiff": lambda ink: Image.fromarray(np.rint(65535 * ink).astype(np.uint16)),
+    "12 bits in 16.png": lambda ink: Image.fromarray(np.rint(4095 * (1 - ink)).astype(np.uint16)),
+    "12 bits in 16.tiff": lambda ink: Image.fromarray(np.rint(300 + 3000 * ink).astype(np.uint16)),
+    "32 bits.tiff": lambda ink: Image.fromarray(np.rint(100_000 * ink - 50_000).astype(np.int32)),
+    "float 0 to 1.tiff": lambda ink: Image.fromarray(1 - ink),
+    "float, any range.tiff": lambda ink: Image.fromarray(1e-3 * ink - 7),
+    "cmyk.tiff": lambda ink: to_image(paint(ink, (200, 30, 40), (250, 240, 120))).convert("CMYK"),
+    "cmyk.jpg": lambda ink: to_image(paint(ink, (200, 30, 40), (250, 240, 120))).convert("CMYK"),
+    "grey.jpg": lambda ink: to_image(255 * (1 - ink)),
+    "colour.jpg": lambda ink: to_image(paint(ink, (200, 30, 40), (250, 240, 120))),
+    "colour.webp": lambda ink: to_image(paint(ink, (200, 30, 40), (250, 240, 120))),
+    "colour.bmp": lambda ink: to_image(paint(ink, (200, 30, 40), (250, 240, 120))),
+    "colour.ppm": lambda ink: to_image(paint(ink, (200, 30, 40), (250, 240, 120))),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_file(kind: str, digits: np.ndarray, tmp_path: Path) -> None:
+    differences = []
+    for digit in digits:
+        KINDS[kind](enlarge(digit)).save(tmp_path / kind)
+        differences.append(difference(classify_ready(tmp_path / kind), digit))
+    assert np.mean(differences) < 6
+
+
+def test_colours_hidden_by_transparency_do_not_count(digits: np.ndarray) -> None:
+    ink = enlarge(digits[3])
+    pixels = np.asarray(_alpha(ink, BLACK)).copy()
+    pixels[..., :3][ink == 0] = np.random.default_rng(0).integers(0, 256, ((ink == 0).sum(), 3))
+    assert difference(prepare(Image.fromarray(pixels), "hidden", MNIST, SHAPE), digits[3]) < 5
+
+
+STORED = {  # what a camera in that position stores of an upright picture
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_every_exif_orientation(orientation: int, suffix: str, digits: np.ndarray, tmp_path: Path) -> None:
+    stored, method = to_image(255 * (1 - enlarge(digits[7]))), STORED[orientation]
+    if method is not None:
+        stored = stored.transpose(method)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / f"photo.{suffix}", exif=exif)
+    assert difference(classify_ready(tmp_path / f"photo.{suffix}"), digits[7]) < 5
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_a_large_photo(suffix: str, digits: np.ndarray, tmp_path: Path) -> None:
+    to_image(255 * enlarge(digits[4], 60)).save(tmp_path / f"photo.{suffix}", quality=80)
+    assert difference(classify_ready(tmp_path / f"photo.{suffix}"), digits[4]) < 6
+
+
+def test_standard_input(digits: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    Image.fromarray(digits[5]).save(file, "PNG")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(file.getvalue())))
+    assert difference(prepare(read_picture("-"), "-", MNIST, SHAPE), digits[5]) < 0.3
+
+
+# Any scale, position, colours, noise, shading ----------------------------------------------------
+
+COLOURS = st.tuples(*[st.integers(0, 255)] * 3)
+UP_TO_ONE = st.floats(0, 1)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    which=st.integers(0, 9),
+    scale=st.floats(2, 12),
+    room=st.tuples(st.floats(0, 2), UP_TO_ONE, UP_TO_ONE),
+    colours=st.tuples(COLOURS, COLOURS),
+    noise=st.floats(0, 0.08),
+    shading=st.tuples(st.floats(0, 0.3), st.floats(0, 2 * np.pi)),
+    seed=st.integers(0, 999),
+)
+def test_any_drawing(digits, which, scale, room, colours, noise, shading, seed) -> None:  # type: ignore[no-untyped-def]
+    """`noise` (standard deviation) and `shading` (from end to end) are relative to the contrast of the colours."""
+    contrast = np.abs(np.subtract(*colours)).max()
+    assume(contrast >= 60)
+    figure = enlarge(digits[which], scale, smooth=True)
+    extra = [round(room[0] * 28 * scale * part) for part in (room[1], 1 - room[1], room[2], 1 - room[2])]
+    figure = np.pad(figure, (extra[:2], extra[2:]))
+    slope = [
+        np.linspace(-0.5, 0.5, side) * f(shading[1]) for side, f in zip(figure.shape, (np.sin, np.cos), strict=True)
+    ]
+    pixels = paint(figure, *colours) + contrast * shading[0] * np.add.outer(*slope)[..., None]
+    pixels += contrast * noise * np.random.default_rng(seed).standard_normal(pixels.shape)
+    image = prepare(to_image(pixels), "drawing", MNIST, SHAPE)
+    assert image.shape == SHAPE
+    assert image.dtype == np.uint8
+    assert difference(image, digits[which]) < 20
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    mode=st.sampled_from(
+        ["1", "L", "P", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "I", "F", "I;16"]
+    ),
+    size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+    data=st.randoms(use_true_random=False),
+)
+def test_anything_is_an_image_or_refused(mode: str, size: tuple[int, int], data: random.Random) -> None:
+    length = len(Image.new(mode, size).tobytes())
+    anything = Image.frombytes(mode, size, data.randbytes(length))
+    with contextlib.suppress(ImageError):
+        image = prepare(anything, "anything", MNIST, SHAPE)
+        assert (image.shape, image.dtype, image.max()) == (SHAPE, np.uint8, 255)
+
+
+@pytest.mark.parametrize("paper", [BLACK, WHITE, (180, 160, 140)])
+def test_an_empty_page_is_refused(paper: tuple[int, ...]) -> None:
+    with pytest.raises(ImageError, match=r"^page\.png: no figure"):
+        prepare(Image.new("RGB", (300, 200), paper), "page.png", MNIST, SHAPE)
+
+
+@pytest.mark.parametrize("noise", [0, 1, 4, 12])
+@pytest.mark.parametrize("shading", [0, 60])
+@pytest.mark.parametrize("side", [28, 900])
+def test_noise_and_shading_are_no_figure(side: int, shading: float, noise: float) -> None:
+    page = 150 + np.linspace(-shading / 2, shading / 2, side)[:, None]
+    page = page + noise * np.random.default_rng(0).standard_normal((side, side))
+    with pytest.raises(ImageError, match=r"^page\.png: no figure"):
+        prepare(to_image(page), "page.png", MNIST, SHAPE)
+
+
+# Files that cannot be used -----------------------------------------------------------------------
+
+
+def _encoded(image: Image.Image, form: str) -> bytes:
+    file = io.BytesIO()
+    image.save(file, form)
+    return file.getvalue()
+
+
+def _half(form: str) -> bytes:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    data = _encoded(Image.fromarray(noise), form)
+    return data[: len(data) // 2]
+
+
+def _bomb(side: int) -> bytes:
+    """A valid PNG of `side` x `side` white pixels of one bit, a thousandth of that in bytes."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    packer = zlib.compressobj()
+    row = b"\0" + b"\xff" * ((side + 7) // 8)
+    body = b"".join(packer.compress(row * 100) for _ in range(side // 100)) + packer.flush()
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+BAD: dict[str, tuple[Callable[[], bytes], str]] = {
+    "text.png": (lambda: b"This is a text, not a picture.\n", "not an image"),
+    "empty.png": (lambda: b"", "empty file"),
+    "truncated.png": (lambda: _half("PNG"), "damaged"),
+    "truncated.jpg": (lambda: _half("JPEG"), "damaged"),
+    "signature only.png": (lambda: _half("PNG")[:8], "not an image"),
+    "program.eps": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "not an image"),
+    "one pixel.png": (lambda: _encoded(Image.new("L", (1, 1), 255), "PNG"), "no figure"),
+    "blank.png": (lambda: _encoded(Image.new("RGB", (100, 80), WHITE), "PNG"), "no figure"),
+    "transparent.png": (lambda: _encoded(Image.new("RGBA", (100, 80)), "PNG"), "no figure"),
+    "blank, 16 bits.png": (lambda: _encoded(Image.new("I;16", (100, 80), 700), "PNG"), "no figure"),
+    "nan.tiff": (lambda: _encoded(Image.new("F", (9, 9), float("nan")), "TIFF"), "not numbers"),
+    "wide.png": (lambda: _encoded(Image.new("1", (20_000, 10)), "PNG"), "16384 pixels a side"),
+    "many pixels.png": (lambda: _encoded(Image.new("1", (9_000, 8_000)), "PNG"), "64 megapixels"),
+    "bomb.png": (lambda: _bomb(30_000), "64 megapixels"),
+}
+
+
+def refuse(path: Path, reason: str) -> None:
+    """Assert that `path` is refused for that reason, in one line that names it."""
+    with pytest.raises(ImageError) as caught:
+        classify_ready(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert reason in message
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_file_is_refused(name: str, tmp_path: Path) -> None:
+    make, reason = BAD[name]
+    (tmp_path / name).write_bytes(make())
+    refuse(tmp_path / name, reason)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    refuse(tmp_path / "missing.png", "No such file")
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    refuse(tmp_path, "cannot be read")
+
+
+def test_a_huge_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(picture, "MAX_BYTES", 1 << 20)
+    (tmp_path / "film.mp4").write_bytes(bytes((1 << 20) + 1))
+    refuse(tmp_path / "film.mp4", "more than 1 MiB")
+
+
+@pytest.mark.parametrize("cut", range(0, 100, 7))
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF", "GIF", "BMP", "PPM", "WEBP"])
+def test_a_file_cut_anywhere_is_an_image_or_refused(
+    form: str, cut: int, digits: np.ndarray, tmp_path: Path
+) -> None:
+    data = _encoded(Image.fromarray(digits[8]), form)
+    (tmp_path / "cut").write_bytes(data[: len(data) * cut // 100])
+    with contextlib.suppress(ImageError):
+        classify_ready(tmp_path / "cut")
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from ffruntime.bundle import Preprocessing
+from ffruntime.errors import ImageError
+from ffruntime.picture import prepare, read_picture
+
+def peak():
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1024
+
+before = peak()
+try:
+    prepare(read_picture(sys.argv[1]), sys.argv[1], Preprocessing("digit", 20), (1, 28, 28))
+except ImageError:
+    pass
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux' /proc")
+@pytest.mark.parametrize(("side", "limit"), [(30_000, 10), (7_900, 100)])
+def test_peak_memory(side: int, limit: int, tmp_path: Path) -> None:
+    """MiB: of a bomb hardly more than its file, of the largest picture that is read little more than its pixels."""
+    (tmp_path / "large.png").write_bytes(_bomb(side))
+    command = [sys.executable, "-c", PEAK, str(tmp_path / "large.png")]
+    grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert float(grown) < limit
+
+
+# --no-preprocess: a picture that is ready --------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "ppm", "gif"])
+def test_8_bits_pass_unchanged(suffix: str, digits: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / f"ready.{suffix}"
+    Image.fromarray(digits[2]).save(path)
+    taken = take_as_is(read_picture(str(path)), str(path), SHAPE)
+    assert taken.dtype == np.uint8
+    np.testing.assert_array_equal(taken, digits[2][None])
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_16_bits_pass_unchanged(suffix: str, digits: np.ndarray, tmp_path: Path) -> None:
+    path = tmp_path / f"ready.{suffix}"
+    Image.fromarray(digits[2].astype(np.uint16) * 257).save(path)
+    taken = take_as_is(read_picture(str(path)), str(path), SHAPE)
+    assert taken.dtype == np.uint8
+    np.testing.assert_array_equal(taken, digits[2][None])
+
+
+def test_three_channels_pass_unchanged(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "ready.png")
+    taken = take_as_is(read_picture(str(tmp_path / "ready.png")), "ready.png", (3, 32, 32))
+    np.testing.assert_array_equal(taken, pixels.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("size", [(27, 28), (28, 29), (280, 280), (1, 1)])
+def test_another_size_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ImageError, match=r"^ready\.png: --no-preprocess takes 28 × 28 pixels"):
+        take_as_is(Image.new("L", size), "ready.png", SHAPE)
+
+
+def test_float_pixels_are_refused() -> None:
+    """Nothing says what their full scale is."""
+    with pytest.raises(ImageError, match="8 or 16 bits"):
+        take_as_is(Image.new("F", (28, 28)), "ready.tiff", SHAPE)

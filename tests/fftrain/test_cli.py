@@ -1,0 +1,186 @@
+"""`fftrain` as a user types it, up to the lost power supply."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ffruntime.bundle import read_manifest, verified
+
+ROOT = Path(__file__).parents[2]
+TINY = str(ROOT / "tests" / "tiny.toml")
+QUICK = ("mnist", "--offline", "--recipe", TINY, "--device", "cpu", "--threads", "1")
+
+
+def fftrain(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "fftrain", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
+
+
+def assert_one_line(done: subprocess.CompletedProcess, code: int, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess]:
+    """A run from start to end on the offline sample."""
+    folder = tmp_path_factory.mktemp("trained")
+    done = fftrain(*QUICK, "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder / "model.ff", done
+
+
+def test_a_run_says_what_it_does_and_how_well(trained: tuple[Path, subprocess.CompletedProcess]) -> None:
+    path, done = trained
+    for word in (
+        "OFFLINE SAMPLE",
+        "recipe",
+        "about",
+        "from start to end",
+        "epoch   3/3",
+        "disc",
+        "validation: goodness",
+    ):
+        assert word in done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["offline_sample"]
+    assert summary["accuracy"]["test"]["goodness"] > 0.7
+    manifest = read_manifest(path)
+    for name in manifest.files:
+        verified(path, manifest, name)
+    assert manifest.training.data.offline_sample
+    assert manifest.accuracy == summary["accuracy"]
+    assert not path.with_name("model.ff.checkpoint").exists()
+
+
+def test_killed_and_resumed_ends_with_the_same_weights(
+    trained: tuple[Path, subprocess.CompletedProcess], tmp_path: Path
+) -> None:
+    """kill -9 after the first epoch; --resume goes on from its checkpoint to the very same network."""
+    command = [sys.executable, "-m", "fftrain", *QUICK]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if "epoch   1/3" in line:
+                break
+        run.send_signal(signal.SIGKILL)
+    assert not (tmp_path / "model.ff").exists()
+    assert_one_line(fftrain(*QUICK, cwd=tmp_path), 2, "interrupted", "--resume")
+    done = fftrain(*QUICK, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "epoch   1/3" not in done.stderr
+    whole, resumed = read_manifest(trained[0]), read_manifest(tmp_path / "model.ff")
+    assert whole.files == resumed.files
+    assert whole.accuracy == resumed.accuracy
+
+
+def test_a_forced_run_that_was_interrupted_can_be_resumed(
+    trained: tuple[Path, subprocess.CompletedProcess], tmp_path: Path
+) -> None:
+    """The old model stays until the new one is whole; then it is replaced."""
+    path = Path(shutil.copytree(trained[0], tmp_path / "model.ff"))
+    before = read_manifest(path)
+    command = [sys.executable, "-m", "fftrain", *QUICK, "--seed", "1", "--force"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if "epoch   2/3" in line:
+                break
+        run.send_signal(signal.SIGINT)
+    assert read_manifest(path) == before
+    done = fftrain(*QUICK, "--seed", 1, "--resume", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert read_manifest(path).training.seed == 1
+
+
+def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fftrain", *QUICK, "--epochs", "50"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            if "epoch   1/50" in line:
+                break
+        time.sleep(0.3)
+        run.send_signal(signal.SIGINT)
+        rest = run.stderr.read()
+    assert run.returncode == 130, rest
+    assert "--epochs 50 --resume" in rest
+    assert "Traceback" not in rest
+    assert (tmp_path / "model.ff.checkpoint").exists()
+
+
+def test_an_untrained_bundle_without_some_classes(tmp_path: Path) -> None:
+    done = fftrain(*QUICK, "--epochs", 0, "--classes", "0-8", "--out", "new.ff", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    manifest = read_manifest(tmp_path / "new.ff")
+    assert manifest.classes == tuple("012345678")
+    assert manifest.network.label.patterns == 11
+    assert manifest.accuracy == {}
+    assert manifest.training.epochs == 0
+
+
+def test_a_model_that_is_there_is_not_overwritten(
+    trained: tuple[Path, subprocess.CompletedProcess], tmp_path: Path
+) -> None:
+    assert_one_line(fftrain(*QUICK, "--out", trained[0], cwd=tmp_path), 2, "there is a model already", "--force")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    assert_one_line(fftrain(*QUICK, "--out", "notes", cwd=tmp_path), 2, "notes", "no model bundle")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("mnist", "--recipe", "papre"), 2, ("unknown recipe 'papre'", "did you mean 'paper'")),
+        (("mnist", "--recipe", "nothing.toml"), 2, ("nothing.toml", "No such file")),
+        (("mnist", "--classes", "0-12"), 2, ("--classes 0-12",)),
+        (("mnist", "--resume", "--force"), 2, ("exclude each other",)),
+        (("mnist", "--resume", "--offline"), 2, ("there is no model.ff.checkpoint",)),
+    ],
+)
+def test_wrong_words(arguments: tuple[str, ...], code: int, words: tuple[str, ...], tmp_path: Path) -> None:
+    assert_one_line(fftrain(*arguments, cwd=tmp_path), code, *words)
+
+
+def test_cuda_that_is_not_there(tmp_path: Path) -> None:
+    done = fftrain("mnist", "--device", "cuda", cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+    assert_one_line(done, 6, "--device cuda", "--device cpu")
+
+
+def test_a_recipe_with_a_typing_error_names_the_field(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(Path(TINY).read_text().replace("batch = 64", "bach = 64"))
+    assert_one_line(fftrain("mnist", "--recipe", "mine.toml", cwd=tmp_path), 2, "mine.toml", "bach", "$.schedule")
+
+
+def test_a_recipe_that_does_not_fit_the_images(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(Path(TINY).read_text().replace("kernel = 5", "kernel = 55"))
+    done = fftrain("mnist", "--offline", "--recipe", "mine.toml", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "unit1.conv1" in done.stderr
+
+
+def test_recipes_are_listed(tmp_path: Path) -> None:
+    listed = fftrain("recipes", cwd=tmp_path).stdout
+    assert [line.split()[0] for line in listed.splitlines()] == ["cpu", "gpu", "paper", "sample"]
+
+
+@pytest.mark.gpu
+def test_training_on_a_gpu(tmp_path: Path) -> None:
+    """The default recipe's first epochs on CUDA learn, and the bundle passes its golden check on the CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA GPU here")
+    done = fftrain("mnist", "--offline", "--recipe", TINY, "--device", "cuda", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["accuracy"]["validation"]["goodness"] > 0.7

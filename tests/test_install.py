@@ -1,0 +1,77 @@
+"""The built wheel in an empty environment: the commands work from another folder, device profiles included."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "wheel",
+        "--no-deps",
+        "-w",
+        str(folder),
+        str(ROOT),
+    ]
+    built = subprocess.run(pip, capture_output=True, text=True)
+    if "No matching distribution found for setuptools" in built.stderr:
+        pytest.skip("no network: building a wheel fetches setuptools")
+    assert built.returncode == 0, built.stderr
+    return next(folder.glob("*.whl"))
+
+
+def test_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"ffedge", "ffexport", "ffruntime", "fftrain"}
+    assert "ffruntime/devices/raspberry-pi-5.toml" in names
+    assert "fftrain/recipes/paper.toml" in names
+    assert any(name.endswith("LICENSE") for name in names)
+
+
+def test_device_install_runs_without_frameworks(
+    wheel: Path, exported: Path, digit_files: list[Path], tmp_path: Path
+) -> None:
+    """`pip install ffedge[cpu]`: classifies; `fftrain` and `ffexport` name what they need."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    bin_folder = tmp_path / "venv" / "bin"
+    pip = [bin_folder / "python", "-m", "pip", "--disable-pip-version-check", "install", "-q", f"{wheel}[cpu]"]
+    installed = subprocess.run(pip, capture_output=True, text=True)
+    if "No matching distribution" in installed.stderr:
+        pytest.skip("no network: the environment is filled from the package index")
+    assert installed.returncode == 0, installed.stderr
+
+    def run(program: str, *arguments: object) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [bin_folder / program, *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path
+        )
+
+    assert run("ffruntime", "classify", "--model", exported, *digit_files).stdout.count("goodness") == len(
+        digit_files
+    )
+    assert "jetson-orin-nano" in run("ffruntime", "devices").stdout
+    for program, arguments, extra in (
+        ("fftrain", ["mnist"], "train"),
+        ("ffexport", ["--model", exported], "export"),
+    ):
+        done = run(program, *arguments)
+        assert done.returncode == 1
+        assert f"pip install 'ffedge[{extra}]'" in done.stderr
+        assert done.stderr.count("\n") == 1
+    subprocess.run([*pip[:4], "uninstall", "-q", "-y", "onnxruntime"], check=True, capture_output=True)
+    done = run("ffruntime", "classify", "--model", exported, digit_files[0])
+    assert done.returncode == 1
+    assert "pip install 'ffedge[cpu]'" in done.stderr
