@@ -19,7 +19,11 @@ def machine() -> dict[str, str]:
         if line.startswith("model name"):
             cpu = line.partition(":")[2].strip()
     packages = {name: version(name) for name in ("torch", "onnxruntime-gpu", "onnxruntime") if _installed(name)}
-    return {"cpu": f"{len(os.sched_getaffinity(0))} cores of {cpu}", "python": platform.python_version(), **packages}
+    return {
+        "cpu": f"{len(os.sched_getaffinity(0))} cores of {cpu}",
+        "python": platform.python_version(),
+        **packages,
+    }
 
 
 def _installed(name: str) -> bool:

@@ -28,7 +28,17 @@ def main() -> None:
         for seed in range(arguments.seeds):
             path = arguments.folder / f"{kind}-{seed}.ff"
             if not path.exists():
-                command = [sys.executable, "-m", "fftrain", "mnist", "--seed", str(seed), "--out", str(path), *options]
+                command = [
+                    sys.executable,
+                    "-m",
+                    "fftrain",
+                    "mnist",
+                    "--seed",
+                    str(seed),
+                    "--out",
+                    str(path),
+                    *options,
+                ]
                 subprocess.run(command, check=True)
             manifest = read_manifest(path)
             training = manifest.training

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from common import record
 
-from fftrain.data import data_directory, load_dataset
-from fftrain.evaluate import goodness_scores
 from ffruntime.bundle import read_manifest, read_weights
 from ffruntime.model import Model
+from fftrain.data import data_directory, load_dataset
+from fftrain.evaluate import goodness_scores
 
 TIE = 1e-5
 

@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 from .bundle import Preprocessing
 from .errors import ImageError
@@ -109,7 +109,7 @@ def find_ink(channels: np.ndarray) -> np.ndarray:
     """How far each pixel is from the background: (H, W, C) -> (H, W) in [0, 1], 0 is background.
 
     The background is the median of the picture's border, so it may be light, dark or coloured; where
-    the border is uneven (noise, shading), the plane through it. What the border still deviates from
+    the border is uneven (noise, shading), the quadratic surface through it. What the border still deviates from
     that is taken for background everywhere.
     """
     border = np.concatenate([channels[0], channels[-1], channels[:, 0], channels[:, -1]])
@@ -117,9 +117,10 @@ def find_ink(channels: np.ndarray) -> np.ndarray:
     even = _even_border(ink)
     ripple = np.percentile(ink[even], 95)
     if ripple > CLEAN:
-        plane = np.stack([np.ones(ink.shape), *np.indices(ink.shape)], axis=-1)  # (H, W, 3)
-        coefficients = np.linalg.lstsq(plane[even], channels[even], rcond=None)[0]  # (3, C)
-        ink = np.abs(channels - plane @ coefficients).max(axis=-1)
+        y, x = np.meshgrid(*(np.linspace(-1, 1, side) for side in ink.shape), indexing="ij")
+        surface = np.stack([np.ones(ink.shape), y, x, y * y, y * x, x * x], axis=-1)  # (H, W, 6)
+        coefficients = np.linalg.lstsq(surface[even], channels[even], rcond=None)[0]  # (6, C)
+        ink = np.abs(channels - surface @ coefficients).max(axis=-1)
         ripple = np.percentile(ink[_even_border(ink)], 95)
     peak = ink.max()
     if peak < max(FIGURE_CONTRAST, 3.5 * ripple):
@@ -136,11 +137,15 @@ def _bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
 def _crop_figure(ink: np.ndarray, box: int) -> np.ndarray:
     """The part of `ink` (H, W) that the figure fills, (h, w).
 
-    In a figure of MNIST's own size every pixel with any ink belongs to it; the larger the figure, the
-    more a faint rim is blur, of which the outer half does not.
+    In a figure of MNIST's own size every pixel with any ink belongs to it. The larger it is, the more a
+    faint rim is blur, of which the outer half does not, and a pixel with no ink around it is a speck.
     """
     figure = ink[_bounding_box(ink > 0)]
-    return figure[_bounding_box(figure > 0.5 * max(0.0, 1 - box / max(figure.shape)))]
+    side = max(figure.shape)
+    inked = figure > 0.5 * max(0.0, 1 - box / side)
+    around = ImageFilter.BoxBlur(max(0.0, side / box - 1) / 2)
+    stroke = inked & (np.asarray(Image.fromarray(np.uint8(255 * inked)).filter(around)) > 0.15 * 255)
+    return figure[_bounding_box(stroke if 2 * stroke.sum() > inked.sum() else inked)]
 
 
 def centre_figure(ink: np.ndarray, size: tuple[int, int], box: int) -> np.ndarray:

@@ -75,3 +75,24 @@ def test_device_install_runs_without_frameworks(
     done = run("ffruntime", "classify", "--model", exported, digit_files[0])
     assert done.returncode == 1
     assert "pip install 'ffedge[cpu]'" in done.stderr
+
+
+def resolve(wheel: Path, extra: str, machine: str, python: str) -> subprocess.CompletedProcess:
+    """What uv would install from wheels alone on that machine."""
+    uv = [sys.executable, "-m", "uv", "pip", "compile", "-q", "--only-binary", ":all:", "--no-header", "-"]
+    target = ["--python-platform", f"{machine}-manylinux_2_28", "--python-version", python]
+    requirement = f"ffedge[{extra}] @ {wheel.as_uri()}"
+    return subprocess.run([*uv, *target], input=requirement, capture_output=True, text=True, cwd=wheel.parent)
+
+
+@pytest.mark.parametrize(
+    ("extra", "machine", "python"),
+    [("cpu", "aarch64", "3.10"), ("cpu", "aarch64", "3.13"), ("gpu", "x86_64", "3.10")],
+)
+def test_device_extras_resolve_from_wheels_alone(extra: str, machine: str, python: str, wheel: Path) -> None:
+    """No compiler on a device: from JetPack 6's Python to the newest, every package of an extra has a wheel."""
+    done = resolve(wheel, extra, machine, python)
+    if "Failed to fetch" in done.stderr:
+        pytest.skip("no network: the package index is asked")
+    assert done.returncode == 0, done.stderr
+    assert {"cpu": "onnxruntime==", "gpu": "onnxruntime-gpu=="}[extra] in done.stdout
