@@ -11,7 +11,7 @@ import onnx
 
 from ffruntime import bundle
 from ffruntime.backend import DEFAULT_BACKEND
-from ffruntime.errors import FFError
+from ffruntime.errors import FFError, StorageError
 from ffruntime.golden import Check, check, require
 from ffruntime.model import Model
 
@@ -34,7 +34,12 @@ def export_onnx(path: Path, backend: str = DEFAULT_BACKEND) -> list[Check]:
         f"{name}.onnx": use_external_weights(model, places).SerializeToString(deterministic=True)
         for name, model in all_graphs(manifest.network).items()
     }
-    checks = _prove(path, manifest, graphs, backend)
+    try:
+        checks = _prove(path, manifest, graphs, backend)
+    except OSError as error:
+        raise StorageError(
+            f"{tempfile.gettempdir()}: no scratch copy can be made there: {error.strerror}"
+        ) from error
     require(checks, backend)
     report = {"backend": backend, "onnx": onnx.__version__, "checks": msgspec.to_builtins(checks)}
     text = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"

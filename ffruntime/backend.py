@@ -18,6 +18,18 @@ PROVIDERS = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUD
 DEFAULT_BACKEND = "onnxruntime-cpu"
 
 
+INSTALL_CUDA = "pip install 'ffedge[gpu]' brings CUDA's"
+
+
+def engine_conflict() -> str | None:
+    """What is wrong where both packages that own the module `onnxruntime` are installed; else None."""
+    from importlib.metadata import distributions
+
+    if all(list(distributions(name=name)) for name in ("onnxruntime", "onnxruntime-gpu")):
+        return "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: pip uninstall one"
+    return None
+
+
 def load_graph(file: Path, backend: str = DEFAULT_BACKEND, threads: int = 0) -> Graph:
     """Load an ONNX graph, with its weights, for repeated use.
 
@@ -32,7 +44,7 @@ def load_graph(file: Path, backend: str = DEFAULT_BACKEND, threads: int = 0) -> 
     if provider not in ort.get_available_providers():
         raise BackendError(
             f"{backend}: this onnxruntime has no {provider}; it has "
-            f"{', '.join(ort.get_available_providers())} (pip install 'ffedge[gpu]' brings CUDA's)"
+            f"{', '.join(ort.get_available_providers())}; {engine_conflict() or INSTALL_CUDA}"
         )
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads

@@ -151,12 +151,15 @@ def verify(model_path: str, backend: str, threads: int | None, as_json: bool) ->
     """Check a bundle's hashes, then its golden vectors on this machine's backend."""
     from msgspec import to_builtins
 
+    from .backend import engine_conflict
     from .bundle import verified
     from .golden import check, require
     from .model import Model
     from .report import check_table
 
     model = Model(model_path, backend, threads or 0)
+    if conflict := engine_conflict():
+        click.echo(f"warning: {conflict}", err=True)
     for name in model.manifest.files:
         verified(model.path, model.manifest, name)
     checks = check(model)

@@ -15,7 +15,6 @@ An interrupted command (Ctrl-C) exits with 130. Every message is one line: what,
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -76,6 +75,8 @@ class StorageError(FFError):
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """A `UsageError` that lists the names there are, and the one that was probably meant."""
+    import difflib  # only who has mistyped waits for it
+
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""

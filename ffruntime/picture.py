@@ -140,12 +140,11 @@ def _crop_figure(ink: np.ndarray, box: int) -> np.ndarray:
     In a figure of MNIST's own size every pixel with any ink belongs to it. The larger it is, the more a
     faint rim is blur, of which the outer half does not, and a pixel with no ink around it is a speck.
     """
-    figure = ink[_bounding_box(ink > 0)]
-    side = max(figure.shape)
-    inked = figure > 0.5 * max(0.0, 1 - box / side)
+    side = max(ink[_bounding_box(ink > 0)].shape)
+    inked = ink > 0.5 * max(0.0, 1 - box / side)
     around = ImageFilter.BoxBlur(max(0.0, side / box - 1) / 2)
     stroke = inked & (np.asarray(Image.fromarray(np.uint8(255 * inked)).filter(around)) > 0.15 * 255)
-    return figure[_bounding_box(stroke if 2 * stroke.sum() > inked.sum() else inked)]
+    return ink[_bounding_box(stroke if 2 * stroke.sum() > inked.sum() else inked)]
 
 
 def centre_figure(ink: np.ndarray, size: tuple[int, int], box: int) -> np.ndarray:
