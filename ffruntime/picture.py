@@ -109,8 +109,8 @@ def find_ink(channels: np.ndarray) -> np.ndarray:
     """How far each pixel is from the background: (H, W, C) -> (H, W) in [0, 1], 0 is background.
 
     The background is the median of the picture's border, so it may be light, dark or coloured; where
-    the border is uneven (noise, shading), the quadratic surface through it. What the border still deviates from
-    that is taken for background everywhere.
+    the border is uneven (noise, shading, dark corners), the quadratic surface through it. What the border
+    still deviates from that is taken for background everywhere.
     """
     border = np.concatenate([channels[0], channels[-1], channels[:, 0], channels[:, -1]])
     ink = np.abs(channels - np.median(border, axis=0)).max(axis=-1)
@@ -185,7 +185,7 @@ def take_as_is(picture: Image.Image, name: str, shape: tuple[int, int, int]) -> 
     channels, height, width = shape
     if picture.size != (width, height) or picture.mode == "F":
         raise ImageError(f"{name}: --no-preprocess takes {width} × {height} pixels of 8 or 16 bits, as they are")
-    if picture.mode.startswith("I"):  # 16 bits; Pillow before 11.3 opens PNG as I
+    if picture.mode.startswith("I"):  # 16 bits; older versions of Pillow open a PNG of them as I
         picture = Image.fromarray(np.rint(np.asarray(picture, np.float32).clip(0, 65535) / 257).astype(np.uint8))
     pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
     return pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0)

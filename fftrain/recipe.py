@@ -73,14 +73,15 @@ class Negatives(Struct, frozen=True, forbid_unknown_fields=True):
 class Schedule(Struct, frozen=True, forbid_unknown_fields=True):
     """How long, how fast, and on how much at once.
 
-    The learning rate is constant for the first half and falls linearly to zero over the second
-    (Scodellaro et al.; Hinton).
+    The learning rate is constant for the share `constant` of the training, then it falls linearly to zero; half
+    and half is Scodellaro et al.'s schedule, and Hinton's.
     """
 
     epochs: NonNegative
     batch: Positive = 64
     lr: PositiveFloat = 1e-3
     head_lr: PositiveFloat = 1e-3
+    constant: Annotated[float, Meta(ge=0, lt=1)] = 0.5
     shift: NonNegative = 0  # images are moved by up to so many pixels, each way
 
 

@@ -91,9 +91,9 @@ def make_optimizer(recipe: Recipe, network: Network, tensors: Tensors) -> torch.
     return torch.optim.Adam([{"params": p, "base_lr": lr} for p, lr in rates if p], fused=True)
 
 
-def learning_rate(progress: float) -> float:
-    """Factor of the learning rate: 1 for the first half, then linearly to 0 (Scodellaro et al.)."""
-    return min(1.0, 2 * (1 - progress))
+def learning_rate(progress: float, constant: float) -> float:
+    """Factor of the learning rate: 1 for the share `constant` of the training, then linearly to 0."""
+    return min(1.0, (1 - progress) / (1 - constant))
 
 
 def epoch_batches(train: Split, schedule: Schedule, seed: int, epoch: int, skip: int) -> Iterator[Batch]:
@@ -137,7 +137,7 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
         for batch in epoch_batches(split, schedule, run.seed, epoch, skip=step):
             passed = (epoch * run.steps_per_epoch + step) / (schedule.epochs * run.steps_per_epoch)
             for group in run.optimizer.param_groups:
-                group["lr"] = group["base_lr"] * learning_rate(passed)
+                group["lr"] = group["base_lr"] * learning_rate(passed, schedule.constant)
             sums += training_step(run.recipe, run.network, run.tensors, run.optimizer, batch, passed, run.dtype)
             step += 1
             if step % REPORT_STEPS == 0:

@@ -1,8 +1,8 @@
 """Any picture of a digit comes out as MNIST's own image of it; every unusable file is one clear line.
 
 The pictures are made from real MNIST images, so the right answer is known: that image. `difference` is measured
-in grey levels of 255, as a mean over the image. For scale: MNIST's images differ by 16 from themselves moved by
-one pixel, and by about 40 from another image of the same digit.
+in grey levels of 255, as a mean over the image. For scale: two MNIST images of the same digit differ by 33, of two
+digits by 40, and an image from itself moved by one pixel (which `difference` allows) by 16.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def test_every_kind_of_file(kind: str, digits: np.ndarray, tmp_path: Path) -> No
     for digit in digits:
         KINDS[kind](enlarge(digit)).save(tmp_path / kind)
         differences.append(difference(classify_ready(tmp_path / kind), digit))
-    assert np.mean(differences) < 6
+    assert np.mean(differences) < (6 if kind.startswith("1 bit") else 4)
 
 
 def test_colours_hidden_by_transparency_do_not_count(digits: np.ndarray) -> None:
@@ -203,6 +203,47 @@ def test_standard_input(digits: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 # Any scale, position, colours, noise, shading ----------------------------------------------------
+
+
+def _across(ink: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates of its pixels, -1 to 1: down and right."""
+    y, x = np.meshgrid(*(np.linspace(-1, 1, side) for side in ink.shape), indexing="ij")
+    return y, x
+
+
+def _noisy(pixels: np.ndarray, deviation: float) -> np.ndarray:
+    return pixels + deviation * np.random.default_rng(0).standard_normal(pixels.shape)
+
+
+def _with_specks(pixels: np.ndarray, count: int, side: int) -> np.ndarray:
+    for y, x in np.random.default_rng(0).integers(0, min(pixels.shape) - side, (count, 2)):
+        pixels[y : y + side, x : x + side] = 0
+    return pixels
+
+
+SPOILT: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # ink (H, W) in [0, 1] -> grey levels
+    "smooth": lambda ink: 255 * (1 - ink),
+    "noise": lambda ink: _noisy(220 - 180 * ink, 15),
+    "faint and noisy": lambda ink: _noisy(150 - 15 * ink, 1),
+    "light from one side": lambda ink: (160 - 110 * ink) * (1 + 0.3 * _across(ink)[1]),
+    "dark corners": lambda ink: 240 * (1 - 0.8 * ink) * (1 - 0.2 * np.square(_across(ink)).sum(axis=0)),
+    "shadow": lambda ink: 230 * (1 - 0.8 * ink) * (1 - 0.15 * (_across(ink)[1] < 0)),
+    "dust": lambda ink: _with_specks(255 * (1 - ink), 6, 3),
+    "salt": lambda ink: _with_specks(255 * (1 - ink), 500, 1),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_spoilt_picture_comes_close(kind: str, digits: np.ndarray) -> None:
+    images = [prepare(to_image(SPOILT[kind](enlarge(d, 9.3, smooth=True))), kind, MNIST, SHAPE) for d in digits]
+    assert np.mean([difference(image, digit) for image, digit in zip(images, digits, strict=True)]) < 8
+
+
+@pytest.mark.parametrize("scale", [1.5, 2.3, 4, 8, 16, 40])
+def test_every_scale_comes_close(scale: float, digits: np.ndarray) -> None:
+    images = [prepare(to_image(255 * enlarge(d, scale, smooth=True)), "large", MNIST, SHAPE) for d in digits]
+    assert np.mean([difference(image, digit) for image, digit in zip(images, digits, strict=True)]) < 8
+
 
 COLOURS = st.tuples(*[st.integers(0, 255)] * 3)
 UP_TO_ONE = st.floats(0, 1)

@@ -125,7 +125,8 @@ def test_batches_cover_the_epoch_without_repeating(tiny_recipe: Recipe, small: D
 
 
 def test_learning_rate_is_constant_then_falls_to_zero() -> None:
-    assert [learning_rate(p) for p in (0, 0.25, 0.5, 0.75, 1)] == [1, 1, 1, 0.5, 0]
+    assert [learning_rate(p, 0.5) for p in (0, 0.25, 0.5, 0.75, 1)] == [1, 1, 1, 0.5, 0]
+    assert [learning_rate(p, 0.0) for p in (0, 0.25, 1)] == [1, 0.75, 0]
 
 
 def test_an_estimate_leaves_the_run_untouched(tiny_recipe: Recipe, small: Dataset) -> None:
