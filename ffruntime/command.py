@@ -20,7 +20,8 @@ def run(command: click.Command) -> None:
         click.echo(f"error: {error}", err=True)
         code = error.exit_code
     except click.ClickException as error:
-        error.show()
+        path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else command.name
+        click.echo(f"error: {' '.join(error.format_message().split())} (see '{path} --help')", err=True)
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)

@@ -43,7 +43,14 @@ def cli() -> None:
 
 @cli.command(epilog=EPILOG)
 @click.option("--recipe", metavar="NAME|FILE", help="A shipped recipe or a TOML file; default: by the hardware.")
-@click.option("--out", default="model.ff", show_default=True, help="The bundle to write.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    envvar="FF_MODEL",
+    default="model.ff",
+    show_default=True,
+    help="The bundle to write; also $FF_MODEL.",
+)
 @click.option("--data", metavar="DIR", help="Where the data set lies or goes; default: $FF_DATA, else the cache.")
 @click.option("--offline", is_flag=True, help="Use the offline sample of real MNIST; needs no network.")
 @click.option("--classes", metavar="LIST", default="0-9", show_default=True, help="The digits to learn.")

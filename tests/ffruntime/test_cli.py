@@ -100,6 +100,9 @@ def test_a_bad_image_does_not_stop_the_others(exported: Path, digit_files: list[
         (("info", "--model", "/tmp"), 3, ("/tmp", "not a model bundle")),
         (("devices", "raspberry-pi-6"), 2, ("raspberry-pi-6", "did you mean 'raspberry-pi-5'")),
         (("devices", "mine.toml"), 2, ("mine.toml", "No such file")),
+        (("clasify", "{image}"), 2, ("clasify", "ffruntime --help")),
+        (("classify",), 2, ("IMAGE", "ffruntime classify --help")),
+        (("classify", "--top", "0", "{image}"), 2, ("--top", "ffruntime classify --help")),
     ],
 )
 def test_wrong_words(
