@@ -92,9 +92,10 @@ class Model:
     def read(self, path: str, preprocess: bool = True) -> np.ndarray:
         """An image file (`-`: standard input) as the network's input, uint8 (C, H, W)."""
         opened, shape = picture.read_picture(path), self.manifest.network.image.shape
+        name = picture.display_name(path)
         if preprocess:
-            return picture.prepare(opened, path, self.manifest.preprocessing, shape)
-        return picture.take_as_is(opened, path, shape)
+            return picture.prepare(opened, name, self.manifest.preprocessing, shape)
+        return picture.take_as_is(opened, name, shape)
 
     def _answer(self, row: np.ndarray, mode: str, ms: float) -> Answer:
         order: Sequence[int] = np.argsort(-row, kind="stable").tolist()

@@ -28,12 +28,17 @@ CLEAN = 0.004  # of full scale, one grey level of 255: a background this even is
 BAND = 16  # rows of the averaged picture that are converted at once; bounds the memory it takes
 
 
+def display_name(path: str) -> str:
+    """What messages call the picture at `path`."""
+    return "standard input" if path == "-" else path
+
+
 def read_picture(path: str) -> Image.Image:
     """The picture at `path` (`-`: standard input), upright. Raises `ImageError` naming the file.
 
     A JPEG much larger than `prepare` needs is decoded at a fraction of its size.
     """
-    name = "standard input" if path == "-" else path
+    name = display_name(path)
     data = _read_bytes(path, name)
     try:
         with warnings.catch_warnings():

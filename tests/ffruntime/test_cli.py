@@ -62,6 +62,7 @@ def test_standard_input_and_the_model_from_the_environment(
     named = json.loads(ffruntime("classify", "--json", digit_files[0]).stdout)
     assert piped["scores"] == named["scores"]
     assert piped["path"] == "-"
+    assert_one_line(ffruntime("classify", "--no-preprocess", "-", stdin=b"text"), 4, "standard input")
 
 
 def test_model_ff_of_the_working_directory_is_the_default(bundle: Path, digit_files: list[Path]) -> None:
@@ -72,7 +73,7 @@ def test_ready_images_are_taken_as_they_are(exported: Path, digit_files: list[Pa
     assert ffruntime("classify", "--model", exported, "--no-preprocess", digit_files[0]).returncode == 0
     Image.new("L", (32, 28)).save(tmp_path / "wide.png")
     done = ffruntime("classify", "--model", exported, "--no-preprocess", tmp_path / "wide.png")
-    assert_one_line(done, 4, "32 × 28", "28 × 28")
+    assert_one_line(done, 4, "wide.png", "28 × 28")
 
 
 def test_show_draws_what_the_network_was_shown(exported: Path, digit_files: list[Path]) -> None:
