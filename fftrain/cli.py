@@ -171,7 +171,7 @@ def _check_target(target: Path, resume: bool, force: bool) -> None:
         if not checkpoint.exists():
             raise UsageError(f"--resume: there is no {checkpoint}; leave the option out to start anew")
     elif force:
-        checkpoint.unlink(missing_ok=True)
+        return  # the new run's first checkpoint replaces the old one, its bundle the old bundle
     elif checkpoint.exists():
         raise UsageError(f"{checkpoint}: a run was interrupted; --resume goes on with it, --force starts again")
     elif (target / MANIFEST).exists():

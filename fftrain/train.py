@@ -123,14 +123,14 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
     sums = torch.zeros(len(run.network.units) + 1, 2, device=run.device)
     if resume:
         progress, loaded = load_checkpoint(path, run.identity, run.tensors, run.optimizer)
-        sums = loaded.to(run.device)
+        sums, run.seconds = loaded.to(run.device), progress.seconds
     else:  # says at once, and not after an epoch, that this place cannot be written
         save_checkpoint(path, run.identity, progress, run.tensors, run.optimizer, sums)
     split = on_device(run.dataset.train, run.device)
     glance = on_device(
         Split(run.dataset.validation.pixels[:GLANCE], run.dataset.validation.labels[:GLANCE]), run.device
     )
-    begun = time.monotonic() - progress.seconds
+    begun = time.monotonic() - run.seconds
     saved = time.monotonic()
     for epoch in range(progress.epoch, schedule.epochs):
         step = progress.step if epoch == progress.epoch else 0
