@@ -50,7 +50,7 @@ def main() -> None:
                     "seed": seed,
                     "device": training.device,
                     "precision": training.precision,
-                    "seconds": round(training.seconds),
+                    "training_within_15_minutes": training.seconds <= 15 * 60,
                     "accuracy": manifest.accuracy,
                 }
             )

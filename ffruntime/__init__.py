@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from .model import Answer, Model
 
 __all__ = ["Answer", "Model"]
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -18,7 +18,10 @@ PROVIDERS = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUD
 DEFAULT_BACKEND = "onnxruntime-cpu"
 
 
-INSTALL_CUDA = "pip install 'ffedge[gpu]' brings CUDA's"
+INSTALL_CUDA = (
+    "for CUDA's, pip uninstall onnxruntime, then pip install 'ffedge[gpu]' (on a Jetson: onnxruntime-gpu from "
+    "NVIDIA's index)"
+)
 
 
 def engine_conflict() -> str | None:

@@ -7,6 +7,7 @@ a lost power supply before that leaves what was there before. Reading refuses wh
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -70,6 +71,7 @@ class Training(Struct, frozen=True, forbid_unknown_fields=True):
     precision: str
     seconds: float  # wall time of the training itself
     data: DataSource
+    history: tuple[dict[str, Any], ...] = ()  # one row for each epoch
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,18 +94,22 @@ def read_manifest(path: Path) -> Manifest:
     Raises `BundleError` where there is no bundle, or one that is damaged, incomplete or too new.
     """
     file = path / MANIFEST
-    if not path.exists():
-        raise BundleError(f"{path}: no such bundle; train one with 'fftrain mnist --out {path}'")
-    if not file.is_file():
-        raise BundleError(f"{path}: not a model bundle, it has no {MANIFEST}")
     try:
+        path.stat()
+        if not file.is_file():
+            raise BundleError(f"{path}: not a model bundle, it has no {MANIFEST}")
         if file.stat().st_size > MAX_MANIFEST_BYTES:
             raise BundleError(f"{file}: larger than {MAX_MANIFEST_BYTES >> 20} MiB, so no manifest")
         text = file.read_bytes()
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: no such bundle; train one with 'fftrain mnist --out {path}'") from error
     except OSError as error:
         raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
     manifest = _decode_manifest(file, text)
-    validate(manifest.network)
+    try:
+        validate(manifest.network)
+    except BundleError as error:
+        raise BundleError(f"{file}: {error}") from error
     if len(manifest.classes) > manifest.network.label.patterns:
         raise BundleError(f"{file}: {len(manifest.classes)} classes, but fewer label patterns")
     if len(set(manifest.classes)) < len(manifest.classes):
@@ -178,7 +184,7 @@ def read_tensors(path: Path, manifest: Manifest, name: str) -> dict[str, np.ndar
         return load(data)
     except OSError as error:
         raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:  # the last three: types numpy has not
         raise BundleError(f"{file}: not a safetensors file: {error}") from error
 
 
@@ -215,15 +221,19 @@ def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifes
         path.mkdir(parents=True, exist_ok=True)
         _clear_staged(path)  # what an interrupted write has left
         staged = {_stage(path / name, data): path / name for name, data in contents.items()}
+        previous, withdrawn = _stage_withdrawal(path, entries)
     except BaseException as error:
-        _clear_staged(path)
+        with contextlib.suppress(OSError):
+            _clear_staged(path)
         if created and path.is_dir() and not any(path.iterdir()):
             path.rmdir()
         if not isinstance(error, OSError):
             raise
         raise StorageError(f"{path}: cannot be written: {error.strerror}; what was there is unchanged") from error
     try:
-        previous = _withdraw(path, entries)
+        if withdrawn:
+            withdrawn.replace(path / MANIFEST)
+            _sync_directory(path)
         for file, target in staged.items():
             if target.name == MANIFEST:
                 for folder in {other.parent for other in staged.values()}:
@@ -243,23 +253,22 @@ def _clear_staged(path: Path) -> None:
         stale.unlink(missing_ok=True)
 
 
-def _withdraw(path: Path, entries: Mapping[str, FileEntry]) -> set[str]:
-    """Before files are replaced by different ones, commit a manifest that no longer vouches for them.
+def _stage_withdrawal(path: Path, entries: Mapping[str, FileEntry]) -> tuple[set[str], Path | None]:
+    """Before files are replaced by different ones, a manifest that no longer vouches for them has to be committed.
 
-    Returns the names of the files that the bundle had.
+    Returns (names of the files that the bundle has, that manifest, staged, or None where nothing is replaced).
     """
     if not (path / MANIFEST).exists():
-        return set()
+        return set(), None
     try:
         current = read_manifest(path)
     except BundleError:
-        return set()  # nothing there that could be trusted, so nothing to keep trustworthy
+        return set(), None  # nothing there that could be trusted, so nothing to keep trustworthy
     kept = {n: e for n, e in current.files.items() if n not in entries or e == entries[n]}
-    if kept != current.files:
-        withdrawn = _encode(msgspec.structs.replace(current, files=kept))
-        _stage(path / MANIFEST, withdrawn, ".withdrawn.new").replace(path / MANIFEST)
-        _sync_directory(path)
-    return set(current.files)
+    if kept == current.files:
+        return set(current.files), None
+    withdrawn = _encode(msgspec.structs.replace(current, files=kept))
+    return set(current.files), _stage(path / MANIFEST, withdrawn, ".withdrawn.new")
 
 
 def _encode(manifest: Manifest) -> bytes:

@@ -28,7 +28,7 @@ all the same), 6 backend, 7 a backend that fails the golden check, 130 interrupt
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-@click.group(context_settings=CONTEXT, epilog=EPILOG)
+@click.group(context_settings=CONTEXT, epilog=EPILOG, no_args_is_help=False)
 @click.version_option(package_name="ffedge")
 def cli() -> None:
     """Run a Forward-Forward network on the device."""
@@ -122,8 +122,10 @@ def _answer_json(path: str, answer: Answer, top: int) -> str:
 
 
 def _answer_line(path: str, answer: Answer, top: int) -> str:
-    best = "  ".join(f"{label} ({score:.4g})" for label, score in list(answer.scores.items())[:top])
-    return f"{path}: {best}  margin {answer.margin:.3g}  [{answer.mode}, {answer.backend}, {answer.ms:.1f} ms]"
+    ranked = list(answer.scores.items())
+    others = "".join(f", {label} (−{ranked[0][1] - score:.3g})" for label, score in ranked[1:top])
+    how = f"[{answer.mode}, {answer.backend}, {answer.ms:.1f} ms]"
+    return f"{path}: {answer.label}  score {ranked[0][1]:.4g}, margin {answer.margin:.3g}{others}  {how}"
 
 
 @cli.command()
@@ -131,12 +133,14 @@ def _answer_line(path: str, answer: Answer, top: int) -> str:
 @json_option
 def info(model_path: str, as_json: bool) -> None:
     """What is in a bundle: network, classes, training, accuracy, files."""
+    from msgspec import to_builtins
+
     from .bundle import read_manifest
 
     path = Path(model_path)
     manifest = read_manifest(path)
     if as_json:
-        click.echo((path / "manifest.json").read_text().rstrip())
+        click.echo(json.dumps(to_builtins(manifest)))
         return
     from .report import manifest_text
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import os
+import io
 import sys
 
 import click
 
-from .errors import FFError
+from .errors import FFError, StorageError
 
 INTERRUPTED = 130
 
 
 def run(command: click.Command) -> None:
     """Run a click command and exit: 0, or the code of what went wrong (`errors.py`). Never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may be anything
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = command.main(standalone_mode=False)
     except FFError as error:
@@ -26,7 +29,7 @@ def run(command: click.Command) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         code = INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
+    except OSError as error:
+        click.echo(f"error: {error.filename or 'output'}: {error.strerror or error}", err=True)
+        code = StorageError.exit_code
     sys.exit(code)

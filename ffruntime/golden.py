@@ -28,6 +28,11 @@ class Check(Struct, frozen=True):
     decisions: int | None = None
 
     @property
+    def relative(self) -> float:
+        """The error as a share of the golden values; of an untrained classifier, whose logits are 0, as it is."""
+        return self.max_error / (self.scale or 1)
+
+    @property
     def passed(self) -> bool:
         return self.max_error <= TOLERANCE * self.scale and self.agree == self.decisions
 
@@ -54,7 +59,7 @@ def require(checks: list[Check], backend: str) -> None:
     """Raise `ParityError` naming the worst row unless every row passed."""
     failed = [row for row in checks if not row.passed]
     if failed:
-        worst = max(failed, key=lambda row: row.max_error / row.scale)
+        worst = max(failed, key=lambda row: row.relative)
         raise ParityError(
             f"{backend}: {worst.graph} {worst.output} is off by {worst.max_error:.2e} (golden values reach "
             f"{worst.scale:.2e}): do not trust this backend on this machine"

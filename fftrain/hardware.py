@@ -41,6 +41,13 @@ def find_hardware(asked: str = "auto") -> Hardware:
     return Hardware("cpu", _cpu_computes_bf16(), f"{cores} CPU cores ({platform.machine()})")
 
 
+def compute_exactly() -> None:
+    """On CUDA: the same result for the same seed, and fp32 where fp32 is meant."""
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def _cpu_computes_bf16() -> bool:
     try:
         features = Path("/proc/cpuinfo").read_text()

@@ -38,8 +38,8 @@ def fourier_waves(height: int, width: int) -> Tensor:
 
 def make_patterns(kind: Patterns, classes: int, height: int, width: int) -> dict[str, Tensor]:
     """The label tensors of a bundle: `labels.patterns` (P, 1, H, W), classes first, then the spare ones;
-    `labels.neutral` (1, H, W), the mean of the classes' patterns; and for waves, which are added to the
-    image, `labels.keep` (1, H, W), the share of the image that is kept (1 − K).
+    `labels.neutral` (1, H, W), the mean of the classes' patterns; `labels.keep` (1, H, W), the share of the image
+    that is kept where patterns are added: 1 − K beside waves, all of it beside noise.
     """
     if isinstance(kind, Fourier):
         patterns = kind.intensity * fourier_waves(height, width)
@@ -49,5 +49,5 @@ def make_patterns(kind: Patterns, classes: int, height: int, width: int) -> dict
     else:
         generator = torch.Generator().manual_seed(kind.seed)
         patterns = torch.randn(classes + kind.spare, 1, height, width, generator=generator)
-        keep = {}
+        keep = {"labels.keep": torch.ones(1, height, width)}
     return {"labels.patterns": patterns, "labels.neutral": patterns[:classes].mean(0), **keep}

@@ -11,7 +11,7 @@ from .recipe import Loss, Ratio, Symmetric
 def pair_loss(loss: Loss, positive: Tensor, negative: Tensor, neurons: int) -> Tensor:
     """Loss of each pair (N,) from the mean squares g⁺ and g⁻ (N,) of a unit with so many neurons.
 
-    The sources of the formulas stand with the recipe's loss kinds (`fftrain/recipe.py`).
+    The formulas and their sources stand with the recipe's loss kinds (`fftrain/recipe.py`).
     """
     if isinstance(loss, Symmetric):
         return softplus(-loss.alpha * (positive - negative))

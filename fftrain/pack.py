@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import platform
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -12,6 +11,7 @@ from msgspec import to_builtins
 from safetensors.torch import save
 from torch import Tensor
 
+from ffruntime import __version__
 from ffruntime.architecture import Network, unit_name
 from ffruntime.bundle import (
     EXEMPLARS,
@@ -68,7 +68,8 @@ def golden(network: Network, tensors: Tensors, train: Split, classes: int, loss:
     goodness = net.label_goodness(network, exact, images, torch.arange(network.label.patterns))  # (N, P, U)
     _, logits = net.classify_linear(network, exact, images)
     negatives = (labels + 1) % classes
-    index = max(i for i, unit in enumerate(network.units) if unit.trained)
+    trained = [i for i, unit in enumerate(network.units) if unit.trained]
+    index = min(trained, key=lambda i: sum(t.numel() for t in net.parameters(i, exact).values()))
     gradients = golden_gradient(network, exact, index, images, torch.cat([labels, negatives]), loss)
     return {
         "images": pixels,
@@ -115,10 +116,11 @@ def write_bundle(
             precision,
             round(run.seconds, 1),
             run.dataset.source,
+            run.history,
         ),
         accuracy=accuracy,
         made_with={
-            "ffedge": version("ffedge"),
+            "ffedge": __version__,
             "python": platform.python_version(),
             "torch": str(torch.__version__),
         },

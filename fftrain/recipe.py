@@ -34,7 +34,7 @@ class Symmetric(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind
 
 
 class Ratio(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="ratio"):
-    """softplus(−α · (log g⁺ − log g⁻)): blind to the scale of the activities."""
+    """softplus(−α · (log g⁺ − log g⁻)): symmetric on the ratio, blind to the scale of activities. Ours."""
 
     alpha: PositiveFloat = 20.0
 

@@ -38,6 +38,7 @@ class Run(Struct):
     device: torch.device
     dtype: torch.dtype
     seconds: float = 0.0  # of training, those before a resumption included
+    history: tuple[dict[str, Any], ...] = ()  # a row for each whole epoch
 
     @property
     def steps_per_epoch(self) -> int:
@@ -123,7 +124,7 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
     sums = torch.zeros(len(run.network.units) + 1, 2, device=run.device)
     if resume:
         progress, loaded = load_checkpoint(path, run.identity, run.tensors, run.optimizer)
-        sums, run.seconds = loaded.to(run.device), progress.seconds
+        sums, run.seconds, run.history = loaded.to(run.device), progress.seconds, progress.history
     else:  # says at once, and not after an epoch, that this place cannot be written
         save_checkpoint(path, run.identity, progress, run.tensors, run.optimizer, sums)
     split = on_device(run.dataset.train, run.device)
@@ -144,19 +145,21 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
                 yield Report(epoch, step, (sums / step).cpu())
             asked = stop()
             if asked or time.monotonic() - saved > CHECKPOINT_SECONDS:
-                progress = Progress(epoch, step, time.monotonic() - begun, progress.history)
+                progress = Progress(epoch, step, time.monotonic() - begun, run.history)
                 save_checkpoint(path, run.identity, progress, run.tensors, run.optimizer, sums)
                 saved = time.monotonic()
             if asked:
                 raise Interrupted
         figures = (sums / step).cpu()
         row = _history_row(run, epoch, figures, glance)
-        run.seconds = time.monotonic() - begun
-        progress = Progress(epoch + 1, 0, run.seconds, (*progress.history, row))
+        run.seconds, run.history = time.monotonic() - begun, (*run.history, row)
+        progress = Progress(epoch + 1, 0, run.seconds, run.history)
         sums.zero_()
         save_checkpoint(path, run.identity, progress, run.tensors, run.optimizer, sums)
         saved = time.monotonic()
         yield Report(epoch, step, figures, row)
+        if stop():
+            raise Interrupted
 
 
 def _history_row(run: Run, epoch: int, figures: Tensor, glance: Split) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,7 +88,7 @@ def resolve(wheel: Path, extra: str, machine: str, python: str) -> subprocess.Co
 
 @pytest.mark.parametrize(
     ("extra", "machine", "python"),
-    [("cpu", "aarch64", "3.10"), ("cpu", "aarch64", "3.13"), ("gpu", "x86_64", "3.10")],
+    [("cpu", "aarch64", "3.10"), ("cpu", "aarch64", "3.13"), ("cpu", "x86_64", "3.13"), ("gpu", "x86_64", "3.10")],
 )
 def test_device_extras_resolve_from_wheels_alone(extra: str, machine: str, python: str, wheel: Path) -> None:
     """No compiler on a device: from JetPack 6's Python to the newest, every package of an extra has a wheel."""
@@ -96,3 +97,15 @@ def test_device_extras_resolve_from_wheels_alone(extra: str, machine: str, pytho
         pytest.skip("no network: the package index is asked")
     assert done.returncode == 0, done.stderr
     assert {"cpu": "onnxruntime==", "gpu": "onnxruntime-gpu=="}[extra] in done.stdout
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64", "arm64", "AMD64"])
+@pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
+def test_all_brings_exactly_one_onnxruntime(machine: str, system: str, wheel: Path) -> None:
+    metadata = next(n for n in zipfile.ZipFile(wheel).namelist() if n.endswith("METADATA"))
+    lines = zipfile.ZipFile(wheel).read(metadata).decode().splitlines()
+    requirements = [Requirement(line.partition(": ")[2]) for line in lines if line.startswith("Requires-Dist")]
+    environment = {"extra": "all", "platform_machine": machine, "sys_platform": system}
+    chosen = {r.name for r in requirements if r.marker and r.marker.evaluate(environment)}
+    assert len(chosen & {"onnxruntime", "onnxruntime-gpu"}) == 1
+    assert "tensorrt" not in chosen

@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save
 
 from ffruntime import bundle as bundles
 from ffruntime.bundle import MANIFEST, WEIGHTS, read_manifest, read_weights, verified, write
@@ -81,6 +82,7 @@ def test_any_flipped_bit_is_found(bundle: Path, data: st.DataObject) -> None:
             "'head|'unit1.conv1.bias' is",
         ),
         (lambda b: edit(b, lambda m: m.update(classes=[str(i) for i in range(13)])), "13 classes, but fewer"),
+        (lambda b: edit(b, lambda m: m["network"]["units"][0]["ops"][0].update(kernel=40)), "nothing is left of"),
         (lambda b: edit(b, lambda m: m.update(classes=["0", "0"])), "a class is named twice"),
         (lambda b: edit(b, lambda m: m["preprocessing"].update(kind="photo")), r"damaged: .*preprocessing"),
         (lambda b: edit(b, lambda m: m["preprocessing"].update(box=29)), "29 pixels does not fit"),
@@ -117,10 +119,23 @@ def test_files_are_replaced_and_what_is_no_longer_listed_goes(bundle: Path) -> N
     read_everything(bundle)
 
 
+def other_weights(bundle: Path) -> bytes:
+    """Weights of the same network, all of them other numbers."""
+    tensors = read_weights(bundle, read_manifest(bundle))
+    return save({name: tensor + 1 for name, tensor in tensors.items()})
+
+
 @pytest.mark.parametrize("moment", range(12))
-def test_killed_at_any_moment_of_a_write(moment: int, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After every rename and sync that did or did not happen: the old bundle, the new one, or a clear word."""
-    manifest, before = read_manifest(bundle), (bundle / WEIGHTS).read_bytes()
+@pytest.mark.parametrize("replaced", ["goodness.onnx", WEIGHTS])
+def test_killed_at_any_moment_of_a_write(
+    replaced: str, moment: int, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After every rename and sync that did or did not happen: the old bundle, the new one, or a clear word.
+
+    Only weights that are being replaced can leave a bundle that is refused, and never one that is wrong.
+    """
+    manifest = read_manifest(bundle)
+    content = other_weights(bundle) if replaced == WEIGHTS else b"another graph"
     steps = iter(range(moment))
 
     class PowerCut(BaseException):
@@ -138,12 +153,16 @@ def test_killed_at_any_moment_of_a_write(moment: int, bundle: Path, monkeypatch:
     monkeypatch.setattr(os, "fsync", cut(os.fsync))
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # the dead clean nothing up
     with contextlib.suppress(PowerCut):
-        write(bundle, manifest, {"goodness.onnx": b"another graph", "extra": b"x"})
+        write(bundle, manifest, {replaced: content, "extra": b"x"})
     monkeypatch.undo()
-    assert (bundle / WEIGHTS).read_bytes() == before
-    read_everything(bundle)  # whole, with or without the files that were under way
-    write(bundle, manifest, {"goodness.onnx": b"another graph", "extra": b"x"})
+    try:
+        read_everything(bundle)  # whole, with or without the files that were under way
+    except BundleError as error:
+        assert replaced == WEIGHTS
+        assert "its writing was interrupted" in str(error)  # noqa: PT017
+    write(bundle, manifest, {replaced: content, "extra": b"x"})
     read_everything(bundle)
+    assert (bundle / replaced).read_bytes() == content
 
 
 @pytest.fixture

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
+
+from ffexport.external import tensor_places
+from ffruntime.bundle import read_manifest, write
 
 
 def ffruntime(*arguments: object, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess:
@@ -50,7 +53,8 @@ def test_classify_prints_a_line_for_people(mode: str, exported: Path, digit_file
     line = done.stdout.decode()
     assert line.count("\n") == 1
     assert line.startswith(f"{digit_files[0]}: ")
-    assert line.count("(") == 3
+    assert line.count("(−") == 2
+    assert "margin" in line
     assert mode in line
 
 
@@ -156,15 +160,17 @@ def test_verify_proves_the_backend(exported: Path) -> None:
 
 
 def test_verify_fails_where_a_graph_computes_something_else(bundle: Path) -> None:
-    """The graph of unit 2 in place of unit 1's, with a manifest that vouches for it."""
-    shutil.copyfile(bundle / "unit3.onnx", bundle / "unit2.onnx")
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    manifest["files"]["unit2.onnx"] = manifest["files"]["unit3.onnx"]
-    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    """Other weights under the same graphs, with a manifest that vouches for them."""
+    weights = bytearray((bundle / "weights.safetensors").read_bytes())
+    manifest = read_manifest(bundle)
+    place, length = tensor_places(bundle / "weights.safetensors")["unit2.conv1.bias"]
+    weights[place : place + length] = np.full(length // 4, 0.5, np.float32).tobytes()
+    write(bundle, manifest, {"weights.safetensors": bytes(weights)})
     done = ffruntime("verify", "--model", bundle)
-    assert done.returncode in (6, 7)
+    assert done.returncode == 7
     assert done.stderr.decode().count("\n") == 1
-    assert "unit2" in done.stderr.decode()
+    assert "do not trust" in done.stderr.decode()
+    assert b"FAILED" in done.stdout
 
 
 def test_devices(tmp_path: Path) -> None:
@@ -191,6 +197,18 @@ def test_devices(tmp_path: Path) -> None:
     assert b"Mine" in ffruntime("devices", mine).stdout
     mine.write_text(mine.read_text().replace("cores = 4", "cores = 0"))
     assert_one_line(ffruntime("devices", mine), 2, "mine.toml", "$.cpu.cores")
+
+
+def test_a_full_output_is_one_line() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m ffruntime devices > /dev/full", shell=True, capture_output=True, text=True
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+
+
+def test_a_name_that_is_no_file_name(digit_files: list[Path]) -> None:
+    assert_one_line(ffruntime("classify", "--model", "x" * 300, digit_files[0]), 3, "File name too long")
 
 
 def test_output_into_a_closed_pipe_is_no_traceback(exported: Path, digit_files: list[Path]) -> None:

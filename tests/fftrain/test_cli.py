@@ -128,6 +128,11 @@ def test_an_untrained_bundle_without_some_classes(tmp_path: Path) -> None:
     assert manifest.network.label.patterns == 11
     assert manifest.accuracy == {}
     assert manifest.training.epochs == 0
+    for program in (["ffexport"], ["ffruntime", "verify"]):  # a classifier whose logits are all 0, and no NaN
+        command = [sys.executable, "-m", *program, "--model", "new.ff"]
+        checked = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert checked.returncode == 0, checked.stderr
+        assert "reproduce" in checked.stdout
 
 
 def test_a_model_that_is_there_is_not_overwritten(
@@ -146,11 +151,39 @@ def test_a_model_that_is_there_is_not_overwritten(
         (("mnist", "--recipe", "nothing.toml"), 2, ("nothing.toml", "No such file")),
         (("mnist", "--classes", "0-12"), 2, ("--classes 0-12",)),
         (("mnist", "--resume", "--force"), 2, ("exclude each other",)),
+        (("mnist", "--out", "/"), 2, ("--out /", "no name")),
+        (("mnist", "--out", "."), 2, ("no model bundle",)),
+        ((), 2, ("Missing command", "--help")),
         (("mnist", "--resume", "--offline"), 2, ("there is no model.ff.checkpoint",)),
     ],
 )
 def test_wrong_words(arguments: tuple[str, ...], code: int, words: tuple[str, ...], tmp_path: Path) -> None:
     assert_one_line(fftrain(*arguments, cwd=tmp_path), code, *words)
+
+
+def test_a_full_disk_is_said_before_the_work(tmp_path: Path) -> None:
+    """On a really full file system of 256 KiB: the first checkpoint does not fit."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        done = fftrain(*QUICK, "--out", disk / "model.ff", cwd=tmp_path)
+        assert done.returncode == 8, done.stderr
+        assert "No space left on device" in done.stderr.splitlines()[-1]
+        assert "Traceback" not in done.stderr
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_resuming_towards_an_untrained_bundle_loses_no_checkpoint(tmp_path: Path) -> None:
+    (tmp_path / "model.ff.checkpoint").write_bytes(b"hours of work")
+    done = fftrain(*QUICK, "--resume", "--epochs", 0, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "exclude each other" in done.stderr
+    assert (tmp_path / "model.ff.checkpoint").read_bytes() == b"hours of work"
 
 
 def test_cuda_that_is_not_there(tmp_path: Path) -> None:
@@ -177,10 +210,12 @@ def test_recipes_are_listed(tmp_path: Path) -> None:
 
 @pytest.mark.gpu
 def test_training_on_a_gpu(tmp_path: Path) -> None:
-    """The default recipe's first epochs on CUDA learn, and the bundle passes its golden check on the CPU."""
+    """A small network learns on CUDA, and its bundle reproduces its golden vectors on the CPU."""
     import torch
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA GPU here")
     done = fftrain("mnist", "--offline", "--recipe", TINY, "--device", "cuda", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["accuracy"]["validation"]["goodness"] > 0.7
+    exported = subprocess.run([sys.executable, "-m", "ffexport"], capture_output=True, text=True, cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr

@@ -1,0 +1,45 @@
+"""The README keeps its word: its numbers are those of the results files, its commands exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def test_accuracies_are_those_that_the_benchmark_wrote() -> None:
+    runs = json.loads((RESULTS / "default_recipe.json").read_text())["runs"]
+    assert runs
+    for run in runs:
+        for modes in run["accuracy"].values():
+            for share in modes.values():
+                assert f"{100 * share:.2f} %" in README
+
+
+def test_cold_start_is_what_the_benchmark_wrote() -> None:
+    ratio = json.loads((RESULTS / "cold_start.json").read_text())["classify_over_import_torch"]
+    assert ratio < 1
+    assert f"{ratio:.2f}" in README
+
+
+def test_parity_is_what_the_benchmark_wrote() -> None:
+    result = json.loads((RESULTS / "parity.json").read_text())
+    assert result["other_differences"] == 0
+    assert result["equal_decisions"] + result["ties"] == result["images"] == 10_000
+    assert f"{result['equal_decisions']:,} of 10,000" in README
+
+
+def test_every_file_that_the_readme_links_is_there() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_ci_runs_the_command_of_the_readme() -> None:
+    marked = re.search(r"<!-- test command -->\n```sh\n(.+)\n```", README)
+    assert marked
+    assert marked[1].count("\n") == 0
+    assert "<!-- test command -->" in (ROOT / ".ci" / "run").read_text()
