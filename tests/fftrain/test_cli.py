@@ -152,7 +152,6 @@ def test_a_model_that_is_there_is_not_overwritten(
         (("mnist", "--classes", "0-12"), 2, ("--classes 0-12",)),
         (("mnist", "--resume", "--force"), 2, ("exclude each other",)),
         (("mnist", "--out", "/"), 2, ("--out /", "no name")),
-        (("mnist", "--out", "."), 2, ("no model bundle",)),
         ((), 2, ("Missing command", "--help")),
         (("mnist", "--resume", "--offline"), 2, ("there is no model.ff.checkpoint",)),
     ],
