@@ -128,8 +128,8 @@ def _split_offline_sample() -> list[Split]:
         indices = np.random.default_rng(SPLIT_SEED + digit).permutation(np.flatnonzero(labels == digit))
         for part, chosen in zip(parts, np.split(indices, np.cumsum(OFFLINE_PER_CLASS)[:-1]), strict=True):
             part.append(chosen)
-    chosen_indices = [np.concatenate(part) for part in parts]
-    return [Split(torch.from_numpy(pixels[i]), torch.from_numpy(labels[i])) for i in chosen_indices]
+    mixed = [np.random.default_rng(SPLIT_SEED).permutation(np.concatenate(part)) for part in parts]
+    return [Split(torch.from_numpy(pixels[i]), torch.from_numpy(labels[i])) for i in mixed]
 
 
 def _take(split: Split, indices: Tensor) -> Split:

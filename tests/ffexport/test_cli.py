@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,22 +54,15 @@ def test_wrong_words(arguments: tuple[str, ...], code: int, words: tuple[str, ..
     assert done.stderr.count("\n") == 1
 
 
-def test_a_full_disk_leaves_the_bundle_as_it_was(bundle: Path, tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_bundle_as_it_was(bundle: Path, small_disk: Callable[[str], Path]) -> None:
     """On a really full file system of 2 MiB: exit 8, and every byte as before."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    try:
-        path = Path(shutil.copytree(bundle, disk / "model.ff"))
-        free = os.statvfs(disk)
-        (disk / "filler").write_bytes(b"\0" * (free.f_bavail * free.f_bsize))
-        before = {file.name: file.read_bytes() for file in path.iterdir()}
-        done = ffexport("--model", path)
-        assert done.returncode == 8, done.stderr
-        assert done.stderr.count("\n") == 1
-        assert "No space left" in done.stderr
-        assert {file.name: file.read_bytes() for file in path.iterdir()} == before
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    disk = small_disk("2m")
+    path = Path(shutil.copytree(bundle, disk / "model.ff"))
+    free = os.statvfs(disk)
+    (disk / "filler").write_bytes(b"\0" * (free.f_bavail * free.f_bsize))
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    done = ffexport("--model", path)
+    assert done.returncode == 8, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "No space left" in done.stderr
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,20 @@ QUICK = ("mnist", "--offline", "--recipe", TINY, "--device", "cpu", "--threads",
 def fftrain(*arguments: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "fftrain", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env={**os.environ, **environment})
+
+
+def start_and_signal(arguments: tuple[str, ...], line: str, number: int, cwd: Path) -> tuple[int, str]:
+    """Run until stderr says `line`, a little longer, then send the signal: (exit code, rest of stderr)."""
+    command = [sys.executable, "-m", "fftrain", *arguments]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=cwd) as run:
+        assert run.stderr is not None
+        for said in run.stderr:
+            if line in said:
+                break
+        time.sleep(0.3)
+        run.send_signal(number)
+        rest = run.stderr.read()
+    return run.returncode, rest
 
 
 def assert_one_line(done: subprocess.CompletedProcess, code: int, *words: str) -> None:
@@ -68,13 +83,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(
     trained: tuple[Path, subprocess.CompletedProcess], tmp_path: Path
 ) -> None:
     """kill -9 after the first epoch; --resume goes on from its checkpoint to the very same network."""
-    command = [sys.executable, "-m", "fftrain", *QUICK]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as run:
-        assert run.stderr is not None
-        for line in run.stderr:
-            if "epoch   1/3" in line:
-                break
-        run.send_signal(signal.SIGKILL)
+    start_and_signal(QUICK, "epoch   1/3", signal.SIGKILL, tmp_path)
     assert not (tmp_path / "model.ff").exists()
     assert_one_line(fftrain(*QUICK, cwd=tmp_path), 2, "interrupted", "--resume")
     done = fftrain(*QUICK, "--resume", cwd=tmp_path)
@@ -91,13 +100,7 @@ def test_a_forced_run_that_was_interrupted_can_be_resumed(
     """The old model stays until the new one is whole; then it is replaced."""
     path = Path(shutil.copytree(trained[0], tmp_path / "model.ff"))
     before = read_manifest(path)
-    command = [sys.executable, "-m", "fftrain", *QUICK, "--seed", "1", "--force"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as run:
-        assert run.stderr is not None
-        for line in run.stderr:
-            if "epoch   2/3" in line:
-                break
-        run.send_signal(signal.SIGINT)
+    start_and_signal((*QUICK, "--seed", "1", "--force"), "epoch   2/3", signal.SIGINT, tmp_path)
     assert read_manifest(path) == before
     done = fftrain(*QUICK, "--seed", 1, "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -105,16 +108,8 @@ def test_a_forced_run_that_was_interrupted_can_be_resumed(
 
 
 def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fftrain", *QUICK, "--epochs", "50"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as run:
-        assert run.stderr is not None
-        for line in run.stderr:
-            if "epoch   1/50" in line:
-                break
-        time.sleep(0.3)
-        run.send_signal(signal.SIGINT)
-        rest = run.stderr.read()
-    assert run.returncode == 130, rest
+    code, rest = start_and_signal((*QUICK, "--epochs", "50"), "epoch   1/50", signal.SIGINT, tmp_path)
+    assert code == 130, rest
     assert "--epochs 50 --resume" in rest
     assert "Traceback" not in rest
     assert (tmp_path / "model.ff.checkpoint").exists()
@@ -160,21 +155,14 @@ def test_wrong_words(arguments: tuple[str, ...], code: int, words: tuple[str, ..
     assert_one_line(fftrain(*arguments, cwd=tmp_path), code, *words)
 
 
-def test_a_full_disk_is_said_before_the_work(tmp_path: Path) -> None:
+def test_a_full_disk_is_said_before_the_work(small_disk: Callable[[str], Path], tmp_path: Path) -> None:
     """On a really full file system of 256 KiB: the first checkpoint does not fit."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("mounting a small file system needs root")
-    try:
-        done = fftrain(*QUICK, "--out", disk / "model.ff", cwd=tmp_path)
-        assert done.returncode == 8, done.stderr
-        assert "No space left on device" in done.stderr.splitlines()[-1]
-        assert "Traceback" not in done.stderr
-        assert list(disk.iterdir()) == []
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    disk = small_disk("256k")
+    done = fftrain(*QUICK, "--out", disk / "model.ff", cwd=tmp_path)
+    assert done.returncode == 8, done.stderr
+    assert "No space left on device" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert list(disk.iterdir()) == []
 
 
 def test_resuming_towards_an_untrained_bundle_loses_no_checkpoint(tmp_path: Path) -> None:
