@@ -44,7 +44,7 @@ def main() -> None:
             training = manifest.training
             rows.append(
                 {
-                    "data": training.data.source.partition(" in ")[0],
+                    "data": training.data.source.partition(";")[0],
                     "recipe": training.recipe_name,
                     "epochs": training.epochs,
                     "seed": seed,

@@ -27,6 +27,8 @@ def main() -> None:
     manifest = read_manifest(path)
     digits = tuple(int(name) for name in manifest.classes)
     dataset = load_dataset(data_directory(None), digits, manifest.training.data.offline_sample)
+    if dataset.source.offline_sample != manifest.training.data.offline_sample:
+        raise SystemExit("MNIST, which the model was trained on, is not here: set FF_DATA")
     tensors = {name: torch.from_numpy(t) for name, t in read_weights(path, manifest).items()}
     pixels, labels = dataset.validation.pixels, dataset.validation.labels.numpy()
     theirs = goodness_scores(manifest.network, tensors, pixels, len(digits)).numpy()
