@@ -18,6 +18,7 @@ PROVIDERS = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUD
 DEFAULT_BACKEND = "onnxruntime-cpu"
 
 
+WARNING, FATAL = 2, 4  # onnxruntime's severities; the first is its default
 INSTALL_CUDA = (
     "for CUDA's, pip uninstall onnxruntime, then pip install 'ffedge[gpu]' (on a Jetson: onnxruntime-gpu from "
     "NVIDIA's index)"
@@ -51,15 +52,21 @@ def load_graph(file: Path, backend: str = DEFAULT_BACKEND, threads: int = 0) -> 
         )
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
+    options.log_severity_level = FATAL
     # TF32 would cost fp32 parity: it is on by default in the CUDA provider.
     settings = {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}
+    ort.set_default_logger_severity(FATAL)  # what goes wrong is said below, in one line
     try:
         session = ort.InferenceSession(str(file), options, providers=[(provider, settings)])
     except Exception as error:
         raise BackendError(f"{file}: {backend} cannot load it: {_one_line(error)}") from error
+    finally:
+        ort.set_default_logger_severity(WARNING)
     if provider not in session.get_providers():
-        raise BackendError(f"{backend}: cannot run here (onnxruntime fell back to {session.get_providers()[0]})")
+        raise BackendError(
+            f"{backend}: {provider} cannot start here, its driver or its libraries (CUDA, cuDNN) are missing or of "
+            "another version"
+        )
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
