@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from ffexport.export import export_onnx
@@ -18,6 +19,9 @@ from fftrain.evaluate import accuracy
 from fftrain.pack import write_bundle
 from fftrain.recipe import Recipe, load_recipe
 from fftrain.train import Run, start, train
+
+settings.register_profile("ffedge", deadline=None)  # no test asserts a time
+settings.load_profile("ffedge")
 
 TINY = Path(__file__).parent / "tiny.toml"
 
