@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import platform
 from pathlib import Path
 
@@ -100,7 +99,6 @@ def write_bundle(
     """Write the bundle of a run that has ended. Raises `StorageError`, with what was at `out` unchanged."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in run.tensors.items()}
     classes = run.dataset.classes
-    seed = run.seed
     manifest = Manifest(
         format=FORMAT,
         network=run.network,
@@ -110,7 +108,7 @@ def write_bundle(
         training=Training(
             recipe_name,
             to_builtins(run.recipe),
-            seed,
+            run.seed,
             run.recipe.schedule.epochs,
             device,
             precision,
@@ -126,18 +124,18 @@ def write_bundle(
         },
         files={},
     )
-    vectors = golden(run.network, tensors, run.dataset.train, len(classes), run.recipe.loss, seed)
+    vectors = golden(run.network, tensors, run.dataset.train, len(classes), run.recipe.loss, run.seed)
     return write(
         out,
         manifest,
         {
             WEIGHTS: save(tensors),
             GOLDEN: save({name: tensor.contiguous() for name, tensor in vectors.items()}),
-            EXEMPLARS: save(exemplars(run.dataset.train, seed)),
+            EXEMPLARS: save(exemplars(run.dataset.train, run.seed)),
         },
     )
 
 
 def parameter_count(tensors: Tensors) -> int:
     """Number of trained figures: weights and biases of the units and of the classifier."""
-    return sum(math.prod(t.shape) for n, t in tensors.items() if n.endswith((".weight", ".bias")))
+    return sum(t.numel() for n, t in tensors.items() if n.endswith((".weight", ".bias")))
