@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ffruntime.errors import UsageError
 
-from .recipe import Fourier, Patterns
+from .recipe import Fourier, Patterns, RandomPatterns
 
 # Scodellaro et al., set 1, as (ky, kx): four orientations × three frequencies; the last two are spare.
 FOURIER_MODES = (
@@ -46,8 +46,10 @@ def make_patterns(kind: Patterns, classes: int, height: int, width: int) -> dict
         if classes > len(patterns):
             raise UsageError(f"the fourier set has {len(patterns)} patterns, and there are {classes} classes")
         keep = {"labels.keep": torch.full((1, height, width), 1 - kind.intensity)}
-    else:
+    elif isinstance(kind, RandomPatterns):
         generator = torch.Generator().manual_seed(kind.seed)
         patterns = torch.randn(classes + kind.spare, 1, height, width, generator=generator)
         keep = {"labels.keep": torch.ones(1, height, width)}
+    else:
+        raise NotImplementedError
     return {"labels.patterns": patterns, "labels.neutral": patterns[:classes].mean(0), **keep}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .recipe import Loss, Ratio, Symmetric
+from .recipe import PairLoss, Ratio, Symmetric
 
 
-def pair_loss(loss: Loss, positive: Tensor, negative: Tensor, neurons: int) -> Tensor:
+def pair_loss(loss: PairLoss, positive: Tensor, negative: Tensor, neurons: int) -> Tensor:
     """Loss of each pair (N,) from the mean squares g⁺ and g⁻ (N,) of a unit with so many neurons.
 
     The formulas and their sources stand with the recipe's loss kinds (`fftrain/recipe.py`).
@@ -21,7 +21,7 @@ def pair_loss(loss: Loss, positive: Tensor, negative: Tensor, neurons: int) -> T
     return softplus(-scale * (positive - loss.theta)) + softplus(scale * (negative - loss.theta))
 
 
-def discriminated(loss: Loss, positive: Tensor, negative: Tensor) -> Tensor:
+def discriminated(loss: PairLoss, positive: Tensor, negative: Tensor) -> Tensor:
     """Share of right decisions in each pair, in [0, 1]: the discrimination accuracy of Scodellaro et al.
 
     With a threshold both copies are judged against it; without one, whether the pair is in order.

@@ -39,13 +39,25 @@ class Ratio(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", t
     alpha: PositiveFloat = 20.0
 
 
-Loss: TypeAlias = Threshold | Symmetric | Ratio
+class CrossEntropy(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cross_entropy"):
+    """The BP baseline: cross-entropy of the linear classifier, backpropagated through the whole network."""
+
+
+PairLoss: TypeAlias = Threshold | Symmetric | Ratio  # of a positive and its negatives, unit by unit
+Loss: TypeAlias = PairLoss | CrossEntropy
 
 
 class Fourier(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fourier"):
-    """Waves over the whole image (Scodellaro et al., set 1): twelve modes, the last two spare."""
+    """Waves over the whole image (Scodellaro et al.).
 
+    Set 1: orientations × frequencies, twelve published modes and further ones where there are more classes.
+    Set 2: one `frequency` (cycles per image; unstated in the paper), as many equidistant orientations as patterns.
+    """
+
+    set: Literal[1, 2] = 1
     intensity: Share = 0.35  # K: the pattern's share of the sum
+    frequency: PositiveFloat = 4.0
+    spare: NonNegative = 2
 
 
 class RandomPatterns(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="random"):
@@ -55,34 +67,68 @@ class RandomPatterns(Struct, frozen=True, forbid_unknown_fields=True, tag_field=
     spare: NonNegative = 2
 
 
-Patterns: TypeAlias = Fourier | RandomPatterns
+class Morphology(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="morphology"):
+    """The image itself, eroded or dilated by an element of the label's own (`fftrain/labels.py` defines them)."""
+
+    intensity: Share = 0.35  # K: the share of the eroded or dilated image in the sum
+    size: Annotated[int, Meta(ge=3, le=31)] = 5  # pixels a side of the element; odd
+    spare: NonNegative = 2
+
+
+Patterns: TypeAlias = Fourier | RandomPatterns | Morphology
 
 
 class Negatives(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which wrong label makes an image's negative copy.
+    """Which wrong labels make an image's negative copies: `count` of them, independently drawn.
 
-    A share `hard` is drawn from the linear classifier's softmax over the wrong labels (Hinton), once the
-    share `warmup` of the training has passed; the others uniformly from all patterns but the right one, the
-    spare ones included.
+    A share `hard` is drawn from what the network finds plausible, once the share `warmup` of the training has
+    passed: from its linear classifier's softmax over the wrong labels (Hinton), or from the softmax of `sharpness`
+    times its own log-goodness, summed over the scored units, which costs a pass for every label. The others are
+    drawn uniformly from all patterns but the right one, the spare ones included.
     """
 
+    count: Positive = 1
     hard: Share = 0.0
     warmup: Share = 0.1
+    source: Literal["classifier", "goodness"] = "classifier"
+    sharpness: PositiveFloat = 8.0
+
+
+class Adam(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="adam"):
+    """Adam (Kingma, Ba) with its usual decay rates."""
+
+
+class Sgd(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="sgd"):
+    """Stochastic gradient descent with momentum and weight decay."""
+
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
+
+
+Optimizer: TypeAlias = Adam | Sgd
+
+
+class Augment(Struct, frozen=True, forbid_unknown_fields=True):
+    """How training images are changed, anew in every epoch."""
+
+    shift: NonNegative = 0  # moved by up to so many pixels, each way
+    flip: bool = False  # half of them mirrored, left to right
 
 
 class Schedule(Struct, frozen=True, forbid_unknown_fields=True):
     """How long, how fast, and on how much at once.
 
     The learning rate is constant for the share `constant` of the training, then it falls linearly to zero; half
-    and half is Scodellaro et al.'s schedule, and Hinton's.
+    and half, once an epoch (`falls = "epoch"`), is Scodellaro et al.'s schedule: 2·lr·(1 + E − e)/E.
+    A `head_lr` of 0 leaves the linear classifier out.
     """
 
     epochs: NonNegative
     batch: Positive = 64
     lr: PositiveFloat = 1e-3
-    head_lr: PositiveFloat = 1e-3
+    head_lr: Annotated[float, Meta(ge=0)] = 1e-3
     constant: Annotated[float, Meta(ge=0, lt=1)] = 0.5
-    shift: NonNegative = 0  # images are moved by up to so many pixels, each way
+    falls: Literal["step", "epoch"] = "step"
 
 
 class RecipeNetwork(Struct, frozen=True, forbid_unknown_fields=True):
@@ -92,8 +138,7 @@ class RecipeNetwork(Struct, frozen=True, forbid_unknown_fields=True):
     placement: Literal["add", "channel"]
     normalise: Literal["none", "range"] = "none"
     score: Literal["sum", "log_sum"] = "sum"
-    mean: float = 0.0
-    std: PositiveFloat = 1.0
+    standardise: bool = False  # with the mean and deviation of the training images
 
 
 class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -105,6 +150,9 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     loss: Loss
     schedule: Schedule
     negatives: Negatives = Negatives()
+    optimizer: Optimizer = Adam()
+    augment: Augment = Augment()
+    gradient: Literal["local", "crossing"] = "local"  # a unit's own loss only, or those of the units above it, too
 
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -126,11 +174,11 @@ def load_recipe(name_or_path: str) -> Recipe:
     return recipe
 
 
-def build_network(recipe: Recipe, shape: tuple[int, int, int], patterns: int) -> Network:
-    """The recipe's network for images of `shape` (C, H, W). Raises `UsageError` where it does not fit them."""
+def build_network(recipe: Recipe, image: Image, patterns: int) -> Network:
+    """The recipe's network for such images. Raises `UsageError` where it does not fit them."""
     r = recipe.network
     network = Network(
-        image=Image(shape, r.mean, r.std),
+        image=image,
         label=Label(r.placement, patterns, 1, r.normalise),
         units=r.units,
         score=r.score,
@@ -138,7 +186,7 @@ def build_network(recipe: Recipe, shape: tuple[int, int, int], patterns: int) ->
     try:
         validate(network)
     except FFError as error:
-        raise UsageError(f"recipe does not fit images of {shape}: {error}") from error
+        raise UsageError(f"recipe does not fit images of {image.shape}: {error}") from error
     if not any(unit.trained for unit in network.units):
         raise UsageError("recipe: no unit is trained, so there is nothing to do")
     return network

@@ -11,14 +11,15 @@ import torch
 from msgspec import Struct, to_builtins
 from torch import Tensor
 
-from ffruntime.architecture import Network
+from ffruntime.architecture import Image, Network
 
+from .augment import augment
 from .checkpoint import Identity, Progress, checkpoint_path, load_checkpoint, save_checkpoint
-from .data import Dataset, Split, on_device, shift_images
+from .data import Dataset, Split, on_device, statistics
 from .evaluate import accuracy
 from .labels import make_patterns
 from .network import Tensors, initialise, parameters
-from .recipe import Recipe, Schedule, build_network
+from .recipe import Recipe, build_network
 from .step import Batch, training_step
 
 CHECKPOINT_SECONDS = 60.0
@@ -73,7 +74,8 @@ def start(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, dty
     """A run that has not begun, its network initialised from the seed."""
     c, h, w = dataset.train.pixels.shape[1:]
     patterns = make_patterns(recipe.patterns, len(dataset.classes), h, w)
-    network = build_network(recipe, (c, h, w), len(patterns["labels.patterns"]))
+    mean, std = statistics(dataset.train) if recipe.network.standardise else (0.0, 1.0)
+    network = build_network(recipe, Image((c, h, w), mean, std), len(patterns["labels.patterns"]))
     tensors = initialise(network, patterns, torch.Generator().manual_seed(seed))
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     return Run(recipe, network, tensors, make_optimizer(recipe, network, tensors), dataset, seed, device, dtype)
@@ -97,19 +99,15 @@ def learning_rate(progress: float, constant: float) -> float:
     return min(1.0, (1 - progress) / (1 - constant))
 
 
-def epoch_batches(train: Split, schedule: Schedule, seed: int, epoch: int, skip: int) -> Iterator[Batch]:
+def epoch_batches(train: Split, recipe: Recipe, seed: int, epoch: int, skip: int) -> Iterator[Batch]:
     """The epoch's batches from number `skip` on. The same seed and epoch give the same batches."""
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    n, device = len(train.labels), train.pixels.device
+    n, device, batch = len(train.labels), train.pixels.device, recipe.schedule.batch
     order = torch.randperm(n, generator=generator).to(device)
     noise = torch.rand(n, 2, generator=generator).to(device)
-    pixels, labels = train.pixels[order], train.labels[order]
-    if schedule.shift:
-        span = 2 * schedule.shift + 1
-        offsets = torch.randint(span, (n, 2), generator=generator) - schedule.shift
-        pixels = shift_images(pixels, offsets.to(device))
-    for start in range(skip * schedule.batch, max(n - schedule.batch, 0) + 1, schedule.batch):
-        chosen = slice(start, start + schedule.batch)
+    pixels, labels = augment(recipe.augment, train.pixels[order], generator), train.labels[order]
+    for start in range(skip * batch, max(n - batch, 0) + 1, batch):
+        chosen = slice(start, start + batch)
         yield Batch(pixels[chosen], labels[chosen], noise[chosen])
 
 
@@ -135,7 +133,7 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
     saved = time.monotonic()
     for epoch in range(progress.epoch, schedule.epochs):
         step = progress.step if epoch == progress.epoch else 0
-        for batch in epoch_batches(split, schedule, run.seed, epoch, skip=step):
+        for batch in epoch_batches(split, run.recipe, run.seed, epoch, skip=step):
             passed = (epoch * run.steps_per_epoch + step) / (schedule.epochs * run.steps_per_epoch)
             for group in run.optimizer.param_groups:
                 group["lr"] = group["base_lr"] * learning_rate(passed, schedule.constant)
@@ -201,7 +199,7 @@ def estimate_seconds(run: Run) -> float:
         return time.perf_counter() - begun
 
     def some_steps() -> None:
-        for batch in epoch_batches(split, schedule, run.seed, 0, skip=0):
+        for batch in epoch_batches(split, run.recipe, run.seed, 0, skip=0):
             training_step(trial.recipe, trial.network, tensors, trial.optimizer, batch, 1.0, trial.dtype)
 
     def look(dtype: torch.dtype) -> Callable[[], Any]:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from ffruntime.errors import DataError, UsageError
 from fftrain import data
-from fftrain.data import Dataset, load_dataset, load_mnist, parse_classes, shift_images
+from fftrain.augment import shift_images
+from fftrain.data import Dataset, load_dataset, load_mnist, parse_classes
 
 MNIST_RAW = Path(os.environ.get("FF_DATA", "/nowhere")) / "MNIST" / "raw"
 needs_mnist = pytest.mark.skipif(not MNIST_RAW.is_dir(), reason="FF_DATA does not point at MNIST")

@@ -117,10 +117,10 @@ def test_an_unwritable_place_is_said_before_the_work(tiny_recipe: Recipe, small:
 
 
 def test_batches_cover_the_epoch_without_repeating(tiny_recipe: Recipe, small: Dataset) -> None:
-    noise = [batch.noise for batch in epoch_batches(small.train, tiny_recipe.schedule, 0, 0, skip=0)]
+    noise = [batch.noise for batch in epoch_batches(small.train, tiny_recipe, 0, 0, skip=0)]
     assert sum(len(n) for n in noise) == 640
     assert len(torch.cat(noise).unique(dim=0)) == 640
-    skipped = [batch.noise for batch in epoch_batches(small.train, tiny_recipe.schedule, 0, 0, skip=4)]
+    skipped = [batch.noise for batch in epoch_batches(small.train, tiny_recipe, 0, 0, skip=4)]
     assert all(torch.equal(a, b) for a, b in zip(noise[4:], skipped, strict=True))
 
 
