@@ -85,14 +85,17 @@ class Label(Struct, frozen=True, forbid_unknown_fields=True):
     """How a label's pattern reaches the first unit.
 
     `add`: keep · image + pattern, pixel by pixel (`labels.keep` is a tensor, so that a pattern can
-    also *replace* pixels); `channel`: the pattern as further channels beside the image. `range` then
-    brings each sample to [0, 1] (Scodellaro et al.).
+    also *replace* pixels); `channel`: the pattern as further channels beside the image; `morphology`:
+    keep · image + (1 − keep) · the image eroded or dilated by the pattern, a structuring element of
+    `element` × `element` pixels (`ffruntime/labels.py`). `range` then brings each sample to [0, 1]
+    (Scodellaro et al.).
     """
 
-    placement: Literal["add", "channel"]
+    placement: Literal["add", "channel", "morphology"]
     patterns: Positive  # how many: one for every class, and the spare ones
     channels: Positive = 1
     normalise: Literal["none", "range"] = "none"
+    element: Positive = 1  # pixels a side of a structuring element; odd
 
 
 class Network(Struct, frozen=True, forbid_unknown_fields=True):
@@ -126,6 +129,13 @@ def embedded_shape(network: Network) -> Shape:
     """Shape of the image with a label in it: what the first unit receives."""
     c, h, w = network.image.shape
     return (c + network.label.channels, h, w) if network.label.placement == "channel" else (c, h, w)
+
+
+def pattern_shape(network: Network) -> Shape:
+    """Shape of one label pattern: as large as the image, or a structuring element."""
+    label = network.label
+    sides = (label.element,) * 2 if label.placement == "morphology" else network.image.shape[1:]
+    return (label.channels, *sides)
 
 
 def op_shape(op: Op, shape: Shape, where: str) -> Shape:
@@ -182,6 +192,17 @@ def validate(network: Network) -> None:
             raise BundleError(f"{unit_name(index)}: its last operation must be relu")
     if network.label.placement == "add" and network.label.channels not in (1, network.image.shape[0]):
         raise BundleError("label: added patterns need one channel, or as many as the image")
+    _validate_element(network.label, network.image.shape)
+
+
+def _validate_element(label: Label, image: Shape) -> None:
+    if label.placement != "morphology":
+        if label.element != 1:
+            raise BundleError(f"label: placement {label.placement} has no structuring elements")
+    elif label.channels != 1:
+        raise BundleError("label: a structuring element has one channel")
+    elif label.element % 2 == 0 or label.element > min(image[1:]):
+        raise BundleError(f"label: an element of {label.element} pixels is not odd or exceeds the image")
 
 
 def parameter_shapes(network: Network) -> dict[str, Shape]:
@@ -190,10 +211,10 @@ def parameter_shapes(network: Network) -> dict[str, Shape]:
     The names are one contract: the same in safetensors, in ONNX initializers and in the optimizer.
     """
     label, image = network.label, network.image.shape
-    pattern = (label.channels, *image[1:])
+    pattern = pattern_shape(network)
     shapes: dict[str, Shape] = {"labels.patterns": (label.patterns, *pattern), "labels.neutral": pattern}
-    if label.placement == "add":
-        shapes["labels.keep"] = pattern
+    if label.placement != "channel":
+        shapes["labels.keep"] = (label.channels, *image[1:])
     shape = embedded_shape(network)
     for index, unit in enumerate(network.units):
         prefix = unit_name(index)

@@ -19,19 +19,42 @@ def embed(
 ) -> np.ndarray:
     """Images with a label pattern each: what the first unit receives, before its own normalisation.
 
-    `images` (N, C, H, W) float32 in [0, 1]; `patterns` (N, P, H, W) or broadcastable to it. Returns
-    (N, C', H, W) float32.
+    `images` (N, C, H, W) float32 in [0, 1]; `patterns` (N, *pattern_shape) or broadcastable to it.
+    Returns (N, C', H, W) float32.
     """
     x = (images - np.float32(network.image.mean)) / np.float32(network.image.std)
     if network.label.placement == "channel":
         spread = np.broadcast_to(patterns, (len(x), *patterns.shape[-3:]))
         x = np.concatenate([x, spread], axis=1)  # (N, C + P, H, W)
+    elif network.label.placement == "morphology":
+        changed = morphology(x, patterns)
+        x = changed + weights["labels.keep"] * (x - changed)  # exactly x where the element changes nothing
     else:
         x = weights["labels.keep"] * x + patterns
     if network.label.normalise == "range":
         low, high = x.min(axis=(1, 2, 3), keepdims=True), x.max(axis=(1, 2, 3), keepdims=True)
         x = (x - low) / (high - low + np.float32(EPS_DIVISIVE))
     return x.astype(np.float32)
+
+
+def morphology(images: np.ndarray, elements: np.ndarray) -> np.ndarray:
+    """Images (N, C, H, W), each dilated or eroded by its own flat structuring element, channel by channel.
+
+    `elements` (N or 1, 1, k, k), k odd: +1 at the offsets of a dilation, −1 at those of an erosion, 0 elsewhere.
+    The centre belongs to every element, and its sign says which of the two it is. Dilation at p is the maximum
+    over p + offsets, erosion the minimum; offsets that fall outside the image do not count. Our own definition
+    of morphological labels: Scodellaro et al. (2025) describe such labels, but no formula is published.
+    """
+    size, (h, w) = elements.shape[-1], images.shape[-2:]
+    r = size // 2
+    sign = elements[..., r : r + 1, r : r + 1]
+    highest = signed = sign * images  # an erosion is a dilation of −x
+    padded = np.pad(signed, ((0, 0), (0, 0), (r, r), (r, r)), constant_values=-np.inf)
+    for dy, dx in np.ndindex(size, size):
+        member = elements[..., dy : dy + 1, dx : dx + 1] != 0  # (N, 1, 1, 1)
+        shifted = padded[..., dy : dy + h, dx : dx + w]
+        highest = np.where(member, np.maximum(highest, shifted), highest)
+    return sign * highest
 
 
 def first_input(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from typing import TypeAlias
 
 import torch
@@ -58,10 +59,27 @@ def to_images(pixels: Tensor, network: Network, dtype: torch.dtype) -> Tensor:
     return x.to(dtype)
 
 
+def morphology(images: Tensor, elements: Tensor) -> Tensor:
+    """Images (N, C, H, W), each dilated or eroded by its element (N or 1, 1, k, k): `ffruntime/labels.py`."""
+    size, (h, w) = elements.shape[-1], images.shape[-2:]
+    r = size // 2
+    sign = elements[..., r : r + 1, r : r + 1]
+    highest = signed = sign * images  # an erosion is a dilation of −x
+    padded = F.pad(signed, (r, r, r, r), value=-math.inf)
+    for dy, dx in product(range(size), repeat=2):
+        member = elements[..., dy : dy + 1, dx : dx + 1] != 0  # (N, 1, 1, 1)
+        shifted = padded[..., dy : dy + h, dx : dx + w]
+        highest = torch.where(member, torch.maximum(highest, shifted), highest)
+    return sign * highest
+
+
 def embed(network: Network, tensors: Tensors, images: Tensor, patterns: Tensor) -> Tensor:
-    """Standardised images (N, C, H, W) and patterns (N or 1, P, H, W) -> the first unit's input."""
+    """Standardised images (N, C, H, W) and patterns (N or 1, *pattern_shape) -> the first unit's input."""
     if network.label.placement == "channel":
         x = torch.cat([images, patterns.to(images).expand(len(images), -1, -1, -1)], dim=1)  # (N, C + P, H, W)
+    elif network.label.placement == "morphology":
+        changed = morphology(images, patterns.to(images))
+        x = changed + tensors["labels.keep"].to(images) * (images - changed)
     else:
         x = tensors["labels.keep"].to(images) * images + patterns.to(images)
     if network.label.normalise == "range":

@@ -135,7 +135,7 @@ class RecipeNetwork(Struct, frozen=True, forbid_unknown_fields=True):
     """The network, but for what the data set and the patterns decide (image shape, number of patterns)."""
 
     units: tuple[Unit, ...]
-    placement: Literal["add", "channel"]
+    placement: Literal["add", "channel", "morphology"]
     normalise: Literal["none", "range"] = "none"
     score: Literal["sum", "log_sum"] = "sum"
     standardise: bool = False  # with the mean and deviation of the training images
@@ -177,9 +177,12 @@ def load_recipe(name_or_path: str) -> Recipe:
 def build_network(recipe: Recipe, image: Image, patterns: int) -> Network:
     """The recipe's network for such images. Raises `UsageError` where it does not fit them."""
     r = recipe.network
+    element = recipe.patterns.size if isinstance(recipe.patterns, Morphology) else None
+    if (element is None) == (r.placement == "morphology"):
+        raise UsageError("recipe: network.placement and patterns.kind are both 'morphology', or neither is")
     network = Network(
         image=image,
-        label=Label(r.placement, patterns, 1, r.normalise),
+        label=Label(r.placement, patterns, 1, r.normalise, element or 1),
         units=r.units,
         score=r.score,
     )
