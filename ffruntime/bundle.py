@@ -12,7 +12,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -21,13 +21,15 @@ from msgspec import Meta, Struct
 from .architecture import Network, Positive, Shape, parameter_shapes, validate
 from .errors import BundleError, StorageError
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)  # a bundle of format 1 is one of format 2 without what came later
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 GOLDEN = "golden.safetensors"
 EXEMPLARS = "exemplars.safetensors"
 MAX_MANIFEST_BYTES = 16 << 20
 
+Mode: TypeAlias = Literal["goodness", "classifier"]  # of inference
 Accuracies = dict[str, dict[str, float]]  # split -> inference mode -> share of right answers
 
 
@@ -38,26 +40,35 @@ class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
-class Preprocessing(Struct, frozen=True, forbid_unknown_fields=True):
-    """How a picture becomes the network's input: the way MNIST was made (LeCun et al.).
+class Digit(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="digit"):
+    """As MNIST was made (LeCun et al.): the figure in a box of `box` pixels a side with its proportions kept, its
+    centre of mass in the centre of the image, light on black, its strongest ink white."""
 
-    The figure is scaled into a box of `box` pixels a side, keeping its proportions, and placed so
-    that its centre of mass is the centre of the image.
-    """
-
-    kind: Literal["digit"]
     box: Positive
+
+
+class Garment(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="garment"):
+    """As Fashion-MNIST was made (Xiao et al. 2017, section 2): trimmed from its even background, the longer edge as
+    long as the image's shorter one, centred by its box, grey, its difference from the background light on black."""
+
+
+class Photo(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="photo"):
+    """The largest part of the picture's middle that has the image's proportions, scaled; transparency is white."""
+
+
+Preprocessing: TypeAlias = Digit | Garment | Photo  # how a picture becomes the network's image
 
 
 class DataSource(Struct, frozen=True, forbid_unknown_fields=True):
     """Where the images came from, and how many of them were used for what."""
 
-    name: str
+    name: str  # as `fftrain` calls it: mnist, fashion-mnist, cifar10, cifar100, folder
     source: str
     offline_sample: bool
     train: int
     validation: int
     test: int
+    path: str | None = None  # of a folder
 
 
 class Training(Struct, frozen=True, forbid_unknown_fields=True):
@@ -86,6 +97,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     accuracy: Accuracies
     made_with: dict[str, str]
     files: dict[str, FileEntry]
+    modes: Annotated[tuple[Mode, ...], Meta(min_length=1)] = ("goodness", "classifier")  # trained for, best first
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -114,8 +126,9 @@ def read_manifest(path: Path) -> Manifest:
         raise BundleError(f"{file}: {len(manifest.classes)} classes, but fewer label patterns")
     if len(set(manifest.classes)) < len(manifest.classes):
         raise BundleError(f"{file}: a class is named twice")
-    if manifest.preprocessing.box > min(manifest.network.image.shape[1:]):
-        raise BundleError(f"{file}: a box of {manifest.preprocessing.box} pixels does not fit the image")
+    preprocessing = manifest.preprocessing
+    if isinstance(preprocessing, Digit) and preprocessing.box > min(manifest.network.image.shape[1:]):
+        raise BundleError(f"{file}: a box of {preprocessing.box} pixels does not fit the image")
     if WEIGHTS not in manifest.files:
         raise BundleError(f"{path}: its writing was interrupted; write it again (fftrain … --resume)")
     for name, entry in manifest.files.items():
@@ -128,8 +141,8 @@ def _decode_manifest(file: Path, text: bytes) -> Manifest:
         version = msgspec.json.decode(text, type=dict[str, Any]).get("format")
         if isinstance(version, int) and version > FORMAT:
             raise BundleError(f"{file}: format {version} is newer than this program reads ({FORMAT}): upgrade")
-        if version != FORMAT:
-            raise BundleError(f"{file}: format {version!r} is none that this program reads ({FORMAT})")
+        if version not in READABLE or isinstance(version, bool):
+            raise BundleError(f"{file}: format {version!r} is none that this program reads {READABLE}")
         return msgspec.json.decode(text, type=Manifest)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{file}: damaged: {error}; copy the bundle again") from error
@@ -214,7 +227,8 @@ def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifes
     if anything cannot be staged.
     """
     entries = {n: FileEntry(len(data), hashlib.sha256(data).hexdigest()) for n, data in files.items()}
-    final = msgspec.structs.replace(manifest, files=dict(sorted({**manifest.files, **entries}.items())))
+    files_after = dict(sorted({**manifest.files, **entries}.items()))
+    final = msgspec.structs.replace(manifest, format=FORMAT, files=files_after)
     contents = {**files, MANIFEST: _encode(final)}  # the manifest comes last: it is the commit
     created = not path.exists()
     try:
@@ -267,7 +281,7 @@ def _stage_withdrawal(path: Path, entries: Mapping[str, FileEntry]) -> tuple[set
     kept = {n: e for n, e in current.files.items() if n not in entries or e == entries[n]}
     if kept == current.files:
         return set(current.files), None
-    withdrawn = _encode(msgspec.structs.replace(current, files=kept))
+    withdrawn = _encode(msgspec.structs.replace(current, format=FORMAT, files=kept))
     return set(current.files), _stage(path / MANIFEST, withdrawn, ".withdrawn.new")
 
 

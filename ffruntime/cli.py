@@ -62,9 +62,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 @cli.command(epilog=EPILOG)
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE…")
 @model_option
-@click.option(
-    "--mode", default="goodness", show_default=True, help="goodness (every label) or classifier (one pass)."
-)
+@click.option("--mode", help="goodness (every label) or classifier (one pass); default: the model's best.")
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to print.")
 @click.option("--no-preprocess", is_flag=True, help="The images are ready: right size, light on dark, centred.")
 @click.option("--show", is_flag=True, help="Draw what the network was shown.")
@@ -73,7 +71,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 def classify(
     images: tuple[str, ...],
     model_path: str,
-    mode: str,
+    mode: str | None,
     top: int,
     no_preprocess: bool,
     show: bool,
@@ -82,12 +80,11 @@ def classify(
     as_json: bool,
 ) -> None:
     """Say what IMAGE… show (`-`: standard input). Any size, colour and polarity."""
-    from .errors import ImageError, unknown
-    from .model import MODES, Model
+    from .errors import ImageError
+    from .model import Model
 
-    if mode not in MODES:
-        raise unknown("mode", mode, MODES)
     model = Model(model_path, backend, threads or 0)
+    model.mode(mode)
     failed = False
     for path in images:
         try:

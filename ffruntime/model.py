@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from msgspec import Struct
@@ -16,8 +15,6 @@ from .backend import DEFAULT_BACKEND, Graph, load_graph
 from .errors import unknown
 from .labels import to_unit_interval
 
-Mode = Literal["goodness", "classifier"]
-MODES: tuple[Mode, ...] = ("goodness", "classifier")
 BATCH = 16  # images in one call of the engine; bounds what its activations take
 
 
@@ -59,10 +56,16 @@ class Model:
                 self._graphs[name] = load_graph(file, self.backend, self.threads)
             return self._graphs[name]
 
-    def scores(self, images: np.ndarray, mode: Mode = "goodness") -> np.ndarray:
+    def mode(self, asked: str | None) -> bundle.Mode:
+        """The inference mode asked for, by default the model's best. Raises `UsageError` if it was not trained."""
+        modes = {str(mode): mode for mode in self.manifest.modes}
+        if asked is not None and asked not in modes:
+            raise unknown("mode", asked, modes)
+        return modes[asked] if asked else self.manifest.modes[0]
+
+    def scores(self, images: np.ndarray, mode: str | None = None) -> np.ndarray:
         """Score of every class: images uint8 (N, C, H, W) -> float32 (N, classes)."""
-        if mode not in MODES:
-            raise unknown("mode", mode, MODES)
+        mode = self.mode(mode)
         classes = len(self.manifest.classes)
         rows = []
         for start in range(0, len(images), BATCH):
@@ -74,16 +77,18 @@ class Model:
                 rows.append(self.graph("classifier")(inputs)["logits"][:, :classes])
         return np.concatenate(rows)
 
-    def classify_batch(self, images: np.ndarray, mode: Mode = "goodness") -> list[Answer]:
+    def classify_batch(self, images: np.ndarray, mode: str | None = None) -> list[Answer]:
         """Images that are ready, uint8 (N, C, H, W) -> an answer for each."""
-        if mode in MODES:
-            self.graph(mode)  # loading is not part of the time that is reported
+        mode = self.mode(mode)
+        self.graph(mode)  # loading is not part of the time that is reported
         start = time.perf_counter()
         scores = self.scores(images, mode)
         elapsed = (time.perf_counter() - start) * 1000 / len(images)
         return [self._answer(row, mode, elapsed) for row in scores]
 
-    def classify(self, source: str | Path | np.ndarray, mode: Mode = "goodness", preprocess: bool = True) -> Answer:
+    def classify(
+        self, source: str | Path | np.ndarray, mode: str | None = None, preprocess: bool = True
+    ) -> Answer:
         """An image file, or an array uint8 (C, H, W) that is ready -> the answer.
 
         Raises `ImageError` where the file cannot be used.

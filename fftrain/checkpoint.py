@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 from msgspec import Struct
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -15,7 +14,8 @@ from torch import Tensor
 from ffruntime.bundle import write_atomically
 from ffruntime.errors import BundleError, UsageError
 
-from .network import Tensors
+from .network import Tensors, parameters
+from .optimizer import Optimizers
 
 
 class Progress(Struct, frozen=True):
@@ -50,12 +50,15 @@ def save_checkpoint(
     identity: Identity,
     progress: Progress,
     tensors: Tensors,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Optimizers,
     sums: Tensor,
 ) -> None:
     """Write atomically. Raises `StorageError`, with the checkpoint before it intact."""
     content = {f"network.{name}": t.detach() for name, t in tensors.items()}
-    content |= {f"optimizer.{i}.{k}": v for i, s in optimizer.state_dict()["state"].items() for k, v in s.items()}
+    for part, optimizer in optimizers.items():
+        for index, name in enumerate(parameters(part, tensors)):
+            moments = optimizer.state_dict()["state"].get(index, {})
+            content |= {f"optimizer.{name}.{key}": value for key, value in moments.items() if value is not None}
     content["sums"] = sums
     metadata = {
         "identity": msgspec.json.encode(identity).decode(),
@@ -65,9 +68,9 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, identity: Identity, tensors: Tensors, optimizer: torch.optim.Optimizer
+    path: Path, identity: Identity, tensors: Tensors, optimizers: Optimizers
 ) -> tuple[Progress, Tensor]:
-    """Restore network and optimizer in place; return (progress, sums of the epoch under way).
+    """Restore network and optimizers in place; return (progress, sums of the epoch under way).
 
     Raises `UsageError` where it is of another run, `BundleError` where it is damaged or missing.
     """
@@ -84,11 +87,10 @@ def load_checkpoint(
             raise UsageError(f"--resume: {path} is of a run with another {field}; delete it, or use another --out")
     for name, tensor in tensors.items():
         tensor.copy_(content[f"network.{name}"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in content.items():
-        kind, _, rest = name.partition(".")
-        if kind == "optimizer":
-            index, _, key = rest.partition(".")
-            state.setdefault(int(index), {})[key] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    for part, optimizer in optimizers.items():
+        state: dict[int, dict[str, Tensor]] = {}
+        for index, name in enumerate(parameters(part, tensors)):
+            prefix = f"optimizer.{name}."
+            state[index] = {n.removeprefix(prefix): v for n, v in content.items() if n.startswith(prefix)}
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": {i: s for i, s in state.items() if s}})
     return progress, content["sums"]

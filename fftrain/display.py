@@ -30,18 +30,17 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _figures(losses: list[float], accuracies: list[float]) -> str:
-    trained = [(k, loss, a) for k, (loss, a) in enumerate(zip(losses, accuracies, strict=True), 1) if loss == loss]
+def _figures(losses: list[float | None], accuracies: list[float | None]) -> str:
+    rows = enumerate(zip(losses, accuracies, strict=True), 1)
+    trained = [(k, loss, a) for k, (loss, a) in rows if loss is not None and a is not None and loss == loss]
     return "  ".join(f"unit{k} loss {loss:.3f} disc {100 * a:.1f} %" for k, loss, a in trained)
 
 
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
     """One epoch's line: loss and discrimination accuracy per unit, validation accuracy per inference mode."""
-    validation = row["validation"]
-    return (
-        f"epoch {row['epoch']:>3}/{epochs}  {_figures(row['loss'], row['discrimination_accuracy'])}  "
-        f"validation: goodness {percent(validation['goodness'])}, classifier {percent(validation['classifier'])}"
-    )
+    figures = _figures(row["loss"], row["discrimination_accuracy"])
+    validation = ", ".join(f"{mode} {percent(share)}" for mode, share in row["validation"].items())
+    return f"epoch {row['epoch']:>3}/{epochs}  {figures}  validation: {validation}"
 
 
 def show(reports: Iterable[Report], steps_per_epoch: int, epochs: int) -> None:
@@ -64,11 +63,12 @@ def show(reports: Iterable[Report], steps_per_epoch: int, epochs: int) -> None:
         task = bar.add_task("", total=epochs * steps_per_epoch, figures="")
         first = True
         for report in reports:
-            losses, accuracies = report.figures[:-1].T.tolist()
             position = report.epoch * steps_per_epoch + report.step
             if first:
                 bar.reset(task, completed=position)
                 first = False
-            bar.update(task, completed=position, figures=_figures(losses, accuracies))
+            bar.update(task, completed=position)
+            if report.figures is not None:
+                bar.update(task, figures=_figures(*report.figures[:-1].T.tolist()))
             if report.row:
                 console.print(epoch_line(report.row, epochs))

@@ -1,4 +1,4 @@
-"""Losses on a pair of goodnesses: that of an image with its right label, and with a wrong one."""
+"""Losses on the goodness of an image with its right label, and with wrong ones."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ from .recipe import PairLoss, Ratio, Symmetric
 
 
 def pair_loss(loss: PairLoss, positive: Tensor, negative: Tensor, neurons: int) -> Tensor:
-    """Loss of each pair (N,) from the mean squares g⁺ and g⁻ (N,) of a unit with so many neurons.
+    """Loss of each image (N,) from the mean squares g⁺ (N,) and g⁻ (M, N) of a unit with so many neurons.
 
-    The formulas and their sources stand with the recipe's loss kinds (`fftrain/recipe.py`).
+    The formulas for one negative and their sources stand with the recipe's loss kinds (`fftrain/recipe.py`). With
+    M of them, the losses on a difference become log(1 + Σₘ e^(−α·(g⁺ − g⁻ₘ))), the cross-entropy of a softmax over
+    the copies; that on a threshold takes the mean over the negatives.
     """
     if isinstance(loss, Symmetric):
-        return softplus(-loss.alpha * (positive - negative))
+        return softplus((-loss.alpha * (positive - negative)).logsumexp(0))
     if isinstance(loss, Ratio):
-        return softplus(-loss.alpha * (positive.clamp_min(1e-12).log() - negative.clamp_min(1e-12).log()))
+        gap = positive.clamp_min(1e-12).log() - negative.clamp_min(1e-12).log()
+        return softplus((-loss.alpha * gap).logsumexp(0))
     scale = neurons if loss.reduce == "sum" else 1
-    return softplus(-scale * (positive - loss.theta)) + softplus(scale * (negative - loss.theta))
+    return softplus(-scale * (positive - loss.theta)) + softplus(scale * (negative - loss.theta)).mean(0)
 
 
 def discriminated(loss: PairLoss, positive: Tensor, negative: Tensor) -> Tensor:
-    """Share of right decisions in each pair, in [0, 1]: the discrimination accuracy of Scodellaro et al.
+    """Share of right decisions for each image, in [0, 1]: the discrimination accuracy of Scodellaro et al.
 
-    With a threshold both copies are judged against it; without one, whether the pair is in order.
+    With a threshold all copies are judged against it, without one the pairs by their order. Shapes as above.
     """
     if isinstance(loss, Symmetric | Ratio):
-        return (positive > negative).float()
-    return ((positive > loss.theta).float() + (negative <= loss.theta).float()) / 2
+        return (positive > negative).float().mean(0)
+    right = (positive > loss.theta).float() + (negative <= loss.theta).float().mean(0)
+    return right / 2

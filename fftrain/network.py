@@ -28,6 +28,8 @@ from ffruntime.architecture import (
     unit_name,
 )
 
+from .distributed import average, world
+
 Tensors: TypeAlias = dict[str, Tensor]
 BATCH_MOMENTUM = 0.1  # of the newest batch in the running statistics
 
@@ -47,10 +49,15 @@ def initialise(network: Network, patterns: Tensors, generator: torch.Generator) 
     return tensors
 
 
-def parameters(index: int, tensors: Tensors) -> Tensors:
-    """The unit's weights and biases: what its own loss trains."""
-    prefix = f"{unit_name(index)}."
-    return {n: t for n, t in tensors.items() if n.startswith(prefix) and n.endswith((".weight", ".bias"))}
+def parameters(part: str, tensors: Tensors) -> Tensors:
+    """Weights and biases of a part of the network: of a unit, by its name, or of the `head`."""
+    return {n: t for n, t in tensors.items() if n.startswith(f"{part}.") and n.endswith((".weight", ".bias"))}
+
+
+def cast(tensors: Tensors, dtype: torch.dtype) -> Tensors:
+    """Weights and the units' biases in the type that activations are computed in; everything else as it is."""
+    cast_too = tuple(n for n in tensors if n.endswith(".weight") or (n.endswith(".bias") and n != "head.bias"))
+    return {**tensors, **{name: tensors[name].to(dtype) for name in cast_too}}
 
 
 def to_images(pixels: Tensor, network: Network, dtype: torch.dtype) -> Tensor:
@@ -88,6 +95,12 @@ def embed(network: Network, tensors: Tensors, images: Tensor, patterns: Tensor) 
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def embed_copies(network: Network, tensors: Tensors, images: Tensor, labels: Tensor) -> Tensor:
+    """Every image with several labels: images (B, …), labels (R, B) -> the first unit's input (R · B, …)."""
+    copies = images.repeat(len(labels), 1, 1, 1)
+    return embed(network, tensors, copies, tensors["labels.patterns"][labels.flatten()])
+
+
 def normalise_divisive(x: Tensor) -> Tensor:
     """x / √(mean(x²)) over each sample's neurons, at any scale of x (Hinton, section 2)."""
     return x * torch.rsqrt(mean_square(x) + EPS_DIVISIVE).to(x.dtype).view(-1, *[1] * (x.ndim - 1))
@@ -101,7 +114,21 @@ def normalise(unit: Unit, prefix: str, tensors: Tensors, x: Tensor, training: bo
     if kind == "divisive":
         return normalise_divisive(x)
     mean, var = tensors[f"{prefix}.below.mean"], tensors[f"{prefix}.below.var"]
+    if training and world() > 1:
+        return F.batch_norm(x, *_batch_statistics(x, mean, var), training=False, eps=EPS_BATCH)
     return F.batch_norm(x, mean, var, training=training, momentum=BATCH_MOMENTUM, eps=EPS_BATCH)
+
+
+def _batch_statistics(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance per channel over the batches of all processes; the running ones are updated."""
+    wide = x.to(mean.dtype).transpose(0, 1).flatten(1)  # (C, N · …)
+    moments = torch.stack([wide.mean(1), wide.square().mean(1)])
+    average([moments])
+    count = wide.shape[1] * world()
+    now, spread = moments[0], moments[1] - moments[0].square()
+    mean.lerp_(now, BATCH_MOMENTUM)
+    var.lerp_(spread * count / (count - 1), BATCH_MOMENTUM)
+    return now, spread
 
 
 def apply_op(op: Op, name: str, tensors: Tensors, x: Tensor) -> Tensor:
@@ -117,11 +144,17 @@ def apply_op(op: Op, name: str, tensors: Tensors, x: Tensor) -> Tensor:
     return F.relu(x)
 
 
-def activation(network: Network, index: int, tensors: Tensors, x: Tensor) -> Tensor:
-    """A unit's activation from its normalised input."""
-    for name, op in named_ops(network.units[index]):
+def preactivation(network: Network, index: int, tensors: Tensors, x: Tensor) -> Tensor:
+    """What a unit's last ReLU receives, from the unit's normalised input."""
+    *ops, _ = named_ops(network.units[index])
+    for name, op in ops:
         x = apply_op(op, f"{unit_name(index)}.{name}", tensors, x)
     return x
+
+
+def activation(network: Network, index: int, tensors: Tensors, x: Tensor) -> Tensor:
+    """A unit's activation from its normalised input."""
+    return F.relu(preactivation(network, index, tensors, x))
 
 
 class _MeanSquare(torch.autograd.Function):
@@ -130,21 +163,51 @@ class _MeanSquare(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x)
-        accumulate = torch.float64 if x.dtype == torch.float64 else torch.float32
-        dims = tuple(range(1, x.ndim))
-        return torch.linalg.vector_norm(x, dim=dims, dtype=accumulate).square() / x[0].numel()
+        return _mean_square(x)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         (x,) = ctx.saved_tensors
-        scale = (gradient * (2 / x[0].numel())).to(x.dtype)
-        return x * scale.view(-1, *[1] * (x.ndim - 1))
+        return _scaled(x, gradient)
+
+
+def _mean_square(x: Tensor) -> Tensor:
+    accumulate = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dims = tuple(range(1, x.ndim))
+    return torch.linalg.vector_norm(x, dim=dims, dtype=accumulate).square() / x[0].numel()
+
+
+def _scaled(x: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient (N,) of the mean of squares -> that of x (N, …)."""
+    return x * (gradient * (2 / x[0].numel())).to(x.dtype).view(-1, *[1] * (x.ndim - 1))
 
 
 def mean_square(x: Tensor) -> Tensor:
     """Goodness of activations (N, …) -> (N,): the mean of their squares, in float32 (float64 for float64)."""
     result: Tensor = _MeanSquare.apply(x)
     return result
+
+
+class _ReluGoodness(torch.autograd.Function):
+    """ReLU and mean of squares in one; the gradient of the goodness, (2 / N) · y, is zero where the ReLU is."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+        y = F.relu(x)
+        ctx.save_for_backward(y)
+        ctx.mark_non_differentiable(y)
+        return y, _mean_square(y)
+
+    @staticmethod
+    def backward(ctx, _: Tensor, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        (y,) = ctx.saved_tensors
+        return _scaled(y, gradient)
+
+
+def relu_goodness(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Pre-activations (N, …) -> (activation, which no gradient enters, and its goodness (N,))."""
+    activation, goodness = _ReluGoodness.apply(x)
+    return activation, goodness
 
 
 def total_goodness(network: Network, goodness: Tensor) -> Tensor:

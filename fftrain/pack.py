@@ -27,7 +27,7 @@ from ffruntime.bundle import (
 from . import network as net
 from .data import Split
 from .network import Tensors
-from .recipe import Loss
+from .recipe import CrossEntropy, Loss, PairLoss
 from .step import local_gradient
 from .train import Run
 
@@ -67,9 +67,11 @@ def golden(network: Network, tensors: Tensors, train: Split, classes: int, loss:
     goodness = net.label_goodness(network, exact, images, torch.arange(network.label.patterns))  # (N, P, U)
     _, logits = net.classify_linear(network, exact, images)
     negatives = (labels + 1) % classes
-    trained = [i for i, unit in enumerate(network.units) if unit.trained]
-    index = min(trained, key=lambda i: sum(t.numel() for t in net.parameters(i, exact).values()))
-    gradients = golden_gradient(network, exact, index, images, torch.cat([labels, negatives]), loss)
+    gradients: Tensors = {}
+    if not isinstance(loss, CrossEntropy):  # backpropagation has no gradient of one unit's own
+        trained = [i for i, unit in enumerate(network.units) if unit.trained]
+        index = min(trained, key=lambda i: sum(t.numel() for t in net.parameters(unit_name(i), exact).values()))
+        gradients = golden_gradient(network, exact, index, images, torch.stack([labels, negatives]), loss)
     return {
         "images": pixels,
         "labels": labels,
@@ -82,10 +84,10 @@ def golden(network: Network, tensors: Tensors, train: Split, classes: int, loss:
 
 
 def golden_gradient(
-    network: Network, tensors: Tensors, index: int, images: Tensor, labels: Tensor, loss: Loss
+    network: Network, tensors: Tensors, index: int, images: Tensor, labels: Tensor, loss: PairLoss
 ) -> Tensors:
-    """The local gradient of one unit, statistics frozen: `labels` (2N,) are the right ones, then the wrong ones."""
-    x = net.embed(network, tensors, images.repeat(2, 1, 1, 1), tensors["labels.patterns"][labels])
+    """The local gradient of one unit, statistics frozen: `labels` (2, N) are the right ones and wrong ones."""
+    x = net.embed_copies(network, tensors, images, labels)
     for below, unit in enumerate(network.units[: index + 1]):
         x = net.normalise(unit, unit_name(below), tensors, x, training=False)
         if below < index:
@@ -123,6 +125,7 @@ def write_bundle(
             "torch": str(torch.__version__),
         },
         files={},
+        modes=run.modes,
     )
     vectors = golden(run.network, tensors, run.dataset.train, len(classes), run.recipe.loss, run.seed)
     return write(

@@ -1,105 +1,159 @@
-"""One step of training: every unit updated by its own loss, from its own input, and nothing else."""
+"""One step of training: every unit updated by its own loss, from its own input, before the next one's turn.
+
+The other readings of a step are here, too: gradients that cross units (a reading of Scodellaro et al.), and plain
+backpropagation (their baseline).
+"""
 
 from __future__ import annotations
 
 import torch
-from msgspec import Struct
 from torch import Tensor
 from torch.nn import functional as F
 
 from ffruntime.architecture import Network, unit_name
 
 from . import network as net
+from .distributed import average
 from .loss import discriminated, pair_loss
+from .negatives import choose_negatives, plausibility
 from .network import Tensors
-from .recipe import Loss, Negatives, Recipe
-
-
-class Batch(Struct, frozen=True):
-    """What one step sees: pixels uint8 (B, C, H, W), labels (B,), and random numbers in [0, 1), (B, 2)."""
-
-    pixels: Tensor
-    labels: Tensor
-    noise: Tensor
+from .optimizer import apply_gradients
+from .recipe import CrossEntropy, PairLoss
+from .state import Batch, State
 
 
 def local_gradient(
-    network: Network, index: int, tensors: Tensors, x: Tensor, loss: Loss
+    network: Network, index: int, tensors: Tensors, x: Tensor, loss: PairLoss, copies: int = 2
 ) -> tuple[Tensors, Tensor, Tensor]:
     """Gradient of one unit's own loss: nothing flows in from the unit above or out to the one below.
 
-    `x` is the unit's normalised input, the positive half first. Returns (gradient by parameter name,
-    activation (2B, …), [loss, discrimination accuracy] of the batch).
+    `x` (copies · B, …) is the unit's normalised input, the positive copies first. Returns (gradient by parameter
+    name, activation, [loss, discrimination accuracy] of the batch).
     """
-    own = {name: t.detach().requires_grad_() for name, t in net.parameters(index, tensors).items()}
+    own = {name: t.detach().requires_grad_() for name, t in net.parameters(unit_name(index), tensors).items()}
     with torch.enable_grad():
-        y = net.activation(network, index, own, x.detach())
-        positive, negative = net.mean_square(y).chunk(2)
-        value = pair_loss(loss, positive, negative, y[0].numel()).mean()
+        y, goodness = net.relu_goodness(net.preactivation(network, index, own, x.detach()))
+        value, report = unit_loss(loss, goodness, y[0].numel(), copies)
         gradients = torch.autograd.grad(value, list(own.values()))
-    report = torch.stack([value.detach(), discriminated(loss, positive, negative).mean()])
     return dict(zip(own, gradients, strict=True)), y.detach(), report
 
 
-def choose_negatives(
-    negatives: Negatives, labels: Tensor, logits: Tensor, noise: Tensor, progress: float
-) -> Tensor:
-    """A wrong label for every image: (B,).
+def unit_loss(loss: PairLoss, goodness: Tensor, neurons: int, copies: int) -> tuple[Tensor, Tensor]:
+    """Goodness (copies · B,), positives first -> (the batch's loss, [loss, discrimination accuracy] detached)."""
+    copy = goodness.view(copies, -1)
+    value = pair_loss(loss, copy[0], copy[1:], neurons).mean()
+    right = discriminated(loss, copy[0].detach(), copy[1:].detach()).mean()
+    return value, torch.stack([value.detach(), right])
 
-    `noise[:, 0]` decides between hard and uniform, `noise[:, 1]` which label it is.
+
+@torch.no_grad()
+def training_step(state: State, batch: Batch, hard: Tensor) -> Tensor:
+    """Update everything that the recipe trains, in place. `hard` (scalar): the share of hard negatives.
+
+    Returns (U + 1, 2): loss and discrimination accuracy of every unit, NaN where it has none; in the last row
+    cross-entropy and accuracy of the classifier. Nothing in it makes a GPU wait.
     """
-    right = F.one_hot(labels, logits.shape[1]).bool()
-    hard = logits.float().masked_fill(right, -torch.inf).softmax(1)
-    uniform = (~right).float() / (logits.shape[1] - 1)
-    share = negatives.hard if progress >= negatives.warmup else 0.0
-    chances = torch.where(noise[:, :1] < share, hard, uniform)
-    cumulative = chances.cumsum(1)
-    drawn = torch.searchsorted(cumulative, noise[:, 1:] * cumulative[:, -1:], right=True)[:, 0]
-    return drawn.clamp_max(logits.shape[1] - 1)
+    recipe, network = state.recipe, state.network
+    images = net.to_images(batch.pixels, network, state.dtype)
+    tensors = net.cast(state.tensors, state.dtype)  # once, for all the passes of this step
+    if isinstance(recipe.loss, CrossEntropy):
+        return backpropagation(state, images, batch.labels)
+    logits, classifier = learn_head(state, tensors, images, batch.labels)
+    scores = plausibility(recipe.negatives, network, tensors, images, logits)
+    wrong = choose_negatives(batch.labels, network.label.patterns, scores, hard, batch.noise)
+    labels = torch.cat([batch.labels[None], wrong])  # (1 + M, B)
+    learn = crossing_units if recipe.gradient == "crossing" else local_units
+    return torch.cat([learn(state, tensors, images, labels), classifier[None]])
 
 
-def training_step(
-    recipe: Recipe,
-    network: Network,
-    tensors: Tensors,
-    optimizer: torch.optim.Optimizer,
-    batch: Batch,
-    progress: float,
-    dtype: torch.dtype,
-) -> Tensor:
-    """Update every trained unit and the linear classifier in place.
+def local_units(state: State, tensors: Tensors, images: Tensor, labels: Tensor) -> Tensor:
+    """One pass over the units, each updated on the way: labels (1 + M, B), right ones first -> reports (U, 2)."""
+    network, loss = state.network, state.recipe.loss
+    assert not isinstance(loss, CrossEntropy)
+    x, reports = net.embed_copies(network, tensors, images, labels), []
+    for index, unit in enumerate(network.units):
+        name = unit_name(index)
+        x = net.normalise(unit, name, state.tensors, x, training=True)
+        if unit.trained:
+            gradients, x, report = local_gradient(network, index, tensors, x, loss, len(labels))
+            average(gradients.values())
+            apply_gradients(state.optimizers[name], state.tensors, gradients)
+        else:
+            x, report = net.activation(network, index, tensors, x), _nothing(images)
+        reports.append(report)
+    return torch.stack(reports)
 
-    `progress` is the share of the training that has passed. Returns (U + 1, 2): loss and discrimination
-    accuracy of every unit; in the last row cross-entropy and accuracy of the classifier.
-    """
-    images = net.to_images(batch.pixels, network, dtype)
-    with torch.no_grad():
-        x, logits = net.classify_linear(network, tensors, images)
-        head_report = head_gradient(tensors, x, logits, batch.labels)
-        wrong = choose_negatives(recipe.negatives, batch.labels, logits, batch.noise, progress)
-        patterns = tensors["labels.patterns"][torch.cat([batch.labels, wrong])]
-        x = net.embed(network, tensors, images.repeat(2, 1, 1, 1), patterns)  # (2B, C', H, W), positives first
-        reports = []
+
+def crossing_units(state: State, tensors: Tensors, images: Tensor, labels: Tensor) -> Tensor:
+    """The sum of all trained units' losses, its gradient through the whole network: reports (U, 2)."""
+    network, loss = state.network, state.recipe.loss
+    assert not isinstance(loss, CrossEntropy)
+    own = _with_gradients(state)
+    total, reports = torch.zeros((), device=images.device), []
+    with torch.enable_grad():
+        x = net.embed_copies(network, tensors, images, labels)
         for index, unit in enumerate(network.units):
-            x = net.normalise(unit, unit_name(index), tensors, x, training=True)
-            if unit.trained:
-                gradients, x, report = local_gradient(network, index, tensors, x, recipe.loss)
-                for name, gradient in gradients.items():
-                    tensors[name].grad = gradient.contiguous()  # the fused optimizer ignores strides
-            else:
-                x, report = (
-                    net.activation(network, index, tensors, x),
-                    torch.full((2,), torch.nan, device=x.device),
-                )
-            reports.append(report)
-    optimizer.step()
-    return torch.stack([*reports, head_report])
+            x = net.normalise(unit, unit_name(index), state.tensors, x, training=True)
+            x = net.activation(network, index, own, x)
+            value, report = unit_loss(loss, net.mean_square(x), x[0].numel(), len(labels))
+            total = total + value if unit.trained else total
+            reports.append(report if unit.trained else _nothing(images))
+        _descend(state, own, total)
+    return torch.stack(reports)
 
 
-def head_gradient(tensors: Tensors, x: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """Set the linear classifier's own gradient, of cross-entropy; return [cross-entropy, accuracy]."""
+def backpropagation(state: State, images: Tensor, labels: Tensor) -> Tensor:
+    """The baseline: cross-entropy of the linear classifier, with the neutral label, through the whole network."""
+    network = state.network
+    own = _with_gradients(state)
+    with torch.enable_grad():
+        x = net.embed(network, own, images, own["labels.neutral"][None])
+        scored = []
+        for index, unit in enumerate(network.units):
+            x = net.normalise(unit, unit_name(index), state.tensors, x, training=True)
+            x = net.activation(network, index, own, x)
+            scored += [x] if unit.scored else []
+        logits = net.head_logits(own, net.features(scored))
+        value = F.cross_entropy(logits, labels)
+        _descend(state, own, value)
+    report = torch.stack([value.detach(), (logits.argmax(1) == labels).float().mean()])
+    return torch.stack([*[_nothing(images)] * len(network.units), report])
+
+
+def _with_gradients(state: State) -> Tensors:
+    """All tensors; those that one loss for the whole network trains are leaves of the graph to come."""
+    head = isinstance(state.recipe.loss, CrossEntropy)  # else it has its own loss (`learn_head`)
+    parts = [part for part in state.optimizers if part != "head" or head]
+    wanted = {n: t for part in parts for n, t in net.parameters(part, state.tensors).items()}
+    return {**state.tensors, **{n: t.detach().requires_grad_() for n, t in wanted.items()}}
+
+
+def _descend(state: State, own: Tensors, value: Tensor) -> None:
+    """One update of every part whose parameters in `own` are leaves."""
+    leaves = {name: tensor for name, tensor in own.items() if tensor.requires_grad}
+    gradients = dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))
+    average(gradients.values())
+    for part, optimizer in state.optimizers.items():
+        if mine := net.parameters(part, gradients):
+            apply_gradients(optimizer, state.tensors, mine)
+
+
+def learn_head(state: State, tensors: Tensors, images: Tensor, labels: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Update the linear classifier by its cross-entropy, whose gradient stops at its own inputs.
+
+    Returns (logits before the update (B, P), [cross-entropy, accuracy]); (None, NaN) where the recipe has none.
+    """
+    if "head" not in state.optimizers:
+        return None, _nothing(images)
+    x, logits = net.classify_linear(state.network, tensors, images)
     error = logits.softmax(1) - F.one_hot(labels, logits.shape[1])
     error /= len(labels)
-    tensors["head.weight"].grad = (error.to(x.dtype).T @ x).to(tensors["head.weight"].dtype)
-    tensors["head.bias"].grad = error.sum(0)
-    return torch.stack([F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean()])
+    gradients = {"head.weight": error.to(x.dtype).T @ x, "head.bias": error.sum(0)}
+    average(gradients.values())
+    apply_gradients(state.optimizers["head"], state.tensors, gradients)
+    report = torch.stack([F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean()])
+    return logits, report
+
+
+def _nothing(like: Tensor) -> Tensor:
+    return torch.full((2,), torch.nan, device=like.device)

@@ -2,48 +2,56 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from msgspec import Struct, to_builtins
+from msgspec import Struct, structs, to_builtins
 from torch import Tensor
 
-from ffruntime.architecture import Image, Network
+from ffruntime.architecture import Image
+from ffruntime.bundle import Mode
+from ffruntime.errors import UsageError
 
 from .augment import augment
 from .checkpoint import Identity, Progress, checkpoint_path, load_checkpoint, save_checkpoint
+from .cuda_graph import graphed
 from .data import Dataset, Split, on_device, statistics
+from .distributed import anyone, average, rank, world
 from .evaluate import accuracy
 from .labels import make_patterns
-from .network import Tensors, initialise, parameters
-from .recipe import Recipe, build_network
-from .step import Batch, training_step
+from .network import initialise
+from .optimizer import learning_rate, make_optimizers, set_learning_rate
+from .recipe import CrossEntropy, Recipe, build_network
+from .state import Batch, State
+from .step import training_step
 
 CHECKPOINT_SECONDS = 60.0
 GLANCE = 2_000  # validation images looked at after each epoch; all of them are at the end
-REPORT_STEPS = 25  # between looks at the figures, which make a GPU wait
+LOOK_STEPS = 25  # between looks at the clock, at the user's wish to stop and, on a CPU, at the figures
 
 
-class Run(Struct):
+class Run(State):
     """A training run: what it makes (`tensors`, in place) and what it makes it from."""
 
-    recipe: Recipe
-    network: Network
-    tensors: Tensors
-    optimizer: torch.optim.Optimizer
     dataset: Dataset
     seed: int
-    device: torch.device
-    dtype: torch.dtype
     seconds: float = 0.0  # of training, those before a resumption included
     history: tuple[dict[str, Any], ...] = ()  # a row for each whole epoch
 
     @property
     def steps_per_epoch(self) -> int:
         return max(1, len(self.dataset.train.labels) // self.recipe.schedule.batch)
+
+    @property
+    def modes(self) -> tuple[Mode, ...]:
+        """The inference modes that the recipe trains for, the best first."""
+        if isinstance(self.recipe.loss, CrossEntropy):
+            return ("classifier",)
+        return ("goodness", "classifier") if self.recipe.schedule.head_lr else ("goodness",)
 
     @property
     def identity(self) -> Identity:
@@ -57,12 +65,12 @@ class Run(Struct):
 
 
 class Report(Struct, frozen=True):
-    """Where the run is. `figures` (U + 1, 2) are means over the epoch so far (`training_step`), on the CPU;
-    `row` is the epoch's line in the history, at its end."""
+    """Where the run is. `figures` (U + 1, 2) are means over the epoch so far (`training_step`), on the CPU, or
+    None; `row` is the epoch's line in the history, at its end."""
 
     epoch: int
     step: int
-    figures: Tensor
+    figures: Tensor | None
     row: dict[str, Any] | None = None
 
 
@@ -71,124 +79,147 @@ class Interrupted(KeyboardInterrupt):
 
 
 def start(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, dtype: torch.dtype) -> Run:
-    """A run that has not begun, its network initialised from the seed."""
+    """A run that has not begun, its network initialised from the seed.
+
+    Raises `UsageError` where recipe, data and number of processes do not fit each other.
+    """
+    _check(recipe)
     c, h, w = dataset.train.pixels.shape[1:]
     patterns = make_patterns(recipe.patterns, len(dataset.classes), h, w)
     mean, std = statistics(dataset.train) if recipe.network.standardise else (0.0, 1.0)
     network = build_network(recipe, Image((c, h, w), mean, std), len(patterns["labels.patterns"]))
     tensors = initialise(network, patterns, torch.Generator().manual_seed(seed))
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-    return Run(recipe, network, tensors, make_optimizer(recipe, network, tensors), dataset, seed, device, dtype)
+    optimizers = make_optimizers(recipe, network, tensors)
+    return Run(recipe, network, tensors, optimizers, device, dtype, dataset, seed)
 
 
-def make_optimizer(recipe: Recipe, network: Network, tensors: Tensors) -> torch.optim.Optimizer:
-    """Adam over every trained unit and the linear classifier; the losses stay local, as the gradients do."""
-    trained = [
-        tensor
-        for index, unit in enumerate(network.units)
-        if unit.trained
-        for tensor in parameters(index, tensors).values()
-    ]
-    head = [tensors["head.weight"], tensors["head.bias"]]
-    rates = ((trained, recipe.schedule.lr), (head, recipe.schedule.head_lr))
-    return torch.optim.Adam([{"params": p, "base_lr": lr} for p, lr in rates if p], fused=True)
+def _check(recipe: Recipe) -> None:
+    batch_statistics = any(unit.inputs[0].normalise == "batch" for unit in recipe.network.units)
+    one_graph = isinstance(recipe.loss, CrossEntropy) or recipe.gradient == "crossing"
+    if not recipe.schedule.head_lr and (isinstance(recipe.loss, CrossEntropy) or _asks_classifier(recipe)):
+        raise UsageError("recipe: head_lr is 0, but the loss or the hard negatives come from the classifier")
+    if recipe.schedule.batch % world():
+        raise UsageError(f"recipe: a batch of {recipe.schedule.batch} cannot be shared by {world()} processes")
+    if world() > 1 and batch_statistics and one_graph:
+        raise UsageError("recipe: batch statistics over several processes need gradients that stay in their unit")
 
 
-def learning_rate(progress: float, constant: float) -> float:
-    """Factor of the learning rate: 1 for the share `constant` of the training, then linearly to 0."""
-    return min(1.0, (1 - progress) / (1 - constant))
+def _asks_classifier(recipe: Recipe) -> bool:
+    return recipe.negatives.hard > 0 and recipe.negatives.source == "classifier"
 
 
 def epoch_batches(train: Split, recipe: Recipe, seed: int, epoch: int, skip: int) -> Iterator[Batch]:
-    """The epoch's batches from number `skip` on. The same seed and epoch give the same batches."""
+    """The epoch's batches from number `skip` on; of each, this process's share.
+
+    The same seed and epoch give the same batches, whatever the number of processes.
+    """
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     n, device, batch = len(train.labels), train.pixels.device, recipe.schedule.batch
     order = torch.randperm(n, generator=generator).to(device)
-    noise = torch.rand(n, 2, generator=generator).to(device)
+    noise = torch.rand(n, recipe.negatives.count, 2, generator=generator).to(device)
     pixels, labels = augment(recipe.augment, train.pixels[order], generator), train.labels[order]
     for start in range(skip * batch, max(n - batch, 0) + 1, batch):
-        chosen = slice(start, start + batch)
+        chosen = slice(start + rank(), start + batch, world())
         yield Batch(pixels[chosen], labels[chosen], noise[chosen])
+
+
+def passed(run: Run, epoch: int, step: int) -> float:
+    """Share of the training that has passed."""
+    return (epoch + step / run.steps_per_epoch) / run.recipe.schedule.epochs
 
 
 def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterator[Report]:
     """Train to the recipe's end, reporting on the way.
 
     Asked to `stop`, finishes the step, writes the checkpoint and raises `Interrupted`. The checkpoint is written
-    after every epoch and every minute besides; a run that is killed goes on from the last one.
+    after every epoch and every minute besides; a run that is killed goes on from the last one. Of several
+    processes the first writes and reports; all of them have to call this.
     """
     path, schedule = checkpoint_path(out), run.recipe.schedule
     progress = Progress()
     sums = torch.zeros(len(run.network.units) + 1, 2, device=run.device)
     if resume:
-        progress, loaded = load_checkpoint(path, run.identity, run.tensors, run.optimizer)
+        progress, loaded = load_checkpoint(path, run.identity, run.tensors, run.optimizers)
         sums, run.seconds, run.history = loaded.to(run.device), progress.seconds, progress.history
     else:  # says at once, and not after an epoch, that this place cannot be written
-        save_checkpoint(path, run.identity, progress, run.tensors, run.optimizer, sums)
-    split = on_device(run.dataset.train, run.device)
-    glance = on_device(
-        Split(run.dataset.validation.pixels[:GLANCE], run.dataset.validation.labels[:GLANCE]), run.device
-    )
+        _save(path, run, progress, sums)
+    split, glance = on_device(run.dataset.train, run.device), _glance(run)
+    step_function = graphed(training_step) if run.device.type == "cuda" and world() == 1 else training_step
+    hard = torch.zeros((), device=run.device)
     begun = time.monotonic() - run.seconds
     saved = time.monotonic()
     for epoch in range(progress.epoch, schedule.epochs):
         step = progress.step if epoch == progress.epoch else 0
         for batch in epoch_batches(split, run.recipe, run.seed, epoch, skip=step):
-            passed = (epoch * run.steps_per_epoch + step) / (schedule.epochs * run.steps_per_epoch)
-            for group in run.optimizer.param_groups:
-                group["lr"] = group["base_lr"] * learning_rate(passed, schedule.constant)
-            sums += training_step(run.recipe, run.network, run.tensors, run.optimizer, batch, passed, run.dtype)
+            share = passed(run, epoch, step)
+            set_learning_rate(
+                run.optimizers,
+                learning_rate(epoch / schedule.epochs if schedule.falls == "epoch" else share, schedule.constant),
+            )
+            hard.fill_(run.recipe.negatives.hard if share >= run.recipe.negatives.warmup else 0.0)
+            sums += step_function(run, batch, hard)
             step += 1
-            if step % REPORT_STEPS == 0:
-                yield Report(epoch, step, (sums / step).cpu())
-            asked = stop()
-            if asked or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            if step % LOOK_STEPS and world() > 1:
+                continue
+            asked = anyone(stop(), run.device)
+            if asked or anyone(time.monotonic() - saved > CHECKPOINT_SECONDS, run.device):
                 progress = Progress(epoch, step, time.monotonic() - begun, run.history)
-                save_checkpoint(path, run.identity, progress, run.tensors, run.optimizer, sums)
+                _save(path, run, progress, sums)
                 saved = time.monotonic()
             if asked:
                 raise Interrupted
-        figures = (sums / step).cpu()
-        row = _history_row(run, epoch, figures, glance)
+            if step % LOOK_STEPS == 0:
+                yield Report(epoch, step, (sums / step) if run.device.type == "cpu" else None)
+        figures = sums / step
+        average([figures])
+        row = _history_row(run, epoch, figures.cpu(), glance)
         run.seconds, run.history = time.monotonic() - begun, (*run.history, row)
         progress = Progress(epoch + 1, 0, run.seconds, run.history)
         sums.zero_()
-        save_checkpoint(path, run.identity, progress, run.tensors, run.optimizer, sums)
+        _save(path, run, progress, sums)
         saved = time.monotonic()
-        yield Report(epoch, step, figures, row)
-        if stop():
+        yield Report(epoch, step, figures.cpu(), row)
+        if anyone(stop(), run.device):
             raise Interrupted
 
 
+def _save(path: Path, run: Run, progress: Progress, sums: Tensor) -> None:
+    if rank() == 0:
+        save_checkpoint(path, run.identity, progress, run.tensors, run.optimizers, sums)
+
+
+def _glance(run: Run) -> Split:
+    validation = run.dataset.validation
+    return on_device(Split(validation.pixels[:GLANCE], validation.labels[:GLANCE]), run.device)
+
+
 def _history_row(run: Run, epoch: int, figures: Tensor, glance: Split) -> dict[str, Any]:
-    units, head = figures[:-1], figures[-1]
+    def number(value: float) -> float | None:
+        return None if math.isnan(value) else value
+
+    units, head = figures[:-1].tolist(), figures[-1].tolist()
     return {
         "epoch": epoch + 1,
-        "loss": units[:, 0].tolist(),
-        "discrimination_accuracy": units[:, 1].tolist(),
-        "classifier_loss": head[0].item(),
-        "classifier_accuracy": head[1].item(),
+        "loss": [number(loss) for loss, _ in units],
+        "discrimination_accuracy": [number(share) for _, share in units],
+        "classifier_loss": number(head[0]),
+        "classifier_accuracy": number(head[1]),
         "validation_images": len(glance.labels),
-        "validation": accuracy(run.network, run.tensors, glance, len(run.dataset.classes), run.dtype),
+        "validation": accuracy(
+            run.network, run.tensors, glance, len(run.dataset.classes), run.dtype, modes=run.modes
+        ),
     }
 
 
 def estimate_seconds(run: Run) -> float:
     """How long the whole run will take here, from a few steps on copies: seconds, to a quarter or so."""
+    recipe, schedule, source = run.recipe, run.recipe.schedule, run.dataset.source
     tensors = {name: tensor.clone() for name, tensor in run.tensors.items()}
-    trial = Run(
-        run.recipe,
-        run.network,
-        tensors,
-        make_optimizer(run.recipe, run.network, tensors),
-        run.dataset,
-        run.seed,
-        run.device,
-        run.dtype,
-    )
-    few = 8 * run.recipe.schedule.batch
+    trial = structs.replace(run, tensors=tensors, optimizers=make_optimizers(recipe, run.network, tensors))
+    few = 8 * schedule.batch
     split = on_device(Split(run.dataset.train.pixels[:few], run.dataset.train.labels[:few]), run.device)
-    schedule, steps = run.recipe.schedule, run.recipe.schedule.epochs * run.steps_per_epoch
+    hard = torch.tensor(recipe.negatives.hard, device=run.device)
 
     def timed(work: Callable[[], Any]) -> float:
         work()  # warm up: the first call chooses kernels
@@ -199,17 +230,17 @@ def estimate_seconds(run: Run) -> float:
         return time.perf_counter() - begun
 
     def some_steps() -> None:
-        for batch in epoch_batches(split, run.recipe, run.seed, 0, skip=0):
-            training_step(trial.recipe, trial.network, tensors, trial.optimizer, batch, 1.0, trial.dtype)
+        for batch in epoch_batches(split, recipe, run.seed, 0, skip=0):
+            training_step(trial, batch, hard)
 
     def look(dtype: torch.dtype) -> Callable[[], Any]:
-        some = Split(split.pixels[:100], split.labels[:100])
-        return lambda: accuracy(trial.network, tensors, some, len(run.dataset.classes), dtype)
+        some, classes = Split(split.pixels[:100], split.labels[:100]), len(run.dataset.classes)
+        return lambda: accuracy(trial.network, tensors, some, classes, dtype, modes=run.modes)
 
     per_step = timed(some_steps) / max(1, len(split.labels) // schedule.batch)
-    source = run.dataset.source
     glances = schedule.epochs * min(GLANCE, source.validation) / len(split.labels[:100])
     final = (source.validation + source.test) / len(split.labels[:100])
+    steps = schedule.epochs * run.steps_per_epoch
     return steps * per_step + glances * timed(look(run.dtype)) + final * timed(look(torch.float32))
 
 

@@ -1,0 +1,67 @@
+"""Optimizers: one for every unit, so that a unit is updated, and its gradient gone, before the next one's turn."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from ffruntime.architecture import Network, unit_name
+
+from .network import Tensors, parameters
+from .recipe import Adam, CrossEntropy, Recipe
+
+Optimizers: TypeAlias = dict[str, torch.optim.Optimizer]  # by unit name, and "head"
+
+
+def trained_parts(recipe: Recipe, network: Network) -> list[str]:
+    """Units that the recipe changes, and `head`. Where gradients cross units, those below a trained one, too."""
+    trained = [index for index, unit in enumerate(network.units) if unit.trained]
+    if isinstance(recipe.loss, CrossEntropy):
+        trained = list(range(len(network.units)))
+    elif recipe.gradient == "crossing":
+        trained = list(range(max(trained) + 1))
+    return [*map(unit_name, trained), *(["head"] if recipe.schedule.head_lr else [])]
+
+
+def make_optimizers(recipe: Recipe, network: Network, tensors: Tensors) -> Optimizers:
+    """An optimizer for each part of the network that the recipe trains; fp32 master weights, fused kernels."""
+    on_cuda = next(iter(tensors.values())).is_cuda
+    optimizers: Optimizers = {}
+    for part in trained_parts(recipe, network):
+        own = list(parameters(part, tensors).values())
+        base = recipe.schedule.head_lr if part == "head" else recipe.schedule.lr
+        if isinstance(recipe.optimizer, Adam):
+            rate = torch.tensor(base, device=own[0].device) if on_cuda else base  # a CUDA graph reads it anew
+            made: torch.optim.Optimizer = torch.optim.Adam(own, lr=rate, fused=True, capturable=on_cuda)
+        else:
+            rate = torch.tensor(base, device=own[0].device) if on_cuda else base
+            kind = recipe.optimizer
+            made = torch.optim.SGD(own, lr=rate, momentum=kind.momentum, weight_decay=kind.weight_decay, fused=True)
+        made.param_groups[0]["base_lr"] = base
+        optimizers[part] = made
+    return optimizers
+
+
+def learning_rate(progress: float, constant: float) -> float:
+    """Factor of the learning rate: 1 for the share `constant` of the training, then linearly to 0."""
+    return min(1.0, (1 - progress) / (1 - constant))
+
+
+def set_learning_rate(optimizers: Optimizers, factor: float) -> None:
+    """Every optimizer's learning rate: its own, times the factor."""
+    for optimizer in optimizers.values():
+        group = optimizer.param_groups[0]
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(group["base_lr"] * factor)
+        else:
+            group["lr"] = group["base_lr"] * factor
+
+
+def apply_gradients(optimizer: torch.optim.Optimizer, tensors: Tensors, gradients: Tensors) -> None:
+    """One update of `tensors`, in place, by gradients of the same names; nothing of them is kept."""
+    for name, gradient in gradients.items():
+        tensors[name].grad = gradient.to(tensors[name].dtype).contiguous()  # fused kernels ignore strides
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,32 @@
+"""What a training step works on."""
+
+from __future__ import annotations
+
+import torch
+from msgspec import Struct
+from torch import Tensor
+
+from ffruntime.architecture import Network
+
+from .network import Tensors
+from .optimizer import Optimizers
+from .recipe import Recipe
+
+
+class State(Struct):
+    """A network in training. `tensors` are changed in place; `dtype` is what activations are computed in."""
+
+    recipe: Recipe
+    network: Network
+    tensors: Tensors
+    optimizers: Optimizers
+    device: torch.device
+    dtype: torch.dtype
+
+
+class Batch(Struct, frozen=True):
+    """What one step sees: pixels uint8 (B, C, H, W), labels (B,), and random numbers in [0, 1): (B, M, 2)."""
+
+    pixels: Tensor
+    labels: Tensor
+    noise: Tensor
