@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -11,6 +13,8 @@ from msgspec import Meta, Struct
 from ffruntime.architecture import Image, Label, Network, NonNegative, Positive, Unit, validate
 from ffruntime.errors import FFError, UsageError, unknown
 from ffruntime.profile import read_toml
+
+from .override import Override, set_fields
 
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 PositiveFloat: TypeAlias = Annotated[float, Meta(gt=0)]
@@ -159,18 +163,58 @@ FOLDER = Path(__file__).parent / "recipes"
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that are shipped."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    """Names of the recipes that are shipped; numbers in them count as numbers: 16 is before 128."""
+    names = (path.stem for path in FOLDER.glob("*.toml"))
+    return sorted(names, key=lambda name: re.sub(r"\d+", lambda number: number[0].zfill(9), name))
 
 
-def load_recipe(name_or_path: str) -> Recipe:
-    """A shipped recipe by name, or any TOML file by its path. Raises `UsageError` naming the field."""
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        if name_or_path not in recipe_names():
-            raise unknown("recipe", name_or_path, recipe_names())
-        path = FOLDER / f"{name_or_path}.toml"
-    recipe: Recipe = read_toml(path, Recipe)
+class Extension(Struct, frozen=True, forbid_unknown_fields=True):
+    """A recipe file that says only in what it differs: `set` maps dotted fields to values (`override.py`)."""
+
+    extends: str  # a shipped recipe's name, or a path from this file's folder
+    about: str
+    set: dict[str, Any] = {}
+
+
+def load_recipe(name_or_path: str, overrides: Iterable[Override] = ()) -> Recipe:
+    """A shipped recipe by name, or any TOML file by its path, with fields set (`override.py`) in their order.
+
+    Raises `UsageError` naming the file and the field.
+    """
+    data = set_fields(_read(_recipe_path(name_or_path, Path()), ()), overrides, Recipe)
+    return _as_recipe(data, f"recipe {name_or_path}, with what was set")
+
+
+def _recipe_path(name_or_path: str, folder: Path) -> Path:
+    if Path(name_or_path).suffix == ".toml":
+        return folder / name_or_path
+    if name_or_path not in recipe_names():
+        raise unknown("recipe", name_or_path, recipe_names())
+    return FOLDER / f"{name_or_path}.toml"
+
+
+def _read(path: Path, extending: tuple[Path, ...]) -> dict[str, Any]:
+    """The recipe of a file as plain data, with what it extends; `extending` are the files that led here."""
+    chain = (*extending, path.resolve())
+    if chain[-1] in extending:
+        raise UsageError(f"{path}: extends itself: {' -> '.join(file.name for file in chain)}")
+    data: dict[str, Any] = read_toml(path, dict)
+    if "extends" in data:
+        extension: Extension = read_toml(path, Extension)
+        try:
+            base = _read(_recipe_path(extension.extends, path.parent), chain)
+            data = set_fields({**base, "about": extension.about}, extension.set.items(), Recipe)
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}") from error
+    _as_recipe(data, str(path))
+    return data
+
+
+def _as_recipe(data: dict[str, Any], where: str) -> Recipe:
+    try:
+        recipe: Recipe = msgspec.convert(data, Recipe)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{where}: {error}") from error
     return recipe
 
 

@@ -15,6 +15,10 @@ def recipes(as_json: bool) -> None:
 
     from ..recipe import load_recipe, recipe_names
 
-    for name in recipe_names():
+    names = recipe_names()
+    width = max(map(len, names))
+    for name in names:
         recipe = load_recipe(name)
-        click.echo(json.dumps({"name": name, **to_builtins(recipe)}) if as_json else f"{name:<12} {recipe.about}")
+        click.echo(
+            json.dumps({"name": name, **to_builtins(recipe)}) if as_json else f"{name:<{width}}  {recipe.about}"
+        )

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ffruntime.bundle import read_manifest, verified
+from fftrain.recipe import recipe_names
 
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "tests" / "tiny.toml")
@@ -192,7 +193,7 @@ def test_a_recipe_that_does_not_fit_the_images(tmp_path: Path) -> None:
 
 def test_recipes_are_listed(tmp_path: Path) -> None:
     listed = fftrain("recipes", cwd=tmp_path).stdout
-    assert [line.split()[0] for line in listed.splitlines()] == ["cpu", "gpu", "paper", "sample"]
+    assert [line.split()[0] for line in listed.splitlines()] == recipe_names()
 
 
 @pytest.mark.gpu
