@@ -1,0 +1,90 @@
+"""Which pixels speak for a class: class activation maps of the linear classifier."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from msgspec import Struct
+from torch import Tensor
+
+from ffruntime.architecture import Conv, MaxPool, Network, scored_units, unit_name, unit_shapes
+
+from . import network as net
+from .network import Tensors
+
+
+class UnitMap(Struct, frozen=True):
+    """What a scored unit adds to the logit of a label: `total` (N,), and where, `map` (N, h, w).
+
+    `map` is None where the activation has no pixels (after a linear layer). `offset` and `stride` place the map on
+    the image: the centre of its cell (i, j) is the pixel offset + stride · (i, j).
+    """
+
+    unit: str
+    total: Tensor
+    map: Tensor | None
+    offset: float
+    stride: float
+
+
+@torch.no_grad()
+def class_activation_maps(network: Network, tensors: Tensors, images: Tensor, label: int) -> list[UnitMap]:
+    """The class activation map of `label` in every scored unit (Scodellaro et al., after Zhou et al. 2016).
+
+    For standardised images (N, C, H, W): at each pixel, the sum over the unit's feature maps of the linear
+    classifier's weight for `label` there times the feature, which is the activation under the neutral label,
+    divisively normalised. All totals and `head.bias[label]` add up to the logit, and a map to its unit's total.
+    """
+    features, _ = net.classify_linear(network, tensors, images)  # (N, F)
+    products = features * tensors["head.weight"][label].to(features.dtype)
+    shapes, places = unit_shapes(network), _places(network)
+    units = scored_units(network)
+    parts = products.split([math.prod(shapes[index][1]) for index in units], dim=1)
+    maps = []
+    for index, part in zip(units, parts, strict=True):
+        shape, (offset, stride) = shapes[index][1], places[index]
+        spatial = part.view(-1, *shape).sum(1) if len(shape) == 3 else None  # (N, h, w)
+        maps.append(UnitMap(unit_name(index), part.sum(1), spatial, offset, stride))
+    return maps
+
+
+def _places(network: Network) -> list[tuple[float, float]]:
+    """Of every unit, where on the image the centre of its first cell lies, and how far the next one is: pixels."""
+    offset, stride, places = 0.0, 1.0, []
+    for unit in network.units:
+        for op in unit.ops:
+            if isinstance(op, Conv):
+                offset += ((op.kernel - 1) / 2 - op.padding) * stride
+                stride *= op.stride
+            elif isinstance(op, MaxPool):
+                offset += (op.size - 1) / 2 * stride
+                stride *= op.size
+        places.append((offset, stride))
+    return places
+
+
+def on_image(unit_map: UnitMap, height: int, width: int) -> Tensor:
+    """A unit's map, which has to have one, at the image's resolution: (N, height, width), with the same sum.
+
+    Each cell is spread linearly over the pixels around its centre, a cell's width to each side.
+    """
+    assert unit_map.map is not None
+    rows, columns = (
+        _spread(cells, pixels, unit_map).to(unit_map.map)
+        for cells, pixels in zip(unit_map.map.shape[1:], (height, width), strict=True)
+    )
+    return rows @ unit_map.map @ columns.T
+
+
+def _spread(cells: int, pixels: int, place: UnitMap) -> Tensor:
+    """How a row of cells is shared out to a row of pixels: (pixels, cells), each column adds up to 1."""
+    centres = (place.offset + place.stride * torch.arange(cells)).clamp(0, pixels - 1)
+    distance = (torch.arange(pixels)[:, None] - centres).abs() / place.stride
+    shares = (1 - distance).clamp_min(0)
+    return shares / shares.sum(0)
+
+
+def together(maps: list[UnitMap], height: int, width: int) -> Tensor:
+    """The maps of all units that have one, added up on the image: (N, height, width)."""
+    return torch.stack([on_image(m, height, width) for m in maps if m.map is not None]).sum(0)
