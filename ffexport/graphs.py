@@ -28,6 +28,7 @@ from ffruntime.architecture import (
     named_ops,
     op_shape,
     parameter_shapes,
+    pattern_shape,
     scored_units,
     unit_name,
     unit_shapes,
@@ -104,10 +105,33 @@ def standardise(network: Network, images: Var) -> Var:
     return op.div(op.sub(images, constant(network.image.mean)), constant(network.image.std))
 
 
+def morphology(network: Network, images: Var, elements: Var) -> Var:
+    """Images (N, C, H, W), each dilated or eroded by its element (N or 1, 1, k, k): `ffruntime/labels.py`.
+
+    Row by row of the element, so that a temporary is k images and not k². What is outside the image or the element
+    is the lowest float32, chosen by Where and never added, so that the maximum is one of the image's own values.
+    """
+    size, (_, h, w) = network.label.element, network.image.shape
+    r, lowest, rows, last = size // 2, constant(float(np.finfo(np.float32).min)), constant([2]), constant([4])
+    sign = op.slice(elements, constant([r, r]), constant([r + 1, r + 1]), constant([2, 3]))  # (N, 1, 1, 1)
+    highest = signed = op.mul(images, sign)  # an erosion is a dilation of −x
+    padded = op.pad(signed, constant([0, 0, r, r] * 2), lowest)
+    windows = op.const(np.add.outer(np.arange(w), np.arange(size)))  # (W, k): the columns of each pixel's window
+    members = op.unsqueeze(op.greater(op.mul(elements, sign), constant(0.0)), constant([3]))  # (N, 1, k, 1, k)
+    for row, member in enumerate(op.split(members, num_outputs=size, axis=2)):
+        shifted = op.gather(op.slice(padded, constant([row]), constant([row + h]), rows), windows, axis=3)
+        kept = op.where(member, shifted, lowest)  # (N, C, H, W, k)
+        highest = op.max([highest, op.reduce_max(kept, last, keepdims=0)])
+    return op.mul(highest, sign)
+
+
 def embed(network: Network, weights: Weights, images: Var, patterns: Var) -> Var:
     """Standardised images and label patterns of the same rank and batch -> the first unit's input."""
     if network.label.placement == "channel":
         x = op.concat([images, patterns], axis=1)
+    elif network.label.placement == "morphology":
+        changed = morphology(network, images, patterns)
+        x = op.add(changed, op.mul(weights["labels.keep"], op.sub(images, changed)))
     else:
         x = op.add(op.mul(images, weights["labels.keep"]), patterns)
     if network.label.normalise == "range":
@@ -149,23 +173,20 @@ def unit_graph(network: Network, index: int) -> onnx.ModelProto:
 def goodness_graph(network: Network) -> onnx.ModelProto:
     """`images` (N, C, H, W) in [0, 1] × `labels` (L,) -> `goodness` (N, L, U) and `total` (N, L)."""
     weights = weight_inputs(network)
-    c, h, w = network.image.shape
-    images = argument(Tensor(np.float32, ("N", c, h, w)))
+    images = argument(Tensor(np.float32, ("N", *network.image.shape)))
     labels = argument(Tensor(np.int64, ("L",)))
-    patterns = op.gather(weights["labels.patterns"], labels, axis=0)  # (L, P, H, W)
+    patterns = op.gather(weights["labels.patterns"], labels, axis=0)  # (L, *pattern_shape)
     count = op.concat([op.shape(images, end=1), op.shape(labels)], axis=0)  # [N, L]
 
-    def every_pair(x: Var, axis: int, channels: int) -> Var:
-        spread = op.expand(
-            op.unsqueeze(x, constant([axis])), op.concat([count, constant([channels, h, w])], axis=0)
-        )
-        return op.reshape(spread, constant([-1, channels, h, w]))  # (N·L, channels, H, W)
+    def every_pair(x: Var, axis: int, shape: Shape) -> Var:
+        spread = op.expand(op.unsqueeze(x, constant([axis])), op.concat([count, constant([*shape])], axis=0))
+        return op.reshape(spread, constant([-1, *shape]))  # (N·L, *shape)
 
     x = embed(
         network,
         weights,
-        every_pair(standardise(network, images), 1, c),
-        every_pair(patterns, 0, network.label.channels),
+        every_pair(standardise(network, images), 1, network.image.shape),
+        every_pair(patterns, 0, pattern_shape(network)),
     )
     goodness, _ = run_units(network, weights, x)
     table = [op.reshape(g, count) for g in goodness]  # (N, L) each
@@ -188,7 +209,7 @@ def classifier_graph(network: Network) -> onnx.ModelProto:
     c, h, w = network.image.shape
     images = argument(Tensor(np.float32, ("N", c, h, w)))
     x = standardise(network, images)
-    pattern = weights["labels.neutral"]
+    pattern = op.unsqueeze(weights["labels.neutral"], constant([0]))
     if network.label.placement == "channel":
         size = op.concat([op.shape(images, end=1), constant([network.label.channels, h, w])], axis=0)
         pattern = op.expand(pattern, size)

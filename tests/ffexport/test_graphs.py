@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -14,16 +15,18 @@ from ffexport.export import CHECKS, export_onnx
 from ffexport.external import tensor_places, use_external_weights
 from ffexport.graphs import all_graphs
 from ffruntime import bundle as bundles
-from ffruntime.architecture import parameter_shapes
+from ffruntime.architecture import Conv, Image, Input, Label, Linear, MaxPool, Network, Relu, Unit, parameter_shapes
 from ffruntime.bundle import WEIGHTS, read_manifest, verified
 from ffruntime.errors import ParityError
-from ffruntime.golden import check
+from ffruntime.golden import TOLERANCE, check
+from ffruntime.labels import first_input, to_unit_interval
 from ffruntime.model import Model
 from fftrain import network as net
 from fftrain.data import Dataset
 from fftrain.evaluate import goodness_scores
+from fftrain.labels import make_patterns
 from fftrain.pack import write_bundle
-from fftrain.recipe import Recipe, load_recipe, recipe_names, with_epochs
+from fftrain.recipe import Morphology, Recipe, load_recipe, recipe_names, with_epochs
 from fftrain.train import Run, start
 
 # Documented for ONNX Runtime, TensorRT 10 and 11 and TensorRT-RTX alike (onnx-tensorrt, operators.md).
@@ -37,28 +40,34 @@ SUPPORTED = {
     "Expand",
     "Gather",
     "Gemm",
+    "Greater",
     "Identity",
     "Log",
+    "Max",
     "MaxPool",
     "Mul",
+    "Pad",
     "ReduceMax",
     "ReduceMean",
     "ReduceMin",
     "Relu",
     "Reshape",
     "Shape",
+    "Slice",
+    "Split",
     "Sqrt",
     "Sub",
     "Sum",
     "Unsqueeze",
+    "Where",
 }
 
 
 def narrowed(recipe: Recipe, width: int) -> Recipe:
-    """The recipe with so many channels in every convolution."""
+    """The recipe with so many channels in every convolution, at most."""
     plain = msgspec.to_builtins(recipe)
     for unit in plain["network"]["units"]:
-        unit["ops"] = [op | {"out": width} if op["op"] == "conv" else op for op in unit["ops"]]
+        unit["ops"] = [op | {"out": min(op["out"], width)} if op["op"] == "conv" else op for op in unit["ops"]]
     return msgspec.convert(plain, Recipe)
 
 
@@ -66,9 +75,9 @@ def narrowed(recipe: Recipe, width: int) -> Recipe:
 def untrained(
     request: pytest.FixtureRequest, dataset: Dataset, tiny_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Run, Path]:
-    """An untrained network of every recipe, exported. The paper's is narrowed: only its shapes would be larger."""
+    """An untrained network of every recipe, exported. Wide ones are narrowed: only their shapes would be larger."""
     recipe = with_epochs(tiny_recipe if request.param == "tiny" else load_recipe(request.param), 0)
-    if request.param == "paper":
+    if request.param.startswith(("paper", "cifar")):
         recipe = narrowed(recipe, 16)
     run = start(recipe, dataset, 0, torch.device("cpu"), torch.float32)
     path = tmp_path_factory.mktemp(request.param) / "model.ff"
@@ -183,6 +192,70 @@ def test_golden_gradient_is_the_gradient(exported: Path, trained_run: Run) -> No
     assert set(again) == {"unit1.conv1.weight", "unit1.conv1.bias"}
     for name, gradient in again.items():
         torch.testing.assert_close(golden[f"gradient.{name}"], gradient.float())
+
+
+def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on a graph whose weights are inputs still."""
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("normalise", ["none", "range"])
+@pytest.mark.parametrize(
+    ("placement", "element", "channels", "first"),
+    [
+        ("add", 1, 1, "none"),
+        ("add", 1, 3, "divisive"),
+        ("channel", 1, 1, "batch"),
+        ("channel", 1, 2, "none"),
+        ("morphology", 5, 1, "batch"),
+        ("morphology", 7, 1, "none"),
+    ],
+)
+def test_colour_images_take_every_kind_of_label(
+    placement: str, element: int, channels: int, first: str, normalise: str
+) -> None:
+    """Goodness in ONNX Runtime, and of unit 1 by way of numpy, is torch's in float64; labels in any order."""
+    label = Label(placement, 12, channels, normalise, element)  # type: ignore[arg-type]
+    units = (
+        Unit((Conv(8, 3, padding=1), MaxPool(), Relu()), (Input(normalise=first),)),  # type: ignore[arg-type]
+        Unit((Linear(10), Relu())),
+    )
+    network = Network(Image((3, 12, 9), 0.3, 0.25), label, units, "log_sum")
+    generator = torch.Generator().manual_seed(0)
+    tensors = net.initialise(network, random_labels(network, generator), generator)
+    tensors["head.weight"] = torch.randn(tensors["head.weight"].shape, generator=generator)
+    exact = {name: tensor.double() for name, tensor in tensors.items()}
+    weights = {name: tensor.numpy() for name, tensor in tensors.items()}
+    pixels = torch.randint(0, 256, (5, 3, 12, 9), dtype=torch.uint8, generator=generator)
+    labels = torch.tensor([11, 3, 3, 0, 7])
+    standardised = net.to_images(pixels, network, torch.float64)
+    expected = net.label_goodness(network, exact, standardised, labels)  # (5, 5, 2)
+    logits = net.classify_linear(network, exact, standardised)[1]
+
+    def run(graph: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
+        ready = session(all_graphs(network)[graph])
+        given = weights | inputs
+        names = [output.name for output in ready.get_outputs()]
+        return dict(zip(names, ready.run(names, {i.name: given[i.name] for i in ready.get_inputs()}), strict=True))
+
+    images = to_unit_interval(pixels.numpy())
+    ours = run("goodness", images=images, labels=labels.numpy())
+    np.testing.assert_allclose(ours["goodness"], expected, rtol=TOLERANCE)
+    np.testing.assert_allclose(ours["total"], net.total_goodness(network, expected), rtol=TOLERANCE)
+    scale = logits.abs().max().item()
+    np.testing.assert_allclose(run("classifier", images=images)["logits"], logits, atol=TOLERANCE * scale)
+    x = first_input(network, weights, images, weights["labels.patterns"][labels])  # each image with one label
+    first_goodness = run("unit1", input=x)["goodness"]
+    np.testing.assert_allclose(first_goodness, expected.diagonal().T[:, 0], rtol=TOLERANCE)
+
+
+def random_labels(network: Network, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Label tensors for any placement: noise, or erosions and dilations by lines."""
+    if network.label.placement == "morphology":
+        kind = Morphology(0.4, size=network.label.element)
+        return make_patterns(kind, network.label.patterns - kind.spare, *network.image.shape[1:])
+    shapes = {n: s for n, s in parameter_shapes(network).items() if n.startswith("labels.")}
+    return {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
 
 
 def test_external_places_are_those_of_the_format(exported: Path) -> None:
