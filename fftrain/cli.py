@@ -6,6 +6,7 @@ import click
 
 from ffruntime import command
 
+from .commands.labels import labels
 from .commands.recipes import recipes
 from .commands.train import EPILOG, mnist
 
@@ -20,7 +21,7 @@ def cli() -> None:
     """Train Forward-Forward networks: every unit by its own loss, without backpropagation."""
 
 
-for _command in (mnist, recipes):
+for _command in (mnist, recipes, labels):
     cli.add_command(_command)
 
 
