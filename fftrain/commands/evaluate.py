@@ -1,0 +1,183 @@
+"""`fftrain evaluate`: how good a bundle is on any split, in both inference modes."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ffruntime.errors import unknown
+
+from .common import import_torch, say
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..evaluate import Measured, Scores
+
+EPILOG = """\b
+Examples:
+  fftrain evaluate                                model.ff on the validation images
+  fftrain evaluate my.ff --split test --json      on the test images: read them once, when all is decided
+  fftrain evaluate --mode goodness --csv rows.csv a row for every image
+
+\b
+Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bundle, 5 data set,
+6 no such device, 8 cannot write, 130 interrupted."""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model", metavar="[MODEL]", envvar="FF_MODEL", default="model.ff")
+@click.option(
+    "--split",
+    type=click.Choice(["validation", "test", "train"]),
+    default="validation",
+    show_default=True,
+    help="The test images are read only when they are asked for.",
+)
+@click.option("--data", metavar="DIR", help="Where the data set lies or goes; default: $FF_DATA, else the cache.")
+@click.option(
+    "--mode",
+    type=click.Choice(["goodness", "classifier", "both"]),
+    default="both",
+    show_default=True,
+    help="By the goodness of every label, by the linear classifier, or all that the model was trained for.",
+)
+@click.option("--csv", "csv_file", metavar="FILE", help="Write a row for every image.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def evaluate(
+    model: str,
+    split: str,
+    data: str | None,
+    mode: str,
+    csv_file: str | None,
+    device: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Accuracy, confusion and calibration of MODEL (default: $FF_MODEL, else model.ff) on a split.
+
+    A confidence is softmax(score / T). T is one number for each mode, fitted on the validation images.
+    """
+    torch = import_torch(threads)
+    from ffruntime.bundle import read_manifest, write_atomically
+
+    from ..data import load_for_manifest, on_device
+    from ..evaluate import load_tensors, measure, passes, predict, temperatures
+    from ..hardware import compute_exactly, find_hardware
+
+    path = Path(model)
+    manifest = read_manifest(path)
+    if mode != "both" and mode not in manifest.modes:
+        raise unknown("mode of this model", mode, manifest.modes)
+    modes = manifest.modes if mode == "both" else (mode,)
+    where = torch.device(find_hardware(device).device)
+    compute_exactly()
+    tensors = load_tensors(path, manifest, where)
+    dataset = load_for_manifest(manifest, data)
+    parts = {name: on_device(getattr(dataset, name), where) for name in {"validation": None, split: None}}
+    classes = len(manifest.classes)
+    total = sum(passes(len(part.labels), classes, modes) for part in parts.values())
+    with _bar(total) as advance:
+        scores = {
+            name: predict(manifest.network, tensors, part, classes, modes=modes, advance=advance)
+            for name, part in parts.items()
+        }
+    fitted = temperatures(scores["validation"], parts["validation"].labels)
+    measured = measure(scores[split], parts[split].labels, fitted)
+    if csv_file:
+        rows = csv_rows(scores[split], parts[split].labels.cpu().numpy(), fitted, manifest.classes)
+        write_atomically(Path(csv_file), rows.encode())
+        say(f"{csv_file}: {len(parts[split].labels):,} images")
+    offline = dataset.source.offline_sample
+    if as_json:
+        click.echo(_json(model, split, len(parts[split].labels), offline, manifest.classes, measured))
+    else:
+        images = f"{len(parts[split].labels):,} {split} images{' of the OFFLINE SAMPLE' if offline else ''}"
+        for name, result in measured.items():
+            click.echo(_text(name, images, split, result, manifest.classes))
+
+
+@contextmanager
+def _bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left, on stderr, while passes through the network are made."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("evaluating"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda made: bar.advance(task, made)
+
+
+def csv_rows(scores: Scores, labels: np.ndarray, fitted: dict[str, float], classes: tuple[str, ...]) -> str:
+    """A row for every image: its index in the split, its class, and for each mode the answer and all scores."""
+    import numpy as np
+
+    from ..calibration import confidences
+
+    per_mode = ("predicted", "confidence", "margin", "correct", *(f"score_{name}" for name in classes))
+    header = ["index", "true", *(f"{mode}_{column}" for mode in scores for column in per_mode)]
+    columns: list[list[object]] = [list(range(len(labels))), [classes[label] for label in labels]]
+    for mode, rows in scores.items():
+        answers, ranked = rows.argmax(axis=1), np.sort(rows, axis=1)
+        columns += [
+            [classes[answer] for answer in answers],
+            confidences(rows, fitted[mode]).max(axis=1).round(6).tolist(),
+            (ranked[:, -1] - ranked[:, -2:][:, 0]).tolist(),
+            (answers == labels).astype(int).tolist(),
+            *rows.T.tolist(),
+        ]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(zip(*columns, strict=True))
+    return text.getvalue()
+
+
+def _json(
+    model: str, split: str, images: int, offline: bool, classes: tuple[str, ...], measured: dict[str, Measured]
+) -> str:
+    from msgspec import to_builtins
+
+    return json.dumps(
+        {
+            "model": model,
+            "split": split,
+            "images": images,
+            "offline_sample": offline,
+            "classes": classes,
+            "temperature_fitted_on": "validation",
+            "calibration_in_sample": split == "validation",
+            "modes": to_builtins(measured),
+        }
+    )
+
+
+def _text(mode: str, images: str, split: str, measured: Measured, classes: tuple[str, ...]) -> str:
+    import numpy as np
+
+    from ..confusion import confusion_table
+    from ..display import percent
+
+    sample = "in-sample: fitted on these images" if split == "validation" else "fitted on the validation images"
+    return (
+        f"{mode}: {percent(measured.accuracy)} right, of {images}\n"
+        f"calibration: softmax(score / T), T = {measured.temperature:.4g} ({sample}); "
+        f"expected calibration error {percent(measured.calibration_error)}\n\n"
+        f"{confusion_table(np.array(measured.confusion), classes)}\n"
+    )

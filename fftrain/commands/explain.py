@@ -1,0 +1,125 @@
+"""`fftrain explain`: which pixels of an image speak for a class, and which against it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ffruntime.errors import UsageError, unknown
+
+from .common import import_torch, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..plots import Explained
+    from ..saliency import UnitMap
+
+EPILOG = """\b
+Examples:
+  fftrain explain model.ff three.png             -> three.cam.png: the answer, and the runner-up
+  fftrain explain model.ff three.png --label 8   what speaks for an 8?
+
+\b
+Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bundle, 4 image, 8 cannot write."""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("model", metavar="MODEL")
+@click.argument("image", metavar="IMAGE")
+@click.option("--label", metavar="CLASS", help="The class to explain; default: the classifier's answer.")
+@click.option("--out", metavar="FILE.png", help="The picture to write; default: IMAGE's name with .cam.png.")
+@click.option(
+    "--method",
+    type=click.Choice(["cam"]),
+    default="cam",
+    show_default=True,
+    help="cam: class activation maps of the linear classifier.",
+)
+@click.option("--no-preprocess", is_flag=True, help="The image is ready: right size, light on dark, centred.")
+@click.option("--json", "as_json", is_flag=True, help="Print maps and figures as JSON.")
+def explain(
+    model: str, image: str, label: str | None, out: str | None, method: str, no_preprocess: bool, as_json: bool
+) -> None:
+    """Draw which pixels of IMAGE speak for a class (orange) and which against it (purple).
+
+    For every scored unit, and for the units together; a second class stands below for contrast.
+    """
+    torch = import_torch()
+    from ffruntime.bundle import write_atomically
+    from ffruntime.model import Model
+
+    from ..evaluate import classifier_scores, load_tensors
+    from ..network import to_images
+    from ..plots import explanation_png
+    from ..saliency import class_activation_maps
+
+    runtime = Model(model)
+    manifest = runtime.manifest
+    network, classes = manifest.network, manifest.classes
+    if "classifier" not in manifest.modes:
+        raise UsageError(f"{model}: was trained without a linear classifier, which class activation maps read")
+    if label is not None and label not in classes:
+        raise unknown("class", label, classes)
+    pixels = runtime.read(image, not no_preprocess)
+    tensors = load_tensors(runtime.path, manifest, torch.device("cpu"))
+    images = torch.from_numpy(pixels)[None]
+    logits = classifier_scores(network, tensors, images, len(classes))[0]
+    chosen = _two_labels(logits, None if label is None else classes.index(label))
+    standardised = to_images(images, network, torch.float32)
+    maps = {index: class_activation_maps(network, tensors, standardised, index) for index in chosen}
+    flat = [m.unit for m in maps[chosen[0]] if m.map is None]
+    if len(flat) == len(maps[chosen[0]]):
+        raise UsageError(f"{model}: {', '.join(flat)}: no scored unit has pixels, so there is no map to draw")
+    target = Path(out) if out else Path(f"{'standard-input' if image == '-' else Path(image).stem}.{method}.png")
+    rows = [_row(classes[index], float(logits[index]), maps[index], pixels.shape[1:]) for index in chosen]
+    write_atomically(target, explanation_png(pixels, rows))
+    if as_json:
+        result = {
+            "image": image,
+            "answer": classes[int(logits.argmax())],
+            "labels": {
+                classes[index]: _json(float(logits[index]), tensors, index, maps[index]) for index in chosen
+            },
+            "picture": str(target),
+        }
+        click.echo(json.dumps(result))
+        return
+    for index in chosen:
+        click.echo(_line(classes[index], float(logits[index]), float(tensors["head.bias"][index]), maps[index]))
+    if flat:
+        say(f"{', '.join(flat)}: no pixels after a linear layer, so no map; what they add stands in the sums")
+    click.echo(f"{target} written")
+
+
+def _two_labels(logits: Tensor, asked: int | None) -> list[int]:
+    """The label to explain and one for contrast: the best of the others."""
+    order = logits.argsort(descending=True).tolist()
+    first = order[0] if asked is None else asked
+    return [first, *[index for index in order if index != first][:1]]
+
+
+def _row(name: str, logit: float, maps: list[UnitMap], size: tuple[int, ...]) -> Explained:
+    from ..plots import Explained
+    from ..saliency import on_image, together
+
+    spatial = [m for m in maps if m.map is not None]
+    drawn = {m.unit: on_image(m, *size)[0].numpy() for m in spatial}
+    totals = {m.unit: float(m.total) for m in spatial}
+    if len(spatial) > 1:
+        drawn["together"] = together(maps, *size)[0].numpy()
+        totals["together"] = sum(totals.values())
+    return Explained(name, logit, drawn, totals)
+
+
+def _json(logit: float, tensors: dict[str, Tensor], index: int, maps: list[UnitMap]) -> dict[str, Any]:
+    units = {m.unit: {"total": float(m.total), "map": None if m.map is None else m.map[0].tolist()} for m in maps}
+    return {"logit": logit, "bias": float(tensors["head.bias"][index]), "units": units}
+
+
+def _line(name: str, logit: float, bias: float, maps: list[UnitMap]) -> str:
+    parts = "".join(f" {'−' if m.total < 0 else '+'} {abs(float(m.total)):.3f} {m.unit}" for m in maps)
+    return f"{name}: logit {logit:.3f} = {bias:.3f} bias{parts}"

@@ -1,0 +1,161 @@
+"""A run's report as one self-contained page: what `report.html.jinja` shows, prepared."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from ffruntime.architecture import Network, embedded_shape, named_ops, op_shape, unit_name
+from ffruntime.bundle import Manifest
+
+from .confusion import WIDEST, most_confused
+from .display import duration, percent
+from .plots import confusion_png, curves_svg, grey_png, mosaic, reliability_svg, signed_png
+from .report import Figures
+
+PAIRS = 8  # of the most confused classes, for each mode
+PATTERNS = 48  # that are drawn, and filters
+FILTERS = 64
+
+
+def render(title: str, manifest: Manifest, weights: dict[str, np.ndarray], figures: Figures) -> str:
+    """The page as HTML. `weights` are the bundle's; nothing is loaded from elsewhere when it is read."""
+    environment = Environment(
+        loader=PackageLoader(__package__, "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters.update(percent=percent, duration=duration, si=si, png=data_uri)
+    page: str = environment.get_template("report.html.jinja").render(
+        title=title,
+        manifest=manifest,
+        training=manifest.training,
+        figures=figures,
+        cost=figures.cost,
+        method=method(manifest.training.recipe),
+        curves=curves(manifest),
+        confusions=[confusion(figures, split, mode) for split, modes in figures.measured.items() for mode in modes],
+        reliability={
+            split: reliability_svg(f"reliability-{split}", split, {m: f.reliability for m, f in modes.items()})
+            for split, modes in figures.measured.items()
+        },
+        patterns=patterns(manifest, weights),
+        hidden_patterns=max(0, manifest.network.label.patterns - PATTERNS),
+        filters=filters(manifest.network, weights),
+        recipe=json.dumps(manifest.training.recipe, indent=2, ensure_ascii=False),
+    )
+    return page
+
+
+def method(recipe: dict[str, Any]) -> str:
+    """How the weights were learned, in words."""
+    if recipe.get("loss", {}).get("kind") == "cross_entropy":
+        return "backpropagation: the baseline"
+    if recipe.get("gradient") == "crossing":
+        return "Forward-Forward, gradients crossing from unit to unit"
+    return "Forward-Forward: every unit by its own loss, without backpropagation"
+
+
+def si(number: float) -> str:
+    """1234567 -> `1.23 M`."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
+        if number < 999.5 or prefix == "E":
+            return f"{number:.3g} {prefix}".rstrip() if prefix or number % 1 else f"{number:.0f}"
+        number /= 1000
+    raise AssertionError
+
+
+def data_uri(png: bytes) -> str:
+    """A PNG file as the address of an image that lies in the page."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def curves(manifest: Manifest) -> list[str]:
+    """Learning and discrimination curves as SVG; those that have no value are left out."""
+    history = manifest.training.history
+    units = [unit_name(index) for index in range(len(manifest.network.units))]
+
+    def by_unit(figure: str) -> dict[str, list[float | None]]:
+        rows = [row.get(figure) or [None] * len(units) for row in history]
+        return {unit: [row[index] for row in rows] for index, unit in enumerate(units)}
+
+    classifier = {"training loss": [row.get("classifier_loss") for row in history]}
+    accuracy: dict[str, list[float | None]] = {
+        mode: [row["validation"].get(mode) for row in history] for mode in manifest.modes
+    }
+    accuracy["classifier, training"] = [row.get("classifier_accuracy") for row in history]
+    panels = (
+        ("accuracy", "Validation accuracy", accuracy, True),
+        ("discrimination", "Discrimination accuracy", by_unit("discrimination_accuracy"), True),
+        ("loss", "Loss of each unit", by_unit("loss"), False),
+        ("classifier", "Linear classifier, cross-entropy", classifier, False),
+    )
+    drawn = []
+    for name, title, lines, shares in panels:
+        known = {label: line for label, line in lines.items() if any(_is_number(value) for value in line)}
+        if known:
+            drawn.append(curves_svg(name, title, known, shares))
+    return drawn
+
+
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def confusion(figures: Figures, split: str, mode: str) -> dict[str, Any]:
+    """One confusion matrix: as a table with shades, or as a picture where there are many classes."""
+    measured, classes = figures.measured[split][mode], figures.classes
+    matrix = np.array(measured.confusion)
+    pairs = [(classes[t], classes[a], n) for t, a, n in most_confused(matrix, PAIRS)]
+    most = max((matrix - np.diag(np.diag(matrix))).max(), 1)
+    small = len(classes) <= WIDEST
+    return {
+        "split": split,
+        "mode": mode,
+        "images": figures.images[split],
+        "measured": measured,
+        "pairs": pairs,
+        "rows": zip(classes, matrix.tolist(), np.sqrt(matrix / most).tolist(), strict=True) if small else (),
+        "picture": None if small else confusion_png(matrix),
+    }
+
+
+def patterns(manifest: Manifest, weights: dict[str, np.ndarray]) -> list[tuple[str, bytes]]:
+    """The first label patterns, with their classes' names, the spare ones among them, and the neutral one."""
+    tensors = [*weights["labels.patterns"][:PATTERNS], weights["labels.neutral"]]
+    spare = range(1, manifest.network.label.patterns - len(manifest.classes) + 1)
+    names = [*manifest.classes, *(f"spare {number}" for number in spare)][:PATTERNS]
+    return [
+        (name, grey_png(tensor.mean(axis=0))) for name, tensor in zip([*names, "neutral"], tensors, strict=True)
+    ]
+
+
+def filters(network: Network, weights: dict[str, np.ndarray]) -> list[tuple[str, bytes]]:
+    """What the first unit's first weights look for: a picture for every channel of the input, `FILTERS` at most."""
+    shape = embedded_shape(network)
+    for name, op in named_ops(network.units[0]):
+        weight = weights.get(f"{unit_name(0)}.{name}.weight")
+        if weight is not None:
+            tiles = weight[:FILTERS].reshape(-1, shape[0], *(weight.shape[2:] or shape[1:]))  # (out, C, h, w)
+            most = float(np.abs(tiles).max())
+            return [
+                (channel, signed_png(mosaic(tiles[:, index]), most))
+                for index, channel in enumerate(_channels(network))
+            ]
+        shape = op_shape(op, shape, name)
+    return []
+
+
+def _channels(network: Network) -> list[str]:
+    colours = network.image.shape[0]
+    names = ["red", "green", "blue"] if colours == 3 else [f"image {n}" for n in range(1, colours + 1)]
+    if colours == 1:
+        names = ["image"] if network.label.placement == "channel" else ["image with its label"]
+    return [*names, *["label"] * (embedded_shape(network)[0] - colours)]
