@@ -42,8 +42,8 @@ def morphology(images: np.ndarray, elements: np.ndarray) -> np.ndarray:
 
     `elements` (N or 1, 1, k, k), k odd: +1 at the offsets of a dilation, −1 at those of an erosion, 0 elsewhere.
     The centre belongs to every element, and its sign says which of the two it is. Dilation at p is the maximum
-    over p + offsets, erosion the minimum; offsets that fall outside the image do not count. Our own definition
-    of morphological labels: Scodellaro et al. (2025) describe such labels, but no formula is published.
+    over p + offsets, erosion the minimum; offsets that fall outside the image do not count. This is
+    our own definition of morphological labels: Scodellaro et al. (2025) have some, whose formula is not known here.
     """
     size, (h, w) = elements.shape[-1], images.shape[-2:]
     r = size // 2

@@ -1,4 +1,4 @@
-"""A picture of labels, as in Scodellaro et al., Figures 2 and 8: the patterns, and images that carry them."""
+"""A picture of labels, as Scodellaro et al. show theirs: the patterns, and an image that carries each of them."""
 
 from __future__ import annotations
 

@@ -87,13 +87,13 @@ def structuring_elements(count: int, size: int) -> Tensor:
     """(count, 1, size, size): lines through the centre, +1 where they dilate and −1 where they erode, by turns.
 
     Patterns 0 and 1 dilate and erode along one line, 2 and 3 along the next, and so on (`lines`). Scodellaro et al.
-    (2025) label natural images by class-specific erosion and dilation, but no formula is published: this one is
-    ours. Raises `UsageError` where the window has fewer than `count` elements.
+    (2025) label natural images by class-specific erosion and dilation, by a formula that is not known here: this
+    one is ours. Raises `UsageError` where the window has fewer than `count` elements.
     """
     radius = size // 2
     if size % 2 == 0:
         raise UsageError(f"patterns: a window of {size} pixels has no centre; choose an odd size")
-    most = 4 * radius * (radius + 1)  # two ways × 4 r lines for r = 1 … radius
+    most = size**2 - 1  # two ways × 4 r lines for r = 1 … radius
     if count > most:
         raise UsageError(f"patterns: {count} elements are needed, and size = {size} has {most}; raise the size")
     elements = torch.zeros(count, 1, size, size)

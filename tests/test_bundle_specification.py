@@ -1,5 +1,7 @@
 """A stranger reads a bundle: written from `docs/bundle.md` alone, with nothing of ours and no safetensors.
 
+(What is imported from fftrain only makes bundles to be read.)
+
 Where this fails, the document and the code have drifted apart.
 """
 
@@ -14,9 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import msgspec
 import numpy as np
 import pytest
+import torch
 from numpy.lib.stride_tricks import sliding_window_view
+
+from fftrain.data import Dataset
+from fftrain.pack import write_bundle
+from fftrain.recipe import Recipe, with_epochs
+from fftrain.train import start
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "bundle.md"
 DTYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "U8": "u1"}
@@ -75,12 +84,23 @@ def embed(network: Json, tensors: Tensors, images: np.ndarray, pattern: np.ndarr
     x = x.astype(np.float64)
     if network["label"]["placement"] == "channel":
         x = np.concatenate([x, np.broadcast_to(pattern, (len(x), *pattern.shape))], axis=1)
+    elif network["label"]["placement"] == "morphology":
+        x = tensors["labels.keep"] * x + (1 - tensors["labels.keep"]) * morphology(x, pattern[0])
     else:
         x = tensors["labels.keep"] * x + pattern
     if network["label"]["normalise"] == "range":
         low, high = per_sample(np.min, x), per_sample(np.max, x)
         x = (x - low) / (high - low + 1e-8)
     return x
+
+
+def morphology(x: np.ndarray, element: np.ndarray) -> np.ndarray:
+    size = len(element)
+    r = size // 2
+    dilates = element[r, r] > 0
+    x = np.pad(x, ((0, 0), (0, 0), (r, r), (r, r)), constant_values=-np.inf if dilates else np.inf)
+    reached = windows(x, size, 1)[..., element != 0]  # (N, C, H, W, pixels of the element)
+    return reached.max(-1) if dilates else reached.min(-1)
 
 
 def normalise(network: Json, tensors: Tensors, k: int, x: np.ndarray) -> np.ndarray:
@@ -169,6 +189,28 @@ def golden(exported: Path) -> Tensors:
 
 
 def test_goodness_of_every_unit_and_label(manifest: Json, weights: Tensors, golden: Tensors) -> None:
+    check_goodness(manifest, weights, golden)
+
+
+@pytest.mark.parametrize("placement", ["add", "morphology"])
+def test_goodness_with_other_placements(
+    placement: str, dataset: Dataset, tiny_recipe: Recipe, tmp_path: Path
+) -> None:
+    plain = msgspec.to_builtins(with_epochs(tiny_recipe, 0))
+    plain["network"] |= {"placement": placement, "normalise": "range"}
+    plain["patterns"] = {"kind": "fourier" if placement == "add" else "morphology"}
+    run = start(msgspec.convert(plain, Recipe), dataset, 0, torch.device("cpu"), torch.float32)
+    write_bundle(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
+    weights = read_safetensors(tmp_path / "model.ff" / "weights.safetensors")
+    assert "labels.keep" in weights
+    check_goodness(
+        read_manifest(tmp_path / "model.ff"),
+        {name: tensor.astype(np.float64) for name, tensor in weights.items()},
+        read_safetensors(tmp_path / "model.ff" / "golden.safetensors"),
+    )
+
+
+def check_goodness(manifest: Json, weights: Tensors, golden: Tensors) -> None:
     network = manifest["network"]
     assert len(weights["labels.patterns"]) == network["label"]["patterns"] >= len(manifest["classes"])
     table = np.empty(golden["goodness"].shape)  # (G, P, U)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ffruntime.errors import UsageError
+from ffruntime.errors import MissingExtra, UsageError
 
 from .common import import_torch
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  fftrain labels                                     set 1 of Scodellaro et al., as in their Figure 2
+  fftrain labels                                     the waves of Scodellaro et al., set 1
   fftrain labels --intensity 0.1,0.35,0.65,0.9       the same label from faint to strong
   fftrain labels --recipe paper-32-3x3-set2          set 2: one frequency, every orientation
   fftrain labels --recipe cifar-morphology --image cat.jpg --size 32
@@ -50,9 +50,12 @@ def labels(
         raise UsageError(f"--out {out}: the picture is a PNG; choose a name that ends in .png")
     from ffruntime.bundle import write_atomically
 
-    from ..label_picture import label_png
     from ..recipe import load_recipe
 
+    try:
+        from ..label_picture import label_png
+    except ImportError as error:
+        raise MissingExtra("matplotlib", "train") from error
     chosen = load_recipe(recipe)
     recipes = _with_intensities(chosen, intensity) if intensity else {_title(chosen): chosen}
     rows = _rows(recipes, classes, _pixels(image, size))

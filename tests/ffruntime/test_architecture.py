@@ -47,7 +47,7 @@ def test_what_is_planned_is_refused_until_it_works(text: str) -> None:
 
 
 def test_the_page_shows_every_system() -> None:
-    assert [kind for kind, _ in EXAMPLES] == ["implemented"] * 3 + ["planned"] * 2
+    assert [kind for kind, _ in EXAMPLES] == ["implemented"] * 4 + ["planned"] * 2
 
 
 def test_shapes_and_names_of_the_papers_network() -> None:
@@ -85,6 +85,35 @@ def test_batch_statistics_are_state_of_the_unit_below() -> None:
 def test_descriptions_that_cannot_be_computed(units: tuple[Unit, ...], message: str) -> None:
     with pytest.raises(BundleError, match=message):
         validate(network(*units))
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        (Label("morphology", 12, element=4), "an element of 4 pixels is not odd"),
+        (Label("morphology", 12, element=29), "an element of 29 pixels is not odd or exceeds the image"),
+        (Label("morphology", 12, channels=3, element=5), "a structuring element has one channel"),
+        (Label("add", 12, element=5), "placement add has no structuring elements"),
+        (Label("add", 12, channels=2), "one channel, or as many as the image"),
+    ],
+)
+def test_labels_that_do_not_fit_the_image(label: Label, message: str) -> None:
+    units = (Unit((Linear(8), Relu())),)
+    with pytest.raises(BundleError, match=message):
+        validate(Network(Image((3, 28, 32)), label, units))
+
+
+def test_structuring_elements_are_small() -> None:
+    """The window's size; what is kept of the image is as large as the image."""
+    described = Network(Image((3, 28, 32)), Label("morphology", 12, element=5), (Unit((Linear(8), Relu())),))
+    validate(described)
+    assert unit_shapes(described)[0][0] == (3, 28, 32)
+    shapes = {n: s for n, s in parameter_shapes(described).items() if n.startswith("labels.")}
+    assert shapes == {
+        "labels.patterns": (12, 1, 5, 5),
+        "labels.neutral": (1, 5, 5),
+        "labels.keep": (1, 28, 32),
+    }
 
 
 @given(
