@@ -90,9 +90,9 @@ def curves(manifest: Manifest) -> list[str]:
     accuracy: dict[str, list[float | None]] = {
         mode: [row["validation"].get(mode) for row in history] for mode in manifest.modes
     }
-    accuracy["classifier, training"] = [row.get("classifier_accuracy") for row in history]
+    accuracy["classifier, on training images"] = [row.get("classifier_accuracy") for row in history]
     panels = (
-        ("accuracy", "Validation accuracy", accuracy, True),
+        ("accuracy", "Accuracy on validation images", accuracy, True),
         ("discrimination", "Discrimination accuracy", by_unit("discrimination_accuracy"), True),
         ("loss", "Loss of each unit", by_unit("loss"), False),
         ("classifier", "Linear classifier, cross-entropy", classifier, False),

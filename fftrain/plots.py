@@ -103,7 +103,7 @@ def _first_and_last(curve: Curve, shares: bool) -> str:
 
 
 def reliability_svg(name: str, title: str, bins: Mapping[str, Sequence[Bin]]) -> str:
-    """Accuracy over confidence, by mode; where confidence is right, they are equal. Areas show how many images."""
+    """Accuracy over confidence, for one or two modes; an area shows how many images it stands for."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.8, 3.4), layout="constrained")
         axes = figure.subplots()
@@ -112,13 +112,15 @@ def reliability_svg(name: str, title: str, bins: Mapping[str, Sequence[Bin]]) ->
             some = [b for b in row if b.count]
             answers = sum(b.count for b in some) or 1
             sure, right = [b.confidence for b in some], [b.accuracy for b in some]
-            axes.plot(sure, right, LINES[number], color=OKABE_ITO[number], label=mode)
-            area = [12 + 200 * b.count / answers for b in some]
-            axes.scatter(sure, right, area, color=OKABE_ITO[number], alpha=0.6, linewidths=0)
+            axes.plot(sure, right, LINES[number], color=OKABE_ITO[number], linewidth=0.8)
+            area = [20 + 200 * b.count / answers for b in some]
+            axes.scatter(
+                sure, right, area, color=OKABE_ITO[number], marker="os"[number], alpha=0.7, linewidths=0, label=mode
+            )
         axes.set(title=title, xlabel="confidence", ylabel="right", xlim=(-0.02, 1.04), ylim=(-0.04, 1.08))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0))
-        axes.legend(loc="upper left")
+        axes.legend(loc="upper left", markerscale=0.5)
         return _svg(figure, name, f"{title}: share of right answers over confidence, by mode")
 
 

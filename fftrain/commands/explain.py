@@ -66,7 +66,7 @@ def explain(
         raise unknown("class", label, classes)
     pixels = runtime.read(image, not no_preprocess)
     tensors = load_tensors(runtime.path, manifest, torch.device("cpu"))
-    images = torch.from_numpy(pixels)[None]
+    images = torch.tensor(pixels)[None]
     logits = classifier_scores(network, tensors, images, len(classes))[0]
     chosen = _two_labels(logits, None if label is None else classes.index(label))
     standardised = to_images(images, network, torch.float32)

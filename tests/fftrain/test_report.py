@@ -1,0 +1,254 @@
+"""The report of a run: figures, arithmetic, and a page that stands by itself."""
+
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from msgspec import structs, to_builtins
+from torch.utils.flop_counter import FlopCounterMode
+
+from ffruntime.architecture import Conv, Image, Input, Label, Network, Relu, Unit, parameter_shapes
+from ffruntime.bundle import Manifest, read_manifest, read_weights, write
+from ffruntime.cost import unit_macs
+from ffruntime.errors import BundleError
+from fftrain import network as net
+from fftrain.arithmetic import training_macs
+from fftrain.commands.report import report
+from fftrain.commands.train import _report
+from fftrain.data import Dataset, Split
+from fftrain.evaluate import Scores, predict
+from fftrain.labels import make_patterns
+from fftrain.optimizer import make_optimizers
+from fftrain.page import render, si
+from fftrain.recipe import Recipe, build_network, load_recipe
+from fftrain.report import Figures, collect, report_paths, write_report
+from fftrain.state import Batch, State
+from fftrain.step import training_step
+from fftrain.train import Run
+
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Reads a page, and refuses what is not well-formed, loads something, or says nothing to who cannot see it."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.text, self.tags = "", dict[str, int]()
+        self.feed(html)
+        self.close()
+        assert not self.open, f"left open: {self.open}"
+        assert len(self.ids) == len(set(self.ids))
+        assert "http" not in html
+        assert "url(" not in html.replace("url(#", "")
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = dict(attributes)
+        assert tag not in ("script", "link", "iframe", "object")
+        for name in ("src", "href", "xlink:href"):
+            assert (given.get(name) or "#").startswith(("#", "data:image/png;base64,"))
+        if tag == "img":
+            assert given.get("alt")
+        if tag == "svg":
+            assert given.get("aria-label")
+        if "id" in given:
+            self.ids.append(str(given["id"]))
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def few(trained_run: Run) -> tuple[Dataset, dict[str, Scores]]:
+    """A part of the data, and what the network said of it."""
+    data = trained_run.dataset
+    part = structs.replace(
+        data,
+        validation=Split(data.validation.pixels[:200], data.validation.labels[:200]),
+        test=Split(data.test.pixels[:100], data.test.labels[:100]),
+    )
+    return part, {
+        name: predict(trained_run.network, trained_run.tensors, getattr(part, name), 10)
+        for name in ("validation", "test")
+    }
+
+
+@pytest.fixture
+def reported(bundle: Path, few: tuple[Dataset, dict[str, Scores]]) -> Path:
+    """A bundle with a report beside it."""
+    assert write_report(bundle, *few) == bundle.with_name("model.ff.report.html")
+    return bundle
+
+
+def test_the_page_shows_the_whole_run(reported: Path) -> None:
+    page, file = report_paths(reported)
+    read, figures = Page(page.read_text()), msgspec.json.decode(file.read_bytes(), type=Figures)
+    assert read.tags["svg"] == 4 + 2  # curves, and the reliability of two splits
+    assert read.tags["img"] == len(figures.mistakes) + 13 + 2  # patterns, and filters of two channels
+    for heading in ("Learning", "Confusion", "Mistakes", "Calibration", "Label patterns", "What it cost"):
+        assert heading in read.text
+    for modes in figures.measured.values():
+        for measured in modes.values():
+            assert f"{100 * measured.accuracy:.2f} %" in read.text
+            assert np.trace(measured.confusion) / np.sum(measured.confusion) == pytest.approx(measured.accuracy)
+    assert json.dumps(read_manifest(reported).training.recipe, indent=2) in read.text
+    assert figures.weights in read.text
+
+
+def test_mistakes_are_validation_images_that_were_wrong(
+    reported: Path, few: tuple[Dataset, dict[str, Scores]]
+) -> None:
+    mistakes = msgspec.json.decode(report_paths(reported)[1].read_bytes(), type=Figures).mistakes
+    answers = few[1]["validation"]["goodness"].argmax(1)
+    assert mistakes
+    sure = [m.answers["goodness"][1] for m in mistakes]
+    assert sure == sorted(sure, reverse=True)
+    for m in mistakes:
+        assert int(m.true) == few[0].validation.labels[m.index] != answers[m.index] == int(m.answers["goodness"][0])
+
+
+def test_fftrain_report_draws_the_same_page(reported: Path, tmp_path: Path) -> None:
+    target = tmp_path / "again.html"
+    done = CliRunner().invoke(report, [str(reported), "--out", str(target)], catch_exceptions=False)
+    assert str(target) in done.output
+    assert target.read_text() == report_paths(reported)[0].read_text()
+
+
+def test_figures_that_do_not_belong_to_the_bundle_are_refused(reported: Path) -> None:
+    _, file = report_paths(reported)
+
+    def refused(words: str) -> None:
+        with pytest.raises(BundleError, match=words):
+            CliRunner().invoke(report, [str(reported)], catch_exceptions=False)
+
+    file.write_text(file.read_text().replace('"weights": "', '"weights": "0'))
+    refused("other weights")
+    file.write_text(file.read_text()[:100])
+    refused("damaged")
+    file.unlink()
+    refused("missing")
+
+
+def test_a_report_that_fails_is_one_line_and_the_bundle_stays(
+    bundle: Path, few: tuple[Dataset, dict[str, Scores]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report_paths(bundle)[1].mkdir()  # in the way of the figures
+    _report(bundle, *few)
+    said = capsys.readouterr().err
+    assert said.startswith("warning: no report: ")
+    assert said.count("\n") == 1
+    read_weights(bundle, read_manifest(bundle))
+
+
+def without_training(manifest: Manifest) -> Manifest:
+    return structs.replace(
+        manifest, training=structs.replace(manifest.training, epochs=0, seconds=0.0, history=()), accuracy={}
+    )
+
+
+def test_an_untrained_bundle_has_a_report(bundle: Path, few: tuple[Dataset, dict[str, Scores]]) -> None:
+    write(bundle, without_training(read_manifest(bundle)), {})
+    page = Page(write_report(bundle, few[0], {}).read_text())
+    assert "untrained" in page.text
+    assert "svg" not in page.tags
+    assert "Confusion" not in page.text
+
+
+def test_one_mode_and_missing_values_and_the_offline_sample(
+    bundle: Path, few: tuple[Dataset, dict[str, Scores]]
+) -> None:
+    """A backpropagation baseline: no goodness, no loss of a unit; and an epoch that diverged."""
+    manifest = read_manifest(bundle)
+    row = {"epoch": 1, "loss": [None] * 3, "discrimination_accuracy": [None] * 3, "classifier_loss": None}
+    rows = tuple({**row, "validation": {"classifier": share}} for share in (0.5, 0.7))
+    source = structs.replace(manifest.training.data, offline_sample=True)
+    training = structs.replace(manifest.training, history=rows, data=source)
+    write(bundle, structs.replace(manifest, modes=("classifier",), training=training), {})
+    dataset = structs.replace(few[0], source=source)
+    scores = {split: {"classifier": modes["classifier"]} for split, modes in few[1].items()}
+    page = Page(write_report(bundle, dataset, scores).read_text())
+    assert page.tags["svg"] == 1 + 2  # accuracy, and reliability
+    assert "goodness" not in page.text
+    assert page.text.count("OFFLINE SAMPLE") > 8
+
+
+@pytest.mark.parametrize("placement", ["add", "channel"])
+def test_colours_and_a_hundred_classes(
+    exported: Path, placement: Any, few: tuple[Dataset, dict[str, Scores]]
+) -> None:
+    units = (Unit((Conv(6, 3, padding=1), Relu()), (Input(normalise="none"),)),)
+    network = Network(Image((3, 32, 32)), Label(placement, 102), units)
+    random = np.random.default_rng(0)
+    shapes = parameter_shapes(network)
+    weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    classes = tuple(f"class & <{n}>" for n in range(100))
+    manifest = without_training(structs.replace(read_manifest(exported), network=network, classes=classes))
+    labels = torch.arange(300) % 100
+    split = Split(torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8), labels)
+    dataset = structs.replace(few[0], validation=split, test=split, classes=classes)
+    scores = {mode: random.normal(size=(300, 100)) + 3 * np.eye(100)[labels] for mode in ("goodness", "classifier")}
+    figures = collect(manifest, dataset, {"validation": scores, "test": scores})
+    page = Page(render("colours.ff", manifest, weights, figures))
+    assert page.tags["img"] == 4 + 24 + 49 + (4 if placement == "channel" else 3)
+    assert "54 more are not drawn" in page.text
+    assert "class & <7>" in page.text
+
+
+def test_the_arithmetic_of_the_paper() -> None:
+    """Scodellaro et al.'s network, 28·28·128·128·49 for a layer, and ten GFLOP to train on an image."""
+    recipe = load_recipe("paper")
+    network = build_network(recipe, Image((1, 28, 28)), 12)
+    assert unit_macs(network) == [28 * 28 * 128 * 49, *[28 * 28 * 128 * 128 * 49] * 2]
+    alone = structs.replace(recipe, schedule=structs.replace(recipe.schedule, head_lr=0.0))
+    assert 2 * training_macs(alone, network) == pytest.approx(10e9, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"negatives": {"count": 3}},
+        {"negatives": {"hard": 0.5, "source": "goodness"}},
+        {"gradient": "crossing"},
+        {"loss": {"kind": "cross_entropy"}},
+        {"schedule": {"epochs": 1, "head_lr": 0.0}, "negatives": {}},
+    ],
+)
+def test_the_arithmetic_that_is_counted_is_what_torch_does(tiny_recipe: Recipe, change: dict[str, Any]) -> None:
+    recipe = msgspec.convert({**to_builtins(tiny_recipe), **change}, Recipe)
+    patterns = make_patterns(recipe.patterns, 10, 28, 28)
+    network = build_network(recipe, Image((1, 28, 28)), len(patterns["labels.patterns"]))
+    tensors = net.initialise(network, patterns, torch.Generator().manual_seed(0))
+    optimizers = make_optimizers(recipe, network, tensors)
+    state = State(recipe, network, tensors, optimizers, torch.device("cpu"), torch.float32)
+    pixels = torch.zeros(4, 1, 28, 28, dtype=torch.uint8)
+    with FlopCounterMode(display=False) as counter:
+        training_step(
+            state, Batch(pixels, torch.arange(4), torch.rand(4, recipe.negatives.count, 2)), torch.tensor(0.5)
+        )
+    assert counter.get_total_flops() == 2 * 4 * training_macs(recipe, network)
+
+
+def test_numbers_for_people() -> None:
+    assert [si(n) for n in (0, 7, 1234, 629_407_744, 1e17)] == ["0", "7", "1.23 k", "629 M", "100 P"]
