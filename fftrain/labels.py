@@ -117,7 +117,7 @@ def identity_element(size: int) -> Tensor:
 def make_patterns(kind: Patterns, classes: int, height: int, width: int) -> dict[str, Tensor]:
     """The label tensors of a bundle, for `classes` classes and the spare ones that `kind` asks for: P in all.
 
-    `labels.patterns` (P, 1, H, W), classes first; `labels.neutral` (1, H, W), the mean of the classes' patterns;
+    `labels.patterns` (P, Q, H, W), classes first; `labels.neutral` (Q, H, W), the mean of the classes' patterns;
     `labels.keep` (1, H, W), the image's share: 1 − K beside waves, all of it beside noise. Of morphological labels,
     patterns and neutral are structuring elements of `size` pixels a side instead, the neutral one the identity,
     and 1 − K is the share of the image that is neither eroded nor dilated. Raises `UsageError` where there are
@@ -136,7 +136,7 @@ def make_patterns(kind: Patterns, classes: int, height: int, width: int) -> dict
         neutral = patterns[:classes].mean(0)
     else:
         generator = torch.Generator().manual_seed(kind.seed)
-        patterns, keep = torch.randn(count, 1, height, width, generator=generator), 1.0
+        patterns, keep = torch.randn(count, kind.channels, height, width, generator=generator), 1.0
         neutral = patterns[:classes].mean(0)
     kept = torch.full((1, height, width), keep)
     return {"labels.patterns": patterns, "labels.neutral": neutral, "labels.keep": kept}

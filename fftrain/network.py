@@ -32,6 +32,7 @@ from .distributed import average, world
 
 Tensors: TypeAlias = dict[str, Tensor]
 BATCH_MOMENTUM = 0.1  # of the newest batch in the running statistics
+FP32_BLOCK = 1 << 18  # figures that a CPU converts to fp32 at once: they stay in its cache, and a copy small
 
 
 def initialise(network: Network, patterns: Tensors, generator: torch.Generator) -> Tensors:
@@ -174,7 +175,9 @@ class _MeanSquare(torch.autograd.Function):
 def _mean_square(x: Tensor) -> Tensor:
     accumulate = torch.float64 if x.dtype == torch.float64 else torch.float32
     dims = tuple(range(1, x.ndim))
-    return torch.linalg.vector_norm(x, dim=dims, dtype=accumulate).square() / x[0].numel()
+    rows = len(x) if x.is_cuda else max(1, FP32_BLOCK // x[0].numel())
+    norms = [torch.linalg.vector_norm(part, dim=dims, dtype=accumulate) for part in x.split(rows)]
+    return torch.cat(norms).square() / x[0].numel()
 
 
 def _scaled(x: Tensor, gradient: Tensor) -> Tensor:
@@ -189,25 +192,23 @@ def mean_square(x: Tensor) -> Tensor:
 
 
 class _ReluGoodness(torch.autograd.Function):
-    """ReLU and mean of squares in one; the gradient of the goodness, (2 / N) · y, is zero where the ReLU is."""
+    """ReLU, in place, and mean of squares; the gradient, (2 / N) · y, is zero where the ReLU is."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-        y = F.relu(x)
-        ctx.save_for_backward(y)
-        ctx.mark_non_differentiable(y)
-        return y, _mean_square(y)
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x.relu_())
+        return _mean_square(x)
 
     @staticmethod
-    def backward(ctx, _: Tensor, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         (y,) = ctx.saved_tensors
         return _scaled(y, gradient)
 
 
-def relu_goodness(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Pre-activations (N, …) -> (activation, which no gradient enters, and its goodness (N,))."""
-    activation, goodness = _ReluGoodness.apply(x)
-    return activation, goodness
+def relu_goodness(x: Tensor) -> Tensor:
+    """Pre-activations (N, …), which become the activations -> their goodness (N,)."""
+    goodness: Tensor = _ReluGoodness.apply(x)
+    return goodness
 
 
 def total_goodness(network: Network, goodness: Tensor) -> Tensor:

@@ -65,9 +65,10 @@ class Fourier(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind",
 
 
 class RandomPatterns(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="random"):
-    """Independent normal noise in every pixel, fixed for good."""
+    """Independent normal noise in every pixel, fixed for good; several channels of it are read sooner than one."""
 
     seed: NonNegative = 5
+    channels: Positive = 1
     spare: NonNegative = 2
 
 
@@ -116,6 +117,8 @@ class Augment(Struct, frozen=True, forbid_unknown_fields=True):
     """How training images are changed, anew in every epoch."""
 
     shift: NonNegative = 0  # moved by up to so many pixels, each way
+    rotate: Annotated[float, Meta(ge=0, le=180)] = 0.0  # turned by up to so many degrees, each way
+    scale: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # made larger or smaller by up to this share
     flip: bool = False  # half of them mirrored, left to right
 
 
@@ -224,9 +227,10 @@ def build_network(recipe: Recipe, image: Image, patterns: int) -> Network:
     element = recipe.patterns.size if isinstance(recipe.patterns, Morphology) else None
     if (element is None) == (r.placement == "morphology"):
         raise UsageError("recipe: network.placement and patterns.kind are both 'morphology', or neither is")
+    channels = recipe.patterns.channels if isinstance(recipe.patterns, RandomPatterns) else 1
     network = Network(
         image=image,
-        label=Label(r.placement, patterns, 1, r.normalise, element or 1),
+        label=Label(r.placement, patterns, channels, r.normalise, element or 1),
         units=r.units,
         score=r.score,
     )

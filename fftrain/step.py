@@ -32,7 +32,8 @@ def local_gradient(
     """
     own = {name: t.detach().requires_grad_() for name, t in net.parameters(unit_name(index), tensors).items()}
     with torch.enable_grad():
-        y, goodness = net.relu_goodness(net.preactivation(network, index, own, x.detach()))
+        y = net.preactivation(network, index, own, x.detach())
+        goodness = net.relu_goodness(y)
         value, report = unit_loss(loss, goodness, y[0].numel(), copies)
         gradients = torch.autograd.grad(value, list(own.values()))
     return dict(zip(own, gradients, strict=True)), y.detach(), report

@@ -1,0 +1,34 @@
+"""The captured step, on a real GPU."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fftrain.cuda_graph import graphed
+from fftrain.data import Dataset
+from fftrain.hardware import compute_exactly
+from fftrain.optimizer import learning_rate, set_learning_rate
+from fftrain.recipe import Recipe
+from fftrain.step import training_step
+from fftrain.train import epoch_batches, on_device, start
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+def test_a_captured_step_trains_as_the_plain_one_does(tiny_recipe: Recipe, dataset: Dataset) -> None:
+    """Twenty steps, with a learning rate and a share of hard negatives that change on the way."""
+    compute_exactly()
+    networks = []
+    for wrap in (lambda step: step, graphed):
+        run = start(tiny_recipe, dataset, 0, torch.device("cuda"), torch.float32)
+        step, hard = wrap(training_step), torch.zeros((), device="cuda")
+        batches = epoch_batches(on_device(dataset.train, run.device), tiny_recipe, 0, 0, skip=0)
+        for index, batch in zip(range(20), batches, strict=False):
+            set_learning_rate(run.optimizers, learning_rate(index / 20, 0.5))
+            hard.fill_(0.8 if index > 5 else 0.0)
+            figures = step(run, batch, hard).clone()
+        assert figures.isfinite().all()
+        networks.append(run.tensors)
+    for name, tensor in networks[0].items():
+        torch.testing.assert_close(networks[1][name], tensor, rtol=1e-4, atol=1e-5, msg=name)

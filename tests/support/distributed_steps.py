@@ -1,0 +1,33 @@
+"""Five training steps in float64, by as many processes as torchrun starts; the first one saves the network.
+
+    python -m torch.distributed.run --standalone --nproc-per-node 2 distributed_steps.py recipe.toml out.safetensors
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from safetensors.torch import save_file
+
+from fftrain.data import data_directory, load_dataset
+from fftrain.distributed import join, leave, rank
+from fftrain.optimizer import make_optimizers
+from fftrain.recipe import load_recipe
+from fftrain.step import training_step
+from fftrain.train import epoch_batches, start
+
+torch.set_num_threads(1)
+join("cpu")
+recipe = load_recipe(sys.argv[1])
+dataset = load_dataset("mnist", data_directory(None), offline=True)
+run = start(recipe, dataset, 0, torch.device("cpu"), torch.float64)
+run.tensors = {name: tensor.double() for name, tensor in run.tensors.items()}
+run.optimizers = make_optimizers(recipe, run.network, run.tensors)
+for index, batch in enumerate(epoch_batches(dataset.train, recipe, 0, 0, skip=0)):
+    if index == 5:
+        break
+    training_step(run, batch, torch.tensor(recipe.negatives.hard))
+if rank() == 0:
+    save_file({name: tensor.contiguous() for name, tensor in run.tensors.items()}, sys.argv[2])
+leave()
