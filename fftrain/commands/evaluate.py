@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  fftrain evaluate                                model.ff on the validation images
-  fftrain evaluate my.ff --split test --json      on the test images: read them once, when all is decided
-  fftrain evaluate --mode goodness --csv rows.csv a row for every image
+  fftrain evaluate                                 model.ff on the validation images
+  fftrain evaluate my.ff --split test --json       on the test images: read them once, when all is decided
+  fftrain evaluate --mode goodness --csv rows.csv  a row for every image
 
 \b
 Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bundle, 5 data set,
