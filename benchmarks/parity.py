@@ -16,7 +16,7 @@ from common import record
 
 from ffruntime.bundle import read_manifest, read_weights
 from ffruntime.model import Model
-from fftrain.data import data_directory, load_dataset
+from fftrain.data import load_for_manifest
 from fftrain.evaluate import goodness_scores
 
 TIE = 1e-5
@@ -25,13 +25,10 @@ TIE = 1e-5
 def main() -> None:
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "model.ff")
     manifest = read_manifest(path)
-    digits = tuple(int(name) for name in manifest.classes)
-    dataset = load_dataset(data_directory(None), digits, manifest.training.data.offline_sample)
-    if dataset.source.offline_sample != manifest.training.data.offline_sample:
-        raise SystemExit("MNIST, which the model was trained on, is not here: set FF_DATA")
+    dataset = load_for_manifest(manifest)
     tensors = {name: torch.from_numpy(t) for name, t in read_weights(path, manifest).items()}
     pixels, labels = dataset.validation.pixels, dataset.validation.labels.numpy()
-    theirs = goodness_scores(manifest.network, tensors, pixels, len(digits)).numpy()
+    theirs = goodness_scores(manifest.network, tensors, pixels, len(manifest.classes)).numpy()
     ours = Model(path).scores(pixels.numpy())
     differ = np.flatnonzero(ours.argmax(1) != theirs.argmax(1))
     gap = theirs[differ].max(1) - theirs[differ, ours[differ].argmax(1)]

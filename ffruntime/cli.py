@@ -64,7 +64,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 @model_option
 @click.option("--mode", help="goodness (every label) or classifier (one pass); default: the model's best.")
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to print.")
-@click.option("--no-preprocess", is_flag=True, help="The images are ready: right size, light on dark, centred.")
+@click.option("--no-preprocess", is_flag=True, help="The images are ready: as the network was trained on.")
 @click.option("--show", is_flag=True, help="Draw what the network was shown.")
 @backend_options
 @json_option

@@ -1,7 +1,9 @@
-"""Any picture of a figure -> the network's input, prepared the way MNIST was.
+"""Any picture -> the network's input, prepared the way its training images were: digit, garment or photo.
 
 MNIST (LeCun, Cortes, Burges): the figure, antialiased, in a box of 20 × 20 pixels with its
 proportions kept, in a field of 28 × 28 with its centre of mass in the middle; light on black.
+Fashion-MNIST (Xiao et al. 2017): the figure as large as the field, in its middle; grey, light on black.
+Photo: the middle of the picture, in its colours.
 """
 
 from __future__ import annotations
@@ -10,12 +12,15 @@ import io
 import math
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
-from .bundle import Preprocessing
+from .bundle import Digit, Photo, Preprocessing
 from .errors import ImageError
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # not EPS, for which Pillow starts Ghostscript
@@ -25,6 +30,8 @@ MAX_PIXELS = 64_000_000
 WORKING_SIDE = 512  # larger pictures are averaged down first, which also averages noise away
 FIGURE_CONTRAST = 0.03  # of full scale: less than this is an empty picture
 CLEAN = 0.004  # of full scale, one grey level of 255: a background this even is taken at its word
+TRIM = 0.05  # of full scale: what differs less from the background is trimmed off a garment (Xiao et al.)
+LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
 BAND = 16  # rows of the averaged picture that are converted at once; bounds the memory it takes
 
 
@@ -34,22 +41,50 @@ def display_name(path: str) -> str:
 
 
 def read_picture(path: str) -> Image.Image:
-    """The picture at `path` (`-`: standard input), upright. Raises `ImageError` naming the file.
+    """The picture at `path` (`-`: standard input), upright. Raises `ImageError` naming the file."""
+    name = display_name(path)
+    return decode_picture(_read_bytes(path, name), name)
+
+
+def decode_picture(data: bytes, name: str) -> Image.Image:
+    """The picture in a file's bytes, upright. Raises `ImageError` with the name.
 
     A JPEG much larger than `prepare` needs is decoded at a fraction of its size.
     """
-    name = display_name(path)
-    data = _read_bytes(path, name)
+    with _refusing(name):
+        picture = _open(data, name)
+        picture.draft(None, (2 * WORKING_SIDE, 2 * WORKING_SIDE))
+        ImageOps.exif_transpose(picture, in_place=True)
+    return picture
+
+
+def shorter_side(data: bytes, name: str) -> int:
+    """Of the picture in a file's bytes, in pixels, without decoding it. Raises `ImageError` with the name."""
+    with _refusing(name):
+        return min(_open(data, name).size)
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    if not data:
+        raise ImageError(f"{name}: empty file")
+    if len(data) > MAX_BYTES:
+        raise ImageError(f"{name}: more than {MAX_BYTES >> 20} MiB; crop or scale it")
+    picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = picture.size
+    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+    return picture
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Whatever Pillow raises within becomes an `ImageError` with the name."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's bomb warning; the limits below are stricter
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-            width, height = picture.size
-            if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            picture.draft(None, (2 * WORKING_SIDE, 2 * WORKING_SIDE))
-            ImageOps.exif_transpose(picture, in_place=True)
-            return picture
+            warnings.simplefilter("ignore")  # Pillow's bomb warning; the limits above are stricter
+            yield
+    except ImageError:
+        raise
     except Image.DecompressionBombError as error:
         limit = f"{MAX_SIDE} pixels a side or {MAX_PIXELS // 1_000_000} megapixels"
         raise ImageError(f"{name}: more than {limit}; crop or scale it") from error
@@ -63,29 +98,29 @@ def read_picture(path: str) -> Image.Image:
 def _read_bytes(path: str, name: str) -> bytes:
     try:
         if path == "-":
-            data = sys.stdin.buffer.read(MAX_BYTES + 1)
-        else:
-            with Path(path).open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
+            return sys.stdin.buffer.read(MAX_BYTES + 1)
+        with Path(path).open("rb") as file:
+            return file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
-    if not data:
-        raise ImageError(f"{name}: empty file")
-    if len(data) > MAX_BYTES:
-        raise ImageError(f"{name}: more than {MAX_BYTES >> 20} MiB; crop or scale it")
-    return data
 
 
-def shrink(picture: Image.Image) -> Image.Image:
-    """A picture of any mode, averaged down to at most `WORKING_SIDE`: RGBA, or F where it has more than 8 bits.
+Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
+
+
+def shrink(picture: Image.Image, box: Box | None = None) -> Image.Image:
+    """A picture of any mode, or what is in the box, averaged down to at most `WORKING_SIDE`: RGBA, or F where it
+    has more than 8 bits.
 
     Converted band by band: no second copy in full size.
     """
     mode = "F" if picture.mode[0] in "FI" else "RGBA"
-    (width, height), factor = picture.size, math.ceil(max(picture.size) / WORKING_SIDE)
+    left, upper, right, lower = box or (0, 0, *picture.size)
+    width, height = right - left, lower - upper
+    factor = math.ceil(max(width, height) / WORKING_SIDE)
     small = Image.new(mode, (math.ceil(width / factor), math.ceil(height / factor)))
     for top in range(0, small.height, BAND):
-        band = picture.crop((0, top * factor, width, min((top + BAND) * factor, height)))
+        band = picture.crop((left, upper + top * factor, right, min(upper + (top + BAND) * factor, lower)))
         small.paste(band.convert(mode).reduce(factor), (0, top))
     return small
 
@@ -103,6 +138,18 @@ def to_channels(picture: Image.Image) -> np.ndarray:
     return channels
 
 
+def flatten(channels: np.ndarray) -> np.ndarray:
+    """What `to_channels` gives, on white paper where it is transparent: (H, W, 4 or 1) -> RGB (H, W, 3)."""
+    if channels.shape[-1] == 1:
+        return channels.repeat(3, axis=-1)
+    return channels[..., :3] + 1 - channels[..., 3:]
+
+
+def _border(channels: np.ndarray) -> np.ndarray:
+    """The outermost pixels: (H, W, C) -> (n, C)."""
+    return np.concatenate([channels[0], channels[-1], channels[:, 0], channels[:, -1]])
+
+
 def _even_border(deviation: np.ndarray) -> np.ndarray:
     """Which pixels of the border are background, less the figure where it touches them: mask (H, W)."""
     edge = np.ones(deviation.shape, bool)
@@ -117,8 +164,7 @@ def find_ink(channels: np.ndarray) -> np.ndarray:
     the border is uneven (noise, shading, dark corners), the quadratic surface through it. What the border
     still deviates from that is taken for background everywhere.
     """
-    border = np.concatenate([channels[0], channels[-1], channels[:, 0], channels[:, -1]])
-    ink = np.abs(channels - np.median(border, axis=0)).max(axis=-1)
+    ink = np.abs(channels - np.median(_border(channels), axis=0)).max(axis=-1)
     even = _even_border(ink)
     ripple = np.percentile(ink[even], 95)
     if ripple > CLEAN:
@@ -152,37 +198,86 @@ def _crop_figure(ink: np.ndarray, box: int) -> np.ndarray:
     return ink[_bounding_box(stroke if 2 * stroke.sum() > inked.sum() else inked)]
 
 
-def centre_figure(ink: np.ndarray, size: tuple[int, int], box: int) -> np.ndarray:
-    """The figure scaled into `box` and centred by mass: (h, w) in [0, 1] -> `size` (H, W), 0 to exactly 1."""
-    figure = _crop_figure(ink.astype(np.float32), box)
+def _scale(figure: np.ndarray, box: int) -> np.ndarray:
+    """The figure, its longer side `box` pixels, its proportions kept: (h, w) in [0, 1] -> (h', w') in [0, 1]."""
     scale = box / max(figure.shape)
     height, width = (max(1, round(side * scale)) for side in figure.shape)
-    resized = Image.fromarray(figure).resize((width, height), Image.Resampling.LANCZOS, reducing_gap=3.0)
-    figure = np.clip(np.asarray(resized), 0, 1)
-    figure = figure / figure.max()  # thin strokes come out faint; all of MNIST's images reach full scale
-    centres = [
-        (figure.sum(axis=1 - axis) @ np.arange(side)) / figure.sum() for axis, side in enumerate(figure.shape)
-    ]
+    resized = Image.fromarray(figure.astype(np.float32)).resize(
+        (width, height), Image.Resampling.LANCZOS, reducing_gap=3.0
+    )
+    return np.clip(np.asarray(resized), 0, 1)
+
+
+def _place(figure: np.ndarray, size: tuple[int, int], centre: Sequence[float]) -> np.ndarray:
+    """The figure (h, w) in a field of `size`, its `centre` as near to the field's as it gets within it; else 0."""
     top, left = (  # never off the field
-        min(max(round(full / 2 - centre), 0), full - side)
-        for full, centre, side in zip(size, centres, figure.shape, strict=True)
+        min(max(round(full / 2 - middle), 0), full - side)
+        for full, middle, side in zip(size, centre, figure.shape, strict=True)
     )
     field = np.zeros(size, np.float32)
-    field[top : top + height, left : left + width] = figure
+    field[top : top + figure.shape[0], left : left + figure.shape[1]] = figure
     return field
+
+
+def place_digit(ink: np.ndarray, size: tuple[int, int], box: int) -> np.ndarray:
+    """The figure scaled into `box` and centred by mass: (h, w) in [0, 1] -> `size` (H, W), 0 to exactly 1."""
+    figure = _scale(_crop_figure(ink.astype(np.float32), box), box)
+    figure = figure / figure.max()  # thin strokes come out faint; all of MNIST's images reach full scale
+    centre = [
+        (figure.sum(axis=1 - axis) @ np.arange(side)) / figure.sum() for axis, side in enumerate(figure.shape)
+    ]
+    return _place(figure, size, centre)
+
+
+def place_garment(ink: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The figure scaled to fill the field and centred by its box: (h, w) in [0, 1] -> `size` (H, W) in [0, 1]."""
+    figure = _scale(ink[_bounding_box(ink > min(TRIM, 0.5 * ink.max()))], min(size))
+    return _place(figure, size, [side / 2 for side in figure.shape])
+
+
+def garment_ink(channels: np.ndarray) -> np.ndarray:
+    """How far the grey of each pixel is from the background's: (H, W, 4 or 1) -> (H, W) in [0, 1].
+
+    1 is as far as a grey can be from that background: black on light paper, white on dark.
+    """
+    grey = flatten(channels) @ LUMINANCE  # (H, W)
+    background = np.median(_border(grey[..., None]))
+    reach = np.abs(grey - background).max() / max(background, 1 - background)
+    return find_ink(grey[..., None]) * reach
+
+
+def middle(picture_size: tuple[int, int], size: tuple[int, int]) -> Box:
+    """The largest box in the middle of a picture (width, height) that has the proportions of `size` (H, W)."""
+    scale = min(full / side for full, side in zip(picture_size, size[::-1], strict=True))
+    width, height = (max(1, round(side * scale)) for side in size[::-1])
+    left, top = (picture_size[0] - width) // 2, (picture_size[1] - height) // 2
+    return left, top, left + width, top + height
+
+
+def place_photo(channels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """What `to_channels` gives, scaled: (h, w, 4 or 1) -> uint8 `shape` (C, H, W), grey where C is 1."""
+    photo = Image.fromarray(np.rint(flatten(channels) * 255).astype(np.uint8))
+    return _to_array(photo.resize(shape[:0:-1], Image.Resampling.BICUBIC), shape[0])
 
 
 def prepare(
     picture: Image.Image, name: str, preprocessing: Preprocessing, shape: tuple[int, int, int]
 ) -> np.ndarray:
-    """Picture -> uint8 (1, H, W), as MNIST's own images are. Raises `ImageError` where there is no figure."""
-    small = shrink(picture)
+    """Picture -> uint8 (C, H, W), as the training images are. Raises `ImageError` where there is no figure."""
+    small = shrink(picture, middle(picture.size, shape[1:]) if isinstance(preprocessing, Photo) else None)
     if not np.isfinite(np.asarray(small)).all():
         raise ImageError(f"{name}: pixels that are not numbers (NaN or infinite)")
-    ink = find_ink(to_channels(small))
+    channels = to_channels(small)
+    if isinstance(preprocessing, Photo):
+        return place_photo(channels, shape)
+    ink = find_ink(channels) if isinstance(preprocessing, Digit) else garment_ink(channels)
     if not ink.any():
         raise ImageError(f"{name}: no figure in it, all of it looks like background")
-    return np.rint(centre_figure(ink, shape[1:], preprocessing.box) * 255).astype(np.uint8)[None]
+    if isinstance(preprocessing, Digit):
+        field = place_digit(ink, shape[1:], preprocessing.box)
+    else:
+        field = place_garment(ink, shape[1:])
+    return np.rint(field * 255).astype(np.uint8)[None].repeat(shape[0], axis=0)
 
 
 def take_as_is(picture: Image.Image, name: str, shape: tuple[int, int, int]) -> np.ndarray:
@@ -192,5 +287,10 @@ def take_as_is(picture: Image.Image, name: str, shape: tuple[int, int, int]) -> 
         raise ImageError(f"{name}: --no-preprocess takes {width} × {height} pixels of 8 or 16 bits, as they are")
     if picture.mode.startswith("I"):  # 16 bits; older versions of Pillow open a PNG of them as I
         picture = Image.fromarray(np.rint(np.asarray(picture, np.float32).clip(0, 65535) / 257).astype(np.uint8))
+    return _to_array(picture, channels)
+
+
+def _to_array(picture: Image.Image, channels: int) -> np.ndarray:
+    """A picture of 8 bits -> uint8 (channels, H, W): grey, or red, green and blue."""
     pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
     return pixels[None] if channels == 1 else np.moveaxis(pixels, -1, 0)

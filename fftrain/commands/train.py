@@ -1,7 +1,8 @@
-"""`fftrain mnist`: train and write a bundle."""
+"""`fftrain mnist`, `fashion-mnist`, `cifar10`, `cifar100`, `folder`: train and write a bundle."""
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import signal
@@ -14,12 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
 
 from ffruntime.errors import UsageError
 
 from .common import import_torch, say
 
 if TYPE_CHECKING:
+    from ..data import Dataset
+    from ..evaluate import Scores
     from ..train import Run
 
 EPILOG = """\b
@@ -28,6 +32,8 @@ Examples:
   fftrain mnist --recipe paper           the best network of Scodellaro et al.
   fftrain mnist --resume                 go on after Ctrl-C, or after the power went
   fftrain mnist --classes 0-8            leave the 9 out (a device can learn it later)
+  fftrain cifar10 --classes cat,dog      two classes of CIFAR-10
+  fftrain folder pets --size 48          your own pictures: pets/CLASS/NAME.png, pets/train/CLASS/…, or pets.zip
   fftrain mnist --recipe my.toml --out my.ff --json
 
 \b
@@ -35,69 +41,176 @@ Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bund
 5 data set, 6 no such device, 8 cannot write, 130 interrupted (the checkpoint is written)."""
 
 
-@click.command(epilog=EPILOG)
-@click.option("--recipe", metavar="NAME|FILE", help="A shipped recipe or a TOML file; default: by the hardware.")
-@click.option(
-    "--out",
-    metavar="DIR",
-    envvar="FF_MODEL",
-    default="model.ff",
-    show_default=True,
-    help="The bundle to write; also $FF_MODEL.",
+class Options(Struct, frozen=True):
+    """What every training command is told (`OPTIONS`)."""
+
+    recipe: str | None
+    out: str
+    classes: str | None
+    epochs: int | None
+    seed: int
+    device: str
+    threads: int | None
+    resume: bool
+    force: bool
+    as_json: bool
+
+
+OPTIONS = (
+    click.option(
+        "--recipe", metavar="NAME|FILE", help="A shipped recipe or a TOML file; default: by the hardware."
+    ),
+    click.option(
+        "--out",
+        metavar="DIR",
+        envvar="FF_MODEL",
+        default="model.ff",
+        show_default=True,
+        help="The bundle to write; also $FF_MODEL.",
+    ),
+    click.option(
+        "--classes", metavar="LIST", help="Names or indices, such as cat,dog or 0-8; default: all classes."
+    ),
+    click.option(
+        "--epochs", type=click.IntRange(min=0), help="Instead of the recipe's; 0 writes an untrained bundle."
+    ),
+    click.option("--seed", type=click.IntRange(min=0, max=2**31), default=0, show_default=True),
+    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores."),
+    click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted run."),
+    click.option("--force", is_flag=True, help="Replace the bundle, and forget a checkpoint, that are there."),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )
-@click.option("--data", metavar="DIR", help="Where the data set lies or goes; default: $FF_DATA, else the cache.")
+data_option = click.option(
+    "--data", metavar="DIR", help="Where the data set lies or goes; default: $FF_DATA, else the cache."
+)
+
+
+def training_options(function: Callable[..., None]) -> Callable[..., None]:
+    """A command with `OPTIONS`, which it gets as `Options`, before what it takes besides."""
+
+    @functools.wraps(function)
+    def gathered(**values: Any) -> None:
+        options = Options(**{name: values.pop(name) for name in Options.__struct_fields__})
+        function(options, **values)
+
+    for option in reversed(OPTIONS):
+        gathered = option(gathered)
+    return gathered
+
+
+@click.command(epilog=EPILOG)
+@data_option
 @click.option("--offline", is_flag=True, help="Use the offline sample of real MNIST; needs no network.")
-@click.option("--classes", metavar="LIST", default="0-9", show_default=True, help="The digits to learn.")
-@click.option("--epochs", type=click.IntRange(min=0), help="Instead of the recipe's; 0 writes an untrained bundle.")
-@click.option("--seed", type=click.IntRange(min=0, max=2**31), default=0, show_default=True)
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
-@click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted run.")
-@click.option("--force", is_flag=True, help="Replace the bundle, and forget a checkpoint, that are there.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def mnist(
-    recipe: str | None,
-    out: str,
-    data: str | None,
-    offline: bool,
-    classes: str,
-    epochs: int | None,
-    seed: int,
-    device: str,
-    threads: int | None,
-    resume: bool,
-    force: bool,
-    as_json: bool,
-) -> None:
+@training_options
+def mnist(options: Options, data: str | None, offline: bool) -> None:
     """Train on MNIST and write a model bundle.
 
     50,000 images to train on, 10,000 to validate with; the 10,000 test images are read once, at the end.
     """
-    torch = import_torch(threads)
-    target = Path(out) if Path(out).name else Path(out).resolve()
-    _check_target(target, resume, force)
-    from .. import data as data_module
+    _train(options, lambda: _load_set("mnist", data, options.classes, offline))
+
+
+@click.command("fashion-mnist", epilog=EPILOG)
+@data_option
+@training_options
+def fashion_mnist(options: Options, data: str | None) -> None:
+    """Train on Fashion-MNIST and write a model bundle.
+
+    50,000 images to train on, 10,000 to validate with; the 10,000 test images are read once, at the end.
+    """
+    _train(options, lambda: _load_set("fashion-mnist", data, options.classes))
+
+
+@click.command(epilog=EPILOG)
+@data_option
+@training_options
+def cifar10(options: Options, data: str | None) -> None:
+    """Train on CIFAR-10 and write a model bundle.
+
+    40,000 images to train on, 10,000 to validate with; the 10,000 test images are read once, at the end. Where
+    CIFAR-10 is not in the data directory, but cifar10-jpeg.zip is, that lossy copy of it.
+    """
+    _train(options, lambda: _load_set("cifar10", data, options.classes))
+
+
+@click.command(epilog=EPILOG)
+@data_option
+@training_options
+def cifar100(options: Options, data: str | None) -> None:
+    """Train on CIFAR-100 and write a model bundle.
+
+    40,000 images to train on, 10,000 to validate with; the 10,000 test images are read once, at the end.
+    """
+    _train(options, lambda: _load_set("cifar100", data, options.classes))
+
+
+@click.command(epilog=EPILOG)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--size",
+    type=click.IntRange(min=8, max=256),
+    help="Pixels a side; default: the median of the pictures' shorter sides, at most 64.",
+)
+@training_options
+def folder(options: Options, path: Path, size: int | None) -> None:
+    """Train on your own pictures and write a model bundle.
+
+    PATH is a folder or a .zip of PATH/CLASS/NAME.png, or of PATH/train/CLASS/NAME.png and likewise test and val.
+    A part that is not there takes a tenth of each class's training pictures.
+    """
+    _train(options, lambda: _load_folder(path, options.classes, size))
+
+
+COMMANDS = (mnist, fashion_mnist, cifar10, cifar100, folder)
+
+
+def _load_set(name: str, data: str | None, classes: str | None, offline: bool = False) -> Dataset:
+    from ..data import data_directory, load_dataset
+
+    dataset = load_dataset(name, data_directory(data), classes, offline)
+    if dataset.source.offline_sample:
+        note = "as asked" if offline else "MNIST is not here and cannot be downloaded"
+        say(f"OFFLINE SAMPLE ({note}): 5,000 real MNIST images instead of 70,000; results are not MNIST results")
+    else:
+        say(dataset.source.source)
+    return dataset
+
+
+def _load_folder(path: Path, classes: str | None, size: int | None) -> Dataset:
+    from ..data import load_folder
+
+    dataset = load_folder(path, classes, size)
+    say(dataset.source.source)
+    if dataset.skipped:
+        say(f"files left out, as they are no pictures or in no class: {dataset.skipped:,}")
+    return dataset
+
+
+def _train(options: Options, load: Callable[[], Dataset]) -> None:
+    torch = import_torch(options.threads)
+    target = Path(options.out) if Path(options.out).name else Path(options.out).resolve()
+    _check_target(target, options.resume, options.force)
     from ..hardware import compute_exactly, default_recipe, find_hardware
     from ..recipe import load_recipe, with_epochs
     from ..train import start
 
-    hardware = find_hardware(device)
-    digits = data_module.parse_classes(classes)
-    chosen = load_recipe(recipe) if recipe else None  # a wrong name is said before anything is downloaded
-    dataset = data_module.load_dataset(data_module.data_directory(data), digits, offline)
-    if dataset.source.offline_sample:
-        note = "as asked" if offline else "MNIST is not here and cannot be downloaded"
-        say(f"OFFLINE SAMPLE ({note}): 5,000 real MNIST images instead of 70,000; results are not MNIST results")
-    name, why = (recipe, "as asked") if recipe else default_recipe(hardware, dataset.source.offline_sample)
-    final = with_epochs(chosen or load_recipe(name), epochs)
-    if resume and not final.schedule.epochs:
+    hardware = find_hardware(options.device)
+    asked = load_recipe(options.recipe) if options.recipe else None  # a wrong name is said before data are read
+    dataset = load()
+    if options.recipe:
+        name, why = options.recipe, "as asked"
+    else:
+        name, why = default_recipe(hardware, dataset.source.offline_sample)
+    recipe = with_epochs(asked or load_recipe(name), options.epochs)
+    if options.resume and not recipe.schedule.epochs:
         raise UsageError("--resume and 0 epochs exclude each other: there is nothing to go on with")
     compute_exactly()
-    run = start(final, dataset, seed, torch.device(hardware.device), hardware.dtype)
+    run = start(recipe, dataset, options.seed, torch.device(hardware.device), hardware.dtype)
     say(f"recipe {name}: {why}; {hardware.name}, {hardware.precision}")
     with _hint_on_interrupt(target):
-        summary = _train_and_pack(run, target, name, hardware.name, hardware.precision, resume)
-    _print_summary(summary, as_json)
+        summary = _train_and_pack(run, target, name, hardware.name, hardware.precision, options.resume)
+    _print_summary(summary, options.as_json)
 
 
 def _train_and_pack(run: Run, target: Path, name: str, device: str, precision: str, resume: bool) -> dict[str, Any]:
@@ -106,7 +219,7 @@ def _train_and_pack(run: Run, target: Path, name: str, device: str, precision: s
     from ..checkpoint import checkpoint_path
     from ..data import on_device
     from ..display import duration, show
-    from ..evaluate import accuracy
+    from ..evaluate import accuracies, predict
     from ..pack import parameter_count, write_bundle
     from ..train import estimate_seconds, train
 
@@ -116,7 +229,7 @@ def _train_and_pack(run: Run, target: Path, name: str, device: str, precision: s
         f"{source.train} images × {schedule.epochs} epochs, {parameter_count(run.tensors):,} parameters: "
         f"about {duration(estimate_seconds(run))} from start to end{' (a part is done)' if resume else ''}"
     )
-    measured = {}
+    scores, measured = {}, {}
     if schedule.epochs:
         with _stop_on_signal() as stop:
             show(train(run, target, resume, stop), run.steps_per_epoch, schedule.epochs)
@@ -124,18 +237,33 @@ def _train_and_pack(run: Run, target: Path, name: str, device: str, precision: s
         splits = {"validation": run.dataset.validation, "test": run.dataset.test}
         classes = len(run.dataset.classes)
         for split_name, split in splits.items():
-            measured[split_name] = accuracy(
-                run.network, run.tensors, on_device(split, run.device), classes, torch.float32
+            scores[split_name] = predict(
+                run.network, run.tensors, on_device(split, run.device), classes, torch.float32, run.modes
             )
+            measured[split_name] = accuracies(scores[split_name], split.labels)
     write_bundle(target, run, name, device, precision, measured)
     checkpoint_path(target).unlink(missing_ok=True)
+    _report(target, run.dataset, scores)
     return {
         "model": str(target),
+        "data": source.source.partition(";")[0],
         "recipe": name,
         "accuracy": measured,
         "seconds": round(time.monotonic() - begun, 1),
         "offline_sample": source.offline_sample,
     }
+
+
+def _report(target: Path, dataset: Dataset, scores: dict[str, Scores]) -> None:
+    """Write the report; where that fails, say so: the bundle is complete, and the run has done its work."""
+    from ..report import write_report
+
+    try:
+        page = write_report(target, dataset, scores)
+    except Exception as error:
+        say(f"warning: no report: {' '.join(str(error).split()) or type(error).__name__}; {target} is complete")
+    else:
+        say(f"report: {page}")
 
 
 def _check_target(target: Path, resume: bool, force: bool) -> None:
@@ -203,7 +331,7 @@ def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(summary))
         return
-    what = "of the OFFLINE SAMPLE" if summary["offline_sample"] else "of MNIST"
+    what = "of the OFFLINE SAMPLE" if summary["offline_sample"] else f"of {summary['data']}"
     for split, modes in summary["accuracy"].items():
         click.echo(f"{split:<10} {what}: " + ", ".join(f"{mode} {percent(a)}" for mode, a in modes.items()))
     click.echo(f"{summary['model']} written in {duration(summary['seconds'])}; next: ffexport")

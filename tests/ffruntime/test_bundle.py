@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save
 
 from ffruntime import bundle as bundles
-from ffruntime.bundle import MANIFEST, WEIGHTS, read_manifest, read_weights, verified, write
+from ffruntime.bundle import MANIFEST, WEIGHTS, Digit, read_manifest, read_weights, verified, write
 from ffruntime.errors import BundleError, StorageError
 
 
@@ -72,7 +72,7 @@ def test_any_flipped_bit_is_found(bundle: Path, data: st.DataObject) -> None:
         (lambda b: (b / MANIFEST).write_bytes(b"\xff\xfe{}"), r"manifest\.json: damaged"),
         (lambda b: (b / MANIFEST).write_bytes((b / MANIFEST).read_bytes()[:500]), r"manifest\.json: damaged"),
         (lambda b: (b / MANIFEST).write_text("[1]"), r"manifest\.json: damaged"),
-        (lambda b: edit(b, lambda m: m.update(format=2)), "format 2 is newer than this program reads"),
+        (lambda b: edit(b, lambda m: m.update(format=3)), "format 3 is newer than this program reads"),
         (lambda b: edit(b, lambda m: m.update(format="1")), "format '1' is none that this program reads"),
         (lambda b: edit(b, lambda m: m.pop("classes")), r"damaged: .*classes"),
         (lambda b: edit(b, lambda m: m.update(surprise=1)), r"damaged: .*surprise"),
@@ -84,7 +84,7 @@ def test_any_flipped_bit_is_found(bundle: Path, data: st.DataObject) -> None:
         (lambda b: edit(b, lambda m: m.update(classes=[str(i) for i in range(13)])), "13 classes, but fewer"),
         (lambda b: edit(b, lambda m: m["network"]["units"][0]["ops"][0].update(kernel=40)), "nothing is left of"),
         (lambda b: edit(b, lambda m: m.update(classes=["0", "0"])), "a class is named twice"),
-        (lambda b: edit(b, lambda m: m["preprocessing"].update(kind="photo")), r"damaged: .*preprocessing"),
+        (lambda b: edit(b, lambda m: m["preprocessing"].update(kind="sound")), r"damaged: .*preprocessing"),
         (lambda b: edit(b, lambda m: m["preprocessing"].update(box=29)), "29 pixels does not fit"),
         (lambda b: (b / MANIFEST).write_text('{"a":' * 9999), r"manifest\.json: damaged"),
         (lambda b: edit(b, lambda m: m["files"].update({"a\0b": m["files"][WEIGHTS]})), "missing"),
@@ -102,6 +102,21 @@ def test_what_does_not_match_is_refused(harm: Callable[[Path], object], message:
         read_everything(bundle)
     assert str(bundle) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_bundle_of_format_1_is_read_and_becomes_one_of_format_2_when_it_is_written(bundle: Path) -> None:
+    """Format 1 is format 2 without the fields that came later."""
+
+    def make_old(manifest: dict) -> None:
+        manifest["format"] = 1
+        del manifest["modes"], manifest["training"]["data"]["path"]
+
+    edit(bundle, make_old)
+    read_everything(bundle)
+    manifest = read_manifest(bundle)
+    assert (manifest.format, manifest.preprocessing) == (1, Digit(box=20))
+    assert write(bundle, manifest, {"note": b"new"}).format == 2
+    assert read_manifest(bundle).format == 2
 
 
 def test_no_bundle_at_all(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ffexport.external import tensor_places
 from ffruntime.bundle import read_manifest, write
+from ffruntime.report import draw
 
 
 def ffruntime(*arguments: object, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess:
@@ -85,6 +86,15 @@ def test_show_draws_what_the_network_was_shown(exported: Path, digit_files: list
     assert done.stdout.decode().count("▀") == 14 * 28
 
 
+def test_colours_and_odd_heights_are_drawn() -> None:
+    pixels = np.zeros((3, 3, 2), np.uint8)
+    pixels[:, :, 1] = [[1, 4, 7], [2, 5, 8], [3, 6, 9]]
+    first, second = draw(pixels).splitlines()
+    assert "38;2;1;2;3;48;2;4;5;6m▀" in first
+    assert "38;2;7;8;9m▀" in second
+    assert "38;2;5;5;5;48;2;5;5;5m▀" in draw(np.full((1, 2, 2), 5, np.uint8))
+
+
 def test_a_bad_image_does_not_stop_the_others(exported: Path, digit_files: list[Path], tmp_path: Path) -> None:
     bad = tmp_path / "notes.png"
     bad.write_text("this is text")
@@ -149,7 +159,7 @@ def test_info(exported: Path) -> None:
     text = ffruntime("info", "--model", exported).stdout.decode()
     for word in ("unit3", "weights.safetensors", "2 spare patterns", "validation: goodness", "recipe tiny"):
         assert word in text
-    assert json.loads(ffruntime("info", "--json", "--model", exported).stdout)["format"] == 1
+    assert json.loads(ffruntime("info", "--json", "--model", exported).stdout)["format"] == 2
 
 
 def test_verify_proves_the_backend(exported: Path) -> None:

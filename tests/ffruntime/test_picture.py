@@ -1,8 +1,8 @@
-"""Any picture of a digit comes out as MNIST's own image of it; every unusable file is one clear line.
+"""Any picture comes out as the training data's own image of it; every unusable file is one clear line.
 
-The pictures are made from real MNIST images, so the right answer is known: that image. `difference` is measured
-in grey levels of 255, as a mean over the image. For scale: two MNIST images of the same digit differ by 33, of two
-digits by 40, and an image from itself moved by one pixel (which `difference` allows) by 16.
+The pictures of digits are made from real MNIST images, so the right answer is known: that image. `difference` is
+measured in grey levels of 255, as a mean over the image. For scale: two MNIST images of the same digit differ by
+33, of two digits by 40, and an image from itself moved by one pixel (which `difference` allows) by 16.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ffruntime import picture
-from ffruntime.bundle import Preprocessing
+from ffruntime.bundle import Digit, Garment, Photo
 from ffruntime.errors import ImageError
 from ffruntime.picture import prepare, read_picture, take_as_is
-from fftrain.data import Dataset
+from fftrain.data import Dataset, data_directory
+from fftrain.torchvision_sets import SETS, is_present, load_set
 
 SHAPE = (1, 28, 28)
-MNIST = Preprocessing(kind="digit", box=20)
+MNIST = Digit(box=20)
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
 
@@ -400,7 +401,7 @@ def test_a_file_cut_anywhere_is_an_image_or_refused(
 PEAK = """
 import sys
 from pathlib import Path
-from ffruntime.bundle import Preprocessing
+from ffruntime import bundle
 from ffruntime.errors import ImageError
 from ffruntime.picture import prepare, read_picture
 
@@ -410,7 +411,7 @@ def peak():
 
 before = peak()
 try:
-    prepare(read_picture(sys.argv[1]), sys.argv[1], Preprocessing("digit", 20), (1, 28, 28))
+    prepare(read_picture(sys.argv[1]), sys.argv[1], KIND, (1, 28, 28))
 except ImageError:
     pass
 print(peak() - before)
@@ -419,12 +420,120 @@ print(peak() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux' /proc")
 @pytest.mark.parametrize(("side", "limit"), [(30_000, 10), (7_900, 100)])
-def test_peak_memory(side: int, limit: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["Digit(20)", "Garment()", "Photo()"])
+def test_peak_memory(kind: str, side: int, limit: int, tmp_path: Path) -> None:
     """MiB: of a bomb hardly more than its file, of the largest picture that is read little more than its pixels."""
     (tmp_path / "large.png").write_bytes(_bomb(side))
-    command = [sys.executable, "-c", PEAK, str(tmp_path / "large.png")]
+    code = PEAK.replace("KIND", f"bundle.{kind}")
+    command = [sys.executable, "-c", code, str(tmp_path / "large.png")]
     grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert float(grown) < limit
+
+
+# Garments: as Fashion-MNIST was made ------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def garments() -> np.ndarray:
+    """The first images of Fashion-MNIST: uint8 (40, 28, 28)."""
+    folder = data_directory(None)
+    if not is_present(SETS["fashion-mnist"], folder):
+        pytest.skip("FF_DATA does not point at Fashion-MNIST")
+    return load_set(SETS["fashion-mnist"], folder)[0][0][:40, 0]
+
+
+def prepare_garment(image: Image.Image) -> np.ndarray:
+    prepared = prepare(image, "garment", Garment(), SHAPE)
+    assert (prepared.shape, prepared.dtype) == (SHAPE, np.uint8)
+    return prepared
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_a_garment_comes_out_as_itself(negative: bool, garments: np.ndarray) -> None:
+    """On black or on white; but for those that cover most of the border, which then is no background."""
+    pictures = [Image.fromarray(255 - garment if negative else garment) for garment in garments]
+    same = [difference(prepare_garment(p), g) < 1 for p, g in zip(pictures, garments, strict=True)]
+    assert np.mean(same) > 0.65
+
+
+GARMENTS: dict[str, Callable[[np.ndarray], Image.Image]] = {
+    "product photo": lambda ink: to_image(255 * (1 - ink)),
+    "cut out": lambda ink: _alpha(ink, BLACK),
+    "noise": lambda ink: to_image(_noisy(235 * (1 - ink), 3)),
+    "shading": lambda ink: to_image(_noisy(255 * (1 - ink), 2) * (0.85 + 0.1 * _across(ink)[0])),
+}
+
+
+@pytest.mark.parametrize("kind", GARMENTS)
+def test_a_garment_from_any_place_in_a_larger_picture_comes_close(kind: str, garments: np.ndarray) -> None:
+    """For scale: two images of Fashion-MNIST differ by 71."""
+    pictures = [GARMENTS[kind](enlarge(garment, smooth=True)) for garment in garments]
+    differences = [difference(prepare_garment(p), g) for p, g in zip(pictures, garments, strict=True)]
+    assert np.mean(differences) < 16
+
+
+def test_a_pale_garment_stays_pale() -> None:
+    """Intensity says what a garment is like; only a digit is stretched to full scale."""
+    pale = Image.new("L", (60, 90), 255)
+    pale.paste(225, (10, 15, 40, 75))
+    prepared = prepare_garment(pale)[0]
+    assert prepared.max() == 30
+    rows, columns = np.nonzero(prepared)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (0, 27, 7, 20)  # 30 × 60 pixels, centred
+
+
+# Photos: the picture's middle, in its colours ----------------------------------------------------
+
+
+def test_a_photo_of_the_right_size_is_unchanged() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    taken = prepare(Image.fromarray(pixels), "photo", Photo(), (3, 32, 32))
+    np.testing.assert_array_equal(taken, pixels.transpose(2, 0, 1))
+    grey = prepare(Image.fromarray(pixels[..., 0]), "photo", Photo(), (1, 32, 32))
+    np.testing.assert_array_equal(grey, pixels[None, ..., 0])
+
+
+@pytest.mark.parametrize("size", [(300, 100), (100, 300), (9_000, 120)])
+def test_a_photo_is_cut_to_its_middle(size: tuple[int, int]) -> None:
+    """However long it is: the middle is taken before the picture is made smaller."""
+    width, height = size
+    side = min(size)
+    image = Image.new("RGB", size, (255, 0, 0))
+    quarters = np.kron(np.eye(2), np.full((side // 2, side // 2), 255))
+    image.paste(to_image(quarters), ((width - side) // 2, (height - side) // 2))
+    taken = prepare(image, "photo", Photo(), (3, 8, 8))
+    assert np.abs(taken[:, ::7, ::7] - 255 * np.eye(2)).max() < 5  # the four corners
+
+
+def test_what_is_transparent_is_white() -> None:
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[:, 4:] = (10, 200, 30, 255)
+    taken = prepare(Image.fromarray(pixels), "photo", Photo(), (3, 8, 8))
+    assert (taken[:, :, :4] == 255).all()
+    assert (taken[:, :, 4:] == np.array([10, 200, 30])[:, None, None]).all()
+
+
+@settings(max_examples=80, derandomize=True)
+@given(
+    mode=st.sampled_from(["1", "L", "P", "LA", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "I;16"]),
+    size=st.tuples(st.integers(1, 70), st.integers(1, 70)),
+    shape=st.tuples(st.sampled_from([1, 3]), st.integers(1, 40), st.integers(1, 40)),
+    data=st.randoms(use_true_random=False),
+)
+def test_any_picture_is_a_photo(
+    mode: str, size: tuple[int, int], shape: tuple[int, int, int], data: random.Random
+) -> None:
+    anything = Image.frombytes(mode, size, data.randbytes(len(Image.new(mode, size).tobytes())))
+    taken = prepare(anything, "anything", Photo(), shape)
+    assert (taken.shape, taken.dtype) == (shape, np.uint8)
+    if shape[0] == 1:  # the same picture in colour, made grey
+        colour = Image.fromarray(prepare(anything, "anything", Photo(), (3, *shape[1:])).transpose(1, 2, 0))
+        np.testing.assert_array_equal(taken[0], np.asarray(colour.convert("L")))
+
+
+def test_a_photo_of_numbers_that_are_none_is_refused() -> None:
+    with pytest.raises(ImageError, match=r"^photo\.tiff: pixels that are not numbers"):
+        prepare(Image.new("F", (9, 9), float("nan")), "photo.tiff", Photo(), SHAPE)
 
 
 # --no-preprocess: a picture that is ready --------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import torch
+from msgspec import structs
 
 from ffruntime.errors import BundleError, StorageError, UsageError
 from fftrain.checkpoint import checkpoint_path
@@ -31,7 +32,7 @@ def small(dataset: Dataset) -> Dataset:
     """640 training images: ten steps an epoch."""
     train_split = Split(dataset.train.pixels[:640], dataset.train.labels[:640])
     validation = Split(dataset.validation.pixels[:100], dataset.validation.labels[:100])
-    return Dataset(train_split, validation, dataset.test, dataset.classes, dataset.source)
+    return structs.replace(dataset, train=train_split, validation=validation)
 
 
 def new_run(recipe: Recipe, small: Dataset, seed: int = 0) -> Run:
