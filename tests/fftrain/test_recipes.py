@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ffruntime.architecture import Conv, Image, MaxPool
+from fftrain.labels import make_patterns
 from fftrain.recipe import Recipe, build_network, load_recipe, recipe_names
 
 # Widths, kernel, batch, set of patterns, max-pooling; K where the paper names it.
@@ -42,7 +43,9 @@ INTENSITY = {"paper-32-7x7-k20": 0.20, "paper-64-7x7-k65": 0.65, "bp-baseline": 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_makes_a_network_for_images_of_digits(name: str) -> None:
     recipe = load_recipe(name)
-    network = build_network(recipe, Image((1, 28, 28)), 10 + recipe.patterns.spare)
+    patterns = make_patterns(recipe.patterns, 10, 28, 28)["labels.patterns"]
+    assert len(patterns) == 10 + recipe.patterns.spare
+    network = build_network(recipe, Image((1, 28, 28)), len(patterns))
     assert len(network.units) == len(recipe.network.units)
     assert recipe.about
     assert "\n" not in recipe.about

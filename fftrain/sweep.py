@@ -1,0 +1,228 @@
+"""Sweeps, the part that is arithmetic: which values are tried, and the table of what they gave.
+
+`study.py` keeps the trials, `sweep_figure.py` draws them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from msgspec import Struct
+
+from ffruntime.errors import UsageError, unknown
+
+from .override import parse_override, parse_value
+
+MODES = ("classifier", "goodness")  # in the paper's order: linear / goodness
+
+
+class Range(Struct, frozen=True):
+    """All numbers from `low` to `high`, both included; whole numbers where both are. `log`: evenly by ratio."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+Space: TypeAlias = dict[str, "Range | tuple[Any, ...]"]  # what a search draws each field from
+
+
+class Point(Struct, frozen=True):
+    """One trial that is to be made. `values` by field; a search has none before the trial begins."""
+
+    key: str
+    values: dict[str, Any] | None
+    seeds: tuple[int, ...]
+
+
+class Result(Struct, frozen=True):
+    """What a trial gave: accuracy on the validation images by inference mode, one for each seed."""
+
+    values: dict[str, Any]
+    accuracy: dict[str, tuple[float, ...]]
+
+
+class Row(Struct, frozen=True):
+    """All seeds of the same values: (mean, standard deviation or None of a single one) by inference mode."""
+
+    values: dict[str, Any]
+    runs: int
+    accuracy: dict[str, tuple[float, float | None]]
+
+
+def parse_grid(text: str) -> tuple[str, tuple[Any, ...]]:
+    """`FIELD=A,B,C` -> (field, values). Raises `UsageError`."""
+    field, _ = parse_override(text)
+    listed = text.partition("=")[2]
+    values = parse_value(f"[{listed}]")
+    if not isinstance(values, list):  # not all of them are TOML
+        values = [parse_value(part) for part in listed.split(",")]
+    if not values or "" in values:
+        raise UsageError(f"--grid {text}: expected FIELD=VALUE,VALUE,…, such as schedule.batch=25,50")
+    return field, tuple(values)
+
+
+def parse_search(text: str) -> tuple[str, Range | tuple[Any, ...]]:
+    """`FIELD=LOW..HIGH[:log]` or `FIELD=A,B,C` -> (field, what to draw from). Raises `UsageError`."""
+    field, values = parse_grid(text)
+    bounds, _, scale = text.partition("=")[2].partition(":")
+    low, dots, high = bounds.partition("..")
+    if not dots:
+        if any(isinstance(value, dict | list) for value in values):
+            raise UsageError(f"--search {text}: expected numbers, strings or true and false to choose from")
+        return field, values
+    try:
+        whole = low.strip().lstrip("+-").isdecimal() and high.strip().lstrip("+-").isdecimal()
+        number = int if whole else float
+        found = Range(number(low), number(high), scale == "log")
+    except ValueError as error:
+        raise UsageError(f"--search {text}: {error}") from error
+    finite = -math.inf < found.low < found.high < math.inf
+    if scale not in ("", "log") or not finite or (found.log and found.low <= 0):
+        raise UsageError(f"--search {text}: expected FIELD=LOW..HIGH or FIELD=LOW..HIGH:log, with 0 < LOW for log")
+    return field, found
+
+
+def grid_points(grid: Mapping[str, Sequence[Any]], seeds: int) -> list[Point]:
+    """Every combination of the values, each with every seed from 0 on; the first field changes slowest."""
+    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    return [
+        Point(f"{json.dumps(values, sort_keys=True)} seed {seed}", values, (seed,))
+        for values in combinations
+        for seed in range(seeds)
+    ]
+
+
+def search_points(trials: int, seeds: int) -> list[Point]:
+    """So many trials; each is the mean over its seeds, which the sampler then sees."""
+    return [Point(f"trial {number}", None, tuple(range(seeds))) for number in range(trials)]
+
+
+def show_value(value: Any) -> str:
+    """A value as it was typed, nearly."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _key(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def show_values(values: Mapping[str, Any]) -> str:
+    """`schedule.batch=25 patterns.set=1`."""
+    return " ".join(f"{field}={show_value(value)}" for field, value in values.items())
+
+
+def swept_fields(results: Iterable[Result]) -> list[str]:
+    """The fields that were swept, in the order in which they were named."""
+    return list(dict.fromkeys(field for result in results for field in result.values))
+
+
+def average(results: Sequence[Result], fields: Sequence[str]) -> list[Row]:
+    """A row for every combination of values, over all their seeds, sorted by `fields` in turn."""
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for result in results:
+        groups.setdefault(tuple(_key(result.values.get(field)) for field in fields), []).append(result)
+    rows = [
+        Row(
+            group[0].values,
+            sum(len(next(iter(result.accuracy.values()), ())) for result in group),
+            {mode: _mean([a for result in group for a in result.accuracy[mode]]) for mode in group[0].accuracy},
+        )
+        for group in groups.values()
+    ]
+    ranks = {field: list(_sorted(row.values.get(field) for row in rows)) for field in fields}
+    return sorted(rows, key=lambda row: [ranks[field].index(_key(row.values.get(field))) for field in fields])
+
+
+def _mean(values: Sequence[float]) -> tuple[float, float | None]:
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def _sorted(values: Iterable[Any]) -> dict[str, Any]:
+    """Every value once, by a key: numbers by size, then the others as they came."""
+    distinct = {_key(value): value for value in values}
+    return dict(sorted(distinct.items(), key=lambda item: item[1] if is_number(item[1]) else math.inf))
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value has a place on an axis."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def axes(fields: Sequence[str], rows: str | None, columns: str | None, pair: bool) -> tuple[list[str], str | None]:
+    """(fields that name a row of the table, the field whose values are its columns), out of the swept ones.
+
+    With `pair` and without being told, a second field makes the columns. Raises `UsageError` for a field that was
+    not swept.
+    """
+    for field in filter(None, (rows, columns)):
+        if field not in fields:
+            raise unknown("swept field", field, fields)
+    if rows and rows == columns:
+        raise UsageError("--rows and --columns are the same field")
+    if columns is None and pair and len(fields) > 1:
+        columns = next(field for field in (*fields[1:], fields[0]) if field != rows)
+    others = [field for field in fields if field not in (rows, columns)]
+    return [*filter(None, [rows]), *others], columns
+
+
+def table(rows: Sequence[Row], names: Sequence[str], columns: str | None) -> list[list[str]]:
+    """Lines of cells, a heading first: a line for all values of `names`, a cell "linear / goodness" for each of
+    `columns`' values, in per cent of the validation images."""
+    heads = _sorted(row.values.get(columns) for row in rows) if columns else {"": None}
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        lines.setdefault(_key([row.values.get(name) for name in names]), []).append(row)
+    titles = [f"{columns}={show_value(head)}" if columns else "linear / goodness" for head in heads.values()]
+    body = []
+    for line in lines.values():
+        cells = {_key(row.values.get(columns)) if columns else "": _cell(row) for row in line}
+        body.append(
+            [show_value(line[0].values.get(name)) for name in names] + [cells.get(key, "") for key in heads]
+        )
+    return [[*names, *titles], *body]
+
+
+def _cell(row: Row) -> str:
+    def figure(mode: str) -> str:
+        if mode not in row.accuracy:
+            return "–"
+        mean, deviation = row.accuracy[mode]
+        return f"{100 * mean:.2f}" + (f" ± {100 * deviation:.2f}" if deviation is not None else "")
+
+    return " / ".join(map(figure, MODES))
+
+
+def table_text(lines: Sequence[Sequence[str]]) -> str:
+    """The table for a terminal: columns aligned, two blanks between them."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+
+def flat(row: Row, fields: Sequence[str]) -> dict[str, Any]:
+    """A row without nesting: every field's value, the number of runs, mean and deviation by mode."""
+    figures = {
+        name: value
+        for mode, (mean, deviation) in row.accuracy.items()
+        for name, value in ((mode, mean), (f"{mode}_deviation", deviation))
+    }
+    return {field: row.values.get(field) for field in fields} | {"runs": row.runs} | figures
+
+
+def table_csv(rows: Sequence[Row], fields: Sequence[str]) -> str:
+    """All rows as CSV, with a heading; shares, not per cent."""
+    flats = [flat(row, fields) for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for one in flats for name in one)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flats)
+    return text.getvalue()
