@@ -40,7 +40,7 @@ Json: TypeAlias = dict[str, Any]
 
 def read_manifest(path: Path) -> Json:
     manifest: Json = json.loads((path / "manifest.json").read_bytes())
-    assert manifest["format"] == 1
+    assert manifest["format"] in (1, 2)
     assert "weights.safetensors" in manifest["files"]
     for name, entry in manifest["files"].items():
         data = (path / name).read_bytes()
