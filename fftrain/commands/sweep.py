@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from ffruntime.errors import FFError, MissingExtra, StorageError, UsageError
 
-from .common import import_torch, say
+from .common import import_torch, say, stop_on_signal
 
 if TYPE_CHECKING:
     import optuna
@@ -135,7 +135,6 @@ def run(
     from ..recipe import load_recipe
     from ..study import alone, make_study, open_storage, plan, working
     from ..sweep import Range, grid_points, parse_grid, parse_search, search_points
-    from .train import _stop_on_signal
 
     grid, space = dict(map(parse_grid, grids)), dict(map(parse_search, searches))
     if bool(grid) == bool(space):
@@ -164,7 +163,7 @@ def run(
     }
     compute_exactly()
     folder = Path(work) / study
-    with working(folder) as worker, _stop_on_signal() as stop:
+    with working(folder) as worker, stop_on_signal() as stop:
         with alone(folder):
             found = make_study(open_storage(storage, create=True), study, common)
             plan(found, points)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shlex
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +17,7 @@ from msgspec import Struct
 
 from ffruntime.errors import UsageError
 
-from .common import import_torch, say
+from .common import import_torch, say, stop_on_signal
 
 if TYPE_CHECKING:
     from ..data import Dataset
@@ -30,6 +28,7 @@ EPILOG = """\b
 Examples:
   fftrain mnist                          the default network for this machine, into model.ff
   fftrain mnist --recipe paper           the best network of Scodellaro et al.
+  fftrain mnist --set schedule.lr=1e-3   the default recipe with another learning rate
   fftrain mnist --resume                 go on after Ctrl-C, or after the power went
   fftrain mnist --classes 0-8            leave the 9 out (a device can learn it later)
   fftrain cifar10 --classes cat,dog      two classes of CIFAR-10
@@ -45,6 +44,7 @@ class Options(Struct, frozen=True):
     """What every training command is told (`OPTIONS`)."""
 
     recipe: str | None
+    settings: tuple[str, ...]
     out: str
     classes: str | None
     epochs: int | None
@@ -59,6 +59,13 @@ class Options(Struct, frozen=True):
 OPTIONS = (
     click.option(
         "--recipe", metavar="NAME|FILE", help="A shipped recipe or a TOML file; default: by the hardware."
+    ),
+    click.option(
+        "--set",
+        "settings",
+        multiple=True,
+        metavar="FIELD=VALUE",
+        help="Set a field of the recipe, such as schedule.lr=1e-3 or 'network.units.*.ops.0.out=32'; repeatable.",
     ),
     click.option(
         "--out",
@@ -192,22 +199,27 @@ def _train(options: Options, load: Callable[[], Dataset]) -> None:
     target = Path(options.out) if Path(options.out).name else Path(options.out).resolve()
     _check_target(target, options.resume, options.force)
     from ..hardware import compute_exactly, default_recipe, find_hardware
+    from ..override import parse_override
     from ..recipe import load_recipe, with_epochs
     from ..train import start
 
     hardware = find_hardware(options.device)
-    asked = load_recipe(options.recipe) if options.recipe else None  # a wrong name is said before data are read
+    overrides = [parse_override(text) for text in options.settings]
+    asked = (
+        load_recipe(options.recipe, overrides) if options.recipe else None
+    )  # a wrong name is said before data are read
     dataset = load()
     if options.recipe:
         name, why = options.recipe, "as asked"
     else:
         name, why = default_recipe(hardware, dataset.source.offline_sample)
-    recipe = with_epochs(asked or load_recipe(name), options.epochs)
+    recipe = with_epochs(asked or load_recipe(name, overrides), options.epochs)
     if options.resume and not recipe.schedule.epochs:
         raise UsageError("--resume and 0 epochs exclude each other: there is nothing to go on with")
     compute_exactly()
     run = start(recipe, dataset, options.seed, torch.device(hardware.device), hardware.dtype)
-    say(f"recipe {name}: {why}; {hardware.name}, {hardware.precision}")
+    changed = f", with {' '.join(options.settings)}" if options.settings else ""
+    say(f"recipe {name}: {why}{changed}; {hardware.name}, {hardware.precision}")
     with _hint_on_interrupt(target):
         summary = _train_and_pack(run, target, name, hardware.name, hardware.precision, options.resume)
     _print_summary(summary, options.as_json)
@@ -231,7 +243,7 @@ def _train_and_pack(run: Run, target: Path, name: str, device: str, precision: s
     )
     scores, measured = {}, {}
     if schedule.epochs:
-        with _stop_on_signal() as stop:
+        with stop_on_signal() as stop:
             show(train(run, target, resume, stop), run.steps_per_epoch, schedule.epochs)
         say("evaluating: all validation images, then the test images, once")
         splits = {"validation": run.dataset.validation, "test": run.dataset.test}
@@ -304,25 +316,6 @@ def _hint_on_interrupt(target: Path) -> Iterator[None]:
             again = [part for part in sys.argv[1:] if part not in ("--force", "--resume")]
             say(f"the checkpoint is written; go on with: fftrain {shlex.join([*again, '--resume'])}")
         raise
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[Callable[[], bool]]:
-    """Within it, Ctrl-C and SIGTERM only set a flag, which the yielded function reads; a second one interrupts."""
-    asked = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def ask(number: int, _frame: object) -> None:
-        asked.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, ask)
-    try:
-        yield asked.is_set
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _print_summary(summary: dict[str, Any], as_json: bool) -> None:

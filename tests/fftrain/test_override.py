@@ -6,11 +6,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import convert, to_builtins
 
+from ffruntime.bundle import read_manifest
 from ffruntime.errors import UsageError
+from fftrain.cli import cli
 from fftrain.override import Override, parse_override, parse_value, set_fields
 from fftrain.recipe import Recipe, load_recipe
 
@@ -165,3 +168,18 @@ def test_loops_and_missing_files_are_refused(tmp_path: Path) -> None:
         load_recipe(extend(tmp_path, "c.toml", "nothing.toml", 'about = "c"\n'))
     with pytest.raises(UsageError, match=r"d\.toml: unknown recipe 'papr': did you mean 'paper'"):
         load_recipe(extend(tmp_path, "d.toml", "papr", 'about = "d"\n'))
+
+
+def test_a_run_is_of_the_recipe_as_set(tmp_path: Path) -> None:
+    """`fftrain mnist --set`: the bundle's manifest has the recipe as it was resolved."""
+    tiny, out = str(Path(__file__).parents[1] / "tiny.toml"), tmp_path / "model.ff"
+    command = ["mnist", "--recipe", tiny, "--out", str(out), "--device", "cpu"]
+    done = CliRunner().invoke(
+        cli, [*command, "--epochs", "0", "--set", "schedule.lr=0.5", "--set", "augment.shift=1"]
+    )
+    assert done.exit_code == 0, done.output
+    training = read_manifest(out).training
+    assert (training.recipe["schedule"]["lr"], training.recipe["augment"]["shift"]) == (0.5, 1)
+    wrong = CliRunner().invoke(cli, [*command, "--set", "schedule.rl=1", "--force"])
+    assert isinstance(wrong.exception, UsageError)
+    assert "did you mean 'schedule.lr'" in str(wrong.exception)
