@@ -23,7 +23,7 @@ def draw(rows: Sequence[Row], x: str, others: Sequence[str] | None) -> Figure:
     """Two panels, by the linear classifier and by goodness, with bars of one standard deviation over the seeds.
 
     `x` is the swept field on the axis; the points of a line have the fields `others` in common. None draws points
-    alone: a search's have nothing in common.
+    alone, as a search's have nothing in common; words on the axis, which have no order, are not joined either.
     """
     figure = Figure(figsize=(9, 4), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -54,7 +54,7 @@ def _panel(axes: Axes, rows: Sequence[Row], mode: str, x: str, others: Sequence[
             [deviation or 0.0 for deviation in deviations],
             color=OKABE_ITO[number % len(OKABE_ITO)],
             marker=MARKERS[number % len(MARKERS)],
-            linestyle="" if others is None else "-",
+            linestyle="-" if numeric and others is not None else "",
             capsize=2,
             label=label,
         )
