@@ -23,7 +23,8 @@ import torch
 from common import record
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset as TorchDataset
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from ffruntime.architecture import Conv, Input, Relu, Unit
@@ -31,8 +32,7 @@ from fftrain.cuda_graph import graphed
 from fftrain.data import Dataset, Split, data_directory, load_dataset, on_device
 from fftrain.hardware import find_hardware
 from fftrain.labels import make_patterns
-from fftrain.recipe import Fourier
-from fftrain.recipe import CrossEntropy, Recipe, load_recipe
+from fftrain.recipe import CrossEntropy, Fourier, Recipe, load_recipe
 from fftrain.step import training_step
 from fftrain.train import Run, epoch_batches, start
 
@@ -51,9 +51,7 @@ def main() -> None:
     device, dtype = torch.device(hardware.device), hardware.dtype
     whole = load_dataset("mnist", data_directory(None))
     images = o.batch * o.steps
-    data = msgspec.structs.replace(
-        whole, train=Split(whole.train.pixels[:images], whole.train.labels[:images])
-    )
+    data = msgspec.structs.replace(whole, train=Split(whole.train.pixels[:images], whole.train.labels[:images]))
 
     contestants = {
         "plain": plain_loop(data, o.width, o.kernel, 3, o.batch, device),

@@ -86,9 +86,7 @@ class Model:
         elapsed = (time.perf_counter() - start) * 1000 / len(images)
         return [self._answer(row, mode, elapsed) for row in scores]
 
-    def classify(
-        self, source: str | Path | np.ndarray, mode: str | None = None, preprocess: bool = True
-    ) -> Answer:
+    def classify(self, source: str | Path | np.ndarray, mode: str | None = None, preprocess: bool = True) -> Answer:
         """An image file, or an array uint8 (C, H, W) that is ready -> the answer.
 
         Raises `ImageError` where the file cannot be used.

@@ -14,6 +14,7 @@ from torch import Tensor
 from ffruntime.bundle import write_atomically
 from ffruntime.errors import BundleError, UsageError
 
+from .distributed import from_first, rank
 from .network import Tensors, parameters
 from .optimizer import Optimizers
 
@@ -67,6 +68,17 @@ def save_checkpoint(
     write_atomically(path, save({n: t.cpu().contiguous() for n, t in content.items()}, metadata))
 
 
+def _read(path: Path) -> tuple[Identity, Progress, Tensors]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            found = msgspec.json.decode(metadata["identity"], type=Identity)
+            progress = msgspec.json.decode(metadata["progress"], type=Progress)
+            return found, progress, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, msgspec.DecodeError, KeyError, OSError) as error:
+        raise BundleError(f"{path}: damaged checkpoint: {error}; delete it to start again") from error
+
+
 def load_checkpoint(
     path: Path, identity: Identity, tensors: Tensors, optimizers: Optimizers
 ) -> tuple[Progress, Tensor]:
@@ -74,14 +86,7 @@ def load_checkpoint(
 
     Raises `UsageError` where it is of another run, `BundleError` where it is damaged or missing.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            found = msgspec.json.decode(metadata["identity"], type=Identity)
-            progress = msgspec.json.decode(metadata["progress"], type=Progress)
-            content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, msgspec.DecodeError, KeyError, OSError) as error:
-        raise BundleError(f"{path}: damaged checkpoint: {error}; delete it to start again") from error
+    found, progress, content = from_first(_read(path) if rank() == 0 else None)
     for field in identity.__struct_fields__:
         if msgspec.json.encode(getattr(found, field)) != msgspec.json.encode(getattr(identity, field)):
             raise UsageError(f"--resume: {path} is of a run with another {field}; delete it, or use another --out")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -50,7 +51,7 @@ def anyone(flag: bool, device: torch.device) -> bool:
     return bool(asked)
 
 
-def from_first(data: bytes | None) -> bytes | None:
+def from_first(data: Any) -> Any:
     """What the first process has, in all of them."""
     if world() == 1:
         return data

@@ -15,7 +15,7 @@ BF16_FLAGS = ("avx512_bf16", "amx_bf16", " bf16")  # x86-64's, and Arm's feature
 
 
 class Hardware(Struct, frozen=True):
-    """Where training runs. `bf16`: the hardware computes bfloat16 itself, about twice as fast as float32."""
+    """Where training runs, and whether in bfloat16, which hardware that has it computes about twice as fast."""
 
     device: str
     bf16: bool
@@ -30,15 +30,20 @@ class Hardware(Struct, frozen=True):
         return "bf16 with fp32 master weights" if self.bf16 else "fp32"
 
 
-def find_hardware(asked: str = "auto") -> Hardware:
-    """The CUDA GPU if there is one, else the CPU; or the one asked for. Raises `BackendError` if it is missing."""
+def find_hardware(asked: str = "auto", precision: str = "auto") -> Hardware:
+    """The CUDA GPU if there is one, else the CPU; or the one asked for. Raises `BackendError` if it is missing.
+
+    `precision` is `fp32` or `bf16` where that is asked for, and else what the hardware is good at.
+    """
     if asked == "cuda" and not torch.cuda.is_available():
         raise BackendError("--device cuda: torch finds no CUDA GPU here; --device cpu trains on the processor")
     if asked != "cpu" and torch.cuda.is_available():
         capability = torch.cuda.get_device_capability()
-        return Hardware("cuda", capability >= (8, 0), torch.cuda.get_device_name())
+        bf16 = capability >= (8, 0) if precision == "auto" else precision == "bf16"
+        return Hardware("cuda", bf16, torch.cuda.get_device_name())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Hardware("cpu", _cpu_computes_bf16(), f"{cores} CPU cores ({platform.machine()})")
+    bf16 = _cpu_computes_bf16() if precision == "auto" else precision == "bf16"
+    return Hardware("cpu", bf16, f"{cores} CPU cores ({platform.machine()})")
 
 
 def compute_exactly() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -25,8 +26,9 @@ def import_torch(threads: int | None = None) -> ModuleType:
 
 
 def say(line: str) -> None:
-    """A line for the user, on stderr."""
-    click.echo(line, err=True)
+    """A line for the user, on stderr; of several processes (torchrun) the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(line, err=True)
 
 
 @contextmanager

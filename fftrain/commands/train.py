@@ -34,6 +34,7 @@ Examples:
   fftrain cifar10 --classes cat,dog      two classes of CIFAR-10
   fftrain folder pets --size 48          your own pictures: pets/CLASS/NAME.png, pets/train/CLASS/…, or pets.zip
   fftrain mnist --recipe my.toml --out my.ff --json
+  torchrun --nproc-per-node 2 -m fftrain mnist      several GPUs, or processes, with one result
 
 \b
 Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bundle or checkpoint,
@@ -50,6 +51,7 @@ class Options(Struct, frozen=True):
     epochs: int | None
     seed: int
     device: str
+    precision: str
     threads: int | None
     resume: bool
     force: bool
@@ -83,6 +85,13 @@ OPTIONS = (
     ),
     click.option("--seed", type=click.IntRange(min=0, max=2**31), default=0, show_default=True),
     click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "fp32", "bf16"]),
+        default="auto",
+        show_default=True,
+        help="Of activations; weights are fp32. auto: bf16 where the hardware computes it.",
+    ),
     click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores."),
     click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted run."),
     click.option("--force", is_flag=True, help="Replace the bundle, and forget a checkpoint, that are there."),
@@ -196,18 +205,19 @@ def _load_folder(path: Path, classes: str | None, size: int | None) -> Dataset:
 
 def _train(options: Options, load: Callable[[], Dataset]) -> None:
     torch = import_torch(options.threads)
-    target = Path(options.out) if Path(options.out).name else Path(options.out).resolve()
-    _check_target(target, options.resume, options.force)
+    from ..distributed import join, leave, rank
     from ..hardware import compute_exactly, default_recipe, find_hardware
     from ..override import parse_override
     from ..recipe import load_recipe, with_epochs
     from ..train import start
 
-    hardware = find_hardware(options.device)
+    hardware = find_hardware(options.device, options.precision)
+    target = Path(options.out) if Path(options.out).name else Path(options.out).resolve()
+    join(hardware.device)
+    if rank() == 0:
+        _check_target(target, options.resume, options.force)
     overrides = [parse_override(text) for text in options.settings]
-    asked = (
-        load_recipe(options.recipe, overrides) if options.recipe else None
-    )  # a wrong name is said before data are read
+    asked = load_recipe(options.recipe, overrides) if options.recipe else None  # says a wrong name at once
     dataset = load()
     if options.recipe:
         name, why = options.recipe, "as asked"
@@ -221,30 +231,48 @@ def _train(options: Options, load: Callable[[], Dataset]) -> None:
     changed = f", with {' '.join(options.settings)}" if options.settings else ""
     say(f"recipe {name}: {why}{changed}; {hardware.name}, {hardware.precision}")
     with _hint_on_interrupt(target):
-        summary = _train_and_pack(run, target, name, hardware.name, hardware.precision, options.resume)
-    _print_summary(summary, options.as_json)
+        begun = time.monotonic()
+        _train_run(run, target, options.resume)
+        if rank() == 0:
+            summary = _pack(run, target, name, hardware.name, hardware.precision)
+            _print_summary({**summary, "seconds": round(time.monotonic() - begun, 1)}, options.as_json)
+    leave()
 
 
-def _train_and_pack(run: Run, target: Path, name: str, device: str, precision: str, resume: bool) -> dict[str, Any]:
+def _train_run(run: Run, target: Path, resume: bool) -> None:
+    from ..display import duration, show
+    from ..distributed import rank, world
+    from ..pack import parameter_count
+    from ..train import estimate_seconds, train
+
+    schedule = run.recipe.schedule
+    say(
+        f"{run.dataset.source.train} images × {schedule.epochs} epochs, "
+        f"{parameter_count(run.tensors):,} parameters{f', {world()} processes' if world() > 1 else ''}: "
+        f"about {duration(estimate_seconds(run))} from start to end{' (a part is done)' if resume else ''}"
+    )
+    if not schedule.epochs:
+        return
+    with stop_on_signal() as stop:
+        reports = train(run, target, resume, stop)
+        if rank() == 0:
+            show(reports, run.steps_per_epoch, schedule.epochs)
+        else:
+            for _ in reports:  # the first process shows them
+                pass
+
+
+def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dict[str, Any]:
     import torch
 
     from ..checkpoint import checkpoint_path
     from ..data import on_device
-    from ..display import duration, show
     from ..evaluate import accuracies, predict
-    from ..pack import parameter_count, write_bundle
-    from ..train import estimate_seconds, train
+    from ..pack import write_bundle
 
-    schedule, source = run.recipe.schedule, run.dataset.source
-    begun = time.monotonic()
-    say(
-        f"{source.train} images × {schedule.epochs} epochs, {parameter_count(run.tensors):,} parameters: "
-        f"about {duration(estimate_seconds(run))} from start to end{' (a part is done)' if resume else ''}"
-    )
+    source = run.dataset.source
     scores, measured = {}, {}
-    if schedule.epochs:
-        with stop_on_signal() as stop:
-            show(train(run, target, resume, stop), run.steps_per_epoch, schedule.epochs)
+    if run.recipe.schedule.epochs:
         say("evaluating: all validation images, then the test images, once")
         splits = {"validation": run.dataset.validation, "test": run.dataset.test}
         classes = len(run.dataset.classes)
@@ -261,7 +289,6 @@ def _train_and_pack(run: Run, target: Path, name: str, device: str, precision: s
         "data": source.source.partition(";")[0],
         "recipe": name,
         "accuracy": measured,
-        "seconds": round(time.monotonic() - begun, 1),
         "offline_sample": source.offline_sample,
     }
 

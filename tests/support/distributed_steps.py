@@ -1,6 +1,6 @@
 """Five training steps in float64, by as many processes as torchrun starts; the first one saves the network.
 
-    python -m torch.distributed.run --standalone --nproc-per-node 2 distributed_steps.py recipe.toml out.safetensors
+python -m torch.distributed.run --standalone --nproc-per-node 2 distributed_steps.py recipe.toml out.safetensors
 """
 
 from __future__ import annotations
