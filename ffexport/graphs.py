@@ -2,17 +2,23 @@
 
 Graphs take their weights as inputs here; `external.py` then turns those into initializers that lie in
 the bundle's `weights.safetensors`. N is the batch, L the number of labels asked for.
+
+Precision is a matter of types, and the type of a layer's stored weight decides: float16 weights make a layer
+compute in float16; int8 weights come with scales, and a QuantizeLinear / DequantizeLinear pair on the layer's input.
+All between the layers (normalisation, goodness, logits) is float32, and so are a graph's inputs and outputs.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
 import onnx
 import spox
 import spox.opset.ai.onnx.v18 as op
+from numpy.typing import DTypeLike
 from spox import Tensor, Var, argument
 
 from ffruntime.architecture import (
@@ -20,6 +26,7 @@ from ffruntime.architecture import (
     EPS_DIVISIVE,
     Conv,
     Linear,
+    Local,
     MaxPool,
     Network,
     Op,
@@ -34,7 +41,11 @@ from ffruntime.architecture import (
     unit_shapes,
 )
 
+from .document import document
+
 Weights: TypeAlias = dict[str, Var]
+Types: TypeAlias = Mapping[str, DTypeLike]  # of the weights that are not float32
+FP32: Types = {}
 IR_VERSION = 10  # the newest that ONNX Runtime and the TensorRT parsers all read
 
 
@@ -43,9 +54,40 @@ def constant(value: float | list[int]) -> Var:
     return op.const(np.float32(value) if isinstance(value, float) else np.array(value, np.int64))
 
 
-def weight_inputs(network: Network) -> Weights:
-    """Every tensor of `weights.safetensors` as a graph input of the same name."""
-    return {name: argument(Tensor(np.float32, shape)) for name, shape in parameter_shapes(network).items()}
+def scalar(value: float, like: Var) -> Var:
+    """A float of the type that `like` has."""
+    return op.const(np.array(value, dtype_of(like)))
+
+
+def weight_inputs(network: Network, types: Types = FP32) -> Weights:
+    """Every tensor of `weights.safetensors` as a graph input of the same name, and the scales of int8 weights."""
+    weights: Weights = {}
+    for name, shape in parameter_shapes(network).items():
+        weights[name] = argument(Tensor(np.dtype(types.get(name, np.float32)), shape))
+        if types.get(name) == np.int8:
+            weights[f"{name}_scale"] = argument(Tensor(np.float32, (shape[0],)))  # a scale for each output
+            weights[name.removesuffix("weight") + "input_scale"] = argument(Tensor(np.float32, ()))
+    return weights
+
+
+def dtype_of(x: Var) -> np.dtype:
+    """Type of the elements."""
+    return np.dtype(x.unwrap_tensor().dtype)
+
+
+def to_type(x: Var, dtype: DTypeLike) -> Var:
+    """x, cast where it is of another type."""
+    return x if dtype_of(x) == np.dtype(dtype) else op.cast(x, to=np.dtype(dtype).type)
+
+
+def operands(x: Var, layer: str, weights: Weights) -> tuple[Var, Var]:
+    """A layer's input and its weight, in the type that the layer computes in."""
+    weight = weights[f"{layer}.weight"]
+    if dtype_of(weight) != np.int8:
+        return to_type(x, dtype_of(weight)), weight
+    scale, zero = weights[f"{layer}.input_scale"], op.const(np.int8(0))
+    x = op.dequantize_linear(op.quantize_linear(to_type(x, np.float32), scale, zero), scale, zero)
+    return x, op.dequantize_linear(weight, weights[f"{layer}.weight_scale"], axis=0)
 
 
 def mean_square(x: Var, shape: Shape) -> Var:
@@ -58,7 +100,7 @@ def normalise_divisive(x: Var, shape: Shape) -> Var:
     """x / √(mean(x²) + ε) per sample (Hinton, section 2)."""
     axes = constant(list(range(1, len(shape) + 1)))
     mean = op.reduce_mean(op.mul(x, x), axes, keepdims=1)
-    return op.div(x, op.sqrt(op.add(mean, constant(EPS_DIVISIVE))))
+    return op.div(x, op.sqrt(op.add(mean, scalar(EPS_DIVISIVE, x))))
 
 
 def normalise(unit: Unit, prefix: str, weights: Weights, x: Var, shape: Shape) -> Var:
@@ -71,33 +113,58 @@ def normalise(unit: Unit, prefix: str, weights: Weights, x: Var, shape: Shape) -
     per_channel = constant([1, shape[0], *[1] * (len(shape) - 1)])
     mean = op.reshape(weights[f"{prefix}.below.mean"], per_channel)
     var = op.reshape(weights[f"{prefix}.below.var"], per_channel)
-    return op.div(op.sub(x, mean), op.sqrt(op.add(var, constant(EPS_BATCH))))
+    return op.div(op.sub(x, mean), op.sqrt(op.add(var, scalar(EPS_BATCH, x))))
 
 
 def apply_op(operation: Op, name: str, weights: Weights, x: Var, shape: Shape) -> Var:
     """One operation on x (N, *shape)."""
+    if isinstance(operation, Local):
+        return locally_connected(operation, name, weights, x, shape)
     if isinstance(operation, Conv):
         k, s, p = operation.kernel, operation.stride, operation.padding
         bias = weights[f"{name}.bias"] if operation.bias else None
-        return op.conv(x, weights[f"{name}.weight"], bias, kernel_shape=[k, k], strides=[s, s], pads=[p] * 4)
+        x, weight = operands(x, name, weights)
+        return op.conv(x, weight, bias, kernel_shape=[k, k], strides=[s, s], pads=[p] * 4)
     if isinstance(operation, Linear):
         flat = op.reshape(x, constant([-1, math.prod(shape)])) if len(shape) > 1 else x
         bias = weights[f"{name}.bias"] if operation.bias else None
-        return op.gemm(flat, weights[f"{name}.weight"], bias, transB=1)
+        flat, weight = operands(flat, name, weights)
+        return op.gemm(flat, weight, bias, transB=1)
     if isinstance(operation, MaxPool):
         k = operation.size
         return op.max_pool(x, kernel_shape=[k, k], strides=[k, k])[0]
     return op.relu(x)
 
 
+def locally_connected(operation: Local, name: str, weights: Weights, x: Var, shape: Shape) -> Var:
+    """x (N, C, H, W) -> (N, out, H', W'): at each position a product with the weights of that position."""
+    out, h, w = op_shape(operation, shape, name)
+    neurons = constant([h * w, out, shape[0] * operation.kernel**2])
+    x, weight = operands(x, name, weights)
+    y = op.matmul(op.reshape(weight, neurons), fields(operation, x, shape))  # (H'·W', out, N)
+    y = op.transpose(op.reshape(y, constant([h, w, out, -1])), perm=[3, 2, 0, 1])
+    return op.add(y, weights[f"{name}.bias"]) if operation.bias else y
+
+
+def fields(operation: Conv, x: Var, shape: Shape) -> Var:
+    """Receptive fields of all positions: x (N, C, H, W) -> (H'·W', C·k·k, N)."""
+    (c, _, _), (_, h, w) = shape, op_shape(operation, shape, "fields")
+    k, s, p = operation.kernel, operation.stride, operation.padding
+    x = op.pad(x, constant([0, 0, p, p] * 2)) if p else x
+    for axis, size in ((2, h), (4, w)):
+        x = op.gather(x, op.const(np.add.outer(s * np.arange(size), np.arange(k))), axis=axis)
+    x = op.transpose(x, perm=[2, 4, 1, 3, 5, 0])  # from (N, C, H', k, W', k)
+    return op.reshape(x, constant([h * w, c * k * k, -1]))
+
+
 def activation(network: Network, index: int, weights: Weights, x: Var) -> Var:
-    """A unit's activation from its normalised input."""
+    """A unit's activation, float32, from its normalised input."""
     shape = unit_shapes(network)[index][0]
     for name, operation in named_ops(network.units[index]):
         full_name = f"{unit_name(index)}.{name}"
         x = apply_op(operation, full_name, weights, x, shape)
         shape = op_shape(operation, shape, full_name)
-    return x
+    return to_type(x, np.float32)
 
 
 def standardise(network: Network, images: Var) -> Var:
@@ -152,13 +219,13 @@ def run_units(network: Network, weights: Weights, x: Var) -> tuple[list[Var], li
     return goodness, activations
 
 
-def unit_graph(network: Network, index: int) -> onnx.ModelProto:
+def unit_graph(network: Network, index: int, types: Types = FP32) -> onnx.ModelProto:
     """`input` -> `activation`, `goodness`, `output`.
 
     `input` is normalised already; `output` is the activation normalised as the unit above asks for it (or, of
     the topmost unit, divisively): the `input` of the next unit's graph.
     """
-    weights = weight_inputs(network)
+    weights = weight_inputs(network, types)
     below, shape = unit_shapes(network)[index]
     x = argument(Tensor(np.float32, ("N", *below)))
     y = activation(network, index, weights, x)
@@ -170,9 +237,9 @@ def unit_graph(network: Network, index: int) -> onnx.ModelProto:
     return build({"input": x}, weights, outputs, f"ffedge {unit_name(index)}")
 
 
-def goodness_graph(network: Network) -> onnx.ModelProto:
+def goodness_graph(network: Network, types: Types = FP32) -> onnx.ModelProto:
     """`images` (N, C, H, W) in [0, 1] × `labels` (L,) -> `goodness` (N, L, U) and `total` (N, L)."""
-    weights = weight_inputs(network)
+    weights = weight_inputs(network, types)
     images = argument(Tensor(np.float32, ("N", *network.image.shape)))
     labels = argument(Tensor(np.int64, ("L",)))
     patterns = op.gather(weights["labels.patterns"], labels, axis=0)  # (L, *pattern_shape)
@@ -203,9 +270,9 @@ def goodness_graph(network: Network) -> onnx.ModelProto:
     )
 
 
-def classifier_graph(network: Network) -> onnx.ModelProto:
+def classifier_graph(network: Network, types: Types = FP32) -> onnx.ModelProto:
     """`images` (N, C, H, W) in [0, 1] -> `logits` (N, P): one pass, with the neutral label."""
-    weights = weight_inputs(network)
+    weights = weight_inputs(network, types)
     c, h, w = network.image.shape
     images = argument(Tensor(np.float32, ("N", c, h, w)))
     x = standardise(network, images)
@@ -220,7 +287,8 @@ def classifier_graph(network: Network) -> onnx.ModelProto:
         for i in scored_units(network)
     ]
     flat = op.concat(features, axis=1) if len(features) > 1 else features[0]
-    logits = op.gemm(flat, weights["head.weight"], weights["head.bias"], transB=1)
+    flat, weight = operands(flat, "head", weights)
+    logits = op.add(to_type(op.gemm(flat, weight, transB=1), np.float32), weights["head.bias"])
     return build({"images": images}, weights, {"logits": logits}, "ffedge classifier")
 
 
@@ -229,10 +297,13 @@ def build(inputs: dict[str, Var], weights: Weights, outputs: dict[str, Var], nam
     model = spox.build({**inputs, **weights}, outputs, drop_unused_inputs=True)
     model.graph.name = name
     model.ir_version = IR_VERSION
-    return model
+    for node in model.graph.node:
+        if node.op_type == "MaxPool":
+            del node.output[1:]  # Indices: nobody uses them, and TensorRT's parsers refuse a node that has them
+    return document(model)
 
 
-def all_graphs(network: Network) -> dict[str, onnx.ModelProto]:
-    """Every inference graph of a bundle by name, weights still inputs."""
-    units = {unit_name(index): unit_graph(network, index) for index in range(len(network.units))}
-    return {**units, "goodness": goodness_graph(network), "classifier": classifier_graph(network)}
+def all_graphs(network: Network, types: Types = FP32) -> dict[str, onnx.ModelProto]:
+    """Every inference graph of a bundle by name, weights still inputs, in the precision that `types` asks for."""
+    units = {unit_name(index): unit_graph(network, index, types) for index in range(len(network.units))}
+    return {**units, "goodness": goodness_graph(network, types), "classifier": classifier_graph(network, types)}

@@ -1,0 +1,37 @@
+"""What a graph says of itself in a viewer: what it is for, what goes in and out, and which layer a node is."""
+
+from __future__ import annotations
+
+import onnx
+
+GRAPHS = {
+    "unit": "One Forward-Forward unit: its activation, its goodness (the mean square of the activation), and the "
+    "activation normalised as the next unit's graph takes it.",
+    "goodness": "Goodness of every image with every label asked for: the label with the largest total is the answer.",
+    "classifier": "The linear classifier: one pass with the neutral label, which favours no class.",
+}
+VALUES = {
+    "input": "The unit's input, already normalised: for unit 1 the image with its label, else the 'output' of the "
+    "graph below.",
+    "activation": "The unit's activation, not normalised.",
+    "output": "The activation, normalised as the next unit asks for it (of the topmost unit, divisively).",
+    "images": "Images (N, C, H, W): pixels / 255, in [0, 1]. The graph standardises them.",
+    "labels": "Labels to try (L): indices of patterns, in any order; repeats are allowed.",
+    "goodness": "Goodness: the mean square of a unit's activation, accumulated in float32; (N), or (N, L, units).",
+    "total": "Total goodness of every image with every label (N, L), over the units that are scored.",
+    "logits": "The classifier's logits (N, patterns); the classes come first, then the spare rows.",
+}
+
+
+def document(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with doc strings, and its convolutions and products named after the layer they are."""
+    kind = model.graph.name.removeprefix("ffedge ").rstrip("0123456789")
+    model.doc_string = model.graph.doc_string = GRAPHS.get(kind, "")
+    for value in (*model.graph.input, *model.graph.output):
+        value.doc_string = VALUES.get(value.name, "")
+    stored = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm"):
+            weight = stored.get(node.input[1], node.input[1])
+            node.name = weight.removesuffix(".weight")
+    return model
