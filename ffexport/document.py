@@ -7,7 +7,7 @@ import onnx
 GRAPHS = {
     "unit": "One Forward-Forward unit: its activation, its goodness (the mean square of the activation), and the "
     "activation normalised as the next unit's graph takes it.",
-    "goodness": "Goodness of every image with every label asked for: the label with the largest total is the answer.",
+    "goodness": "Goodness of every image with every label asked for; the answer is the label with the most.",
     "classifier": "The linear classifier: one pass with the neutral label, which favours no class.",
 }
 VALUES = {

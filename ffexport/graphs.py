@@ -4,8 +4,8 @@ Graphs take their weights as inputs here; `external.py` then turns those into in
 the bundle's `weights.safetensors`. N is the batch, L the number of labels asked for.
 
 Precision is a matter of types, and the type of a layer's stored weight decides: float16 weights make a layer
-compute in float16; int8 weights come with scales, and a QuantizeLinear / DequantizeLinear pair on the layer's input.
-All between the layers (normalisation, goodness, logits) is float32, and so are a graph's inputs and outputs.
+compute in float16; int8 weights have scales, and the layer's input passes QuantizeLinear and DequantizeLinear. All
+between the layers (normalisation, goodness, logits) is float32, and so are a graph's inputs and outputs.
 """
 
 from __future__ import annotations
