@@ -1,6 +1,6 @@
 """Time to 99.16 % on the MNIST test split, the paper's figure (Scodellaro et al.): is it reached, and in what time?
 
-    python benchmarks/time_to_accuracy.py FOLDER [--recipe fast] [--seeds 3]
+    python benchmarks/time_to_accuracy.py FOLDER [--recipe cpu] [--seeds 3]
 
 Trains as a user does (`fftrain mnist --recipe …`), once for each seed, into FOLDER; what is there is not trained
 again. The recipe was chosen on validation images; each run reads the test images once, when it has ended, so a run
@@ -25,7 +25,7 @@ TARGET = 0.9916
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--recipe", default="fast")
+    parser.add_argument("--recipe", default="cpu")
     parser.add_argument("--seeds", type=int, default=3)
     o = parser.parse_args()
     o.folder.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ from .state import Batch, State
 from .step import training_step
 
 CHECKPOINT_SECONDS = 60.0
-GLANCE = 2_000  # validation images looked at after each epoch; all of them are at the end
+GLANCE = 1_000  # validation images looked at after each epoch; all of them are at the end
 LOOK_STEPS = 25  # between looks at the clock, at the user's wish to stop and, on a CPU, at the figures
 
 
