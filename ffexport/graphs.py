@@ -271,7 +271,7 @@ def goodness_graph(network: Network, types: Types = FP32) -> onnx.ModelProto:
 
 
 def classifier_graph(network: Network, types: Types = FP32) -> onnx.ModelProto:
-    """`images` (N, C, H, W) in [0, 1] -> `logits` (N, P): one pass, with the neutral label."""
+    """`images` (N, C, H, W) in [0, 1] -> `logits` (N, P), `features` (N, D): one pass, with the neutral label."""
     weights = weight_inputs(network, types)
     c, h, w = network.image.shape
     images = argument(Tensor(np.float32, ("N", c, h, w)))
@@ -282,14 +282,14 @@ def classifier_graph(network: Network, types: Types = FP32) -> onnx.ModelProto:
         pattern = op.expand(pattern, size)
     _, activations = run_units(network, weights, embed(network, weights, x, pattern))
     shapes = unit_shapes(network)
-    features = [
+    parts = [
         op.reshape(normalise_divisive(activations[i], shapes[i][1]), constant([-1, math.prod(shapes[i][1])]))
         for i in scored_units(network)
     ]
-    flat = op.concat(features, axis=1) if len(features) > 1 else features[0]
-    flat, weight = operands(flat, "head", weights)
+    features = op.concat(parts, axis=1) if len(parts) > 1 else parts[0]
+    flat, weight = operands(features, "head", weights)
     logits = op.add(to_type(op.gemm(flat, weight, transB=1), np.float32), weights["head.bias"])
-    return build({"images": images}, weights, {"logits": logits}, "ffedge classifier")
+    return build({"images": images}, weights, {"logits": logits, "features": features}, "ffedge classifier")
 
 
 def build(inputs: dict[str, Var], weights: Weights, outputs: dict[str, Var], name: str) -> onnx.ModelProto:

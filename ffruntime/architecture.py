@@ -33,6 +33,13 @@ class Conv(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag=
     bias: bool = True
 
 
+class Local(Conv, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="local"):
+    """Locally connected (Hinton, section 4): a convolution whose weights are not shared between positions.
+
+    (C, H, W) -> (out, H', W'); weight (H', W', out, C, kernel, kernel), bias (out, H', W').
+    """
+
+
 class Linear(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag="linear"):
     """Fully connected: any shape, flattened in C order, -> (out,)."""
 
@@ -50,7 +57,7 @@ class Relu(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag=
     """max(x, 0)."""
 
 
-Op: TypeAlias = Conv | Linear | MaxPool | Relu
+Op: TypeAlias = Conv | Local | Linear | MaxPool | Relu
 
 
 class Input(Struct, frozen=True, forbid_unknown_fields=True):
@@ -221,13 +228,20 @@ def parameter_shapes(network: Network) -> dict[str, Shape]:
         if unit.inputs[0].normalise == "batch":
             shapes[f"{prefix}.below.mean"] = shapes[f"{prefix}.below.var"] = (shape[0],)
         for name, op in named_ops(unit):
+            below, shape = shape, op_shape(op, shape, f"{prefix}.{name}")
+            positions = shape[1:] if isinstance(op, Local) else ()
             if isinstance(op, Conv):
-                shapes[f"{prefix}.{name}.weight"] = (op.out, shape[0], op.kernel, op.kernel)
+                shapes[f"{prefix}.{name}.weight"] = (*positions, op.out, below[0], op.kernel, op.kernel)
             elif isinstance(op, Linear):
-                shapes[f"{prefix}.{name}.weight"] = (op.out, math.prod(shape))
+                shapes[f"{prefix}.{name}.weight"] = (op.out, math.prod(below))
             if isinstance(op, Conv | Linear) and op.bias:
-                shapes[f"{prefix}.{name}.bias"] = (op.out,)
-            shape = op_shape(op, shape, f"{prefix}.{name}")
+                shapes[f"{prefix}.{name}.bias"] = (op.out, *positions)
     rows = label.patterns
     shapes["head.weight"], shapes["head.bias"] = (rows, head_features(network)), (rows,)
     return shapes
+
+
+def unit_parameters(network: Network, index: int) -> dict[str, Shape]:
+    """Name and shape of what a unit's gradient is taken with respect to: its weights and biases."""
+    own, kinds = f"{unit_name(index)}.", (".weight", ".bias")
+    return {n: s for n, s in parameter_shapes(network).items() if n.startswith(own) and n.endswith(kinds)}

@@ -20,7 +20,7 @@ from .architecture import (
 
 def op_macs(op: Op, below: Shape, above: Shape) -> int:
     """Multiply-accumulates of one operation on one input, (C, H, W) or (N,) -> `above`; biases are not counted."""
-    if isinstance(op, Conv):
+    if isinstance(op, Conv):  # a locally connected one, too
         return math.prod(above) * below[0] * op.kernel**2
     if isinstance(op, Linear):
         return op.out * math.prod(below)

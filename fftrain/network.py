@@ -18,6 +18,7 @@ from ffruntime.architecture import (
     EPS_DIVISIVE,
     Conv,
     Linear,
+    Local,
     MaxPool,
     Network,
     Op,
@@ -43,7 +44,7 @@ def initialise(network: Network, patterns: Tensors, generator: torch.Generator) 
         if name in patterns:
             tensors[name] = patterns[name]
         elif name.startswith("unit") and name.endswith(".weight"):
-            deviation = math.sqrt(2 / math.prod(shape[1:]))
+            deviation = math.sqrt(2 / math.prod(shape[1:][-3:]))  # (C, k, k) at a position, or (F,)
             tensors[name] = deviation * torch.randn(shape, generator=generator)
         else:
             tensors[name] = torch.ones(shape) if name.endswith(".var") else torch.zeros(shape)
@@ -139,10 +140,20 @@ def apply_op(op: Op, name: str, tensors: Tensors, x: Tensor) -> Tensor:
         bias = tensors[f"{name}.bias"].to(x.dtype) if op.bias else None
         if isinstance(op, Linear):
             return F.linear(x.flatten(1), weight, bias)
+        if isinstance(op, Local):
+            return locally_connected(op, weight, bias, x)
         return F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias, op.stride, op.padding)
     if isinstance(op, MaxPool):
         return F.max_pool2d(x, op.size)
     return F.relu(x)
+
+
+def locally_connected(op: Local, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
+    """x (N, C, H, W), weight (H', W', out, C, k, k), bias (out, H', W') -> (N, out, H', W')."""
+    positions = weight.shape[:2]
+    fields = F.unfold(x, op.kernel, padding=op.padding, stride=op.stride)  # (N, C·k·k, H'·W')
+    y = torch.einsum("nfp,pof->nop", fields, weight.flatten(3).flatten(0, 1)).unflatten(2, positions)
+    return y if bias is None else y + bias
 
 
 def preactivation(network: Network, index: int, tensors: Tensors, x: Tensor) -> Tensor:

@@ -12,43 +12,12 @@ from msgspec import Meta, Struct
 
 from ffruntime.architecture import Image, Label, Network, NonNegative, Positive, Unit, validate
 from ffruntime.errors import FFError, UsageError, unknown
+from ffruntime.losses import CrossEntropy, Loss, PairLoss, PositiveFloat, Ratio, Symmetric, Threshold  # noqa: F401
 from ffruntime.profile import read_toml
 
 from .override import Override, set_fields
 
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
-PositiveFloat: TypeAlias = Annotated[float, Meta(gt=0)]
-
-
-class Threshold(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="threshold"):
-    """Logistic loss on ±(goodness − θ) (Hinton; Scodellaro et al.).
-
-    `theta` is θ per neuron. With `reduce = "sum"` goodness is the sum of squares over the unit's N
-    neurons and θ is N · theta; with `"mean"` it is their mean.
-    """
-
-    theta: PositiveFloat = 1.0
-    reduce: Literal["sum", "mean"] = "sum"
-
-
-class Symmetric(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="symmetric"):
-    """softplus(−α · (g⁺ − g⁻)), goodness as the mean of squares (Trifecta's SymBa loss)."""
-
-    alpha: PositiveFloat = 4.0
-
-
-class Ratio(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="ratio"):
-    """softplus(−α · (log g⁺ − log g⁻)): symmetric on the ratio, blind to the scale of activities. Ours."""
-
-    alpha: PositiveFloat = 20.0
-
-
-class CrossEntropy(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cross_entropy"):
-    """The BP baseline: cross-entropy of the linear classifier, backpropagated through the whole network."""
-
-
-PairLoss: TypeAlias = Threshold | Symmetric | Ratio  # of a positive and its negatives, unit by unit
-Loss: TypeAlias = PairLoss | CrossEntropy
 
 
 class Fourier(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="fourier"):

@@ -16,15 +16,18 @@ from ffruntime.architecture import (
     Input,
     Label,
     Linear,
+    Local,
     MaxPool,
     Network,
     Relu,
     Unit,
     head_features,
     parameter_shapes,
+    unit_parameters,
     unit_shapes,
     validate,
 )
+from ffruntime.cost import unit_macs
 from ffruntime.errors import BundleError
 
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
@@ -66,6 +69,40 @@ def test_several_layers_in_a_unit_are_counted_by_kind() -> None:
     unit = Unit((Linear(200), Relu(), Linear(100, bias=False), Relu()))
     names = [name for name in parameter_shapes(network(unit)) if name.startswith("unit1")]
     assert names == ["unit1.linear1.weight", "unit1.linear1.bias", "unit1.linear2.weight"]
+
+
+def test_weights_of_a_locally_connected_layer_are_those_of_every_position() -> None:
+    """Hinton's CIFAR-10 network: 3072 ReLUs are 3 at each of 32 × 32 positions, with fields of 11 × 11."""
+    unit = Unit((Local(3, 11, padding=5), Relu()))
+    cifar = Network(Image((3, 32, 32)), Label("add", 12), (unit,))
+    assert unit_shapes(cifar) == [((3, 32, 32), (3, 32, 32))]
+    assert unit_parameters(cifar, 0) == {
+        "unit1.local1.weight": (32, 32, 3, 3, 11, 11),
+        "unit1.local1.bias": (3, 32, 32),
+    }
+    assert unit_macs(cifar) == [3072 * 3 * 11 * 11]
+
+
+def test_locally_connected_layers_with_equal_weights_are_convolutions() -> None:
+    import torch
+
+    from fftrain.network import apply_op
+
+    x, weight, bias = torch.rand(2, 3, 9, 7), torch.rand(4, 3, 3, 3), torch.rand(4)
+    expected = apply_op(Conv(4, 3, 2, 1), "c", {"c.weight": weight, "c.bias": bias}, x)
+    shared = {"c.weight": weight.expand(5, 4, -1, -1, -1, -1), "c.bias": bias[:, None, None].expand(-1, 5, 4)}
+    torch.testing.assert_close(apply_op(Local(4, 3, 2, 1), "c", shared, x), expected)
+
+
+def test_every_position_is_initialised_by_its_own_fan_in() -> None:
+    import torch
+
+    from fftrain.network import initialise
+
+    described = network(Unit((Local(8, 5), Relu())))
+    patterns = {"labels.patterns": torch.zeros(12, 1, 28, 28), "labels.neutral": torch.zeros(1, 28, 28)}
+    weight = initialise(described, patterns, torch.Generator().manual_seed(0))["unit1.local1.weight"]
+    assert weight.std().item() == pytest.approx((2 / (2 * 5 * 5)) ** 0.5, rel=0.01)
 
 
 def test_batch_statistics_are_state_of_the_unit_below() -> None:
@@ -120,6 +157,7 @@ def test_structuring_elements_are_small() -> None:
     ops=st.lists(
         st.one_of(
             st.builds(Conv, st.integers(1, 4), st.integers(1, 5), st.integers(1, 3), st.integers(0, 2)),
+            st.builds(Local, st.integers(1, 2), st.integers(1, 3), st.integers(2, 3), st.integers(0, 2)),
             st.builds(MaxPool, st.integers(1, 3)),
             st.just(Relu()),
             st.builds(Linear, st.integers(1, 9)),
@@ -145,5 +183,5 @@ def test_a_valid_description_computes_what_it_says(ops: list) -> None:
 
 
 def test_the_description_survives_json() -> None:
-    described = network(Unit((Conv(8, 3, 2, 1), MaxPool(), Relu())), Unit((Linear(5), Relu())))
+    described = network(Unit((Conv(8, 3, 2, 1), Local(2, 3), MaxPool(), Relu())), Unit((Linear(5), Relu())))
     assert msgspec.json.decode(msgspec.json.encode(described), type=Network) == described

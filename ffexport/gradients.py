@@ -1,0 +1,191 @@
+"""Layer-local gradients as ordinary inference graphs: what a device needs to go on learning.
+
+The gradient of a unit's own loss reaches no further than the unit's input, so it is a closed formula of the input,
+the parameters and the unit's activation y (Hinton, section 2): with goodness g = mean(y²) over n neurons,
+∂loss/∂(pre-activation) = (2 / n) · ∂loss/∂g · y, which is zero where the last ReLU is. Parameters are inputs, so
+that one graph serves before and after every update.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+import spox.opset.ai.onnx.v18 as op
+from numpy.typing import DTypeLike
+from spox import Tensor, Var, argument
+
+from ffruntime.architecture import (
+    Network,
+    Shape,
+    head_features,
+    named_ops,
+    op_shape,
+    parameter_shapes,
+    unit_name,
+    unit_parameters,
+    unit_shapes,
+)
+from ffruntime.losses import LOWEST_GOODNESS, PairLoss, Ratio, Symmetric
+
+from .adjoints import input_gradient, parameter_gradients
+from .graphs import Weights, apply_op, build, constant, dtype_of, mean_square, normalise, normalise_divisive, scalar
+
+Batch: TypeAlias = tuple[int, int]  # N images, and M negatives for each
+
+
+def gradient_graph(
+    network: Network, index: int, loss: PairLoss, dtype: DTypeLike = np.float32, batch: Batch | None = None
+) -> onnx.ModelProto:
+    """The gradient of one unit's loss, averaged over the images, and what the units above go on with.
+
+    Inputs: `positive` (N, …) and `negative` (M·N, …), the unit's normalised inputs, all images' first negatives
+    first; the unit's parameters, and where the next unit normalises by batch statistics, those: under their names
+    in `weights.safetensors`. Outputs: `gradient.<name>` of every parameter; `next.positive` and `next.negative`,
+    the activations normalised as the next unit wants them (of the topmost unit divisively); `goodness.positive`
+    (N,) and `goodness.negative` (M·N,); `loss` (). All are of `dtype`, and from before the update. N and M are
+    dynamic, or as `batch` says.
+    """
+    unit, (below, shape) = network.units[index], unit_shapes(network)[index]
+    weights = parameter_inputs(network, dtype)
+    n, negatives = (batch[0], batch[0] * batch[1]) if batch else ("N", "MN")
+    positive = argument(Tensor(np.dtype(dtype), (n, *below)))
+    negative = argument(Tensor(np.dtype(dtype), (negatives, *below)))
+    x, shape_in, steps = op.concat([positive, negative], axis=0), below, []
+    for short, operation in named_ops(unit):
+        name = f"{unit_name(index)}.{short}"
+        y = apply_op(operation, name, weights, x, shape_in)
+        steps.append((operation, name, x, y, shape_in))
+        x, shape_in = y, op_shape(operation, shape_in, name)
+
+    images = op.shape(positive, end=1)  # [N]
+    goodness = op.reshape(mean_square(x, shape), op.concat([constant([-1]), images], axis=0))  # (1 + M, N)
+    value, slopes = pair_loss(loss, goodness, math.prod(shape))
+    factor = op.div(scalar(2 / math.prod(shape), x), op.cast(images, to=dtype_of(x).type))
+    dy = op.mul(x, op.reshape(op.mul(slopes, factor), constant([-1, *[1] * len(shape)])))
+
+    wanted, gradients = set(unit_parameters(network, index)), {}
+    for operation, name, x_in, y, shape_in in reversed(steps[:-1]):  # the last ReLU is in dy already
+        found = parameter_gradients(operation, name, x_in, dy, shape_in)
+        gradients.update(found)
+        wanted -= found.keys()
+        if not wanted:
+            break
+        dy = input_gradient(operation, name, weights, x_in, y, dy, shape_in)
+
+    above = next_input(network, index, weights, x, shape)
+    outputs = {f"gradient.{name}": gradients[name] for name in unit_parameters(network, index)}
+    outputs["next.positive"], outputs["next.negative"] = split(above, images)
+    outputs["goodness.positive"], others = (
+        op.reshape(part, constant([-1])) for part in split(goodness, constant([1]))
+    )
+    outputs |= {"goodness.negative": others, "loss": op.reduce_mean(value, keepdims=0)}
+    return build({"positive": positive, "negative": negative}, weights, outputs, f"ffedge gradient{index + 1}")
+
+
+def parameter_inputs(network: Network, dtype: DTypeLike) -> Weights:
+    """Every tensor of `weights.safetensors` as a graph input of the same name."""
+    return {name: argument(Tensor(np.dtype(dtype), shape)) for name, shape in parameter_shapes(network).items()}
+
+
+def next_input(network: Network, index: int, weights: Weights, y: Var, shape: Shape) -> Var:
+    """An activation as the unit above normalises it; of the topmost unit, divisively."""
+    if index + 1 < len(network.units):
+        return normalise(network.units[index + 1], unit_name(index + 1), weights, y, shape)
+    return normalise_divisive(y, shape)
+
+
+def split(x: Var, count: Var) -> tuple[Var, Var]:
+    """The first rows of x, `count` of them (an int64 vector of one), and the others."""
+    start, end, axis = constant([0]), constant([np.iinfo(np.int64).max]), constant([0])
+    return op.slice(x, start, count, axis), op.slice(x, count, end, axis)
+
+
+def pair_loss(loss: PairLoss, goodness: Var, neurons: int) -> tuple[Var, Var]:
+    """Goodness (1 + M, N), the right labels' first -> each image's loss (N,), and its slopes (1 + M, N).
+
+    The formulas are those of `docs/bundle.md`, training.recipe.loss. Exponentials are of what is left below the
+    largest exponent, so that none overflows.
+    """
+    if isinstance(loss, Symmetric):
+        return pair_softplus(loss.alpha, goodness)
+    if isinstance(loss, Ratio):
+        lowest = scalar(LOWEST_GOODNESS, goodness)
+        clipped = op.max([goodness, lowest])
+        value, slopes = pair_softplus(loss.alpha, op.log(clipped))
+        return value, op.where(op.less(goodness, lowest), scalar(0.0, goodness), op.div(slopes, clipped))
+    scale = scalar(float(neurons if loss.reduce == "sum" else 1), goodness)
+    excess = op.mul(scale, op.sub(goodness, scalar(loss.theta, goodness)))
+    positive, negative = split(excess, constant([1]))
+    (cost, share), (costs, shares) = softplus(op.neg(positive)), softplus(negative)
+    first = constant([0])
+    value = op.add(op.squeeze(cost, first), op.reduce_mean(costs, first, keepdims=0))
+    count = op.cast(op.shape(negative, end=1), to=dtype_of(goodness).type)  # [M]
+    return value, op.mul(scale, op.concat([op.neg(share), op.div(shares, count)], axis=0))
+
+
+def pair_softplus(alpha: float, goodness: Var) -> tuple[Var, Var]:
+    """ln(1 + Σₘ e^(−α·(g⁺ − g⁻ₘ))) of `goodness` (1 + M, N), and its slopes in g."""
+    positive, negative = split(goodness, constant([1]))
+    factor = scalar(alpha, goodness)
+    value, shares = log_one_plus_sum(op.mul(factor, op.sub(negative, positive)))
+    slopes = op.mul(factor, shares)
+    return value, op.concat([op.neg(op.reduce_sum(slopes, constant([0]))), slopes], axis=0)
+
+
+def softplus(z: Var) -> tuple[Var, Var]:
+    """ln(1 + eᶻ) and its slope, elementwise, at any z."""
+    alone = constant([0])
+    value, slope = log_one_plus_sum(op.unsqueeze(z, alone))
+    return value, op.squeeze(slope, alone)
+
+
+def log_one_plus_sum(z: Var) -> tuple[Var, Var]:
+    """z (M, …) -> ln(1 + Σₘ eᶻ) (…) and its slopes eᶻ / (1 + Σₘ eᶻ) (M, …)."""
+    first = constant([0])
+    top = op.relu(op.reduce_max(z, first))  # the largest exponent, that of the 1 included
+    powers = op.exp(op.sub(z, top))
+    total = op.add(op.exp(op.neg(top)), op.reduce_sum(powers, first))
+    return op.squeeze(op.add(top, op.log(total)), first), op.div(powers, total)
+
+
+def head_gradient_graph(
+    network: Network, dtype: DTypeLike = np.float32, batch: int | None = None
+) -> onnx.ModelProto:
+    """The gradient of the linear classifier's cross-entropy, averaged over the images; it stops at its inputs.
+
+    Inputs: `features` (N, D), those of `classifier.onnx`; `labels` (N,) int64; `head.weight`, `head.bias`. Outputs:
+    `gradient.head.weight`, `gradient.head.bias`, `logits` (N, P), `loss` ().
+    """
+    weights = parameter_inputs(network, dtype)
+    features = argument(Tensor(np.dtype(dtype), (batch or "N", head_features(network))))
+    labels = argument(Tensor(np.int64, (batch or "N",)))
+    logits = op.gemm(features, weights["head.weight"], weights["head.bias"], transB=1)
+    log_shares = op.log_softmax(logits, axis=1)
+    rows = op.const(np.arange(network.label.patterns))
+    right = op.cast(op.equal(op.unsqueeze(labels, constant([1])), rows), to=dtype_of(logits).type)  # (N, P)
+    count = op.cast(op.shape(labels), to=dtype_of(logits).type)  # [N]
+    error = op.div(op.sub(op.exp(log_shares), right), count)
+    costs = op.neg(op.reduce_sum(op.mul(right, log_shares), constant([1]), keepdims=0))
+    outputs = {
+        "gradient.head.weight": op.matmul(op.transpose(error, perm=[1, 0]), features),
+        "gradient.head.bias": op.reduce_sum(error, constant([0]), keepdims=0),
+        "logits": logits,
+        "loss": op.reduce_mean(costs, keepdims=0),
+    }
+    return build({"features": features, "labels": labels}, weights, outputs, "ffedge gradient_head")
+
+
+def learning_units(network: Network) -> list[int]:
+    """Indices of the units that have a gradient: trained, and with something to train."""
+    return [i for i, unit in enumerate(network.units) if unit.trained and unit_parameters(network, i)]
+
+
+def all_gradient_graphs(network: Network, loss: PairLoss | None) -> dict[str, onnx.ModelProto]:
+    """Every gradient graph of a bundle by name; without a loss of the units' own (backpropagation), none."""
+    if loss is None:
+        return {}
+    units = {f"gradient{index + 1}": gradient_graph(network, index, loss) for index in learning_units(network)}
+    return {**units, "gradient_head": head_gradient_graph(network)}
