@@ -20,6 +20,7 @@ from msgspec import Meta, Struct
 
 from .architecture import Network, Positive, Shape, parameter_shapes, validate
 from .errors import BundleError, StorageError
+from .precision import PRECISIONS
 
 FORMAT = 2
 READABLE = (1, 2)  # a bundle of format 1 is one of format 2 without what came later
@@ -173,9 +174,10 @@ def verified(path: Path, manifest: Manifest, name: str) -> Path:
 
 def _entry(path: Path, manifest: Manifest, name: str) -> FileEntry:
     if name not in manifest.files:
-        remedy = (
-            "'fftrain' makes it" if name.endswith(".safetensors") else f"make it with 'ffexport --model {path}'"
-        )
+        folder = Path(name).parent.name
+        option = f" --precision {folder}" if folder in PRECISIONS else ""
+        trained = name.endswith(".safetensors") and not option
+        remedy = "'fftrain' makes it" if trained else f"make it with 'ffexport --model {path}{option}'"
         raise BundleError(f"{path}: holds no {name}; {remedy}")
     return manifest.files[name]
 
@@ -239,6 +241,9 @@ def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifes
     except BaseException as error:
         with contextlib.suppress(OSError):
             _clear_staged(path)
+            for folder in {(path / name).parent for name in files} - {path}:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
         if created and path.is_dir() and not any(path.iterdir()):
             path.rmdir()
         if not isinstance(error, OSError):

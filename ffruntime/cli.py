@@ -48,12 +48,15 @@ def model_option(function):  # type: ignore[no-untyped-def]
 
 
 def backend_options(function):  # type: ignore[no-untyped-def]
-    """`--backend` and `--threads`, which every command that runs a graph has."""
+    """`--backend`, `--precision` and `--threads`, which every command that runs a graph has."""
     threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
     backend = click.option(
         "--backend", default="onnxruntime-cpu", show_default=True, help="onnxruntime-cpu or onnxruntime-cuda."
     )
-    return backend(threads(function))
+    precision = click.option(
+        "--precision", default="fp32", show_default=True, help="fp32, or fp16 or int8 where ffexport made it."
+    )
+    return backend(precision(threads(function)))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
@@ -76,6 +79,7 @@ def classify(
     no_preprocess: bool,
     show: bool,
     backend: str,
+    precision: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -83,7 +87,7 @@ def classify(
     from .errors import ImageError
     from .model import Model
 
-    model = Model(model_path, backend, threads or 0)
+    model = Model(model_path, backend, threads or 0, precision)
     model.mode(mode)
     failed = False
     for path in images:
@@ -148,7 +152,7 @@ def info(model_path: str, as_json: bool) -> None:
 @model_option
 @backend_options
 @json_option
-def verify(model_path: str, backend: str, threads: int | None, as_json: bool) -> None:
+def verify(model_path: str, backend: str, precision: str, threads: int | None, as_json: bool) -> None:
     """Check a bundle's hashes, then its golden vectors on this machine's backend."""
     from msgspec import to_builtins
 
@@ -158,7 +162,7 @@ def verify(model_path: str, backend: str, threads: int | None, as_json: bool) ->
     from .model import Model
     from .report import check_table
 
-    model = Model(model_path, backend, threads or 0)
+    model = Model(model_path, backend, threads or 0, precision)
     if conflict := engine_conflict():
         click.echo(f"warning: {conflict}", err=True)
     for name in model.manifest.files:
