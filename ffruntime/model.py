@@ -14,6 +14,7 @@ from . import bundle, picture
 from .backend import DEFAULT_BACKEND, Graph, load_graph
 from .errors import unknown
 from .labels import to_unit_interval
+from .precision import PRECISIONS, Precision, in_folder
 
 BATCH = 16  # images in one call of the engine; bounds what its activations take
 
@@ -40,8 +41,14 @@ class Model:
     >>> model.classify("three.png").label
     """
 
-    def __init__(self, path: str | Path, backend: str = DEFAULT_BACKEND, threads: int = 0) -> None:
+    def __init__(
+        self, path: str | Path, backend: str = DEFAULT_BACKEND, threads: int = 0, precision: str = "fp32"
+    ) -> None:
+        known = {str(name): name for name in PRECISIONS}
+        if precision not in known:
+            raise unknown("precision", precision, known)
         self.path, self.backend, self.threads = Path(path), backend, threads
+        self.precision: Precision = known[precision]
         self.manifest = bundle.read_manifest(self.path)
         self._graphs: dict[str, Graph] = {}
         self._lock = threading.Lock()
@@ -50,9 +57,9 @@ class Model:
         """The bundle's graph `name` (such as `unit1`), after its hash and its weights' have been checked."""
         with self._lock:
             if name not in self._graphs:
-                file = bundle.verified(self.path, self.manifest, f"{name}.onnx")
+                file = bundle.verified(self.path, self.manifest, in_folder(f"{name}.onnx", self.precision))
                 if not self._graphs:
-                    bundle.verified(self.path, self.manifest, bundle.WEIGHTS)
+                    bundle.verified(self.path, self.manifest, in_folder(bundle.WEIGHTS, self.precision))
                 self._graphs[name] = load_graph(file, self.backend, self.threads)
             return self._graphs[name]
 
