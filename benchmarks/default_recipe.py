@@ -42,7 +42,6 @@ def main() -> None:
                     "seed": seed,
                     "device": training.device,
                     "precision": training.precision,
-                    "training_within_15_minutes": training.seconds <= 15 * 60,
                     "accuracy": manifest.accuracy,
                 }
             )

@@ -51,8 +51,8 @@ def unit_loss(loss: PairLoss, goodness: Tensor, neurons: int, copies: int) -> tu
 def training_step(state: State, batch: Batch, hard: Tensor) -> Tensor:
     """Update everything that the recipe trains, in place. `hard` (scalar): the share of hard negatives.
 
-    Returns (U + 1, 2): loss and discrimination accuracy of every unit, NaN where it has none; in the last row
-    cross-entropy and accuracy of the classifier. Nothing in it makes a GPU wait.
+    Returns (U + 1, 2): loss and discrimination accuracy of every unit, also of those that it does not train, NaN
+    under backpropagation; in the last row cross-entropy and accuracy of the classifier. Nothing in it makes a GPU wait.
     """
     recipe, network = state.recipe, state.network
     images = net.to_images(batch.pixels, network, state.dtype)
@@ -80,7 +80,8 @@ def local_units(state: State, tensors: Tensors, images: Tensor, labels: Tensor) 
             average(gradients.values())
             apply_gradients(state.optimizers[name], state.tensors, gradients)
         else:
-            x, report = net.activation(network, index, tensors, x), _nothing(images)
+            x = net.activation(network, index, tensors, x)
+            _, report = unit_loss(loss, net.mean_square(x), x[0].numel(), len(labels))
         reports.append(report)
     return torch.stack(reports)
 
@@ -98,7 +99,7 @@ def crossing_units(state: State, tensors: Tensors, images: Tensor, labels: Tenso
             x = net.activation(network, index, own, x)
             value, report = unit_loss(loss, net.mean_square(x), x[0].numel(), len(labels))
             total = total + value if unit.trained else total
-            reports.append(report if unit.trained else _nothing(images))
+            reports.append(report)
         _descend(state, own, total)
     return torch.stack(reports)
 

@@ -137,8 +137,7 @@ def test_untrained_units_stay_as_initialised(dataset: Dataset) -> None:
     run = fresh_run(load_recipe("paper"), dataset)
     before = {name: tensor.clone() for name, tensor in run.tensors.items()}
     figures = step(run, some_batch(dataset, 2))
-    assert figures[0].isnan().all()
-    assert figures[1:].isfinite().all()
+    assert figures.isfinite().all()  # what the first unit would discriminate is reported all the same
     changed = {name for name, tensor in run.tensors.items() if not torch.equal(tensor, before[name])}
     trained = {f"unit{k}.conv1.{part}" for k in (2, 3) for part in ("weight", "bias")}
     assert changed == trained | {"head.weight", "head.bias"}
