@@ -5,8 +5,10 @@ A backend that was asked for and is not what would run is an error, never a sile
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,14 +16,20 @@ from .errors import BackendError, MissingExtra, unknown
 
 Graph = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
-PROVIDERS = {"onnxruntime-cpu": "CPUExecutionProvider", "onnxruntime-cuda": "CUDAExecutionProvider"}
+PROVIDERS = {
+    "onnxruntime-cpu": "CPUExecutionProvider",
+    "onnxruntime-cuda": "CUDAExecutionProvider",
+    "onnxruntime-tensorrt": "TensorrtExecutionProvider",
+    "onnxruntime-tensorrt-rtx": "NvTensorRTRTXExecutionProvider",
+}
+PLUGIN = "onnxruntime-tensorrt-rtx"  # its provider is a package of its own, which onnxruntime loads
+ENGINES = ("tensorrt", "tensorrt-rtx")  # backends that run engines, not graphs: `engine.py`
 DEFAULT_BACKEND = "onnxruntime-cpu"
-
 
 WARNING, FATAL = 2, 4  # onnxruntime's severities; the first is its default
 INSTALL_CUDA = (
-    "for CUDA's, pip uninstall onnxruntime, then pip install 'ffedge[gpu]' (on a Jetson: onnxruntime-gpu from "
-    "NVIDIA's index)"
+    "for CUDA's and TensorRT's, pip uninstall onnxruntime, then pip install 'ffedge[gpu]' (on a Jetson: "
+    "onnxruntime-gpu from NVIDIA's index)"
 )
 
 
@@ -41,32 +49,7 @@ def load_graph(file: Path, backend: str = DEFAULT_BACKEND, threads: int = 0) -> 
     called from several threads. `threads` 0 means all cores. Raises `BackendError` where `backend`
     cannot run the graph on this machine.
     """
-    if backend not in PROVIDERS:
-        raise unknown("backend", backend, PROVIDERS)
-    ort = _import_onnxruntime()
-    provider = PROVIDERS[backend]
-    if provider not in ort.get_available_providers():
-        raise BackendError(
-            f"{backend}: this onnxruntime has no {provider}; it has "
-            f"{', '.join(ort.get_available_providers())}; {engine_conflict() or INSTALL_CUDA}"
-        )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = FATAL
-    # TF32 would cost fp32 parity: it is on by default in the CUDA provider.
-    settings = {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}
-    ort.set_default_logger_severity(FATAL)  # what goes wrong is said below, in one line
-    try:
-        session = ort.InferenceSession(str(file), options, providers=[(provider, settings)])
-    except Exception as error:
-        raise BackendError(f"{file}: {backend} cannot load it: {_one_line(error)}") from error
-    finally:
-        ort.set_default_logger_severity(WARNING)
-    if provider not in session.get_providers():
-        raise BackendError(
-            f"{backend}: {provider} cannot start here, its driver or its libraries (CUDA, cuDNN) are missing or of "
-            "another version"
-        )
+    session = open_session(file, backend, threads)
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -76,6 +59,83 @@ def load_graph(file: Path, backend: str = DEFAULT_BACKEND, threads: int = 0) -> 
             raise BackendError(f"{file}: {backend} failed: {_one_line(error)}") from error
 
     return run
+
+
+def open_session(file: Path, backend: str, threads: int = 0, profile: Path | None = None) -> Any:
+    """An `onnxruntime.InferenceSession` on `backend`'s provider. `profile`: where to record which node runs where.
+
+    What the provider does not take, ONNX Runtime's CPU provider runs. Raises `BackendError` where the provider
+    cannot run here at all.
+    """
+    if backend not in PROVIDERS:
+        raise unknown("backend", backend, (*PROVIDERS, *ENGINES))
+    if problem := provider_problem(backend):
+        raise BackendError(f"{backend}: {problem}")
+    ort = _import_onnxruntime()
+    provider = PROVIDERS[backend]
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = FATAL
+    if profile:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    # TF32 would cost fp32 parity: it is on by default in the CUDA provider.
+    settings = {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}
+    providers: dict[str, Any] = {"providers": [(provider, settings)]}
+    if backend == PLUGIN:
+        options.add_provider_for_devices([d for d in ort.get_ep_devices() if d.ep_name == provider], settings)
+        providers = {}
+    ort.set_default_logger_severity(FATAL)  # what goes wrong is said below, in one line
+    try:
+        session = ort.InferenceSession(str(file), options, **providers)
+    except Exception as error:
+        raise BackendError(f"{file}: {backend} cannot load it: {_one_line(error)}") from error
+    finally:
+        ort.set_default_logger_severity(WARNING)
+    if provider not in session.get_providers():
+        raise BackendError(
+            f"{backend}: {provider} cannot start here, its driver or its libraries (CUDA, cuDNN, TensorRT) are "
+            "missing or of another version"
+        )
+    return session
+
+
+def provider_problem(backend: str) -> str | None:
+    """What keeps `backend`'s provider from this machine, and what helps; None where it is there."""
+    ort = _import_onnxruntime()
+    provider = PROVIDERS[backend]
+    if backend == PLUGIN:
+        return _load_plugin()
+    if provider in ort.get_available_providers():
+        return None
+    return (
+        f"this onnxruntime has no {provider}; it has {', '.join(ort.get_available_providers())}; "
+        f"{engine_conflict() or INSTALL_CUDA}"
+    )
+
+
+@functools.cache
+def _load_plugin() -> str | None:
+    """Make TensorRT-RTX's provider known to ONNX Runtime; what keeps it from this machine, or None.
+
+    https://nvidia.github.io/TensorRT-RTX-EP-ABI/installation.html
+    """
+    from . import cuda
+
+    ort = _import_onnxruntime()
+    try:
+        import onnxruntime_ep_nv_tensorrt_rtx as plugin
+    except ImportError:
+        return "its plugin is not installed: pip install onnxruntime-ep-nv-tensorrt-rtx"
+    if problem := cuda.missing():
+        return f"{problem} on this machine"
+    try:
+        ort.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
+    except Exception as error:
+        return _one_line(error)
+    if not any(device.ep_name == PROVIDERS[PLUGIN] for device in ort.get_ep_devices()):
+        return "no GPU here that it targets"
+    return None
 
 
 def _import_onnxruntime():  # type: ignore[no-untyped-def]

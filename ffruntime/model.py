@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from . import bundle, picture
-from .backend import DEFAULT_BACKEND, Graph, load_graph
+from .backend import DEFAULT_BACKEND, ENGINES, Graph, load_graph
 from .errors import unknown
 from .labels import to_unit_interval
 from .precision import PRECISIONS, Precision, in_folder
@@ -57,11 +57,18 @@ class Model:
         """The bundle's graph `name` (such as `unit1`), after its hash and its weights' have been checked."""
         with self._lock:
             if name not in self._graphs:
-                file = bundle.verified(self.path, self.manifest, in_folder(f"{name}.onnx", self.precision))
-                if not self._graphs:
-                    bundle.verified(self.path, self.manifest, in_folder(bundle.WEIGHTS, self.precision))
-                self._graphs[name] = load_graph(file, self.backend, self.threads)
+                self._graphs[name] = self._load(name)
             return self._graphs[name]
+
+    def _load(self, name: str) -> Graph:
+        if self.backend in ENGINES:
+            from .engine import engine_for  # only who runs engines waits for it
+
+            return engine_for(self.path, self.manifest, name, self.backend, self.precision)
+        file = bundle.verified(self.path, self.manifest, in_folder(f"{name}.onnx", self.precision))
+        if not self._graphs:
+            bundle.verified(self.path, self.manifest, in_folder(bundle.WEIGHTS, self.precision))
+        return load_graph(file, self.backend, self.threads)
 
     def mode(self, asked: str | None) -> bundle.Mode:
         """The inference mode asked for, by default the model's best. Raises `UsageError` if it was not trained."""

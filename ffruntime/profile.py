@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -17,6 +17,9 @@ else:
     import tomli as tomllib
 
 
+Mebibytes: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 24)]  # up to 16 TiB: more is a slip of the pen
+
+
 class Fact(Struct, frozen=True, forbid_unknown_fields=True):
     """Where a figure is from, and anything a reader should know about it."""
 
@@ -27,31 +30,45 @@ class Fact(Struct, frozen=True, forbid_unknown_fields=True):
 class Memory(Fact, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Main memory in MiB: what there is, and what a program may plan with."""
 
-    total_mib: Annotated[int, Meta(ge=1)]
-    usable_mib: Annotated[int, Meta(ge=1)]
+    total_mib: Mebibytes
+    usable_mib: Mebibytes
+
+    def __post_init__(self) -> None:
+        if self.usable_mib > self.total_mib:
+            raise ValueError(f"`usable_mib` {self.usable_mib} is more than `total_mib` {self.total_mib}")
+
+
+class Storage(Fact, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Flash or disk in MiB that a bundle, with the weights learned from it, may take."""
+
+    usable_mib: Mebibytes
 
 
 class Cpu(Fact, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The processor."""
 
     name: str
-    cores: Annotated[int, Meta(ge=1)]
+    cores: Annotated[int, Meta(ge=1, le=4096)]
     architecture: Literal["aarch64", "x86_64"]
 
 
 class Gpu(Fact, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The NVIDIA GPU; `memory_mib` 0 means that it shares main memory."""
+    """The NVIDIA GPU; `memory_mib` 0 means that it shares main memory, `workspace_mib` is for an engine's scratch."""
 
     name: str
     compute_capability: Annotated[str, Meta(pattern=r"^\d+\.\d$")]
-    memory_mib: Annotated[int, Meta(ge=0)]
+    memory_mib: Annotated[int, Meta(ge=0, le=1 << 24)]
+    workspace_mib: Mebibytes
 
 
 class Inference(Fact, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Engines that exist for the device, best first, and the precisions that pay there."""
+    """Engines that exist for the device, best first, the precisions that pay there, and the largest call of a
+    graph: so many images (in training, pairs), each with so many labels."""
 
     providers: Annotated[tuple[str, ...], Meta(min_length=1)]
     precision: Annotated[tuple[Literal["fp32", "fp16", "int8"], ...], Meta(min_length=1)]
+    max_batch: Annotated[int, Meta(ge=1, le=65_536)]
+    max_labels: Annotated[int, Meta(ge=1, le=65_536)]
 
 
 class Profile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,7 +78,12 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
     memory: Memory
     cpu: Cpu
     inference: Inference
+    storage: Storage
     gpu: Gpu | None = None
+
+    def __post_init__(self) -> None:
+        if self.gpu and self.gpu.workspace_mib > (self.gpu.memory_mib or self.memory.usable_mib):
+            raise ValueError(f"`gpu.workspace_mib` {self.gpu.workspace_mib} is more than there is memory")
 
 
 def profiles_folder() -> Path:

@@ -88,7 +88,14 @@ def resolve(wheel: Path, extra: str, machine: str, python: str) -> subprocess.Co
 
 @pytest.mark.parametrize(
     ("extra", "machine", "python"),
-    [("cpu", "aarch64", "3.10"), ("cpu", "aarch64", "3.13"), ("cpu", "x86_64", "3.13"), ("gpu", "x86_64", "3.10")],
+    [
+        ("cpu", "aarch64", "3.10"),
+        ("cpu", "aarch64", "3.13"),
+        ("cpu", "x86_64", "3.13"),
+        ("gpu", "x86_64", "3.10"),
+        ("rtx", "x86_64", "3.10"),
+        ("rtx", "x86_64", "3.13"),
+    ],
 )
 def test_device_extras_resolve_from_wheels_alone(extra: str, machine: str, python: str, wheel: Path) -> None:
     """No compiler on a device: from JetPack 6's Python to the newest, every package of an extra has a wheel."""
@@ -96,7 +103,8 @@ def test_device_extras_resolve_from_wheels_alone(extra: str, machine: str, pytho
     if "Failed to fetch" in done.stderr:
         pytest.skip("no network: the package index is asked")
     assert done.returncode == 0, done.stderr
-    assert {"cpu": "onnxruntime==", "gpu": "onnxruntime-gpu=="}[extra] in done.stdout
+    packages = {"cpu": "onnxruntime==", "gpu": "onnxruntime-gpu==", "rtx": "tensorrt-rtx-cu13-libs=="}
+    assert packages[extra] in done.stdout
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64", "arm64", "AMD64"])

@@ -1,0 +1,211 @@
+"""TensorRT and TensorRT-RTX engines: what a bundle says of one, which one fits this machine, and running it.
+
+The two libraries have one Python API. Memory on the GPU is held through the driver (`cuda.py`), so that an engine
+needs no package beside its own library. Written against the documented API; not yet run on a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+import numpy as np
+from msgspec import Struct
+
+from . import bundle, cuda
+from .backend import Graph
+from .chunks import in_chunks
+from .errors import BackendError, BundleError
+from .precision import Precision, in_folder
+
+Library: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
+# Each library's module, by its usual name, and as the wheels alone bring it (the other is in a source package).
+MODULES = {"tensorrt": ("tensorrt", "tensorrt_bindings"), "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
+INSTALL = {
+    "tensorrt": "JetPack brings it on a Jetson; elsewhere pip install 'ffedge[tensorrt]' (NVIDIA's package index)",
+    "tensorrt-rtx": "pip install 'ffedge[rtx]'",
+}
+FOLDER = "engines"
+
+
+class Shapes(Struct, frozen=True, forbid_unknown_fields=True):
+    """Of an input: the smallest and the largest shape that the engine takes, and the one it is made for."""
+
+    min: tuple[int, ...]
+    opt: tuple[int, ...]
+    max: tuple[int, ...]
+
+
+class Target(Struct, frozen=True, forbid_unknown_fields=True):
+    """The GPUs an engine runs on: compute capabilities, and whether newer ones than the last run it, too."""
+
+    compute_capabilities: tuple[str, ...]
+    newer: bool = False
+
+    @property
+    def name(self) -> str:
+        """As a folder's name says it: `sm89`, `sm80+`."""
+        last = self.compute_capabilities[0] if self.newer else "-".join(self.compute_capabilities)
+        return f"sm{last.replace('.', '')}{'+' if self.newer else ''}"
+
+    def runs_on(self, compute_capability: str) -> bool:
+        """Whether a GPU of that compute capability runs the engine."""
+        if compute_capability in self.compute_capabilities:
+            return True
+        return self.newer and numbers(compute_capability) > numbers(self.compute_capabilities[-1])
+
+
+class Sidecar(Struct, frozen=True, forbid_unknown_fields=True):
+    """`engines/<library>-<version>-<target>-<precision>/<graph>.json`: all that an engine is tied to."""
+
+    library: Library
+    version: str
+    target: Target
+    precision: Precision
+    graph: str  # the ONNX file's name in the bundle
+    graph_sha256: str
+    weights_sha256: str
+    inputs: dict[str, Shapes]
+    refit: bool  # whether it takes other weights
+    version_compatible: bool
+    workspace_mib: int
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """`10.3.0.post1` as (10, 3, 0, 1), to compare."""
+    return tuple(map(int, re.findall(r"\d+", version)))
+
+
+def folder(library: str, version: str, target: Target, precision: Precision) -> str:
+    """Where a bundle keeps such engines."""
+    return f"{FOLDER}/{library}-{version}-{target.name}-{precision}"
+
+
+def import_library(library: str) -> Any:
+    """The module of TensorRT or TensorRT-RTX. Raises `BackendError` that says how to get it.
+
+    Importing touches no driver. Before anything else of it is called, ask `cuda.missing`.
+    """
+    for name in MODULES[library]:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            continue
+    raise BackendError(f"{library} is not installed: {INSTALL[library]}")
+
+
+def engine_for(
+    path: Path, manifest: bundle.Manifest, name: str, library: str, precision: Precision = "fp32"
+) -> Graph:
+    """The graph `name` of a bundle as the engine that was built for this machine, ready to run.
+
+    Raises `BackendError` where there is no such engine, no library or no GPU; `BundleError` for a damaged file.
+    """
+    if problem := cuda.missing():
+        raise BackendError(f"{library}: {problem} on this machine")
+    module, gpu = import_library(library), cuda.compute_capability()
+    for file in manifest.files:
+        if file.startswith(f"{FOLDER}/") and file.endswith(f"/{name}.json"):
+            sidecar = read_sidecar(path, manifest, file)
+            if fits(sidecar, manifest, library, module.__version__, gpu, precision):
+                engine = bundle.verified(path, manifest, file.removesuffix(".json") + ".engine")
+                return load_engine(engine, module, sidecar)
+    raise BackendError(
+        f"{path}: holds no {precision} engine of {name} for {library} {module.__version__} and compute capability "
+        f"{gpu}; on this machine: ffexport --model {path} --format {library}"
+    )
+
+
+def read_sidecar(path: Path, manifest: bundle.Manifest, file: str) -> Sidecar:
+    """A sidecar, after its hash has been checked."""
+    try:
+        return msgspec.json.decode(bundle.verified(path, manifest, file).read_bytes(), type=Sidecar)
+    except msgspec.DecodeError as error:
+        raise BundleError(f"{path / file}: {error}") from error
+
+
+def fits(
+    sidecar: Sidecar, manifest: bundle.Manifest, library: str, version: str, compute_capability: str, precision: str
+) -> bool:
+    """Whether the engine is of the graph and weights that the bundle has now, and runs with that library here."""
+    made_from = (sidecar.graph, in_folder(bundle.WEIGHTS, sidecar.precision))
+    hashes = [manifest.files[file].sha256 for file in made_from if file in manifest.files]
+    same_version = sidecar.version == version or (
+        sidecar.version_compatible and numbers(sidecar.version) < numbers(version)
+    )
+    return (
+        sidecar.library == library
+        and sidecar.precision == precision
+        and same_version
+        and sidecar.target.runs_on(compute_capability)
+        and hashes == [sidecar.graph_sha256, sidecar.weights_sha256]
+    )
+
+
+def load_engine(file: Path, module: Any, sidecar: Sidecar) -> Graph:
+    """An engine file as a function on arrays; it may be called from several threads, one after the other.
+
+    Inference graphs are called in chunks that the engine takes. Raises `BackendError`.
+    """
+    log = logger(module)
+    runtime = module.Runtime(log)
+    if sidecar.version_compatible:  # such a plan brings code of its own
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(file.read_bytes())
+    if engine is None:
+        raise BackendError(f"{file}: {sidecar.library} cannot load it: {log.said()}")
+    context, gpu, lock = engine.create_execution_context(), cuda.Gpu(), threading.Lock()
+    types, outputs = {}, []
+    for name in map(engine.get_tensor_name, range(engine.num_io_tensors)):
+        types[name] = module.nptype(engine.get_tensor_dtype(name))
+        if engine.get_tensor_mode(name) == module.TensorIOMode.OUTPUT:
+            outputs.append(name)
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        with lock:
+            gpu.use()
+            given = {name: np.ascontiguousarray(array, types[name]) for name, array in inputs.items()}
+            for name, array in given.items():
+                if not context.set_input_shape(name, array.shape):
+                    raise BackendError(f"{file}: takes no {name} of shape {array.shape}: {log.said()}")
+                context.set_tensor_address(name, gpu.upload(name, array))
+            results = {name: np.empty(tuple(context.get_tensor_shape(name)), types[name]) for name in outputs}
+            for name, array in results.items():
+                context.set_tensor_address(name, gpu.reserve(name, array.nbytes))
+            if not context.execute_async_v3(gpu.stream):
+                raise BackendError(f"{file}: {sidecar.library} failed: {log.said()}")
+            for name, array in results.items():
+                gpu.download(name, array)
+            gpu.wait()
+            return results
+
+    if "gradient" in Path(sidecar.graph).name:
+        return run
+    largest = {name: shapes.max[0] for name, shapes in sidecar.inputs.items()}
+    labels = largest.pop("labels", 1)
+    (batch,) = largest.values()
+    return in_chunks(run, batch, labels)
+
+
+def logger(module: Any) -> Any:
+    """A logger of that library that keeps errors to itself; `said()` is all of them, in one line."""
+
+    class Log(module.ILogger):
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (module.ILogger.INTERNAL_ERROR, module.ILogger.ERROR):
+                self.errors.append(message)
+
+        def said(self) -> str:
+            errors, self.errors = self.errors, []
+            return " ".join("; ".join(errors).split())[:300] or "no reason given"
+
+    return Log()
