@@ -53,7 +53,7 @@ class Cpu(Fact, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 class Gpu(Fact, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The NVIDIA GPU; `memory_mib` 0 means that it shares main memory, `workspace_mib` is for an engine's scratch."""
+    """The NVIDIA GPU; `memory_mib` 0: it shares main memory; `workspace_mib`: scratch space of an engine."""
 
     name: str
     compute_capability: Annotated[str, Meta(pattern=r"^\d+\.\d$")]
