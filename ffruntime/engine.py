@@ -148,48 +148,58 @@ def fits(
 
 
 def load_engine(file: Path, module: Any, sidecar: Sidecar) -> Graph:
-    """An engine file as a function on arrays; it may be called from several threads, one after the other.
+    """An engine file as a function on arrays. Inference graphs are called in chunks that the engine takes.
 
-    Inference graphs are called in chunks that the engine takes. Raises `BackendError`.
+    Raises `BackendError` where the library refuses the file; the function where it refuses an input.
     """
-    log = logger(module)
-    runtime = module.Runtime(log)
-    if sidecar.version_compatible:  # such a plan brings code of its own
-        runtime.engine_host_code_allowed = True
-    engine = runtime.deserialize_cuda_engine(file.read_bytes())
-    if engine is None:
-        raise BackendError(f"{file}: {sidecar.library} cannot load it: {log.said()}")
-    context, gpu, lock = engine.create_execution_context(), cuda.Gpu(), threading.Lock()
-    types, outputs = {}, []
-    for name in map(engine.get_tensor_name, range(engine.num_io_tensors)):
-        types[name] = module.nptype(engine.get_tensor_dtype(name))
-        if engine.get_tensor_mode(name) == module.TensorIOMode.OUTPUT:
-            outputs.append(name)
+    engine = Engine(file, module, sidecar)
+    if "gradient" in Path(sidecar.graph).name:
+        return engine
+    largest = {name: shapes.max[0] for name, shapes in sidecar.inputs.items()}
+    labels = largest.pop("labels", 1)
+    (batch,) = largest.values()
+    return in_chunks(engine, batch, labels)
 
-    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        with lock:
+
+class Engine:
+    """An engine on the GPU, called like a graph; from several threads, one after the other.
+
+    Holds on to all that the library has made: its objects do not keep each other alive.
+    """
+
+    def __init__(self, file: Path, module: Any, sidecar: Sidecar) -> None:
+        self._file, self._log, self._lock = file, logger(module), threading.Lock()
+        self._runtime = module.Runtime(self._log)
+        if sidecar.version_compatible:  # such a plan brings code of its own
+            self._runtime.engine_host_code_allowed = True
+        self._engine = engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
+        if engine is None:
+            raise BackendError(f"{file}: {sidecar.library} cannot load it: {self._log.said()}")
+        self._context, self._gpu = engine.create_execution_context(), cuda.Gpu()
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        self._types = {name: module.nptype(engine.get_tensor_dtype(name)) for name in names}
+        self._outputs = [name for name in names if engine.get_tensor_mode(name) == module.TensorIOMode.OUTPUT]
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        context, gpu = self._context, self._gpu
+        with self._lock:
             gpu.use()
-            given = {name: np.ascontiguousarray(array, types[name]) for name, array in inputs.items()}
+            given = {name: np.ascontiguousarray(array, self._types[name]) for name, array in inputs.items()}
             for name, array in given.items():
                 if not context.set_input_shape(name, array.shape):
-                    raise BackendError(f"{file}: takes no {name} of shape {array.shape}: {log.said()}")
+                    raise BackendError(f"{self._file}: takes no {name} of shape {array.shape}: {self._log.said()}")
                 context.set_tensor_address(name, gpu.upload(name, array))
-            results = {name: np.empty(tuple(context.get_tensor_shape(name)), types[name]) for name in outputs}
+            results = {
+                name: np.empty(tuple(context.get_tensor_shape(name)), self._types[name]) for name in self._outputs
+            }
             for name, array in results.items():
                 context.set_tensor_address(name, gpu.reserve(name, array.nbytes))
             if not context.execute_async_v3(gpu.stream):
-                raise BackendError(f"{file}: {sidecar.library} failed: {log.said()}")
+                raise BackendError(f"{self._file}: the engine failed: {self._log.said()}")
             for name, array in results.items():
                 gpu.download(name, array)
             gpu.wait()
             return results
-
-    if "gradient" in Path(sidecar.graph).name:
-        return run
-    largest = {name: shapes.max[0] for name, shapes in sidecar.inputs.items()}
-    labels = largest.pop("labels", 1)
-    (batch,) = largest.values()
-    return in_chunks(run, batch, labels)
 
 
 def logger(module: Any) -> Any:
