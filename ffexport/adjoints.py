@@ -53,9 +53,9 @@ def conv_weight_gradient(conv: Conv, x: Var, dy: Var, shape: Shape) -> Var:
 
     The other way, one Conv with the axes of batch and channels swapped (the stride as dilation), is a smaller graph
     (1 kB against 11 for 5 × 5), but its batch is a filter's channels, which have to be static in TensorRT. Measured
-    with ONNX Runtime 1.31 on one core, slices + MatMul take 0.97 of its time for 128 images (32, 14, 14) and 64
-    filters of 5 × 5, 0.75 for 16 of them, 1.00 for 10 images (128, 28, 28) and 128 filters of 7 × 7, 0.36 for 16
-    images (16, 28, 28) and 16 filters of 3 × 3, 1.4 for two channels, where both are a matter of 4 ms.
+    with ONNX Runtime 1.31 on one core, slices + MatMul take 1.1 times as long for 128 images (32, 14, 14) and 64
+    filters of 5 × 5, 0.75 times for 16 of them, 1.0 for 10 images (128, 28, 28) and 128 filters of 7 × 7, 0.36 for
+    16 images (16, 28, 28) and 16 filters of 3 × 3, 1.4 for one or two channels, where both are a matter of 5 ms.
     """
     (c, _, _), (out, h, w) = shape, op_shape(conv, shape, "conv")
     k, s, p = conv.kernel, conv.stride, conv.padding

@@ -50,7 +50,7 @@ def gradient_graph(
     """
     unit, (below, shape) = network.units[index], unit_shapes(network)[index]
     weights = parameter_inputs(network, dtype)
-    n, negatives = (batch[0], batch[0] * batch[1]) if batch else ("N", "MN")
+    n, negatives = (batch[0], batch[0] * batch[1]) if batch else ("N", "M·N")
     positive = argument(Tensor(np.dtype(dtype), (n, *below)))
     negative = argument(Tensor(np.dtype(dtype), (negatives, *below)))
     x, shape_in, steps = op.concat([positive, negative], axis=0), below, []
@@ -60,7 +60,7 @@ def gradient_graph(
         steps.append((operation, name, x, y, shape_in))
         x, shape_in = y, op_shape(operation, shape_in, name)
 
-    images = op.shape(positive, end=1)  # [N]
+    images = constant([batch[0]]) if batch else op.shape(positive, end=1)  # [N]
     goodness = op.reshape(mean_square(x, shape), op.concat([constant([-1]), images], axis=0))  # (1 + M, N)
     value, slopes = pair_loss(loss, goodness, math.prod(shape))
     factor = op.div(scalar(2 / math.prod(shape), x), op.cast(images, to=dtype_of(x).type))
@@ -77,11 +77,11 @@ def gradient_graph(
 
     above = next_input(network, index, weights, x, shape)
     outputs = {f"gradient.{name}": gradients[name] for name in unit_parameters(network, index)}
-    outputs["next.positive"], outputs["next.negative"] = split(above, images)
-    outputs["goodness.positive"], others = (
-        op.reshape(part, constant([-1])) for part in split(goodness, constant([1]))
-    )
-    outputs |= {"goodness.negative": others, "loss": op.reduce_mean(value, keepdims=0)}
+    halves = {"next": (split(above, images), shape), "goodness": (split(goodness, constant([1])), ())}
+    for name, (parts, size) in halves.items():
+        for part, sign in zip(parts, ("positive", "negative"), strict=True):
+            outputs[f"{name}.{sign}"] = op.reshape(part, constant([-1, *size]))
+    outputs["loss"] = op.reduce_mean(value, keepdims=0)
     return build({"positive": positive, "negative": negative}, weights, outputs, f"ffedge gradient{index + 1}")
 
 
@@ -163,12 +163,13 @@ def head_gradient_graph(
     features = argument(Tensor(np.dtype(dtype), (batch or "N", head_features(network))))
     labels = argument(Tensor(np.int64, (batch or "N",)))
     logits = op.gemm(features, weights["head.weight"], weights["head.bias"], transB=1)
-    log_shares = op.log_softmax(logits, axis=1)
+    log_shares, zero, classes = op.log_softmax(logits, axis=1), scalar(0.0, logits), constant([1])
     rows = op.const(np.arange(network.label.patterns))
-    right = op.cast(op.equal(op.unsqueeze(labels, constant([1])), rows), to=dtype_of(logits).type)  # (N, P)
-    count = op.cast(op.shape(labels), to=dtype_of(logits).type)  # [N]
-    error = op.div(op.sub(op.exp(log_shares), right), count)
-    costs = op.neg(op.reduce_sum(op.mul(right, log_shares), constant([1]), keepdims=0))
+    right = op.equal(op.unsqueeze(labels, classes), rows)  # (N, P)
+    wrong = op.where(right, zero, op.exp(log_shares))
+    error = op.where(right, op.neg(op.reduce_sum(wrong, classes)), wrong)  # softmax − 1, without its rounding
+    error = op.div(error, op.cast(op.shape(labels), to=dtype_of(logits).type))
+    costs = op.neg(op.reduce_sum(op.where(right, log_shares, zero), classes, keepdims=0))
     outputs = {
         "gradient.head.weight": op.matmul(op.transpose(error, perm=[1, 0]), features),
         "gradient.head.bias": op.reduce_sum(error, constant([0]), keepdims=0),

@@ -245,3 +245,9 @@ def unit_parameters(network: Network, index: int) -> dict[str, Shape]:
     """Name and shape of what a unit's gradient is taken with respect to: its weights and biases."""
     own, kinds = f"{unit_name(index)}.", (".weight", ".bias")
     return {n: s for n, s in parameter_shapes(network).items() if n.startswith(own) and n.endswith(kinds)}
+
+
+def gradient_tensors(network: Network, index: int) -> list[str]:
+    """Names of the tensors that a unit's gradient graph takes: its parameters, and the next unit's statistics."""
+    above = f"{unit_name(index + 1)}.below."
+    return [*unit_parameters(network, index), *(n for n in parameter_shapes(network) if n.startswith(above))]

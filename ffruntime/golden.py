@@ -5,13 +5,16 @@ The bundle's golden vectors are a few real images, and what the trainer made of 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from msgspec import Struct, structs
 
 from . import bundle
-from .architecture import unit_name
+from .architecture import gradient_tensors, unit_name, unit_parameters, unit_shapes
 from .errors import BundleError, ParityError
 from .labels import first_input, to_unit_interval
+from .losses import pair_loss_of, sharpness
 from .model import Model
 from .precision import Precision
 
@@ -20,6 +23,9 @@ from .precision import Precision
 # squares doubles that. Whether a precision is *good* enough, the decisions on exemplars say (`ffexport`).
 TOLERANCE = 1e-4
 TOLERANCES: dict[Precision, float] = {"fp32": TOLERANCE, "fp16": 1e-2, "int8": 1e-1}
+# A goodness is off by about so much of itself in fp32. Where the loss is sharp, as a threshold on a sum of 100,352
+# squares is, that alone decides how far an image counts, and a gradient may be off by what comes of it.
+ROUNDING = 1e-6
 
 
 class Check(Struct, frozen=True):
@@ -32,6 +38,7 @@ class Check(Struct, frozen=True):
     agree: int | None = None
     decisions: int | None = None
     precision: Precision = "fp32"
+    slack: float = 1.0  # how many times the usual tolerance applies
 
     @property
     def relative(self) -> float:
@@ -41,13 +48,15 @@ class Check(Struct, frozen=True):
     @property
     def passed(self) -> bool:
         decided = self.agree == self.decisions or self.precision != "fp32"
-        return self.max_error <= TOLERANCES[self.precision] * self.scale and decided
+        return self.max_error <= self.slack * TOLERANCES[self.precision] * self.scale and decided
 
 
 def check(model: Model) -> list[Check]:
     """Run every graph of the bundle on the golden images; one row for each output."""
     golden = read_golden(model)
     rows = [*_check_units(model, golden), *_check_goodness(model, golden), _check_classifier(model, golden)]
+    if "gradient_head.onnx" in model.manifest.files and model.precision == "fp32":
+        rows += [*_check_gradients(model, golden), *_check_head_gradient(model, golden)]
     return [structs.replace(row, precision=model.precision) for row in rows]
 
 
@@ -57,6 +66,7 @@ def read_golden(model: Model) -> dict[str, np.ndarray]:
     network = model.manifest.network
     n, k, u = len(golden.get("images", ())), network.label.patterns, len(network.units)
     shapes = {"images": (n, *network.image.shape), "goodness": (n, k, u), "total": (n, k), "logits": (n, k)}
+    shapes |= {"labels": (n,), "negatives": (n,)}
     for name, shape in shapes.items():
         if n == 0 or name not in golden or golden[name].shape != shape:
             raise BundleError(f"{model.path / bundle.GOLDEN}: '{name}' is missing or not {shape}")
@@ -116,3 +126,46 @@ def _check_classifier(model: Model, golden: dict[str, np.ndarray]) -> Check:
     logits = model.graph("classifier")({"images": to_unit_interval(golden["images"])})["logits"]
     classes = len(model.manifest.classes)
     return _row("classifier", "logits", logits[:, :classes], golden["logits"][:, :classes], True)
+
+
+def _check_gradients(model: Model, golden: dict[str, np.ndarray]) -> list[Check]:
+    """The gradient graphs, fed by the unit graphs: against those, and one against the trainer's gradient."""
+    network, weights = model.manifest.network, bundle.read_weights(model.path, model.manifest)
+    loss, n = pair_loss_of(model.manifest.training.recipe), len(golden["images"])
+    images = to_unit_interval(np.concatenate([golden["images"]] * 2))
+    labels = np.concatenate([golden["labels"], golden["negatives"]])
+    x = first_input(network, weights, images, weights["labels.patterns"][labels])
+    rows: list[Check] = []
+    for index, (_, shape) in enumerate(unit_shapes(network)):
+        expected, name = model.graph(unit_name(index))({"input": x}), f"gradient{index + 1}"
+        if f"{name}.onnx" in model.manifest.files and loss is not None:
+            tensors = {tensor: weights[tensor] for tensor in gradient_tensors(network, index)}
+            outputs = model.graph(name)({"positive": x[:n], "negative": x[n:], **tensors})
+            for output, same in (("next", "output"), ("goodness", "goodness")):
+                both = np.concatenate([outputs[f"{output}.positive"], outputs[f"{output}.negative"]])
+                rows.append(_row(name, output, both, expected[same]))
+            keys = [f"gradient.{p}" for p in unit_parameters(network, index) if f"gradient.{p}" in golden]
+            scale = max((float(np.abs(golden[key]).max()) for key in keys), default=0.0)
+            rounding = ROUNDING * sharpness(loss, math.prod(shape), float(expected["goodness"].max()))
+            slack = max(1.0, rounding / TOLERANCE)
+            gradients = [_row(name, key, outputs[key], golden[key]) for key in keys]
+            rows += [structs.replace(row, scale=scale, slack=slack) for row in gradients]
+        x = expected["output"]
+    return rows
+
+
+def _check_head_gradient(model: Model, golden: dict[str, np.ndarray]) -> list[Check]:
+    """The classifier's gradient graph, against softmax − one-hot of the golden logits, in float64."""
+    weights = bundle.read_weights(model.path, model.manifest)
+    features = model.graph("classifier")({"images": to_unit_interval(golden["images"])})["features"]
+    head = {name: weights[name] for name in ("head.weight", "head.bias")}
+    outputs = model.graph("gradient_head")({"features": features, "labels": golden["labels"], **head})
+    shares = np.exp(golden["logits"] - golden["logits"].max(1, keepdims=True))
+    error = shares / shares.sum(1, keepdims=True) - np.eye(shares.shape[1])[golden["labels"]]
+    error /= len(error)
+    expected = {
+        "logits": golden["logits"],
+        "gradient.head.weight": error.T @ features.astype(np.float64),
+        "gradient.head.bias": error.sum(0),
+    }
+    return [_row("gradient_head", name, outputs[name], value) for name, value in expected.items()]

@@ -50,7 +50,7 @@ def test_what_is_planned_is_refused_until_it_works(text: str) -> None:
 
 
 def test_the_page_shows_every_system() -> None:
-    assert [kind for kind, _ in EXAMPLES] == ["implemented"] * 4 + ["planned"] * 2
+    assert [kind for kind, _ in EXAMPLES] == ["implemented"] * 5 + ["planned"] * 2
 
 
 def test_shapes_and_names_of_the_papers_network() -> None:
