@@ -4,21 +4,47 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from ffruntime import command
-from ffruntime.errors import BackendError, MissingExtra
+from ffruntime.errors import BackendError, MissingExtra, unknown
+from ffruntime.precision import PRECISIONS, Precision
 
+if TYPE_CHECKING:
+    from ffruntime.plan import Verdict
+
+    from .export import Report
+
+FORMATS = ("onnx", "tensorrt")
 EPILOG = """\b
 Examples:
-  ffexport                          ONNX graphs into model.ff (or $FF_MODEL)
-  ffexport --model my.ff --json     the golden check as JSON, one object
+  ffexport                              ONNX graphs into model.ff (or $FF_MODEL)
+  ffexport --precision fp16 --precision int8
+  ffexport --device jetson-orin-nano    does it fit? then what that device runs best
+  ffexport --check --json               all checks again, as JSON; nothing is written
 
 \b
 Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 bundle, 6 format or engine not to be had
-here, 7 the golden check failed, 8 cannot write. Whatever fails, the bundle is as it was."""
+here, or a device too small, 7 the golden check failed, 8 cannot write. Whatever fails, the bundle is as it was."""
+
+
+class Name(click.ParamType):
+    """One of a few names; a mistyped one is answered with the nearest."""
+
+    def __init__(self, name: str, known: Iterable[str]) -> None:
+        self.name, self.known = name, tuple(known)
+
+    def convert(self, value: str, _param: click.Parameter | None, _ctx: click.Context | None) -> str:
+        if value not in self.known:
+            raise unknown(self.name, value, self.known)
+        return value
+
+    def get_metavar(self, *_arguments: object, **_options: object) -> str:
+        return "|".join(self.known)
 
 
 @click.command(
@@ -28,41 +54,102 @@ here, 7 the golden check failed, 8 cannot write. Whatever fails, the bundle is a
 @click.version_option(package_name="ffedge")
 @click.option("--model", metavar="DIR", help="The bundle; default: $FF_MODEL, else model.ff.")
 @click.option(
-    "--format",
-    "kind",
-    type=click.Choice(["onnx", "tensorrt"]),
-    default="onnx",
-    show_default=True,
-    help="What to make.",
+    "--format", "kind", type=Name("format", FORMATS), default="onnx", show_default=True, help="What to make."
 )
+@click.option(
+    "--precision",
+    "precisions",
+    type=Name("precision", PRECISIONS),
+    multiple=True,
+    help="Beside fp32; repeat it for several. Default: the device's best, without a device none.",
+)
+@click.option("--device", metavar="NAME|FILE", help="Whether it fits this device, and what the device runs best.")
+@click.option("--data", metavar="DIR", help="Data sets, for validation images; default: $FF_DATA, else the cache.")
+@click.option("--check", "only_check", is_flag=True, help="Repeat all checks on an export; writes nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
-def cli(model: str | None, kind: str, as_json: bool) -> None:
+def cli(
+    model: str | None,
+    kind: str,
+    precisions: tuple[Precision, ...],
+    device: str | None,
+    data: str | None,
+    only_check: bool,
+    as_json: bool,
+) -> None:
     """Export a trained bundle: a graph for each unit, the goodness of any labels, and the linear classifier.
 
-    Every graph is run against the bundle's golden vectors before it is added.
+    Every graph is run against the bundle's golden vectors, and decides on images, before it is added.
     """
     if kind == "tensorrt":
         raise BackendError(
             "--format tensorrt: this version of ffexport does not build TensorRT engines yet; "
             "--format onnx makes graphs that ONNX Runtime runs"
         )
+    path = Path(model or os.environ.get("FF_MODEL") or "model.ff")
+    verdict = fit(path, device, precisions) if device else None
+    if verdict and not as_json:
+        from ffruntime.report import verdict_text
+
+        click.echo(verdict_text(verdict))
+    if verdict and not precisions:
+        precisions = (verdict.precision,)
+    report = run(path, precisions, data, verdict, only_check)
+    if as_json:
+        from msgspec import to_builtins
+
+        click.echo(json.dumps({"model": str(path), **to_builtins(report)}))
+    else:
+        from .table import artefact_table
+
+        click.echo(artefact_table(report.artefacts))
+    if only_check:
+        from ffruntime.golden import require
+
+        require(list(report.checks), report.backend)
+    if not as_json:
+        click.echo(
+            f"{path}: every graph reproduces the trainer's golden vectors; next: ffruntime classify image.png"
+        )
+
+
+def fit(path: Path, device: str, precisions: tuple[Precision, ...]) -> Verdict:
+    """The verdict on a device, before any work. Raises `BackendError` with the numbers where it does not fit."""
+    from ffruntime.bundle import read_manifest
+    from ffruntime.plan import plan, require_fit
+    from ffruntime.profile import load_profile
+
+    manifest, profile = read_manifest(path), load_profile(device)
+    size = sum(entry.size for entry in manifest.files.values())
+
+    def verdict(precision: Precision) -> Verdict:
+        return plan(manifest.network, len(manifest.classes), Path(device).stem, profile, precision, size)
+
+    offered = profile.inference.precision
+    wanted = verdict(precisions[-1] if precisions else offered[0])
+    require_fit(wanted, [verdict(precision) for precision in offered])
+    return wanted
+
+
+def run(
+    path: Path, precisions: tuple[Precision, ...], data: str | None, verdict: Verdict | None, only_check: bool
+) -> Report:
+    """Export, or only check, with a bar where someone watches."""
     try:
-        from .export import export_onnx
+        from .export import check_export, export_onnx
     except ImportError as error:
         if error.name in ("onnx", "spox"):
             raise MissingExtra(error.name, "export") from error
         raise
-    path = Path(model or os.environ.get("FF_MODEL") or "model.ff")
-    checks = export_onnx(path)
-    if as_json:
-        from msgspec import to_builtins
+    from .progress import bar
+    from .validation import data_directory
 
-        click.echo(json.dumps({"model": str(path), "checks": to_builtins(checks)}))
-        return
-    from ffruntime.report import check_table
-
-    click.echo(check_table(checks))
-    click.echo(f"{path}: every graph reproduces the trainer's golden vectors; next: ffruntime classify image.png")
+    progress, directory = bar(), data_directory(data)
+    try:
+        if only_check:
+            return check_export(path, data=directory, progress=progress)
+        return export_onnx(path, precisions, data=directory, device=verdict, progress=progress)
+    finally:
+        progress("", 0)
 
 
 def main() -> None:

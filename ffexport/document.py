@@ -9,6 +9,9 @@ GRAPHS = {
     "activation normalised as the next unit's graph takes it.",
     "goodness": "Goodness of every image with every label asked for; the answer is the label with the most.",
     "classifier": "The linear classifier: one pass with the neutral label, which favours no class.",
+    "gradient": "The layer-local gradient of one Forward-Forward unit: of its own loss, on pairs of positive and "
+    "negative data, with respect to its own parameters. Nothing is passed down.",
+    "gradient_head": "The gradient of the linear classifier's cross-entropy with respect to its own parameters.",
 }
 VALUES = {
     "input": "The unit's input, already normalised: for unit 1 the image with its label, else the 'output' of the "
@@ -20,7 +23,23 @@ VALUES = {
     "goodness": "Goodness: the mean square of a unit's activation, accumulated in float32; (N), or (N, L, units).",
     "total": "Total goodness of every image with every label (N, L), over the units that are scored.",
     "logits": "The classifier's logits (N, patterns); the classes come first, then the spare rows.",
+    "features": "What the classifier reads (N, D): the scored units' activations under the neutral label, normalised.",
+    "positive": "The unit's input with the right labels (N, …), already normalised.",
+    "negative": "The unit's input with wrong labels (M·N, …), M for each image, already normalised.",
+    "next.positive": "The next unit's input from the positive data, before this update.",
+    "next.negative": "The next unit's input from the negative data, before this update.",
+    "goodness.positive": "Goodness of the positive data.",
+    "goodness.negative": "Goodness of the negative data.",
+    "loss": "The mean loss over the images.",
+    "gradient_head.labels": "The right label of each image (N).",
 }
+
+
+def value_text(kind: str, name: str) -> str:
+    """What an input or output of a graph of that kind is."""
+    if name.startswith("gradient."):
+        return f"Derivative of the loss with respect to {name.removeprefix('gradient.')}."
+    return VALUES.get(f"{kind}.{name}") or VALUES.get(name) or f"The tensor {name} of weights.safetensors."
 
 
 def document(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -28,10 +47,12 @@ def document(model: onnx.ModelProto) -> onnx.ModelProto:
     kind = model.graph.name.removeprefix("ffedge ").rstrip("0123456789")
     model.doc_string = model.graph.doc_string = GRAPHS.get(kind, "")
     for value in (*model.graph.input, *model.graph.output):
-        value.doc_string = VALUES.get(value.name, "")
+        value.doc_string = value_text(kind, value.name)
     stored = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "DequantizeLinear"}
+    named: set[str] = set()
     for node in model.graph.node:
-        if node.op_type in ("Conv", "Gemm"):
-            weight = stored.get(node.input[1], node.input[1])
+        weight = stored.get(node.input[1], node.input[1]) if node.op_type in ("Conv", "Gemm") else ""
+        if weight.endswith(".weight") and weight not in named:
             node.name = weight.removesuffix(".weight")
+            named.add(weight)
     return model

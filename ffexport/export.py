@@ -1,67 +1,146 @@
-"""Export: every graph of a bundle, checked as ONNX, run against the golden vectors, then committed."""
+"""Export: a bundle's graphs in every precision asked for, made and proven in a scratch copy, committed at once."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 import onnx
+from msgspec import Struct
 
 from ffruntime import bundle
 from ffruntime.backend import DEFAULT_BACKEND
-from ffruntime.errors import FFError, StorageError
-from ffruntime.golden import Check, check, require
+from ffruntime.bundle import EXEMPLARS, GOLDEN, WEIGHTS, Manifest
+from ffruntime.errors import StorageError
+from ffruntime.golden import Check, require
+from ffruntime.losses import pair_loss_of
 from ffruntime.model import Model
+from ffruntime.plan import Verdict
+from ffruntime.precision import Precision
 
+from .assess import Progress, affordable, scores
 from .external import tensor_places, use_external_weights
+from .gradients import all_gradient_graphs
 from .graphs import all_graphs
+from .lower import Files, Lowering
+from .prove import exported_precisions, prove, read_exemplars
+from .table import Artefact
+from .validation import Images, validation_images
 
 CHECKS = "export.json"
 
 
-def export_onnx(path: Path, backend: str = DEFAULT_BACKEND) -> list[Check]:
-    """Add the ONNX graphs to the bundle at `path`; return the golden check's table.
+class Report(Struct, frozen=True):
+    """What an export leaves behind, `export.json` in the bundle."""
 
-    The graphs are made and proven in a scratch copy first. Raises `ParityError` where they do not reproduce the
-    golden vectors, `StorageError` where the bundle cannot be written; it is then as it was.
+    backend: str  # what ran the graphs
+    onnx: str  # version of the onnx package
+    artefacts: tuple[Artefact, ...]
+    checks: tuple[Check, ...]
+    device: Verdict | None = None
+
+
+def silent(_what: str, _share: float) -> None:
+    """No progress to see."""
+
+
+def export_onnx(
+    path: Path,
+    precisions: Sequence[Precision] = (),
+    backend: str = DEFAULT_BACKEND,
+    data: Path | None = None,
+    device: Verdict | None = None,
+    progress: Progress = silent,
+) -> Report:
+    """Add the fp32 graphs, and the weights and graphs of `precisions`, to the bundle at `path`.
+
+    `data`: where data sets lie, for decisions on validation images. All is made and proven in a scratch copy first.
+    Raises `ParityError` where a graph does not reproduce the golden vectors, `StorageError` where the bundle cannot
+    be written; it is then as it was.
     """
     manifest = bundle.read_manifest(path)
     bundle.read_weights(path, manifest)  # refuses damaged ones
-    places = tensor_places(path / bundle.WEIGHTS)
-    graphs = {
-        f"{name}.onnx": use_external_weights(model, places).SerializeToString(deterministic=True)
-        for name, model in all_graphs(manifest.network).items()
-    }
+    lowered = [precision for precision in precisions if precision != "fp32"]
+    files = fp32_graphs(path, manifest)
+    with _scratch_copy(path, manifest) as copy:
+        bundle.write(copy, bundle.read_manifest(copy), files)
+        for precision in lowered:
+            files |= _lower(copy, precision, backend, progress)
+        artefacts, checks = prove(copy, lowered, backend, _validation(path, manifest, data), progress)
+    require(checks, backend)
+    report = Report(
+        backend,
+        onnx.__version__,
+        (*artefacts, *_other_precisions(path, manifest, ["fp32", *lowered])),
+        tuple(checks),
+        device,
+    )
+    text = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
+    bundle.write(path, manifest, {**files, CHECKS: text})
+    return report
+
+
+def check_export(
+    path: Path, backend: str = DEFAULT_BACKEND, data: Path | None = None, progress: Progress = silent
+) -> Report:
+    """All checks of an export that is there, in every precision that it has; nothing is written."""
+    manifest = bundle.read_manifest(path)
+    validation = _validation(path, manifest, data)
+    artefacts, checks = prove(path, exported_precisions(manifest), backend, validation, progress)
+    return Report(backend, onnx.__version__, tuple(artefacts), tuple(checks))
+
+
+def fp32_graphs(path: Path, manifest: Manifest) -> Files:
+    places = tensor_places(path / WEIGHTS)
+    models = {name: use_external_weights(model, places) for name, model in all_graphs(manifest.network).items()}
+    models |= all_gradient_graphs(manifest.network, pair_loss_of(manifest.training.recipe))
+    return {f"{name}.onnx": model.SerializeToString(deterministic=True) for name, model in models.items()}
+
+
+def _lower(copy: Path, precision: Precision, backend: str, progress: Progress) -> Files:
+    manifest = bundle.read_manifest(copy)
+    exemplars = affordable(read_exemplars(copy, manifest), manifest.network, len(manifest.classes))
+    reference = scores(Model(copy, backend), exemplars, progress, "exemplars")
+    weights = bundle.read_weights(copy, manifest)
+    lowering = Lowering(copy, manifest, weights, precision, exemplars, reference, backend, progress)
+    return lowering.run(calibration=read_exemplars(copy, manifest, part=0))
+
+
+def _validation(path: Path, manifest: Manifest, data: Path | None) -> Images | None:
+    if data is None or EXEMPLARS not in manifest.files:
+        return None
+    return validation_images(manifest, read_exemplars(path, manifest), data)
+
+
+def _other_precisions(path: Path, manifest: Manifest, made: Sequence[Precision]) -> list[Artefact]:
+    """Rows of what an earlier export made, and this one leaves as it is."""
+    if CHECKS not in manifest.files:
+        return []
     try:
-        checks = _prove(path, manifest, graphs, backend)
+        rows = msgspec.json.decode(bundle.verified(path, manifest, CHECKS).read_bytes(), type=Report).artefacts
+    except msgspec.DecodeError:  # of an earlier version of this program
+        return []
+    return [row for row in rows if row.artefact in manifest.files and row.precision not in made]
+
+
+@contextmanager
+def _scratch_copy(path: Path, manifest: Manifest) -> Iterator[Path]:
+    """A bundle of the weights and vectors alone, elsewhere, for as long as the block runs."""
+    names = [name for name in (WEIGHTS, GOLDEN, EXEMPLARS) if name in manifest.files]
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            copy = Path(scratch) / "model.ff"
+            copy.mkdir()
+            for name in names:
+                shutil.copyfile(bundle.verified(path, manifest, name), copy / name)
+            kept = {name: manifest.files[name] for name in names}
+            bundle.write(copy, msgspec.structs.replace(manifest, files=kept), {})
+            yield copy
     except OSError as error:
         raise StorageError(
             f"{tempfile.gettempdir()}: no scratch copy can be made there: {error.strerror}"
         ) from error
-    require(checks, backend)
-    report = {"backend": backend, "onnx": onnx.__version__, "checks": msgspec.to_builtins(checks)}
-    text = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
-    bundle.write(path, manifest, {**graphs, CHECKS: text})
-    return checks
-
-
-def _prove(path: Path, manifest: bundle.Manifest, graphs: dict[str, bytes], backend: str) -> list[Check]:
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = Path(scratch) / "model.ff"
-        copy.mkdir()
-        for name in (bundle.WEIGHTS, bundle.GOLDEN):
-            shutil.copyfile(bundle.verified(path, manifest, name), copy / name)
-        kept = {name: manifest.files[name] for name in (bundle.WEIGHTS, bundle.GOLDEN)}
-        bundle.write(copy, msgspec.structs.replace(manifest, files=kept), graphs)
-        for name in graphs:
-            _check_onnx(copy / name)
-        return check(Model(copy, backend))
-
-
-def _check_onnx(file: Path) -> None:
-    try:
-        onnx.checker.check_model(str(file), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise FFError(f"{file.name}: not valid ONNX, a defect of ffexport: {error}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx
 from onnx import TensorProto
@@ -14,8 +15,13 @@ from ffruntime.bundle import WEIGHTS
 def tensor_places(file: Path) -> dict[str, tuple[int, int]]:
     """(offset, length) in bytes of every tensor in a safetensors file whose hash has been checked."""
     with file.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(size))
+        return read_places(stream)
+
+
+def read_places(stream: BinaryIO) -> dict[str, tuple[int, int]]:
+    """(offset, length) in bytes of every tensor, from the beginning of a safetensors file."""
+    size = int.from_bytes(stream.read(8), "little")
+    header = json.loads(stream.read(size))
     start = 8 + size
     return {
         name: (start + entry["data_offsets"][0], entry["data_offsets"][1] - entry["data_offsets"][0])
@@ -27,12 +33,12 @@ def tensor_places(file: Path) -> dict[str, tuple[int, int]]:
 def use_external_weights(model: onnx.ModelProto, places: dict[str, tuple[int, int]]) -> onnx.ModelProto:
     """The model, with every input that is a tensor of the weights file made an initializer that lies there.
 
-    Initializers are sorted by name, so that equal graphs are equal files.
+    They come sorted by name, as inputs do, so that equal graphs are equal files.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
     del result.graph.input[:]
-    for value in sorted(model.graph.input, key=lambda value: value.name):
+    for value in model.graph.input:
         if value.name in places:
             result.graph.initializer.append(_external(value, *places[value.name]))
         else:

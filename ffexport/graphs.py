@@ -297,6 +297,9 @@ def build(inputs: dict[str, Var], weights: Weights, outputs: dict[str, Var], nam
     model = spox.build({**inputs, **weights}, outputs, drop_unused_inputs=True)
     model.graph.name = name
     model.ir_version = IR_VERSION
+    ordered = sorted(model.graph.input, key=lambda value: value.name)  # spox leaves them as a set has them
+    del model.graph.input[:]
+    model.graph.input.extend(ordered)
     for node in model.graph.node:
         if node.op_type == "MaxPool":
             del node.output[1:]  # Indices: nobody uses them, and TensorRT's parsers refuse a node that has them

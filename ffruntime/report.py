@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from .bundle import Manifest, Preprocessing
     from .golden import Check
+    from .plan import Memory, Verdict
     from .profile import Profile
 
 
@@ -100,7 +101,7 @@ def profile_table(profiles: Mapping[str, Profile]) -> str:
 def profile_text(profile: Profile) -> str:
     """One device profile with the source of every figure."""
     lines = [profile.title]
-    for kind in ("memory", "cpu", "gpu", "inference"):
+    for kind in ("memory", "cpu", "gpu", "storage", "inference"):
         fact = getattr(profile, kind)
         if fact is None:
             continue
@@ -109,6 +110,26 @@ def profile_text(profile: Profile) -> str:
         if fact.note:
             lines.append(f"  note: {fact.note}")
     return "\n".join(lines)
+
+
+def verdict_text(verdict: Verdict) -> str:
+    """What a network needs on a device, and what the device has."""
+    mib = 1 << 20
+
+    def line(what: str, memory: Memory) -> str:
+        figures = {name: getattr(memory, name) for name in memory.__struct_fields__}
+        parts = ", ".join(f"{name} {size / mib:.1f}" for name, size in figures.items() if size)
+        return f"{what}: {memory.total / mib:,.1f} of {verdict.memory / mib:,.0f} MiB ({parts})"
+
+    calls = f"{verdict.batch} images × {verdict.labels} labels in one call"
+    return "\n".join(
+        [
+            f"{verdict.device}, {verdict.precision}: {'fits' if verdict.fits else 'DOES NOT FIT'}, {calls}",
+            line("  inference", verdict.inference),
+            line("  an update", verdict.update),
+            f"  flash: {verdict.flash_needed / mib:,.1f} of {verdict.flash / mib:,.0f} MiB",
+        ]
+    )
 
 
 def draw(pixels: np.ndarray) -> str:

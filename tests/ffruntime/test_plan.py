@@ -1,0 +1,126 @@
+"""The memory plan: what is larger needs more, nothing is negative, and a verdict has its numbers."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ffruntime.architecture import Conv, Image, Input, Label, Linear, MaxPool, Network, Relu, Unit, parameter_shapes
+from ffruntime.errors import BackendError
+from ffruntime.plan import (
+    MIB,
+    inference_memory,
+    learned_bytes,
+    plan,
+    require_fit,
+    update_memory,
+    weights_bytes,
+)
+from ffruntime.precision import PRECISIONS, Precision
+from ffruntime.profile import Profile, load_profile, profile_names
+
+
+def network(width: int, size: int = 16, placement: str = "channel", trained: bool = True) -> Network:
+    """Two convolutions and a linear layer, all `width` wide."""
+    units = (
+        Unit((Conv(width, 3, padding=1), MaxPool(), Relu()), (Input(normalise="batch"),), trained=trained),
+        Unit((Conv(width, 3), Relu())),
+        Unit((Linear(width), Relu()), trained=trained),
+    )
+    element = 3 if placement == "morphology" else 1
+    label = Label(placement, 12, element=element)  # type: ignore[arg-type]
+    return Network(Image((1, size, size)), label, units)
+
+
+widths, calls = st.integers(1, 64), st.integers(1, 64)
+precisions = st.sampled_from(PRECISIONS)
+placements = st.sampled_from(["add", "channel", "morphology"])
+
+
+@given(widths, calls, calls, precisions, placements)
+def test_more_needs_more(width: int, batch: int, labels: int, precision: Precision, placement: str) -> None:
+    """Monotone in batch, labels, width and size of the image; every part is counted and none is negative."""
+    here = inference_memory(network(width, placement=placement), precision, batch, labels)
+    assert min(msgspec.structs.astuple(here)) >= 0
+    for more in (
+        inference_memory(network(width, placement=placement), precision, batch + 1, labels),
+        inference_memory(network(width, placement=placement), precision, batch, labels + 1),
+        inference_memory(network(width + 1, placement=placement), precision, batch, labels),
+        inference_memory(network(width, 18, placement), precision, batch, labels),
+    ):
+        assert more.total >= here.total
+    assert inference_memory(network(width, placement=placement), precision, 2 * batch, labels).total > here.total
+
+
+@given(widths, calls)
+def test_an_update_grows_with_pairs_and_width(width: int, pairs: int) -> None:
+    here = update_memory(network(width), pairs)
+    assert min(msgspec.structs.astuple(here)) >= 0
+    assert update_memory(network(width), pairs + 1).total > here.total
+    assert update_memory(network(width + 1), pairs).total > here.total
+    assert update_memory(network(width), pairs, moments=0).moments == 0
+    # What a unit needs does not grow with the depth of the network, but for its parameters.
+    deeper = msgspec.structs.replace(network(width), units=network(width).units[:2] * 2)
+    shallow = msgspec.structs.replace(network(width), units=network(width).units[:2])
+    if width > 1:
+        assert update_memory(deeper, pairs).activations == update_memory(shallow, pairs).activations
+
+
+@given(widths, placements)
+def test_weights_are_those_of_the_file(width: int, placement: str) -> None:
+    plain = network(width, placement=placement)
+    shapes = parameter_shapes(plain).values()
+    assert weights_bytes(plain, "fp32") == 4 * sum(math.prod(shape) for shape in shapes)
+    assert weights_bytes(plain, "fp16") < weights_bytes(plain, "fp32")
+    assert learned_bytes(network(width, trained=False)) < learned_bytes(plain) < weights_bytes(plain, "fp32")
+
+
+def small(profile: Profile, usable: int, flash: int = 4096) -> Profile:
+    """The profile with less memory and flash."""
+    memory = msgspec.structs.replace(profile.memory, usable_mib=usable)
+    storage = msgspec.structs.replace(profile.storage, usable_mib=flash)
+    return msgspec.structs.replace(profile, memory=memory, storage=storage)
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_a_small_network_fits_every_device(name: str) -> None:
+    profile = load_profile(name)
+    verdict = plan(network(32), 10, name, profile, "fp32", bundle=MIB)
+    require_fit(verdict, [])
+    assert verdict.fits
+    assert (verdict.batch, verdict.labels) == (profile.inference.max_batch, min(10, profile.inference.max_labels))
+
+
+def test_calls_shrink_before_a_device_is_refused() -> None:
+    """With less and less memory: fewer images, then fewer labels, then a refusal."""
+    profile = load_profile("raspberry-pi-zero-2w")
+    wide = network(64, size=64)
+    seen = [plan(wide, 10, "pi", small(profile, usable), "fp32", MIB) for usable in (256, 170, 150, 120, 75)]
+    sizes = [verdict.batch * verdict.labels for verdict in seen if verdict.fits]
+    assert len(sizes) >= 2
+    assert sizes == sorted(sizes, reverse=True)
+    for verdict in seen:
+        if verdict.fits:
+            assert max(verdict.inference.total, verdict.update.total) <= verdict.memory
+    assert not seen[-1].fits
+
+
+def test_a_refusal_has_the_numbers_and_what_would_fit() -> None:
+    profile = load_profile("raspberry-pi-zero-2w")
+    huge = network(64, size=700)
+    verdict = plan(huge, 10, "pi", profile, "fp32", MIB)
+    with pytest.raises(
+        BackendError, match=r"pi, fp32: does not fit: .*activations.*of 256 MiB.*would fit"
+    ) as caught:
+        require_fit(verdict, [plan(huge, 10, "pi", profile, precision, MIB) for precision in PRECISIONS])
+    assert "\n" not in str(caught.value)
+
+
+def test_flash_is_a_budget_too() -> None:
+    verdict = plan(network(32), 10, "pi", small(load_profile("raspberry-pi-5"), 4096, flash=1), "fp32", 8 * MIB)
+    with pytest.raises(BackendError, match=r"of 1 MiB of flash"):
+        require_fit(verdict, [])
