@@ -4,9 +4,8 @@
 
 The network is untrained; `width` narrows its convolutions, to try the script. Both write what one needs to compute
 goodness of any images and labels; ours adds the unit, classifier and gradient graphs and proves them all, which
-takes most of the time: the graphs alone are timed, too. All take turns in one run; the result is the ratios of their
-best times, and the sizes of what they write. (torch's tracer fixes the example's batch; its other exporter needs one
-more package, onnxscript.)
+takes most of the time: the graphs alone are timed, too. All take turns in one run; the result is the ratios of
+their best times, and the sizes of what they write. (torch's tracer, used here, fixes the batch of its example.)
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ VALUES = {
     "goodness": "Goodness: the mean square of a unit's activation, accumulated in float32; (N), or (N, L, units).",
     "total": "Total goodness of every image with every label (N, L), over the units that are scored.",
     "logits": "The classifier's logits (N, patterns); the classes come first, then the spare rows.",
-    "features": "What the classifier reads (N, D): the scored units' activations under the neutral label, normalised.",
+    "features": "What the classifier reads (N, D): normalised activations of the scored units, neutral label.",
     "positive": "The unit's input with the right labels (N, …), already normalised.",
     "negative": "The unit's input with wrong labels (M·N, …), M for each image, already normalised.",
     "next.positive": "The next unit's input from the positive data, before this update.",
