@@ -68,6 +68,7 @@ class Verdict(Struct, frozen=True):
     memory: int  # what there is
     flash_needed: int  # bundle, this precision, and learned versions
     flash: int
+    formats: tuple[str, ...]  # of graphs and engines that it runs: `onnx`, and an engine library's, best first
 
     @property
     def fits(self) -> bool:
@@ -192,6 +193,7 @@ def plan(network: Network, classes: int, name: str, profile: Profile, precision:
     memory = (gpu.memory_mib if gpu and gpu.memory_mib else profile.memory.usable_mib) * MIB
     process = PROCESS + (CUDA if gpu else 0)
     workspace = gpu.workspace_mib * MIB if gpu else 0
+    engines = [provider for provider in limits.providers if not provider.startswith("onnxruntime")]
 
     def verdict(batch: int, labels: int) -> Verdict:
         return Verdict(
@@ -207,6 +209,7 @@ def plan(network: Network, classes: int, name: str, profile: Profile, precision:
             + GRAPHS
             + VERSIONS * learned_bytes(network),
             profile.storage.usable_mib * MIB,
+            (*engines, "onnx"),
         )
 
     tried = [

@@ -128,6 +128,7 @@ def verdict_text(verdict: Verdict) -> str:
             line("  inference", verdict.inference),
             line("  an update", verdict.update),
             f"  flash: {verdict.flash_needed / mib:,.1f} of {verdict.flash / mib:,.0f} MiB",
+            f"  formats, best first: {', '.join(verdict.formats)}",
         ]
     )
 

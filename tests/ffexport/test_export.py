@@ -103,6 +103,7 @@ def test_a_device_decides_the_precision(bundle: Path) -> None:
     verdict = report["device"]
     assert (verdict["device"], verdict["precision"]) == ("raspberry-pi-5", "int8")
     assert verdict["inference"]["activations"] > 0
+    assert verdict["formats"] == ["onnx"]
     assert (bundle / "int8" / "goodness.onnx").exists()
     assert json.loads((bundle / CHECKS).read_text())["device"] == verdict
 
