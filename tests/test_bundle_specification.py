@@ -28,7 +28,7 @@ from fftrain.recipe import Recipe, with_epochs
 from fftrain.train import start
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "bundle.md"
-DTYPES = {"F32": "<f4", "F64": "<f8", "I64": "<i8", "U8": "u1"}
+DTYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "I64": "<i8", "I8": "i1", "U8": "u1"}
 MAPS = ("files", "accuracy", "made_with")  # JSON objects whose keys are data, not fields
 
 Tensors: TypeAlias = dict[str, np.ndarray]
@@ -125,10 +125,13 @@ def apply(op: Json, name: str, tensors: Tensors, x: np.ndarray) -> np.ndarray:
         y = x.reshape(len(x), -1) @ weight.T
     else:
         p = op["padding"]
-        x = np.pad(x, ((0, 0), (0, 0), (p, p), (p, p)))
-        y = np.tensordot(windows(x, op["kernel"], op["stride"]), weight, axes=((1, 4, 5), (1, 2, 3)))
-        y = np.moveaxis(y, -1, 1)  # (N, O, H', W')
-    return y + per_channel(tensors[f"{name}.bias"], y) if op["bias"] else y
+        x = windows(np.pad(x, ((0, 0), (0, 0), (p, p), (p, p))), op["kernel"], op["stride"])
+        sums = "naijuv,ijoauv->noij" if op["op"] == "local" else "naijuv,oauv->noij"
+        y = np.einsum(sums, x, weight, optimize=True)
+    if not op["bias"]:
+        return y
+    bias = tensors[f"{name}.bias"]
+    return y + (bias if op["op"] == "local" else per_channel(bias, y))
 
 
 def activation(network: Json, tensors: Tensors, k: int, x: np.ndarray) -> np.ndarray:
@@ -203,6 +206,30 @@ def test_goodness_with_other_placements(
     write_bundle(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
     weights = read_safetensors(tmp_path / "model.ff" / "weights.safetensors")
     assert "labels.keep" in weights
+    check_goodness(
+        read_manifest(tmp_path / "model.ff"),
+        {name: tensor.astype(np.float64) for name, tensor in weights.items()},
+        read_safetensors(tmp_path / "model.ff" / "golden.safetensors"),
+    )
+
+
+def test_goodness_of_locally_connected_units(dataset: Dataset, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    plain = msgspec.to_builtins(with_epochs(tiny_recipe, 0))
+    plain["network"]["units"][1]["ops"] = [
+        {"op": "local", "out": 3, "kernel": 3, "stride": 2, "padding": 1},
+        {"op": "relu"},
+        {"op": "local", "out": 2, "kernel": 2, "bias": False},
+        {"op": "relu"},
+    ]
+    run = start(msgspec.convert(plain, Recipe), dataset, 0, torch.device("cpu"), torch.float32)
+    run.tensors["unit2.local1.bias"] += torch.rand(3, 7, 7)
+    write_bundle(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
+    weights = read_safetensors(tmp_path / "model.ff" / "weights.safetensors")
+    assert {name: weights[name].shape for name in weights if "local" in name} == {
+        "unit2.local1.weight": (7, 7, 3, 16, 3, 3),
+        "unit2.local1.bias": (3, 7, 7),
+        "unit2.local2.weight": (6, 6, 2, 3, 2, 2),
+    }
     check_goodness(
         read_manifest(tmp_path / "model.ff"),
         {name: tensor.astype(np.float64) for name, tensor in weights.items()},
@@ -317,7 +344,7 @@ def test_every_field_is_in_the_document(exported: Path, manifest: Json) -> None:
 
 def general(names: set[str]) -> set[str]:
     """Names as the document writes them: `unit<k>.conv<j>.weight`, `gradient.<name>`."""
-    names = {re.sub(r"\bunit\d+", "unit<k>", re.sub(r"\b(conv|linear)\d+", r"\1<j>", name)) for name in names}
+    names = {re.sub(r"\b(unit|gradient)\d+", r"\1<k>", re.sub(r"\b(conv|linear)\d+", r"\1<j>", n)) for n in names}
     return {re.sub(r"^gradient[.].*", "gradient.<name>", name) for name in names}
 
 
@@ -328,9 +355,10 @@ def test_every_file_and_tensor_is_in_the_document(exported: Path, manifest: Json
     assert general(files) == documented["Layout"]
     for name, heading in (("golden", "The golden file"), ("exemplars", "The exemplars")):
         assert general(set(read_safetensors(exported / f"{name}.safetensors"))) == documented[heading]
-    # This network adds no pattern to the image, so that it has no `labels.keep`.
+    # This network adds no pattern to the image, so that it has no `labels.keep`, and it has no `local` layer.
     weights = general(set(read_safetensors(exported / "weights.safetensors")))
-    assert weights == documented["The weights"] - {"labels.keep"}
+    absent = {"labels.keep", "unit<k>.local<j>.weight", "unit<k>.local<j>.bias"}
+    assert weights == documented["The weights"] - absent
 
 
 def test_every_key_of_a_map_is_in_the_document(manifest: Json) -> None:
