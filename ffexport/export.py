@@ -65,12 +65,12 @@ def export_onnx(
     manifest = bundle.read_manifest(path)
     bundle.read_weights(path, manifest)  # refuses damaged ones
     lowered = [precision for precision in precisions if precision != "fp32"]
-    files = fp32_graphs(path, manifest)
+    files, validation = fp32_graphs(path, manifest), _validation(path, manifest, data)
     with _scratch_copy(path, manifest) as copy:
         bundle.write(copy, bundle.read_manifest(copy), files)
         for precision in lowered:
             files |= _lower(copy, precision, backend, progress)
-        artefacts, checks = prove(copy, lowered, backend, _validation(path, manifest, data), progress)
+        artefacts, checks = prove(copy, lowered, backend, validation, progress)
     require(checks, backend)
     report = Report(
         backend,

@@ -40,7 +40,7 @@ def validation_images(manifest: bundle.Manifest, exemplars: Images, directory: P
         return None
     pixels = _read_idx(folder / "train-images-idx3-ubyte")
     labels = _read_idx(folder / "train-labels-idx1-ubyte")
-    if pixels is None or labels is None or pixels.shape[1:] != exemplars.pixels.shape[2:]:
+    if pixels is None or labels is None or pixels.shape != (len(labels), *exemplars.pixels.shape[2:]):
         return None
     order = torch_permutation(len(pixels), SPLIT_SEED)
     training, validation = order[: -source.validation], order[-source.validation :]
@@ -56,17 +56,15 @@ def validation_images(manifest: bundle.Manifest, exemplars: Images, directory: P
 
 
 def _read_idx(file: Path) -> np.ndarray | None:
-    """An array of unsigned bytes in LeCun's format (http://yann.lecun.com/exdb/mnist/), or None without one."""
+    """Bytes in LeCun's format (http://yann.lecun.com/exdb/mnist/), also gzipped; None where it is something else."""
     packed = file.with_name(f"{file.name}.gz")
-    if file.exists():
-        data = file.read_bytes()
-    elif packed.exists():
-        data = gzip.decompress(packed.read_bytes())
-    else:
+    try:
+        data = file.read_bytes() if file.exists() else gzip.decompress(packed.read_bytes())
+        dimensions = data[3]
+        shape = np.frombuffer(data, ">u4", dimensions, 4).tolist()
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
+    except (OSError, EOFError, IndexError, ValueError):
         return None
-    dimensions = data[3]
-    shape = np.frombuffer(data, ">u4", dimensions, 4).tolist()
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
 
 
 def torch_permutation(count: int, seed: int) -> np.ndarray:

@@ -194,6 +194,10 @@ def test_validation_images_are_the_trainers(exported: Path, trained_run: Run, tm
     manifest = read_manifest(exported)
     exemplars = read_exemplars(exported, manifest)
     assert validation_images(manifest, exemplars, tmp_path) is None
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte.gz"):  # damaged: as if it were not there
+        (tmp_path / "MNIST" / "raw" / name).write_bytes(b"\0\0\x08\x03nonsense")
+    assert validation_images(manifest, exemplars, tmp_path) is None
     if manifest.training.data.offline_sample:
         pytest.skip("MNIST is not at hand")
     images = validation_images(manifest, exemplars, data_directory(None))
