@@ -25,7 +25,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    kinds = {"mnist": ["mnist"], "sample": ["mnist", "--offline"], "fashion": ["fashion-mnist"]}
+    kinds = {"mnist": ["mnist"], "sample": ["mnist", "--offline"], "fashion": ["fashion-mnist", "--epochs", "10"]}
     for kind, options in kinds.items():
         for seed in range(arguments.seeds):
             path = arguments.folder / f"{kind}-{seed}.ff"
