@@ -56,7 +56,7 @@ def validation_images(manifest: bundle.Manifest, exemplars: Images, directory: P
 
 
 def _read_idx(file: Path) -> np.ndarray | None:
-    """Bytes in LeCun's format (http://yann.lecun.com/exdb/mnist/), also gzipped; None where it is something else."""
+    """Bytes in LeCun's format (http://yann.lecun.com/exdb/mnist/), plain or gzipped; None where they are not."""
     packed = file.with_name(f"{file.name}.gz")
     try:
         data = file.read_bytes() if file.exists() else gzip.decompress(packed.read_bytes())
