@@ -13,9 +13,23 @@ import torch
 
 from ffexport.export import CHECKS, export_onnx
 from ffexport.external import tensor_places, use_external_weights
+from ffexport.gradients import learning_units
 from ffexport.graphs import all_graphs
 from ffruntime import bundle as bundles
-from ffruntime.architecture import Conv, Image, Input, Label, Linear, MaxPool, Network, Relu, Unit, parameter_shapes
+from ffruntime.architecture import (
+    Conv,
+    Image,
+    Input,
+    Label,
+    Linear,
+    Local,
+    MaxPool,
+    Network,
+    Relu,
+    Unit,
+    parameter_shapes,
+    unit_name,
+)
 from ffruntime.bundle import WEIGHTS, read_manifest, verified
 from ffruntime.errors import ParityError
 from ffruntime.golden import TOLERANCE, check
@@ -26,38 +40,49 @@ from fftrain.data import Dataset
 from fftrain.evaluate import goodness_scores
 from fftrain.labels import make_patterns
 from fftrain.pack import write_bundle
-from fftrain.recipe import Morphology, Recipe, load_recipe, recipe_names, with_epochs
+from fftrain.recipe import CrossEntropy, Morphology, Recipe, load_recipe, recipe_names, with_epochs
 from fftrain.train import Run, start
 
 # Documented for ONNX Runtime, TensorRT 10 and 11 and TensorRT-RTX alike (onnx-tensorrt, operators.md).
 SUPPORTED = {
     "Add",
+    "ArgMax",
+    "Cast",
     "Clip",
     "Concat",
     "Constant",
     "Conv",
     "Div",
+    "Equal",
+    "Exp",
     "Expand",
     "Gather",
     "Gemm",
     "Greater",
     "Identity",
+    "Less",
     "Log",
+    "LogSoftmax",
+    "MatMul",
     "Max",
     "MaxPool",
     "Mul",
+    "Neg",
     "Pad",
     "ReduceMax",
     "ReduceMean",
     "ReduceMin",
+    "ReduceSum",
     "Relu",
     "Reshape",
     "Shape",
     "Slice",
     "Split",
     "Sqrt",
+    "Squeeze",
     "Sub",
     "Sum",
+    "Transpose",
     "Unsqueeze",
     "Where",
 }
@@ -87,8 +112,14 @@ def untrained(
 
 
 def test_every_recipe_reproduces_its_golden_vectors(untrained: tuple[Run, Path]) -> None:
-    rows = check(Model(untrained[1]))
-    assert len(rows) == 2 * len(untrained[0].network.units) + 2
+    """The units, the goodness and the classifier, and where units have losses, every gradient."""
+    run, path = untrained
+    rows = check(Model(path))
+    local = not isinstance(run.recipe.loss, CrossEntropy)
+    names = [*map(unit_name, range(len(run.network.units))), "goodness", "classifier"]
+    names += [f"gradient{index + 1}" for index in learning_units(run.network)] + ["gradient_head"] if local else []
+    assert list(dict.fromkeys(row.graph for row in rows)) == names
+    assert local == any(row.output.startswith("gradient.unit") for row in rows)
     assert all(row.passed for row in rows), rows
 
 
@@ -100,7 +131,7 @@ def test_graphs_are_valid_and_plain(untrained: tuple[Run, Path]) -> None:
         assert {node.op_type for node in model.graph.node} <= SUPPORTED
         assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
         assert model.ir_version <= 10
-        assert file.stat().st_size < 20_000
+        assert file.stat().st_size < (60_000 if "gradient" in file.name else 20_000)
         inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True)
         assert all(output.type.tensor_type.HasField("shape") for output in inferred.graph.output)
 
@@ -174,7 +205,7 @@ def test_the_golden_table_is_kept(exported: Path) -> None:
 
     report = json.loads((exported / CHECKS).read_text())
     assert report["backend"] == "onnxruntime-cpu"
-    assert len(report["checks"]) == 8
+    assert len(report["checks"]) == 8 + 3 * 2 + 2 + 3  # inference, units' gradients, the golden one, the head's
 
 
 def test_golden_gradient_is_the_gradient(exported: Path, trained_run: Run) -> None:
@@ -186,7 +217,7 @@ def test_golden_gradient_is_the_gradient(exported: Path, trained_run: Run) -> No
     weights = bundles.read_weights(exported, manifest)
     tensors = {name: torch.from_numpy(tensor).double() for name, tensor in weights.items()}
     images = net.to_images(golden["images"], manifest.network, torch.float64)
-    labels = torch.cat([golden["labels"], golden["negatives"]])
+    labels = torch.stack([golden["labels"], golden["negatives"]])
     assert (golden["labels"] != golden["negatives"]).all()
     again = golden_gradient(manifest.network, tensors, 0, images, labels, trained_run.recipe.loss)
     assert set(again) == {"unit1.conv1.weight", "unit1.conv1.bias"}
@@ -218,6 +249,7 @@ def test_colour_images_take_every_kind_of_label(
     label = Label(placement, 12, channels, normalise, element)  # type: ignore[arg-type]
     units = (
         Unit((Conv(8, 3, padding=1), MaxPool(), Relu()), (Input(normalise=first),)),  # type: ignore[arg-type]
+        Unit((Local(4, 3, 2, 1), Relu())),
         Unit((Linear(10), Relu())),
     )
     network = Network(Image((3, 12, 9), 0.3, 0.25), label, units, "log_sum")
@@ -229,8 +261,8 @@ def test_colour_images_take_every_kind_of_label(
     pixels = torch.randint(0, 256, (5, 3, 12, 9), dtype=torch.uint8, generator=generator)
     labels = torch.tensor([11, 3, 3, 0, 7])
     standardised = net.to_images(pixels, network, torch.float64)
-    expected = net.label_goodness(network, exact, standardised, labels)  # (5, 5, 2)
-    logits = net.classify_linear(network, exact, standardised)[1]
+    expected = net.label_goodness(network, exact, standardised, labels)  # (5, 5, 3)
+    features, logits = net.classify_linear(network, exact, standardised)
 
     def run(graph: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
         ready = session(all_graphs(network)[graph])
@@ -243,7 +275,9 @@ def test_colour_images_take_every_kind_of_label(
     np.testing.assert_allclose(ours["goodness"], expected, rtol=TOLERANCE)
     np.testing.assert_allclose(ours["total"], net.total_goodness(network, expected), rtol=TOLERANCE)
     scale = logits.abs().max().item()
-    np.testing.assert_allclose(run("classifier", images=images)["logits"], logits, atol=TOLERANCE * scale)
+    one_pass = run("classifier", images=images)
+    np.testing.assert_allclose(one_pass["logits"], logits, atol=TOLERANCE * scale)
+    np.testing.assert_allclose(one_pass["features"], features, atol=TOLERANCE * features.abs().max().item())
     x = first_input(network, weights, images, weights["labels.patterns"][labels])  # each image with one label
     first_goodness = run("unit1", input=x)["goodness"]
     np.testing.assert_allclose(first_goodness, expected.diagonal().T[:, 0], rtol=TOLERANCE)
