@@ -6,25 +6,29 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ffruntime import command
-from ffruntime.errors import BackendError, MissingExtra, unknown
+from ffruntime.errors import MissingExtra, UsageError, unknown
 from ffruntime.precision import PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from ffruntime.plan import Verdict
 
     from .export import Report
+    from .table import Artefact
 
-FORMATS = ("onnx", "tensorrt")
+FORMATS = ("onnx", "tensorrt", "tensorrt-rtx")
+PROVIDERS = ("cpu", "cuda", "tensorrt", "tensorrt-rtx")
 EPILOG = """\b
 Examples:
   ffexport                              ONNX graphs into model.ff (or $FF_MODEL)
   ffexport --precision fp16 --precision int8
   ffexport --device jetson-orin-nano    does it fit? then what that device runs best
+  ffexport --format tensorrt            engines, on the machine with the GPU; graphs only where they are missing
+  ffexport --list                       formats and providers: what works here, and why the rest does not
   ffexport --check --json               all checks again, as JSON; nothing is written
 
 \b
@@ -54,7 +58,20 @@ class Name(click.ParamType):
 @click.version_option(package_name="ffedge")
 @click.option("--model", metavar="DIR", help="The bundle; default: $FF_MODEL, else model.ff.")
 @click.option(
-    "--format", "kind", type=Name("format", FORMATS), default="onnx", show_default=True, help="What to make."
+    "--format",
+    "formats",
+    type=Name("format", FORMATS),
+    multiple=True,
+    default=("onnx",),
+    show_default=True,
+    help="What to make; repeat it for several.",
+)
+@click.option(
+    "--provider",
+    "providers",
+    type=Name("provider", PROVIDERS),
+    multiple=True,
+    help="Check that ONNX Runtime's provider runs every node; repeat it for several.",
 )
 @click.option(
     "--precision",
@@ -65,14 +82,21 @@ class Name(click.ParamType):
 )
 @click.option("--device", metavar="NAME|FILE", help="Whether it fits this device, and what the device runs best.")
 @click.option("--data", metavar="DIR", help="Data sets, for validation images; default: $FF_DATA, else the cache.")
+@click.option("--version-compatible", is_flag=True, help="TensorRT engines that newer versions run, too; slower.")
+@click.option("--hardware-compatible", is_flag=True, help="TensorRT engines for every GPU since Ampere; slower.")
+@click.option("--list", "show_list", is_flag=True, help="Formats and providers, and what of them works here.")
 @click.option("--check", "only_check", is_flag=True, help="Repeat all checks on an export; writes nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
 def cli(
     model: str | None,
-    kind: str,
+    formats: tuple[str, ...],
+    providers: tuple[str, ...],
     precisions: tuple[Precision, ...],
     device: str | None,
     data: str | None,
+    version_compatible: bool,
+    hardware_compatible: bool,
+    show_list: bool,
     only_check: bool,
     as_json: bool,
 ) -> None:
@@ -80,11 +104,14 @@ def cli(
 
     Every graph is run against the bundle's golden vectors, and decides on images, before it is added.
     """
-    if kind == "tensorrt":
-        raise BackendError(
-            "--format tensorrt: this version of ffexport does not build TensorRT engines yet; "
-            "--format onnx makes graphs that ONNX Runtime runs"
-        )
+    if show_list:
+        from .availability import availability, offer_table
+
+        offers = availability()
+        click.echo(as_json_text(offers) if as_json else offer_table(offers))
+        return
+    if only_check and formats != ("onnx",):
+        raise UsageError("--check makes nothing: leave out --format")
     path = Path(model or os.environ.get("FF_MODEL") or "model.ff")
     verdict = fit(path, device, precisions) if device else None
     if verdict and not as_json:
@@ -93,23 +120,44 @@ def cli(
         click.echo(verdict_text(verdict))
     if verdict and not precisions:
         precisions = (verdict.precision,)
-    report = run(path, precisions, data, verdict, only_check)
+    from .deploy import deploy, has_graphs
+    from .engine_options import Options
+    from .table import artefact_table
+
+    report = None
+    if "onnx" in formats or not has_graphs(path, precisions):
+        report = run(path, precisions, data, verdict, only_check)
+        if not as_json:
+            click.echo(artefact_table(report.artefacts))
+    options = Options(version_compatible, hardware_compatible)
+    more = deploy(path, formats, providers, precisions, device, verdict, options)
     if as_json:
-        from msgspec import to_builtins
-
-        click.echo(json.dumps({"model": str(path), **to_builtins(report)}))
-    else:
-        from .table import artefact_table
-
-        click.echo(artefact_table(report.artefacts))
-    if only_check:
+        click.echo(as_json_text({"model": str(path), **report_object(report, more)}))
+    elif more:
+        click.echo(artefact_table(more))
+    if report and only_check:
         from ffruntime.golden import require
 
         require(list(report.checks), report.backend)
-    if not as_json:
+    if report and not as_json:
         click.echo(
             f"{path}: every graph reproduces the trainer's golden vectors; next: ffruntime classify image.png"
         )
+
+
+def report_object(report: Report | None, more: list[Artefact]) -> dict[str, Any]:
+    """A report for programs, with the rows of engines and providers; without an export those alone."""
+    from msgspec import to_builtins
+
+    whole = to_builtins(report) if report else {"artefacts": []}
+    return {**whole, "artefacts": [*whole["artefacts"], *to_builtins(more)]}
+
+
+def as_json_text(value: Any) -> str:
+    """Structs, dictionaries and lists as one line of JSON."""
+    from msgspec import to_builtins
+
+    return json.dumps(to_builtins(value))
 
 
 def fit(path: Path, device: str, precisions: tuple[Precision, ...]) -> Verdict:

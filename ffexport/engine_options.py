@@ -31,6 +31,9 @@ class Options(Struct, frozen=True):
     hardware_compatible: bool = False
 
 
+PLAIN = Options()
+
+
 def limits(device: Profile | None, batch: int | None = None, labels: int | None = None) -> Limits:
     """A device's limits, or the smaller `batch` and `labels` a network fits with; without a device `Limits()`."""
     if device is None or device.gpu is None:
@@ -46,7 +49,7 @@ def rtx_target(device: Gpu | None, here: str | None, offered: Sequence[str]) -> 
     `BackendError` where the device's is none of them.
     """
     if device is None:
-        return Target((here,)) if here in offered else PORTABLE
+        return Target((here,)) if here is not None and here in offered else PORTABLE
     asked = device.compute_capability
     if asked not in offered:
         raise BackendError(

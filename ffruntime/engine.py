@@ -19,11 +19,12 @@ from msgspec import Struct
 
 from . import bundle, cuda
 from .backend import Graph
-from .chunks import in_chunks
+from .chunks import gradient_in_chunks, in_chunks
 from .errors import BackendError, BundleError
 from .precision import Precision, in_folder
 
 Library: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
+LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt-rtx")
 # Each library's module, by its usual name, and as the wheels alone bring it (the other is in a source package).
 MODULES = {"tensorrt": ("tensorrt", "tensorrt_bindings"), "tensorrt-rtx": ("tensorrt_rtx", "tensorrt_rtx_bindings")}
 INSTALL = {
@@ -148,14 +149,14 @@ def fits(
 
 
 def load_engine(file: Path, module: Any, sidecar: Sidecar) -> Graph:
-    """An engine file as a function on arrays. Inference graphs are called in chunks that the engine takes.
+    """An engine file as a function on arrays, which calls the engine in chunks that it takes.
 
     Raises `BackendError` where the library refuses the file; the function where it refuses an input.
     """
     engine = Engine(file, module, sidecar)
-    if "gradient" in Path(sidecar.graph).name:
-        return engine
     largest = {name: shapes.max[0] for name, shapes in sidecar.inputs.items()}
+    if "gradient" in Path(sidecar.graph).name:
+        return gradient_in_chunks(engine, largest.get("positive") or largest["features"])
     labels = largest.pop("labels", 1)
     (batch,) = largest.values()
     return in_chunks(engine, batch, labels)

@@ -7,7 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffruntime.chunks import in_chunks
+from ffruntime import bundle as bundles
+from ffruntime.architecture import gradient_tensors, unit_shapes
+from ffruntime.backend import Graph
+from ffruntime.chunks import gradient_in_chunks, in_chunks
 from ffruntime.model import Model
 
 
@@ -21,3 +24,33 @@ def test_a_chunked_graph_is_the_graph(exported: Path, batch: int, labels: int) -
         assert whole.keys() == chunked.keys()
         for output in whole:
             np.testing.assert_allclose(chunked[output], whole[output], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("negatives", [1, 3])
+def test_a_chunked_gradient_is_the_gradient(exported: Path, negatives: int) -> None:
+    """With one negative for each image, and with several, in chunks of which the last is smaller."""
+    model, random = Model(exported), np.random.default_rng(0)
+    network, weights = model.manifest.network, bundles.read_weights(exported, model.manifest)
+    shape = unit_shapes(network)[1][0]
+    inputs = {
+        "positive": random.random((5, *shape), np.float32),
+        "negative": random.random((5 * negatives, *shape), np.float32),
+        **{name: weights[name] for name in gradient_tensors(network, 1)},
+    }
+    compare(model.graph("gradient2"), inputs)
+
+
+def test_a_chunked_gradient_of_the_head_is_the_gradient(exported: Path) -> None:
+    model, random = Model(exported), np.random.default_rng(0)
+    head = {n: t for n, t in bundles.read_weights(exported, model.manifest).items() if n.startswith("head.")}
+    features = random.random((5, head["head.weight"].shape[1]), np.float32)
+    compare(model.graph("gradient_head"), {"features": features, "labels": np.array([1, 0, 9, 3, 3]), **head})
+
+
+def compare(graph: Graph, inputs: dict[str, np.ndarray]) -> None:
+    """Every output, whole and in chunks of two images."""
+    whole, chunked = graph(inputs), gradient_in_chunks(graph, 2)(inputs)
+    assert whole.keys() == chunked.keys()
+    for name, value in whole.items():
+        assert chunked[name].dtype == value.dtype
+        np.testing.assert_allclose(chunked[name], value, rtol=1e-4, atol=1e-5 * np.abs(value).max())

@@ -1,0 +1,53 @@
+"""What follows the graphs: engines made from them, and providers that have to run them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ffruntime.bundle import read_manifest
+from ffruntime.engine import LIBRARIES
+from ffruntime.precision import Precision, in_folder
+from ffruntime.profile import load_profile
+
+from .engine_options import PLAIN, Options, limits
+from .table import Artefact
+
+if TYPE_CHECKING:
+    from ffruntime.plan import Verdict
+
+
+def has_graphs(path: Path, precisions: Sequence[Precision]) -> bool:
+    """Whether the bundle has the graphs of fp32 and of every one of `precisions`: all that engines need."""
+    files = read_manifest(path).files
+    return all(in_folder("goodness.onnx", precision) in files for precision in ("fp32", *precisions))
+
+
+def deploy(
+    path: Path,
+    formats: Sequence[str],
+    providers: Sequence[str],
+    precisions: Sequence[Precision],
+    device: str | None = None,
+    verdict: Verdict | None = None,
+    options: Options = PLAIN,
+) -> list[Artefact]:
+    """Check the graphs in fp32 and in `precisions` on each provider, then make engines of every format of them.
+
+    `device`: a profile by name or path, `verdict` the calls that fit it. Raises what `check_providers` and
+    `build_engines` raise; the graphs stay whatever becomes of the engines.
+    """
+    from .engines import build_engines
+    from .providers import check_providers
+
+    profile = load_profile(device) if device else None
+    limit = limits(profile, verdict.batch, verdict.labels) if verdict else None
+    rows = []
+    for precision in dict.fromkeys(("fp32", *precisions)):
+        rows += check_providers(path, providers, precision)
+    for library in LIBRARIES:
+        if library in formats:
+            for precision in dict.fromkeys(("fp32", *precisions)):
+                rows += build_engines(path, library, profile, precision, limit, options)
+    return rows

@@ -1,0 +1,162 @@
+"""Every graph of every recipe holds only what ONNX Runtime and the three TensorRTs document as supported.
+
+Read for this list, in 2026: docs/operators.md of https://github.com/onnx/onnx-tensorrt as of TensorRT 10.15, the
+parser of TensorRT and TensorRT-RTX (TensorRT 11's "ONNX Opset Guide" refers to it; release notes only add to it);
+for ONNX Runtime's CPU and CUDA providers docs/OperatorKernels.md of https://github.com/microsoft/onnxruntime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from ffexport.gradients import all_gradient_graphs
+from ffexport.graphs import Types, all_graphs
+from ffexport.precision import layers
+from ffruntime.architecture import Image, Network
+from ffruntime.engine import import_library
+from ffruntime.errors import BackendError
+from ffruntime.losses import PairLoss, Ratio, Symmetric, Threshold, pair_loss_of
+from fftrain.recipe import build_network, load_recipe, recipe_names
+
+REDUCTION = {"keepdims": {0, 1}, "noop_with_empty_axes": {0}}
+UNLIMITED = None  # any value
+# Operator -> the attributes that may be there, with the values that may. Values that say nothing (an attribute's
+# default) are what spox writes down; none of the others restricts the operator in the tables.
+SUPPORTED: dict[str, dict[str, set[object] | None]] = {
+    "Add": {},
+    "ArgMax": {"axis": UNLIMITED, "keepdims": {0, 1}, "select_last_index": {0}},
+    "Cast": {"to": {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64}},
+    "Clip": {},
+    "Concat": {"axis": UNLIMITED},
+    "Constant": {"value": UNLIMITED},  # not sparse_value or a string
+    "Conv": {
+        "auto_pad": {b"NOTSET"},
+        "group": {1},
+        "kernel_shape": UNLIMITED,
+        "pads": UNLIMITED,
+        "strides": UNLIMITED,
+    },
+    "DequantizeLinear": {"axis": UNLIMITED},
+    "Div": {},
+    "Equal": {},
+    "Exp": {},
+    "Expand": {},
+    "Gather": {"axis": UNLIMITED},
+    "Gemm": {"alpha": {1.0}, "beta": {1.0}, "transA": {0}, "transB": {0, 1}},
+    "Greater": {},
+    "Identity": {},
+    "Less": {},
+    "Log": {},
+    "LogSoftmax": {"axis": UNLIMITED},
+    "MatMul": {},
+    "Max": {},
+    "MaxPool": {  # no dilations, and no second output
+        "auto_pad": {b"NOTSET"},
+        "ceil_mode": {0},
+        "kernel_shape": UNLIMITED,
+        "storage_order": {0},
+        "strides": UNLIMITED,
+    },
+    "Mul": {},
+    "Neg": {},
+    "Pad": {"mode": {b"constant"}},
+    "QuantizeLinear": {"axis": UNLIMITED},  # symmetric: the zero point is 0
+    "ReduceMax": REDUCTION,
+    "ReduceMean": REDUCTION,
+    "ReduceMin": REDUCTION,
+    "ReduceSum": REDUCTION,
+    "Relu": {},
+    "Reshape": {"allowzero": {0}},
+    "Shape": {"start": UNLIMITED, "end": UNLIMITED},
+    "Slice": {},
+    "Split": {"axis": UNLIMITED, "num_outputs": UNLIMITED},
+    "Sqrt": {},
+    "Squeeze": {},
+    "Sub": {},
+    "Sum": {},
+    "Transpose": {"perm": UNLIMITED},
+    "Unsqueeze": {},
+    "Where": {},
+}
+# Their second input, the axes, has to be a constant. Squeeze has to have it: before TensorRT 11.5 it was required.
+CONSTANT_AXES = {"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Squeeze", "Unsqueeze"}
+TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.INT64, TensorProto.BOOL}
+
+
+def network_of(name: str) -> tuple[Network, PairLoss | None]:
+    """A recipe's network and the loss of its units, on images of the shape that it is for."""
+    recipe = load_recipe(name)
+    colour = recipe.network.placement == "morphology"
+    image = Image((3, 32, 32) if colour else (1, 28, 28))
+    return build_network(recipe, image, 12), pair_loss_of(msgspec.to_builtins(recipe))
+
+
+def precisions(network: Network) -> Iterator[Types]:
+    """Types of the weights in fp32, fp16 and int8."""
+    yield {}
+    parts = [(f"{layer}.weight", f"{layer}.bias") for layer in layers(network)]
+    yield {name: np.float16 for pair in parts for name in pair if name != "head.bias"}
+    yield {weight: np.int8 for weight, _ in parts}
+
+
+def check(model: onnx.ModelProto) -> None:
+    """Operators, attributes, constants and types of one graph."""
+    constants = {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+    constants |= {tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        assert node.domain == ""
+        assert node.op_type in SUPPORTED, node.name
+        allowed = SUPPORTED[node.op_type]
+        for attribute in node.attribute:
+            assert attribute.name in allowed, (node.op_type, attribute.name)
+            values = allowed[attribute.name]
+            value = onnx.helper.get_attribute_value(attribute)
+            assert values is UNLIMITED or value in values, (node.op_type, attribute.name, value)
+        if node.op_type in CONSTANT_AXES:
+            assert set(node.input[1:]) <= constants, node.name
+        assert node.op_type != "Squeeze" or len(node.input) == 2
+        assert node.op_type != "MaxPool" or len(node.output) == 1
+    inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    graph = inferred.graph
+    values = [*graph.input, *graph.output, *graph.value_info]
+    used = {value.type.tensor_type.elem_type for value in values} | {
+        tensor.data_type for tensor in graph.initializer
+    }
+    assert used <= TYPES  # no bfloat16, no double, no uint8
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_graph_of_every_recipe(name: str) -> None:
+    network, loss = network_of(name)
+    for types in precisions(network):
+        for model in all_graphs(network, types).values():
+            check(model)
+    for model in all_gradient_graphs(network, loss).values():
+        check(model)
+
+
+@pytest.mark.parametrize("loss", [Threshold(theta=1.0), Symmetric(), Ratio()])
+@pytest.mark.parametrize("name", ["cpu", "paper", "cifar-morphology"])
+def test_every_loss_in_every_kind_of_network(name: str, loss: PairLoss) -> None:
+    network, _ = network_of(name)
+    for model in all_gradient_graphs(network, loss).values():
+        check(model)
+
+
+def test_tensorrt_rtxs_parser_knows_them_all() -> None:
+    """What the tables say, asked of the parser itself."""
+    try:
+        rtx = import_library("tensorrt-rtx")
+    except BackendError as error:
+        pytest.skip(str(error))
+    log = rtx.Logger(rtx.Logger.ERROR)
+    builder = rtx.Builder(log)
+    network = builder.create_network(1 << int(rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = rtx.OnnxParser(network, log)
+    assert [name for name in SUPPORTED if not parser.supports_operator(name)] == []

@@ -1,0 +1,185 @@
+"""TensorRT: everything up to the builder, here; the engines themselves on a machine that has the GPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from ffexport.engine_options import (
+    AMPERE_PLUS,
+    PORTABLE,
+    Limits,
+    Options,
+    limits,
+    offered_capabilities,
+    profile_shapes,
+    rtx_target,
+)
+from ffexport.engines import build_engines, graph_files, missing, tensorrt_target
+from ffruntime import bundle as bundles
+from ffruntime import cuda
+from ffruntime.bundle import FileEntry, read_manifest
+from ffruntime.engine import Shapes, Sidecar, Target, fits, folder
+from ffruntime.errors import BackendError
+from ffruntime.golden import check, require
+from ffruntime.model import Model
+from ffruntime.profile import load_profile
+
+NANO = load_profile("jetson-orin-nano")
+SIX = Limits(batch=6, labels=5)
+can_build = not missing("tensorrt")
+
+
+@pytest.mark.parametrize(
+    ("graph", "shape", "names", "expected"),
+    [
+        (
+            "goodness",
+            (-1, 1, 28, 28),
+            ("N", None, None, None),
+            Shapes((1, 1, 28, 28), (1, 1, 28, 28), (6, 1, 28, 28)),
+        ),
+        ("goodness", (-1,), ("L",), Shapes((1,), (5,), (5,))),
+        ("unit2", (-1, 7), ("N", None), Shapes((1, 7), (5, 7), (30, 7))),
+        ("gradient1", (-1, 7), ("N", None), Shapes((1, 7), (6, 7), (6, 7))),
+        ("gradient1", (-1, 7), ("M·N", None), Shapes((1, 7), (6, 7), (30, 7))),
+        ("gradient1", (8, 3), (None, None), Shapes((8, 3), (8, 3), (8, 3))),
+    ],
+)
+def test_one_profile_from_the_limits(
+    graph: str, shape: tuple[int, ...], names: tuple[str | None, ...], expected: Shapes
+) -> None:
+    assert profile_shapes(graph, shape, names, SIX) == expected
+
+
+def test_limits_are_the_devices() -> None:
+    assert NANO.gpu
+    assert limits(NANO) == Limits(NANO.inference.max_batch, NANO.inference.max_labels, NANO.gpu.workspace_mib)
+    assert limits(NANO, batch=2, labels=3) == Limits(2, 3, NANO.gpu.workspace_mib)
+    assert limits(None) == Limits()
+
+
+def test_targets_say_which_gpus_run_them() -> None:
+    assert (Target(("8.9",)).name, PORTABLE.name) == ("sm89", "sm80+")
+    assert Target(("8.9",)).runs_on("8.9")
+    assert not Target(("8.9",)).runs_on("12.0")
+    assert AMPERE_PLUS.runs_on("8.7")
+    assert not AMPERE_PLUS.runs_on("7.5")
+    assert PORTABLE.runs_on("8.9")
+    assert PORTABLE.runs_on("12.1")
+    assert not PORTABLE.runs_on("8.7")  # TensorRT-RTX has no code for a Jetson
+
+
+def test_the_devices_own_gpu_is_the_target() -> None:
+    offered = offered_capabilities(["NONE", "CURRENT", "SM75", "SM120", "SM89"])
+    assert offered == ["7.5", "8.9", "12.0"]
+    assert rtx_target(None, None, offered) == rtx_target(None, "9.0", offered) == PORTABLE
+    assert rtx_target(None, "12.0", offered) == Target(("12.0",))
+    assert rtx_target(load_profile("rtx-workstation").gpu, "12.0", offered) == Target(("8.9",))
+    with pytest.raises(BackendError, match=r"7\.5, 8\.9, 12\.0, not Ampere.* \(8\.7\)"):
+        rtx_target(NANO.gpu, None, offered)
+    assert tensorrt_target("8.7", NANO, Options()) == Target(("8.7",))
+    with pytest.raises(BackendError, match=r"8\.7.* is built on it; this GPU has 9\.0"):
+        tensorrt_target("9.0", NANO, Options())
+    assert tensorrt_target("9.0", NANO, Options(hardware_compatible=True)) == AMPERE_PLUS
+
+
+def test_an_engine_is_tied_to_all_that_its_sidecar_says(exported: Path) -> None:
+    manifest = read_manifest(exported)
+    weights, graph = (manifest.files[name].sha256 for name in ("weights.safetensors", "goodness.onnx"))
+    sidecar = Sidecar(
+        library="tensorrt",
+        version="10.3.0",
+        target=Target(("8.7",)),
+        precision="fp32",
+        graph="goodness.onnx",
+        graph_sha256=graph,
+        weights_sha256=weights,
+        inputs={},
+        refit=True,
+        version_compatible=False,
+        workspace_mib=1,
+    )
+    here = ("tensorrt", "10.3.0", "8.7", "fp32")
+    assert folder("tensorrt", "10.3.0", sidecar.target, "fp32") == "engines/tensorrt-10.3.0-sm87-fp32"
+    assert fits(sidecar, manifest, *here)
+    for other in (
+        ("tensorrt-rtx", "10.3.0", "8.7", "fp32"),
+        ("tensorrt", "10.13.3", "8.7", "fp32"),
+        ("tensorrt", "10.3.0", "8.9", "fp32"),
+        ("tensorrt", "10.3.0", "8.7", "fp16"),
+    ):
+        assert not fits(sidecar, manifest, *other)
+    compatible = structs.replace(sidecar, version_compatible=True)
+    assert fits(compatible, manifest, "tensorrt", "10.13.3", "8.7", "fp32")
+    assert not fits(compatible, manifest, "tensorrt", "10.2.0", "8.7", "fp32")
+    for name in ("goodness.onnx", "weights.safetensors"):
+        changed = structs.replace(manifest, files={**manifest.files, name: FileEntry(1, "0" * 64)})
+        assert not fits(sidecar, changed, *here)
+
+
+@pytest.mark.skipif(can_build, reason="TensorRT and a GPU are here")
+def test_what_is_missing_and_which_command_where(bundle: Path) -> None:
+    """One line that names every obstacle; the bundle, graphs included, is as it was."""
+    before = read_manifest(bundle)
+    with pytest.raises(BackendError) as raised:
+        build_engines(bundle, "tensorrt", NANO)
+    said = str(raised.value)
+    assert f"copy {bundle} to NVIDIA Jetson Orin Nano (8 GB)" in said
+    assert "ffexport --model model.ff --format tensorrt" in said
+    if cuda.missing():
+        assert "no CUDA driver" in said
+    if not (find_spec("tensorrt") or find_spec("tensorrt_bindings")):
+        assert "tensorrt is not installed: JetPack" in said
+    assert "\n" not in said
+    assert read_manifest(bundle) == before
+
+
+@pytest.mark.skipif(can_build, reason="TensorRT and a GPU are here")
+def test_the_graphs_are_complete_all_the_same(bundle: Path) -> None:
+    """`ffexport --format tensorrt`, straight after training: the graphs, and one line that says what to do."""
+    manifest = read_manifest(bundle)
+    trained = {name: entry for name, entry in manifest.files.items() if name.endswith(".safetensors")}
+    assert not graph_files_of(bundles.write(bundle, structs.replace(manifest, files=trained), {}))
+    command = [sys.executable, "-m", "ffexport", "--model", str(bundle), "--format", "tensorrt"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 6
+    assert done.stderr.count("\n") == 1
+    assert f"copy {bundle} to the machine with the GPU" in done.stderr
+    assert "goodness.onnx" in done.stdout
+    assert graph_files_of(read_manifest(bundle)) == graph_files_of(manifest)
+
+
+def graph_files_of(manifest: bundles.Manifest) -> set[str]:
+    """The names of its graphs."""
+    return {name for name in manifest.files if name.endswith(".onnx")}
+
+
+def test_a_device_without_a_gpu_is_refused(bundle: Path) -> None:
+    with pytest.raises(BackendError, match=r"Raspberry Pi 5 .* has no NVIDIA GPU"):
+        build_engines(bundle, "tensorrt", load_profile("raspberry-pi-5"))
+
+
+@pytest.mark.skipif(cuda.missing() is None, reason="this machine has a CUDA driver")
+def test_an_engine_backend_without_a_driver_is_an_error(exported: Path) -> None:
+    for backend in ("tensorrt", "tensorrt-rtx"):
+        with pytest.raises(BackendError, match=f"{backend}: no CUDA driver"):
+            Model(exported, backend).graph("goodness")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not can_build, reason=f"TensorRT engines: {'; '.join(missing('tensorrt'))}")
+@pytest.mark.parametrize(
+    "options", [Options(), Options(version_compatible=True), Options(hardware_compatible=True)]
+)
+def test_engines_of_a_whole_bundle_reproduce_the_golden_vectors(bundle: Path, options: Options) -> None:
+    """Built and run on this GPU, then once more through the backend that users name."""
+    rows = build_engines(bundle, "tensorrt", options=options)
+    assert len(rows) == len(graph_files(read_manifest(bundle), "fp32"))
+    assert all(row.verdict == "ok" for row in rows if "gradient" not in row.artefact)
+    require(check(Model(bundle, "tensorrt")), "tensorrt")

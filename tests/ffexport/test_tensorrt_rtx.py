@@ -1,0 +1,161 @@
+"""TensorRT-RTX: every graph of a real bundle is built for real, without a GPU, for every GPU that it targets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from msgspec import structs
+
+from ffexport.engine_options import Limits, Options, offered_capabilities
+from ffexport.engines import build_engines, graph_files
+from ffexport.export import export_onnx
+from ffruntime import cuda
+from ffruntime.bundle import read_manifest, verified
+from ffruntime.engine import Sidecar, import_library, read_sidecar
+from ffruntime.errors import BackendError, UsageError
+from ffruntime.golden import check, require
+from ffruntime.model import Model
+from ffruntime.precision import Precision
+from ffruntime.profile import Profile, load_profile
+
+try:
+    rtx = import_library("tensorrt-rtx")
+except BackendError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+OFFERED = offered_capabilities(list(rtx.ComputeCapability.__members__))
+FEW = Limits(batch=4, labels=12, workspace_mib=64)
+
+
+def workstation(compute_capability: str) -> Profile:
+    """A workstation with another GPU."""
+    profile = load_profile("rtx-workstation")
+    assert profile.gpu
+    return structs.replace(profile, gpu=structs.replace(profile.gpu, compute_capability=compute_capability))
+
+
+def sidecars(path: Path) -> dict[str, Sidecar]:
+    """By the name of the graph."""
+    manifest = read_manifest(path)
+    names = [name for name in manifest.files if name.startswith("engines/") and name.endswith(".json")]
+    return {Path(name).stem: read_sidecar(path, manifest, name) for name in names}
+
+
+def test_it_targets_what_the_documentation_says() -> None:
+    assert {"7.5", "8.0", "8.6", "8.9", "12.0"} <= set(OFFERED)
+    assert "8.7" not in OFFERED
+
+
+@pytest.mark.parametrize("compute_capability", [None, *OFFERED])
+def test_every_graph_of_a_bundle_is_built(bundle: Path, compute_capability: str | None) -> None:
+    """For all GPUs in one, and for each by itself. A refusal is its one line, and changes nothing."""
+    before = read_manifest(bundle)
+    device = workstation(compute_capability) if compute_capability else None
+    if compute_capability == "7.5":  # a limit of TensorRT-RTX (its support matrix): this network has linear layers
+        with pytest.raises(BackendError, match=r"cannot build it for sm75: .*FP32 GEMM is not supported"):
+            build_engines(bundle, "tensorrt-rtx", device, limit=FEW)
+        assert read_manifest(bundle) == before
+        return
+    rows = build_engines(bundle, "tensorrt-rtx", device, limit=FEW)
+    graphs = graph_files(before, "fp32")
+    assert [Path(row.artefact).stem for row in rows] == [Path(name).stem for name in graphs]
+    manifest, found = read_manifest(bundle), sidecars(bundle)
+    for row in rows:
+        assert verified(bundle, manifest, row.artefact).stat().st_size == row.size > 1000
+        sidecar = found[Path(row.artefact).stem]
+        assert sidecar.graph_sha256 == before.files[sidecar.graph].sha256
+        assert sidecar.weights_sha256 == before.files["weights.safetensors"].sha256
+        assert sidecar.target.runs_on(compute_capability or "8.9")
+        assert sidecar.refit == (cuda.missing() is None)
+    assert found["goodness"].inputs["images"].max == (4, 1, 28, 28)
+    assert found["goodness"].inputs["labels"].max == (12,)
+    assert {name: manifest.files[name] for name in before.files} == before.files
+
+
+def test_the_command_builds_for_a_device(bundle: Path) -> None:
+    """As a user types it: what the device can call at most, in its precision and in fp32, as JSON."""
+    command = [sys.executable, "-m", "ffexport", "--model", str(bundle), "--format", "tensorrt-rtx", "--json"]
+    options = ["--device", "rtx-workstation", "--precision", "fp32"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["artefacts"]
+    assert {Path(row["artefact"]).stem for row in rows} >= {"goodness", "classifier", "unit1", "gradient1"}
+    assert all(f"{rtx.__version__}-sm89-fp32/" in row["artefact"] for row in rows)
+    assert (
+        sidecars(bundle)["goodness"].inputs["images"].max[0] <= load_profile("rtx-workstation").inference.max_batch
+    )
+
+
+@pytest.fixture(scope="module")
+def lowered(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That bundle with graphs of every precision."""
+    path = Path(shutil.copytree(exported, tmp_path_factory.mktemp("lowered") / "model.ff"))
+    export_onnx(path, ["fp16", "int8"])
+    return path
+
+
+@pytest.mark.parametrize("compute_capability", [None, *OFFERED])
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_other_precisions_are_built(lowered: Path, precision: Precision, compute_capability: str | None) -> None:
+    """fp16 for every GPU; int8 wherever float32 is, since goodness and logits stay in float32."""
+    if (precision, compute_capability) == ("int8", "7.5"):
+        pytest.skip("TensorRT-RTX has no float32 products for 7.5, and int8 graphs keep some")
+    device = workstation(compute_capability) if compute_capability else None
+    rows = build_engines(lowered, "tensorrt-rtx", device, precision, FEW)
+    assert len(rows) == len(graph_files(read_manifest(lowered), precision))
+    assert all(row.precision == precision and f"-{precision}/" in row.artefact for row in rows)
+
+
+def test_a_graph_that_it_refuses_is_named(bundle: Path) -> None:
+    """A graph with an operator that no parser has: which node, and why."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    from ffruntime import bundle as bundles
+
+    def value(name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3])
+
+    node = helper.make_node("Det", ["input"], ["output"], name="determinant")
+    graph = helper.make_graph([node], "ffedge unit9", [value("input")], [value("output")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    manifest = bundles.write(bundle, read_manifest(bundle), {"unit9.onnx": model.SerializeToString()})
+    with pytest.raises(BackendError, match=r"unit9\.onnx: tensorrt-rtx refuses Det determinant"):
+        build_engines(bundle, "tensorrt-rtx", limit=FEW)
+    assert read_manifest(bundle) == manifest
+    assert not (bundle / "engines").exists()
+
+
+def test_tensorrts_own_options(bundle: Path) -> None:
+    """What is set for TensorRT alone, on the same API: the names are right."""
+    from ffexport.engines import _set_compatibility
+
+    log = rtx.Logger(rtx.Logger.ERROR)
+    builder = rtx.Builder(log)
+    config = builder.create_builder_config()
+    _set_compatibility(rtx, config, Options(version_compatible=True, hardware_compatible=True))
+    assert config.get_flag(rtx.BuilderFlag.VERSION_COMPATIBLE)
+    with pytest.raises(UsageError, match="of one release"):
+        build_engines(bundle, "tensorrt-rtx", options=Options(version_compatible=True))
+
+
+def test_sidecars_are_plain_json(bundle: Path) -> None:
+    build_engines(bundle, "tensorrt-rtx", workstation("8.9"), limit=FEW)
+    name = f"engines/tensorrt-rtx-{rtx.__version__}-sm89-fp32/classifier.json"
+    text = json.loads((bundle / name).read_text())
+    assert (text["library"], text["version"], text["precision"]) == ("tensorrt-rtx", rtx.__version__, "fp32")
+    assert text["inputs"]["images"]["min"] == [1, 1, 28, 28]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(cuda.missing() is not None, reason="running an engine needs a GPU")
+def test_engines_reproduce_the_golden_vectors(bundle: Path) -> None:
+    if cuda.compute_capability() not in OFFERED:
+        pytest.skip(f"TensorRT-RTX does not target compute capability {cuda.compute_capability()}")
+    build_engines(bundle, "tensorrt-rtx")
+    require(check(Model(bundle, "tensorrt-rtx")), "tensorrt-rtx")
