@@ -197,6 +197,8 @@ def validate(network: Network) -> None:
     for index, unit in enumerate(network.units):
         if not isinstance(unit.ops[-1], Relu):
             raise BundleError(f"{unit_name(index)}: its last operation must be relu")
+        if any(isinstance(a, Relu) and isinstance(b, Relu) for a, b in zip(unit.ops, unit.ops[1:], strict=False)):
+            raise BundleError(f"{unit_name(index)}: a relu after a relu does nothing")
     if network.label.placement == "add" and network.label.channels not in (1, network.image.shape[0]):
         raise BundleError("label: added patterns need one channel, or as many as the image")
     _validate_element(network.label, network.image.shape)

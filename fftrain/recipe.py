@@ -10,7 +10,18 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from ffruntime.architecture import Image, Label, Network, NonNegative, Positive, Unit, validate
+from ffruntime.architecture import (
+    Conv,
+    Image,
+    Label,
+    Linear,
+    Network,
+    NonNegative,
+    Positive,
+    Unit,
+    unit_name,
+    validate,
+)
 from ffruntime.errors import FFError, UsageError, unknown
 from ffruntime.losses import CrossEntropy, Loss, PairLoss, PositiveFloat, Ratio, Symmetric, Threshold  # noqa: F401
 from ffruntime.profile import read_toml
@@ -209,6 +220,9 @@ def build_network(recipe: Recipe, image: Image, patterns: int) -> Network:
         raise UsageError(f"recipe does not fit images of {image.shape}: {error}") from error
     if not any(unit.trained for unit in network.units):
         raise UsageError("recipe: no unit is trained, so there is nothing to do")
+    for index, unit in enumerate(network.units):
+        if unit.trained and not any(isinstance(op, Conv | Linear) for op in unit.ops):
+            raise UsageError(f"recipe: {unit_name(index)} is trained, but has no weights")
     return network
 
 

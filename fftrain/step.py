@@ -52,7 +52,7 @@ def training_step(state: State, batch: Batch, hard: Tensor) -> Tensor:
     """Update everything that the recipe trains, in place. `hard` (scalar): the share of hard negatives.
 
     Returns (U + 1, 2): loss and discrimination accuracy of every unit, also of those that it does not train, NaN
-    under backpropagation; in the last row cross-entropy and accuracy of the classifier. Nothing in it makes a GPU wait.
+    under backpropagation; in the last row cross-entropy and accuracy of the classifier. No GPU is made to wait.
     """
     recipe, network = state.recipe, state.network
     images = net.to_images(batch.pixels, network, state.dtype)

@@ -117,6 +117,7 @@ def test_batch_statistics_are_state_of_the_unit_below() -> None:
         ((Unit((Conv(8, 40), Relu())),), r"unit1\.conv1: nothing is left of \(2, 28, 28\)"),
         ((Unit((Linear(8), Relu())), Unit((MaxPool(), Relu()))), r"unit2\.max_pool1: needs an image"),
         ((Unit((Linear(8), Relu()), scored=False),), "no unit is scored"),
+        ((Unit((Conv(8, 3), Relu(), Relu())),), "unit1: a relu after a relu does nothing"),
     ],
 )
 def test_descriptions_that_cannot_be_computed(units: tuple[Unit, ...], message: str) -> None:

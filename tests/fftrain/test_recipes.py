@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ffruntime.architecture import Conv, Image, MaxPool
+from ffruntime.errors import UsageError
 from fftrain.labels import make_patterns
 from fftrain.recipe import Recipe, build_network, load_recipe, recipe_names
 
@@ -83,3 +84,9 @@ def test_what_backpropagation_has_of_its_own() -> None:
 def test_numbers_in_names_count_as_numbers() -> None:
     names = recipe_names()
     assert names.index("paper") < names.index("paper-16-5x5") < names.index("paper-128-3x3") < names.index("sample")
+
+
+def test_a_trained_unit_needs_weights() -> None:
+    first = ("network.units.0", {"ops": [{"op": "relu"}], "trained": True})
+    with pytest.raises(UsageError, match="unit1 is trained, but has no weights"):
+        build_network(load_recipe("paper", [first]), Image((1, 28, 28)), 12)
