@@ -91,6 +91,23 @@ def test_the_command_builds_for_a_device(bundle: Path) -> None:
     )
 
 
+MODULES = """
+import sys
+from ffexport.cli import cli
+cli.main(sys.argv[1:], standalone_mode=False)
+print(*sorted(name for name in sys.modules if "." not in name), file=sys.stderr)
+"""
+
+
+def test_building_takes_the_engine_library_alone(bundle: Path) -> None:
+    """As on a Jetson: neither torch nor onnx, spox or an ONNX Runtime."""
+    command = [sys.executable, "-c", MODULES, "--model", str(bundle), "--format", "tensorrt-rtx"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    modules = set(done.stderr.split())
+    assert {"ffexport", "ffruntime", "tensorrt_rtx_bindings"} <= modules
+    assert not modules & {"torch", "fftrain", "onnx", "spox", "onnxruntime"}
+
+
 @pytest.fixture(scope="module")
 def lowered(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That bundle with graphs of every precision."""
