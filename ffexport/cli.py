@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ Examples:
   ffexport --format tensorrt            engines, on the machine with the GPU; graphs only where they are missing
   ffexport --list                       formats and providers: what works here, and why the rest does not
   ffexport --check --json               all checks again, as JSON; nothing is written
+  ffexport --state learned.state        what a device learned, as a new bundle: model-learned.ff
 
 \b
 Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 bundle, 6 format or engine not to be had
@@ -84,6 +86,9 @@ class Name(click.ParamType):
 @click.option("--data", metavar="DIR", help="Data sets, for validation images; default: $FF_DATA, else the cache.")
 @click.option("--version-compatible", is_flag=True, help="TensorRT engines that newer versions run, too; slower.")
 @click.option("--hardware-compatible", is_flag=True, help="TensorRT engines for every GPU since Ampere; slower.")
+@click.option("--state", metavar="FILE", help="Export the bundle with what a device learned, as a new one.")
+@click.option("--out", metavar="DIR", help="The new bundle of --state; default: model-learned.ff beside model.ff.")
+@click.option("--force", is_flag=True, help="With --state: replace the bundle that is at --out.")
 @click.option("--list", "show_list", is_flag=True, help="Formats and providers, and what of them works here.")
 @click.option("--check", "only_check", is_flag=True, help="Repeat all checks on an export; writes nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
@@ -96,6 +101,9 @@ def cli(
     data: str | None,
     version_compatible: bool,
     hardware_compatible: bool,
+    state: str | None,
+    out: str | None,
+    force: bool,
     show_list: bool,
     only_check: bool,
     as_json: bool,
@@ -112,8 +120,13 @@ def cli(
         return
     if only_check and formats != ("onnx",):
         raise UsageError("--check makes nothing: leave out --format")
+    if state is None and (out is not None or force):
+        raise UsageError("--out and --force go with --state: without it, an export adds to the bundle")
+    if state is not None and only_check:
+        raise UsageError("--check makes nothing: leave out --state")
     path = Path(model or os.environ.get("FF_MODEL") or "model.ff")
-    verdict = fit(path, device, precisions) if device else None
+    target = new_bundle(path, out, force) if state is not None else path
+    verdict = fit(path, device, precisions, state) if device else None
     if verdict and not as_json:
         from ffruntime.report import verdict_text
 
@@ -125,14 +138,14 @@ def cli(
     from .table import artefact_table
 
     report = None
-    if "onnx" in formats or not has_graphs(path, precisions):
-        report = run(path, precisions, data, verdict, only_check)
+    if state is not None or "onnx" in formats or not has_graphs(path, precisions):
+        report = run(path, precisions, data, verdict, only_check, state, target)
         if not as_json:
             click.echo(artefact_table(report.artefacts))
     options = Options(version_compatible, hardware_compatible)
-    more = deploy(path, formats, providers, precisions, device, verdict, options)
+    more = deploy(target, formats, providers, precisions, device, verdict, options)
     if as_json:
-        click.echo(as_json_text({"model": str(path), **report_object(report, more)}))
+        click.echo(as_json_text({"model": str(target), **report_object(report, more)}))
     elif more:
         click.echo(artefact_table(more))
     if report and only_check:
@@ -140,9 +153,8 @@ def cli(
 
         require(list(report.checks), report.backend)
     if report and not as_json:
-        click.echo(
-            f"{path}: every graph reproduces the trainer's golden vectors; next: ffruntime classify image.png"
-        )
+        whose = "the trainer's" if state is None else "its own"
+        click.echo(f"{target}: every graph reproduces {whose} golden vectors; next: ffruntime classify image.png")
 
 
 def report_object(report: Report | None, more: list[Artefact]) -> dict[str, Any]:
@@ -160,17 +172,40 @@ def as_json_text(value: Any) -> str:
     return json.dumps(to_builtins(value))
 
 
-def fit(path: Path, device: str, precisions: tuple[Precision, ...]) -> Verdict:
+@contextmanager
+def export_extra() -> Iterator[None]:
+    """Says which extra is missing where what is imported in the block needs it."""
+    try:
+        yield
+    except ImportError as error:
+        if error.name in ("onnx", "spox"):
+            raise MissingExtra(error.name, "export") from error
+        raise
+
+
+def new_bundle(path: Path, out: str | None, force: bool) -> Path:
+    """Where the bundle of `--state` goes. Raises `UsageError` where something is there already."""
+    with export_extra():
+        from .from_state import target_of
+    from ffruntime.bundle import read_manifest
+
+    read_manifest(path)  # no bundle, no state of it
+    return target_of(path, Path(out) if out is not None else None, force)
+
+
+def fit(path: Path, device: str, precisions: tuple[Precision, ...], state: str | None = None) -> Verdict:
     """The verdict on a device, before any work. Raises `BackendError` with the numbers where it does not fit."""
     from ffruntime.bundle import read_manifest
     from ffruntime.plan import plan, require_fit
     from ffruntime.profile import load_profile
+    from ffruntime.state_file import read_state
 
     manifest, profile = read_manifest(path), load_profile(device)
     size = sum(entry.size for entry in manifest.files.values())
+    classes = len(manifest.classes if state is None else read_state(Path(state), manifest)[1].classes)
 
     def verdict(precision: Precision) -> Verdict:
-        return plan(manifest.network, len(manifest.classes), Path(device).stem, profile, precision, size)
+        return plan(manifest.network, classes, Path(device).stem, profile, precision, size)
 
     offered = profile.inference.precision
     wanted = verdict(precisions[-1] if precisions else offered[0])
@@ -179,15 +214,18 @@ def fit(path: Path, device: str, precisions: tuple[Precision, ...]) -> Verdict:
 
 
 def run(
-    path: Path, precisions: tuple[Precision, ...], data: str | None, verdict: Verdict | None, only_check: bool
+    path: Path,
+    precisions: tuple[Precision, ...],
+    data: str | None,
+    verdict: Verdict | None,
+    only_check: bool,
+    state: str | None,
+    target: Path,
 ) -> Report:
-    """Export, or only check, with a bar where someone watches."""
-    try:
+    """Export, or only check, or make the bundle `target` of a state, with a bar where someone watches."""
+    with export_extra():
         from .export import check_export, export_onnx
-    except ImportError as error:
-        if error.name in ("onnx", "spox"):
-            raise MissingExtra(error.name, "export") from error
-        raise
+        from .from_state import export_state
     from .progress import bar
     from .validation import data_directory
 
@@ -195,6 +233,8 @@ def run(
     try:
         if only_check:
             return check_export(path, data=directory, progress=progress)
+        if state is not None:
+            return export_state(path, Path(state), target, precisions, directory, verdict, progress)
         return export_onnx(path, precisions, data=directory, device=verdict, progress=progress)
     finally:
         progress("", 0)

@@ -37,6 +37,7 @@ from .engine_options import (
     profile_shapes,
     rtx_target,
 )
+from .report import REPORT, encode_report, read_report, with_rows
 from .table import Artefact
 
 Built: TypeAlias = tuple[bytes, dict[str, Shapes]]  # an engine, and what shapes each input may have
@@ -102,8 +103,11 @@ def build_engines(
         files[f"{place}.engine"] = engine
         files[f"{place}.json"] = msgspec.json.format(msgspec.json.encode(sidecar), indent=2) + b"\n"
     checks = _prove(path, manifest, files, plan)
+    rows = [_row(name, data, plan, checks) for name, data in files.items() if name.endswith(".engine")]
+    if report := read_report(path, manifest):
+        files[REPORT] = encode_report(with_rows(report, rows))
     bundle.write(path, manifest, files)
-    return [_row(name, data, plan, checks) for name, data in files.items() if name.endswith(".engine")]
+    return rows
 
 
 def graph_files(manifest: bundle.Manifest, precision: Precision) -> list[str]:

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import msgspec
 import onnx
-from msgspec import Struct
 
 from ffruntime import bundle
 from ffruntime.backend import DEFAULT_BACKEND
 from ffruntime.bundle import EXEMPLARS, GOLDEN, WEIGHTS, Manifest
+from ffruntime.engine import FOLDER
 from ffruntime.errors import StorageError
-from ffruntime.golden import Check, require
+from ffruntime.golden import require
 from ffruntime.losses import pair_loss_of
 from ffruntime.model import Model
 from ffruntime.plan import Verdict
@@ -28,20 +28,9 @@ from .gradients import all_gradient_graphs
 from .graphs import all_graphs
 from .lower import Files, Lowering
 from .prove import exported_precisions, prove, read_exemplars
+from .report import REPORT, Report, encode_report, read_report
 from .table import Artefact
 from .validation import Images, validation_images
-
-CHECKS = "export.json"
-
-
-class Report(Struct, frozen=True):
-    """What an export leaves behind, `export.json` in the bundle."""
-
-    backend: str  # what ran the graphs
-    onnx: str  # version of the onnx package
-    artefacts: tuple[Artefact, ...]
-    checks: tuple[Check, ...]
-    device: Verdict | None = None
 
 
 def silent(_what: str, _share: float) -> None:
@@ -79,8 +68,7 @@ def export_onnx(
         tuple(checks),
         device,
     )
-    text = msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n"
-    bundle.write(path, manifest, {**files, CHECKS: text})
+    bundle.write(path, manifest, {**files, REPORT: encode_report(report)})
     return report
 
 
@@ -118,13 +106,9 @@ def _validation(path: Path, manifest: Manifest, data: Path | None) -> Images | N
 
 def _other_precisions(path: Path, manifest: Manifest, made: Sequence[Precision]) -> list[Artefact]:
     """Rows of what an earlier export made, and this one leaves as it is."""
-    if CHECKS not in manifest.files:
-        return []
-    try:
-        rows = msgspec.json.decode(bundle.verified(path, manifest, CHECKS).read_bytes(), type=Report).artefacts
-    except msgspec.DecodeError:  # of an earlier version of this program
-        return []
-    return [row for row in rows if row.artefact in manifest.files and row.precision not in made]
+    report = read_report(path, manifest)
+    rows = [row for row in report.artefacts if row.artefact in manifest.files] if report else []
+    return [row for row in rows if row.precision not in made or row.artefact.startswith(f"{FOLDER}/")]
 
 
 @contextmanager

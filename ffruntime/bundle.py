@@ -255,8 +255,10 @@ def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifes
             _sync_directory(path)
         for file, target in staged.items():
             if target.name == MANIFEST:
-                for folder in {other.parent for other in staged.values()}:
-                    _sync_directory(folder)
+                above = {parent for other in staged.values() for parent in other.parents}
+                for folder in above:
+                    if folder.is_relative_to(path):
+                        _sync_directory(folder)
             file.replace(target)
         _sync_directory(path)
         _sync_directory(path.parent)  # which may have a new entry

@@ -56,12 +56,6 @@ def parameters(part: str, tensors: Tensors) -> Tensors:
     return {n: t for n, t in tensors.items() if n.startswith(f"{part}.") and n.endswith((".weight", ".bias"))}
 
 
-def cast(tensors: Tensors, dtype: torch.dtype) -> Tensors:
-    """Weights and the units' biases in the type that activations are computed in; everything else as it is."""
-    cast_too = tuple(n for n in tensors if n.endswith(".weight") or (n.endswith(".bias") and n != "head.bias"))
-    return {**tensors, **{name: tensors[name].to(dtype) for name in cast_too}}
-
-
 def to_images(pixels: Tensor, network: Network, dtype: torch.dtype) -> Tensor:
     """uint8 pixels (N, C, H, W) -> standardised images of `dtype`."""
     x = (pixels.float() / 255 - network.image.mean) / network.image.std

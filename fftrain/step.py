@@ -56,44 +56,44 @@ def training_step(state: State, batch: Batch, hard: Tensor) -> Tensor:
     """
     recipe, network = state.recipe, state.network
     images = net.to_images(batch.pixels, network, state.dtype)
-    tensors = net.cast(state.tensors, state.dtype)  # once, for all the passes of this step
     if isinstance(recipe.loss, CrossEntropy):
         return backpropagation(state, images, batch.labels)
-    logits, classifier = learn_head(state, tensors, images, batch.labels)
-    scores = plausibility(recipe.negatives, network, tensors, images, logits)
+    logits, classifier = learn_head(state, images, batch.labels)
+    scores = plausibility(recipe.negatives, network, state.tensors, images, logits)
     wrong = choose_negatives(batch.labels, network.label.patterns, scores, hard, batch.noise)
     labels = torch.cat([batch.labels[None], wrong])  # (1 + M, B)
     learn = crossing_units if recipe.gradient == "crossing" else local_units
-    return torch.cat([learn(state, tensors, images, labels), classifier[None]])
+    return torch.cat([learn(state, images, labels), classifier[None]])
 
 
-def local_units(state: State, tensors: Tensors, images: Tensor, labels: Tensor) -> Tensor:
+def local_units(state: State, images: Tensor, labels: Tensor) -> Tensor:
     """One pass over the units, each updated on the way: labels (1 + M, B), right ones first -> reports (U, 2)."""
     network, loss = state.network, state.recipe.loss
     assert not isinstance(loss, CrossEntropy)
-    x, reports = net.embed_copies(network, tensors, images, labels), []
+    x, reports = net.embed_copies(network, state.tensors, images, labels), []
     for index, unit in enumerate(network.units):
         name = unit_name(index)
+        own = {n: t.to(state.dtype) for n, t in net.parameters(name, state.tensors).items()}
         x = net.normalise(unit, name, state.tensors, x, training=True)
         if unit.trained:
-            gradients, x, report = local_gradient(network, index, tensors, x, loss, len(labels))
+            gradients, x, report = local_gradient(network, index, own, x, loss, len(labels))
             average(gradients.values())
             apply_gradients(state.optimizers[name], state.tensors, gradients)
         else:
-            x = net.activation(network, index, tensors, x)
+            x = net.activation(network, index, own, x)
             _, report = unit_loss(loss, net.mean_square(x), x[0].numel(), len(labels))
         reports.append(report)
     return torch.stack(reports)
 
 
-def crossing_units(state: State, tensors: Tensors, images: Tensor, labels: Tensor) -> Tensor:
+def crossing_units(state: State, images: Tensor, labels: Tensor) -> Tensor:
     """The sum of all trained units' losses, its gradient through the whole network: reports (U, 2)."""
     network, loss = state.network, state.recipe.loss
     assert not isinstance(loss, CrossEntropy)
     own = _with_gradients(state)
     total, reports = torch.zeros((), device=images.device), []
     with torch.enable_grad():
-        x = net.embed_copies(network, tensors, images, labels)
+        x = net.embed_copies(network, own, images, labels)
         for index, unit in enumerate(network.units):
             x = net.normalise(unit, unit_name(index), state.tensors, x, training=True)
             x = net.activation(network, index, own, x)
@@ -140,14 +140,14 @@ def _descend(state: State, own: Tensors, value: Tensor) -> None:
             apply_gradients(optimizer, state.tensors, mine)
 
 
-def learn_head(state: State, tensors: Tensors, images: Tensor, labels: Tensor) -> tuple[Tensor | None, Tensor]:
+def learn_head(state: State, images: Tensor, labels: Tensor) -> tuple[Tensor | None, Tensor]:
     """Update the linear classifier by its cross-entropy, whose gradient stops at its own inputs.
 
     Returns (logits before the update (B, P), [cross-entropy, accuracy]); (None, NaN) where the recipe has none.
     """
     if "head" not in state.optimizers:
         return None, _nothing(images)
-    x, logits = net.classify_linear(state.network, tensors, images)
+    x, logits = net.classify_linear(state.network, state.tensors, images)
     error = logits.softmax(1) - F.one_hot(labels, logits.shape[1])
     error /= len(labels)
     gradients = {"head.weight": error.to(x.dtype).T @ x, "head.bias": error.sum(0)}

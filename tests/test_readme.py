@@ -33,6 +33,21 @@ def test_parity_is_what_the_benchmark_wrote() -> None:
     assert f"{result['equal_decisions']:,} of 10,000" in README
 
 
+def test_training_speed_and_memory_are_what_the_benchmark_wrote() -> None:
+    result = json.loads((RESULTS / "training.json").read_text())
+    figures = [result["speed_over_plain"]["fftrain"], result["fftrain_share_of_convolution_peak"]]
+    figures += [result["fftrain_12_layers_over_3"], result["fftrain_over_backpropagation_at_12"]]
+    for figure in figures:
+        assert f"{figure:.2f}" in README
+
+
+def test_time_to_accuracy_is_what_the_benchmark_wrote() -> None:
+    result = json.loads((RESULTS / "time_to_accuracy_cpu.json").read_text())
+    assert f"{result['median_share_of_the_goals_time']:.2f}" in README
+    for share in result["median_test_accuracy"].values():
+        assert f"{100 * share:.2f} %" in README
+
+
 def test_every_file_that_the_readme_links_is_there() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target

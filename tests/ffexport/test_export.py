@@ -14,7 +14,8 @@ import onnx
 import pytest
 
 from ffexport import export
-from ffexport.export import CHECKS, export_onnx
+from ffexport.export import export_onnx
+from ffexport.report import REPORT
 from ffruntime.bundle import read_manifest
 from ffruntime.errors import StorageError
 from ffruntime.profile import profiles_folder
@@ -59,8 +60,8 @@ def test_what_another_export_made_stays(with_int8: Path) -> None:
     before = read_manifest(with_int8).files
     report = export_onnx(with_int8)
     after = read_manifest(with_int8).files
-    assert {name for name in before if before[name] != after[name]} <= {CHECKS}  # its rows are in another order
-    others = {CHECKS, "golden.safetensors", "exemplars.safetensors"}
+    assert {name for name in before if before[name] != after[name]} <= {REPORT}  # its rows are in another order
+    others = {REPORT, "golden.safetensors", "exemplars.safetensors"}
     assert {row.artefact for row in report.artefacts} == after.keys() - others
 
 
@@ -84,7 +85,7 @@ def test_check_repeats_all_checks_and_writes_nothing(with_int8: Path) -> None:
     before = contents(with_int8)
     done = ffexport("--model", with_int8, "--check", "--json")
     assert done.returncode == 0, done.stderr
-    kept, again = json.loads((with_int8 / CHECKS).read_text()), json.loads(done.stdout)
+    kept, again = json.loads((with_int8 / REPORT).read_text()), json.loads(done.stdout)
     assert again["artefacts"] == kept["artefacts"]
     assert contents(with_int8) == before
 
@@ -105,7 +106,7 @@ def test_a_device_decides_the_precision(bundle: Path) -> None:
     assert verdict["inference"]["activations"] > 0
     assert verdict["formats"] == ["onnx"]
     assert (bundle / "int8" / "goodness.onnx").exists()
-    assert json.loads((bundle / CHECKS).read_text())["device"] == verdict
+    assert json.loads((bundle / REPORT).read_text())["device"] == verdict
 
 
 def device(folder: Path, **figures: int) -> Path:

@@ -11,10 +11,11 @@ import onnxruntime
 import pytest
 import torch
 
-from ffexport.export import CHECKS, export_onnx
+from ffexport.export import export_onnx
 from ffexport.external import tensor_places, use_external_weights
 from ffexport.gradients import learning_units
 from ffexport.graphs import all_graphs
+from ffexport.report import REPORT
 from ffruntime import bundle as bundles
 from ffruntime.architecture import (
     Conv,
@@ -203,7 +204,7 @@ def test_weights_that_are_not_the_golden_ones_are_refused(bundle: Path) -> None:
 def test_the_golden_table_is_kept(exported: Path) -> None:
     import json
 
-    report = json.loads((exported / CHECKS).read_text())
+    report = json.loads((exported / REPORT).read_text())
     assert report["backend"] == "onnxruntime-cpu"
     assert len(report["checks"]) == 8 + 3 * 2 + 2 + 3  # inference, units' gradients, the golden one, the head's
 

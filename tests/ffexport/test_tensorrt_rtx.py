@@ -14,6 +14,7 @@ from msgspec import structs
 from ffexport.engine_options import Limits, Options, offered_capabilities
 from ffexport.engines import build_engines, graph_files
 from ffexport.export import export_onnx
+from ffexport.report import read_report
 from ffruntime import cuda
 from ffruntime.bundle import read_manifest, verified
 from ffruntime.engine import Sidecar, import_library, read_sidecar
@@ -167,6 +168,17 @@ def test_sidecars_are_plain_json(bundle: Path) -> None:
     text = json.loads((bundle / name).read_text())
     assert (text["library"], text["version"], text["precision"]) == ("tensorrt-rtx", rtx.__version__, "fp32")
     assert text["inputs"]["images"]["min"] == [1, 1, 28, 28]
+
+
+def test_the_bundles_report_has_a_row_for_every_engine(bundle: Path) -> None:
+    """Once, however often they are built; an export of the graphs keeps it."""
+    for _ in range(2):
+        rows = build_engines(bundle, "tensorrt-rtx", workstation("8.9"), limit=FEW)
+    export_onnx(bundle)
+    report = read_report(bundle, read_manifest(bundle))
+    assert report
+    assert [row for row in report.artefacts if row.artefact.endswith(".engine")] == rows
+    assert {row.artefact for row in rows} <= read_manifest(bundle).files.keys()
 
 
 @pytest.mark.gpu
