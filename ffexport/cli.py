@@ -64,9 +64,7 @@ class Name(click.ParamType):
     "formats",
     type=Name("format", FORMATS),
     multiple=True,
-    default=("onnx",),
-    show_default=True,
-    help="What to make; repeat it for several.",
+    help="What to make; repeat it for several. Default: what the device runs and can be made here, else onnx.",
 )
 @click.option(
     "--provider",
@@ -118,7 +116,7 @@ def cli(
         offers = availability()
         click.echo(as_json_text(offers) if as_json else offer_table(offers))
         return
-    if only_check and formats != ("onnx",):
+    if only_check and formats:
         raise UsageError("--check makes nothing: leave out --format")
     if state is None and (out is not None or force):
         raise UsageError("--out and --force go with --state: without it, an export adds to the bundle")
@@ -133,17 +131,18 @@ def cli(
         click.echo(verdict_text(verdict))
     if verdict and not precisions:
         precisions = (verdict.precision,)
+    wanted = formats or (("onnx",) if verdict is None or only_check else verdict.formats)
     from .deploy import deploy, has_graphs
     from .engine_options import Options
     from .table import artefact_table
 
     report = None
-    if state is not None or "onnx" in formats or not has_graphs(path, precisions):
+    if state is not None or "onnx" in wanted or not has_graphs(path, precisions):
         report = run(path, precisions, data, verdict, only_check, state, target)
         if not as_json:
             click.echo(artefact_table(report.artefacts))
     options = Options(version_compatible, hardware_compatible)
-    more = deploy(target, formats, providers, precisions, device, verdict, options)
+    more = deploy(target, wanted, providers, precisions, device, verdict, options, asked=bool(formats))
     if as_json:
         click.echo(as_json_text({"model": str(target), **report_object(report, more)}))
     elif more:

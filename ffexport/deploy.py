@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ffruntime.bundle import read_manifest
 from ffruntime.engine import LIBRARIES
+from ffruntime.errors import BackendError
 from ffruntime.precision import Precision, in_folder
 from ffruntime.profile import load_profile
 
@@ -32,11 +33,13 @@ def deploy(
     device: str | None = None,
     verdict: Verdict | None = None,
     options: Options = PLAIN,
+    asked: bool = True,
 ) -> list[Artefact]:
     """Check the graphs in fp32 and in `precisions` on each provider, then make engines of every format of them.
 
     `device`: a profile by name or path, `verdict` the calls that fit it. Raises what `check_providers` and
-    `build_engines` raise; the graphs stay whatever becomes of the engines.
+    `build_engines` raise; the graphs stay whatever becomes of the engines. Where the formats were not `asked` for,
+    but are what the device runs, engines that cannot be made here are rows that say why, and where they can.
     """
     from .engines import build_engines
     from .providers import check_providers
@@ -49,5 +52,10 @@ def deploy(
     for library in LIBRARIES:
         if library in formats:
             for precision in dict.fromkeys(("fp32", *precisions)):
-                rows += build_engines(path, library, profile, precision, limit, options)
+                try:
+                    rows += build_engines(path, library, profile, precision, limit, options)
+                except BackendError as error:
+                    if asked:
+                        raise
+                    rows.append(Artefact(f"engines: {library}", 0, precision, None, f"not made here: {error}"))
     return rows

@@ -14,6 +14,7 @@ import onnx
 import pytest
 
 from ffexport import export
+from ffexport.engines import missing
 from ffexport.export import export_onnx
 from ffexport.report import REPORT
 from ffruntime.bundle import read_manifest
@@ -118,6 +119,16 @@ def device(folder: Path, **figures: int) -> Path:
     file = folder / "tiny.toml"
     file.write_text(text)
     return file
+
+
+@pytest.mark.skipif(not missing("tensorrt"), reason="TensorRT builds here")
+def test_what_a_device_runs_and_cannot_be_made_here_is_said_and_not_failed(bundle: Path) -> None:
+    done = ffexport("--model", bundle, "--device", "jetson-orin-nano", "--precision", "fp32", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = {row["artefact"]: row["verdict"] for row in json.loads(done.stdout)["artefacts"]}
+    assert rows["goodness.onnx"] == "ok"
+    assert rows["engines: tensorrt"].startswith("not made here: ")
+    assert "Jetson Orin Nano" in rows["engines: tensorrt"]  # which machine makes it
 
 
 def test_a_device_that_is_too_small_is_refused_before_any_work(bundle: Path, tmp_path: Path) -> None:
