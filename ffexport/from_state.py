@@ -1,0 +1,186 @@
+"""A bundle and what a device learned on it, as a new bundle: with its own golden vectors, graphs and precisions.
+
+The trainer's golden vectors are those of the old weights. The new ones come from the new fp32 graphs on ONNX
+Runtime's CPU provider, and the manifest says so. The export then proves the graphs against each other: the unit
+graphs, as a chain, have to reproduce what the goodness graph computes in one piece.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from msgspec import structs
+from safetensors.numpy import save
+
+from ffruntime import bundle
+from ffruntime.architecture import gradient_tensors, unit_name, unit_parameters
+from ffruntime.bundle import EXEMPLARS, GOLDEN, WEIGHTS, Manifest
+from ffruntime.errors import BundleError, StorageError, UsageError
+from ffruntime.golden import read_golden
+from ffruntime.labels import first_input, to_unit_interval
+from ffruntime.model import Model
+from ffruntime.state_file import State, read_state
+
+from .assess import Progress
+from .export import export_onnx, fp32_graphs, silent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ffruntime.plan import Verdict
+    from ffruntime.precision import Precision
+
+    from .report import Report
+
+REFERENCE = "onnxruntime-cpu"  # what computes the golden vectors
+
+
+def target_of(source: Path, out: Path | None, force: bool) -> Path:
+    """Where the new bundle goes: `out`, by default `model-learned.ff` beside `model.ff`.
+
+    Raises `UsageError` where something is there that must not be replaced.
+    """
+    named = source if source.name not in ("", "..") else source.resolve()
+    target = out or named.with_name(f"{named.name.removesuffix('.ff')}-learned.ff")
+    here, there = source.resolve(), target.resolve()
+    if there == here or here in there.parents or there in here.parents:
+        raise UsageError(f"{target}: would change the bundle {source}; name another place with --out")
+    if not _occupied(target):
+        return target
+    if not (target / bundle.MANIFEST).is_file():
+        raise UsageError(f"{target}: is there, and no bundle; name another place with --out")
+    if not force:
+        raise UsageError(f"{target}: is there already; replace it with --force, or name another place with --out")
+    return target
+
+
+def _occupied(target: Path) -> bool:
+    try:
+        return target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir())))
+    except OSError as error:
+        raise StorageError(f"{target}: cannot be looked into: {error.strerror}") from error
+
+
+def export_state(
+    source: Path,
+    state: Path,
+    target: Path,
+    precisions: Sequence[Precision] = (),
+    data: Path | None = None,
+    device: Verdict | None = None,
+    progress: Progress = silent,
+) -> Report:
+    """Write the bundle at `source`, with what `state` has learned, to `target`, exported in fp32 and `precisions`.
+
+    All is made and proven in a scratch bundle and then written at once: whatever fails, `target` is as it was, and
+    `source` is only read. Raises `BundleError` where either cannot be used, and what `export_onnx` raises.
+    """
+    manifest = bundle.read_manifest(source)
+    tensors, learned = read_state(state, manifest)
+    weights = {**bundle.read_weights(source, manifest), **tensors}
+    old = read_golden(Model(source, REFERENCE))
+    exemplars = {}
+    if EXEMPLARS in manifest.files:
+        exemplars[EXEMPLARS] = _bytes(bundle.verified(source, manifest, EXEMPLARS))
+    new = new_manifest(manifest, learned, bundle.sha256(state))
+    with _scratch() as folder:
+        copy = folder / "model.ff"
+        written = bundle.write(copy, new, {WEIGHTS: save(weights), **exemplars})
+        bundle.write(copy, written, fp32_graphs(copy, written))
+        golden = golden_vectors(Model(copy, REFERENCE), weights, old)
+        if not all(np.isfinite(tensor).all() for tensor in golden.values()):
+            raise BundleError(f"{state}: with it the network computes no finite numbers; roll the learning back")
+        bundle.write(copy, written, {GOLDEN: save(golden)})  # without graphs: the export adds them
+        report = export_onnx(copy, precisions, data=data, device=device, progress=progress)
+        final = bundle.read_manifest(copy)
+        files = {name: _bytes(bundle.verified(copy, final, name)) for name in final.files}
+    _commit(target, structs.replace(final, files={}), files)
+    return report
+
+
+def new_manifest(manifest: Manifest, learned: State, digest: str) -> Manifest:
+    """The old manifest with the classes learned; accuracies were the old one's. `digest` is the state file's."""
+    from onnxruntime import __version__ as version
+
+    origin = f"{learned.updates} updates on {learned.examples} examples, from state {digest[:12]}"
+    origins = [manifest.made_with["learned"]] if "learned" in manifest.made_with else []
+    golden = f"ONNX Runtime {version}, CPU, fp32, of the weights after learning"
+    made_with = {**manifest.made_with, "learned": "; ".join([*origins, origin]), "golden": golden}
+    return structs.replace(manifest, classes=learned.classes, accuracy={}, made_with=made_with, files={})
+
+
+def golden_vectors(
+    model: Model, weights: Mapping[str, np.ndarray], old: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What the model's fp32 graphs make of the old golden images, in the types of `docs/bundle.md`."""
+    images, labels = to_unit_interval(old["images"]), old["labels"]
+    patterns = np.arange(model.manifest.network.label.patterns)
+    scored = model.graph("goodness")({"images": images, "labels": patterns})
+    negatives = (labels + 1) % len(model.manifest.classes)
+    return {
+        "images": old["images"],
+        "labels": labels,
+        "goodness": scored["goodness"].astype(np.float64),
+        "total": scored["total"].astype(np.float64),
+        "logits": model.graph("classifier")({"images": images})["logits"].astype(np.float64),
+        "negatives": negatives,
+        **_golden_gradient(model, weights, old, negatives),
+    }
+
+
+def _golden_gradient(
+    model: Model, weights: Mapping[str, np.ndarray], old: Mapping[str, np.ndarray], negatives: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The gradient of the unit that the old golden vectors have one of; nothing where they have none."""
+    network = model.manifest.network
+    names = [name.removeprefix("gradient.") for name in old if name.startswith("gradient.")]
+    units = [i for i in range(len(network.units)) if not unit_parameters(network, i).keys().isdisjoint(names)]
+    if not units or f"gradient{units[0] + 1}.onnx" not in model.manifest.files:
+        return {}
+    index, n = units[0], len(old["images"])
+    images = to_unit_interval(np.concatenate([old["images"]] * 2))
+    labels = np.concatenate([old["labels"], negatives])
+    x = first_input(network, weights, images, weights["labels.patterns"][labels])
+    for below in range(index):
+        x = model.graph(unit_name(below))({"input": x})["output"]
+    tensors = {name: weights[name] for name in gradient_tensors(network, index)}
+    outputs = model.graph(f"gradient{index + 1}")({"positive": x[:n], "negative": x[n:], **tensors})
+    return {f"gradient.{name}": outputs[f"gradient.{name}"] for name in unit_parameters(network, index)}
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder elsewhere, for as long as the block runs."""
+    try:
+        folder = tempfile.mkdtemp()
+    except OSError as error:
+        where = tempfile.gettempdir()
+        raise StorageError(f"{where}: no scratch bundle can be made there: {error.strerror}") from error
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _commit(target: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
+    """Write all of a bundle; where there was none, an interrupted one is removed."""
+    present = target.exists()
+    try:
+        bundle.write(target, manifest, files)
+    except BaseException:
+        if not present:
+            shutil.rmtree(target, ignore_errors=True)
+        raise

@@ -1,0 +1,146 @@
+"""What a device learned, as one portable file: `docs/state.md` specifies it field by field.
+
+A safetensors file of the tensors that differ from the bundle's weights, and who they are. It says which bundle it
+belongs to, by the hash of that bundle's weights, and vouches for itself: safetensors has no checksum of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from msgspec import Meta, Struct
+
+from . import __version__
+from .architecture import parameter_shapes
+from .bundle import WEIGHTS, Manifest, write_atomically
+from .errors import BundleError
+
+FORMAT = 1
+STATE, DIGEST = "state", "sha256"  # keys of the file's metadata
+MAX_HEADER_BYTES = 16 << 20
+
+NonNegative = Annotated[int, Meta(ge=0)]
+
+
+class State(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who the tensors of a state file are."""
+
+    format: int
+    weights: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # SHA-256 of the bundle's weights.safetensors
+    classes: Annotated[tuple[str, ...], Meta(min_length=1)]  # the bundle's, then those learned
+    updates: NonNegative  # adopted since the bundle's weights
+    examples: NonNegative  # that they learned from
+    ffedge: str  # version of what wrote the file
+
+
+def changed(weights: Mapping[str, np.ndarray], learned: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those of the learned tensors that differ from the bundle's weights."""
+    return {name: tensor for name, tensor in learned.items() if not np.array_equal(tensor, weights[name])}
+
+
+def write_state(
+    path: Path,
+    manifest: Manifest,
+    tensors: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    updates: int,
+    examples: int,
+) -> State:
+    """Write what was learned on the bundle of `manifest`: the tensors that changed, float32, by their names there.
+
+    Raises `BundleError` where `read_state` would refuse it, `StorageError`, with what was at `path` unchanged.
+    """
+    from safetensors.numpy import save
+
+    state = State(FORMAT, manifest.files[WEIGHTS].sha256, tuple(classes), updates, examples, __version__)
+    _check(path, manifest, tensors, state)
+    text = msgspec.json.encode(state).decode()
+    whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    write_atomically(path, save(whole, {STATE: text, DIGEST: _digest(text, whole)}))
+    return state
+
+
+def read_state(path: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray], State]:
+    """The tensors that differ from the weights of the bundle of `manifest`, and who they are.
+
+    Raises `BundleError`, naming the file, where it is missing, damaged, too new, or of another bundle.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    largest = sum(4 * math.prod(shape) for shape in parameter_shapes(manifest.network).values()) + MAX_HEADER_BYTES
+    try:
+        if path.stat().st_size > largest:
+            raise BundleError(f"{path}: larger than all weights of the bundle, so no state of it")
+        data = path.read_bytes()
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: no such state") from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    try:
+        tensors = load(data)
+        text, digest = _metadata(data)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:  # the last three: types numpy has not
+        raise BundleError(f"{path}: not a state file, or damaged: {error}; copy it again") from error
+    state = _decode(path, text)
+    if digest != _digest(text, tensors):
+        raise BundleError(f"{path}: damaged, its hash is not that of its content; copy it again")
+    _check(path, manifest, tensors, state)
+    return tensors, state
+
+
+def _metadata(data: bytes) -> tuple[str, str]:
+    """State and digest of a well-formed safetensors file. Raises `ValueError` where it has none."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    metadata = header.get("__metadata__") or {}
+    if not {STATE, DIGEST} <= metadata.keys():
+        raise ValueError(f"its metadata lack '{STATE}' or '{DIGEST}'")
+    return metadata[STATE], metadata[DIGEST]
+
+
+def _digest(text: str, tensors: Mapping[str, np.ndarray]) -> str:
+    """SHA-256, in hexadecimal, of the metadata and of every tensor's name and bytes, by name."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensors[name]).tobytes())
+    return digest.hexdigest()
+
+
+def _decode(path: Path, text: str) -> State:
+    try:
+        version = msgspec.json.decode(text, type=dict[str, Any]).get("format")
+        if isinstance(version, int) and version > FORMAT:
+            raise BundleError(f"{path}: format {version} is newer than this program reads ({FORMAT}): upgrade")
+        if version != FORMAT or isinstance(version, bool):
+            raise BundleError(f"{path}: format {version!r} is none that this program reads ({FORMAT})")
+        return msgspec.json.decode(text, type=State)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise BundleError(f"{path}: damaged: {error}; copy it again") from error
+
+
+def _check(path: Path, manifest: Manifest, tensors: Mapping[str, np.ndarray], state: State) -> None:
+    own, patterns = manifest.files[WEIGHTS].sha256, manifest.network.label.patterns
+    if state.weights != own:
+        raise BundleError(f"{path}: learned on another bundle, of weights {state.weights[:12]} and not {own[:12]}")
+    if len(state.classes) > patterns:
+        raise BundleError(f"{path}: {len(state.classes)} classes, but the bundle has {patterns} label patterns")
+    if len(set(state.classes)) < len(state.classes):
+        raise BundleError(f"{path}: a class is named twice")
+    if state.classes[: len(manifest.classes)] != manifest.classes:
+        raise BundleError(f"{path}: its classes do not begin with the bundle's")
+    shapes = parameter_shapes(manifest.network)
+    for name, tensor in tensors.items():
+        if name not in shapes:
+            raise BundleError(f"{path}: '{name}' is no parameter of this network")
+        if tensor.shape != shapes[name] or tensor.dtype != np.float32:
+            raise BundleError(f"{path}: '{name}' is {tensor.dtype} {tensor.shape}, not float32 {shapes[name]}")
+        if not np.isfinite(tensor).all():
+            raise BundleError(f"{path}: '{name}' holds values that are no finite numbers")

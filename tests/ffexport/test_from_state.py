@@ -1,0 +1,359 @@
+"""A bundle, and what a device learned on it, as a new bundle; and the file that carries what was learned."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from msgspec import structs
+from safetensors.numpy import load, save
+
+from ffexport import from_state
+from ffexport.from_state import export_state, target_of
+from ffruntime import optimizer, state_file
+from ffruntime.architecture import gradient_tensors, unit_parameters
+from ffruntime.bundle import read_manifest, read_tensors, read_weights, sha256, write
+from ffruntime.errors import BundleError, StorageError, UsageError
+from ffruntime.golden import check, require
+from ffruntime.labels import first_input, to_unit_interval
+from ffruntime.model import Model
+from ffruntime.state_file import changed, read_state, write_state
+from fftrain import network as net
+from fftrain.pack import golden_gradient
+from fftrain.train import Run
+
+NEW = "inverted"  # the class that is learned: dark digits on white
+UPDATES = 30
+
+
+def ffexport(*arguments: object) -> subprocess.CompletedProcess:
+    """Without any data set: exemplars alone are fast."""
+    command = [sys.executable, "-m", "ffexport", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "FF_DATA": "/nonexistent"})
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every file, and every folder, below a path."""
+    return {str(f.relative_to(path)): f.read_bytes() if f.is_file() else b"" for f in path.rglob("*")}
+
+
+def learn(path: Path) -> dict[str, np.ndarray]:
+    """All weights after some updates with the bundle's own gradient graphs, on exemplars, half of them inverted."""
+    model, exemplars = Model(path), read_tensors(path, read_manifest(path), "exemplars.safetensors")
+    network, generator = model.manifest.network, np.random.default_rng(0)
+    weights = {name: tensor.copy() for name, tensor in read_weights(path, model.manifest).items()}
+    trainable = {name: tensor for name, tensor in weights.items() if name.endswith((".weight", ".bias"))}
+    first, second = optimizer.zeros_like(trainable), optimizer.zeros_like(trainable)
+    new = len(model.manifest.classes)
+    for step in range(1, UPDATES + 1):
+        chosen = generator.choice(len(exemplars["labels"]), 64, replace=False)
+        images, labels = exemplars["images"][chosen].copy(), exemplars["labels"][chosen].copy()
+        images[:32], labels[:32] = 255 - images[:32], new
+        wrong = (labels + generator.integers(1, new + 1, 64)) % (new + 1)
+        pixels, n = to_unit_interval(images), len(images)
+        patterns = weights["labels.patterns"][np.concatenate([labels, wrong])]
+        x = first_input(network, weights, np.concatenate([pixels] * 2), patterns)
+        y = first_input(network, weights, pixels, weights["labels.neutral"][None].repeat(n, 0))
+        gradients, features = {}, []
+        for index, unit in enumerate(network.units):
+            graph = model.graph(f"gradient{index + 1}")
+            tensors = {name: weights[name] for name in gradient_tensors(network, index)}
+            outputs = graph({"positive": x[:n], "negative": x[n:], **tensors})
+            gradients |= {k.removeprefix("gradient."): v for k, v in outputs.items() if k.startswith("gradient.")}
+            x = np.concatenate([outputs["next.positive"], outputs["next.negative"]])
+            y = graph({"positive": y, "negative": y, **tensors})["next.positive"]
+            if unit.scored:
+                flat = y.reshape(n, -1)
+                features.append(flat / np.sqrt((flat * flat).mean(1, keepdims=True) + 1e-8))
+        head = {name: weights[name] for name in ("head.weight", "head.bias")}
+        outputs = model.graph("gradient_head")({"features": np.hstack(features), "labels": labels, **head})
+        gradients |= {name: outputs[f"gradient.{name}"] for name in head}
+        optimizer.adam(trainable, gradients, first, second, step=step, lr=2e-3)
+    return weights
+
+
+@pytest.fixture(scope="module")
+def state(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What was learned on the shared bundle: an eleventh class."""
+    path, manifest = tmp_path_factory.mktemp("state") / "learned.state", read_manifest(exported)
+    tensors = changed(read_weights(exported, manifest), learn(exported))
+    write_state(path, manifest, tensors, (*manifest.classes, NEW), UPDATES, 64 * UPDATES)
+    return path
+
+
+@pytest.fixture(scope="module")
+def learned(exported: Path, state: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The new bundle. Shared: read it only."""
+    path = tmp_path_factory.mktemp("learned") / "model-learned.ff"
+    before = contents(exported)
+    export_state(exported, state, path)
+    assert contents(exported) == before
+    return path
+
+
+# ---------------------------------------- the new bundle ----------------------------------------
+
+
+def test_the_new_bundle_proves_itself_and_knows_the_new_class(exported: Path, state: Path, learned: Path) -> None:
+    old, model = read_manifest(exported), Model(learned)
+    new = model.manifest
+    require(check(model), model.backend)
+    assert new.classes == (*old.classes, NEW)
+    assert old.accuracy
+    assert new.accuracy == {}
+    origin = f"{UPDATES} updates on {64 * UPDATES} examples, from state {sha256(state)[:12]}"
+    assert new.made_with["learned"] == origin
+    assert "ONNX Runtime" in new.made_with["golden"]
+    assert "fp32" in new.made_with["golden"]
+    same = {"classes": (), "accuracy": {}, "made_with": {}, "files": {}}
+    assert structs.replace(new, **same) == structs.replace(old, **same)
+    assert new.files.keys() == old.files.keys()
+    assert new.files["exemplars.safetensors"] == old.files["exemplars.safetensors"]
+
+    images = read_tensors(learned, new, "golden.safetensors")["images"]
+    for mode in new.modes:
+        answers = [answer.label for answer in model.classify_batch(np.concatenate([images, 255 - images]), mode)]
+        assert answers[: len(images)].count(NEW) <= 1, mode
+        assert answers[len(images) :].count(NEW) >= len(images) - 1, mode
+
+
+def test_weights_are_the_bundles_with_the_states_in_them(exported: Path, state: Path, learned: Path) -> None:
+    before, after = (read_weights(path, read_manifest(path)) for path in (exported, learned))
+    tensors, _ = read_state(state, read_manifest(exported))
+    assert "labels.neutral" not in tensors
+    assert {"unit1.conv1.weight", "unit3.linear1.bias", "head.weight"} <= tensors.keys()
+    for name in before:
+        np.testing.assert_array_equal(after[name], tensors.get(name, before[name]))
+
+
+def test_golden_vectors_are_what_the_trainer_would_compute(learned: Path, trained_run: Run) -> None:
+    """Against torch in float64: computed in ONNX Runtime's float32, and right."""
+    manifest = read_manifest(learned)
+    golden, network = read_tensors(learned, manifest, "golden.safetensors"), manifest.network
+    weights = {n: torch.from_numpy(t).double() for n, t in read_weights(learned, manifest).items()}
+    images = net.to_images(torch.from_numpy(golden["images"]), network, torch.float64)
+    with torch.no_grad():
+        goodness = net.label_goodness(network, weights, images, torch.arange(network.label.patterns))
+        expected = {"goodness": goodness, "total": net.total_goodness(network, goodness)}
+        expected["logits"] = net.classify_linear(network, weights, images)[1]
+    gradient = next(name for name in golden if name.startswith("gradient."))
+    index = int(gradient.removeprefix("gradient.unit").partition(".")[0]) - 1
+    labels = torch.from_numpy(np.stack([golden["labels"], golden["negatives"]]))
+    loss = trained_run.recipe.loss
+    gradients = golden_gradient(network, weights, index, images, labels, loss)  # type: ignore[arg-type]
+    expected |= {f"gradient.{name}": value for name, value in gradients.items()}
+    assert gradients.keys() == unit_parameters(network, index).keys()
+    assert golden.keys() == {"images", "labels", "negatives", *expected}
+    np.testing.assert_array_equal(golden["negatives"], (golden["labels"] + 1) % 11)
+    for name, value in expected.items():
+        assert golden[name].dtype == (np.float32 if name.startswith("gradient.") else np.float64)
+        assert np.abs(golden[name] - value.numpy()).max() <= 1e-4 * np.abs(golden[name]).max(), name
+
+
+def test_learning_goes_on_from_the_new_bundle(learned: Path, tmp_path: Path) -> None:
+    """A bundle of a state is a bundle: a second state makes a third one, which says where it comes from."""
+    manifest = read_manifest(learned)
+    bias = read_weights(learned, manifest)["head.bias"] + np.float32(0.125)
+    write_state(tmp_path / "second.state", manifest, {"head.bias": bias}, manifest.classes, 1, 2)
+    export_state(learned, tmp_path / "second.state", tmp_path / "third.ff")
+    first, _, second = read_manifest(tmp_path / "third.ff").made_with["learned"].partition("; ")
+    assert first == manifest.made_with["learned"]
+    assert second.startswith("1 updates on 2 examples")
+
+
+def test_on_the_command_line(bundle: Path, state: Path, tmp_path: Path) -> None:
+    """Beside the old bundle by default, in the precision asked for; replaced only when asked to."""
+    done = ffexport("--model", bundle, "--state", state, "--precision", "fp16", "--json")
+    assert done.returncode == 0, done.stderr
+    target, report = tmp_path / "model-learned.ff", json.loads(done.stdout)
+    assert report["model"] == str(target)
+    assert {"unit1.onnx", "gradient1.onnx", "fp16/goodness.onnx"} <= {
+        row["artefact"] for row in report["artefacts"]
+    }
+    assert "fp16/weights.safetensors" in read_manifest(target).files
+
+    before = contents(target)
+    done = ffexport("--model", bundle, "--state", state)
+    assert (done.returncode, done.stderr.count("\n"), "--force" in done.stderr) == (2, 1, True), done.stderr
+    assert contents(target) == before
+    done = ffexport(
+        "--model", bundle, "--state", state, "--force", "--device", "raspberry-pi-5", "--precision", "fp32"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith(f"{target}: every graph reproduces its own golden vectors")
+    assert {name for name in contents(target) if name.startswith("fp16/")} <= {"fp16"}  # an empty folder at most
+    assert json.loads((target / "export.json").read_text())["device"]["device"] == "raspberry-pi-5"
+
+
+# ---------------------------------------- what is refused ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (("--out", "b.ff"), "--state"),
+        (("--force",), "--state"),
+        (("--state", "x.state", "--check"), "--check"),
+    ],
+)
+def test_options_that_do_not_go_together(arguments: tuple[str, ...], word: str, exported: Path) -> None:
+    done = ffexport("--model", exported, *arguments)
+    assert (done.returncode, done.stderr.count("\n"), word in done.stderr) == (2, 1, True), done.stderr
+
+
+def test_where_the_new_bundle_may_go(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("keep")
+    (tmp_path / "other.ff").symlink_to(bundle)
+    assert target_of(bundle, None, False) == tmp_path / "model-learned.ff"
+    assert target_of(bundle, tmp_path / "empty", False) == tmp_path / "empty"
+    for place in (
+        bundle,
+        bundle / "inside",
+        tmp_path,
+        tmp_path / "other.ff",
+        tmp_path / "full",
+        *bundle.glob("*.json"),
+    ):
+        with pytest.raises(UsageError, match="--out"):
+            target_of(bundle, place, True)
+    monkeypatch.chdir(bundle)
+    assert target_of(Path(), None, False) == tmp_path / "model-learned.ff"
+
+
+def rewritten(state: Path, tensors: dict[str, np.ndarray] | None = None, **fields: object) -> bytes:
+    """A state file with other fields or tensors, whose hash is right."""
+    data = state.read_bytes()
+    text, _ = state_file._metadata(data)
+    text = json.dumps({**json.loads(text), **fields})
+    tensors = {**load(data), **(tensors or {})}
+    return save(tensors, {"state": text, "sha256": state_file._digest(text, tensors)})
+
+
+DIGITS = tuple("0123456789")
+BAD_STATES: dict[str, tuple[Callable[[Path], bytes], str]] = {
+    "empty": (lambda _: b"", "not a state file"),
+    "truncated": (lambda s: s.read_bytes()[:-1], "not a state file"),
+    "cut in the header": (lambda s: s.read_bytes()[:100], "not a state file"),
+    "longer": (lambda s: s.read_bytes() + b"\0", "not a state file"),
+    "no safetensors": (lambda _: b"PK\3\4" * 100, "not a state file"),
+    "without metadata": (lambda s: save(load(s.read_bytes())), "metadata lack"),
+    "a flipped bit": (lambda s: s.read_bytes()[:-1] + bytes([s.read_bytes()[-1] ^ 1]), "damaged"),
+    "another name": (lambda s: s.read_bytes().replace(NEW.encode(), b"INVERTED"), "damaged"),
+    "huge": (lambda s: s.read_bytes() + bytes(40 << 20), "larger than"),
+    "newer": (lambda s: rewritten(s, format=2), "newer"),
+    "no format": (lambda s: rewritten(s, format=True), "format True"),
+    "unknown field": (lambda s: rewritten(s, more=1), "unknown field"),
+    "negative": (lambda s: rewritten(s, updates=-1), "updates"),
+    "of another bundle": (lambda s: rewritten(s, weights="0" * 64), "another bundle"),
+    "too many classes": (lambda s: rewritten(s, classes=[*DIGITS, *map(str, range(10, 40))]), "40 classes"),
+    "named twice": (lambda s: rewritten(s, classes=[*DIGITS, "3"]), "twice"),
+    "renamed": (lambda s: rewritten(s, classes=["zero", *DIGITS[1:]]), "do not begin"),
+    "forgotten": (lambda s: rewritten(s, classes=DIGITS[:9]), "do not begin"),
+    "unknown tensor": (lambda s: rewritten(s, {"unit9.conv1.bias": np.zeros(3, "f4")}), "unit9.conv1.bias"),
+    "other shape": (lambda s: rewritten(s, {"head.bias": np.zeros(3, "f4")}), "head.bias"),
+    "other type": (lambda s: rewritten(s, {"head.bias": np.zeros(12, "f8")}), "head.bias"),
+    "no numbers": (lambda s: rewritten(s, {"unit1.conv1.bias": np.full(16, np.nan, "f4")}), "finite"),
+    "overflows": (lambda s: rewritten(s, {"unit1.conv1.bias": np.full(16, 3e38, "f4")}), "finite"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_STATES)
+def test_a_state_that_cannot_be_used(name: str, exported: Path, state: Path, tmp_path: Path) -> None:
+    make, words = BAD_STATES[name]
+    bad, target = tmp_path / "bad.state", tmp_path / "new.ff"
+    bad.write_bytes(make(state))
+    with pytest.raises(BundleError, match=words) as raised:
+        export_state(exported, bad, target)
+    assert str(raised.value).startswith(f"{bad}: ")
+    assert "\n" not in str(raised.value)
+    assert not target.exists()
+
+
+def test_what_is_not_there(bundle: Path, state: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no such state"):
+        export_state(bundle, tmp_path / "nothing.state", tmp_path / "new.ff")
+    with pytest.raises(BundleError, match="directory"):
+        export_state(bundle, tmp_path, tmp_path / "new.ff")
+    done = ffexport("--model", bundle, "--state", tmp_path / "nothing.state", "--device", "raspberry-pi-5")
+    assert (done.returncode, done.stderr.count("\n"), "nothing.state" in done.stderr) == (3, 1, True), done.stderr
+    manifest = read_manifest(bundle)
+    files = {name: entry for name, entry in manifest.files.items() if name != "golden.safetensors"}
+    write(bundle, structs.replace(manifest, files=files), {})
+    with pytest.raises(BundleError, match=r"golden\.safetensors"):
+        export_state(bundle, state, tmp_path / "new.ff")
+    assert not (tmp_path / "new.ff").exists()
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "golden.safetensors", "exemplars.safetensors"])
+def test_a_damaged_bundle(name: str, bundle: Path, state: Path, tmp_path: Path) -> None:
+    data = bytearray((bundle / name).read_bytes())
+    data[-1] ^= 1
+    (bundle / name).write_bytes(data)
+    with pytest.raises(BundleError, match=name):
+        export_state(bundle, state, tmp_path / "new.ff")
+    assert not (tmp_path / "new.ff").exists()
+
+
+# ---------------------------------------- all or nothing ----------------------------------------
+
+
+def test_a_full_disk_leaves_nothing(exported: Path, state: Path, small_disk: Callable[[str], Path]) -> None:
+    disk = small_disk("512k")
+    done = ffexport("--model", exported, "--state", state, "--out", disk / "new.ff")
+    assert done.returncode == 8, done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "No space left" in done.stderr
+    assert list(disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+def test_an_interruption_leaves_what_was_there(
+    failure: type[BaseException], exported: Path, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the new bundle is exported, and while the last files of it are written; with and without one there."""
+
+    def stop(*_arguments: object, **_options: object) -> None:
+        raise failure
+
+    existing = Path(shutil.copytree(exported, tmp_path / "old.ff"))
+    before = contents(tmp_path)
+    for target in (existing, tmp_path / "new.ff"):
+        with monkeypatch.context() as patched:
+            patched.setattr(from_state, "export_onnx", stop)
+            with pytest.raises(failure):
+                export_state(exported, state, target)
+        assert contents(tmp_path) == before
+        with monkeypatch.context() as patched:
+            patched.setattr("ffruntime.bundle._stage_withdrawal", stop)
+            with pytest.raises(failure):
+                from_state._commit(target, read_manifest(exported), {"a": b"new"})
+        assert contents(tmp_path) == before
+    empty = structs.replace(read_manifest(exported), files={})
+    monkeypatch.setattr("ffruntime.bundle._sync_directory", stop)  # files are in place, the manifest is not
+    with pytest.raises(failure):
+        from_state._commit(tmp_path / "new.ff", empty, {"a": b"new"})
+    assert contents(tmp_path) == before
+
+
+def test_a_state_that_cannot_be_written(exported: Path, state: Path, tmp_path: Path) -> None:
+    """What reading would refuse is not written; what was there stays."""
+    manifest, path = read_manifest(exported), tmp_path / "learned.state"
+    path.write_bytes(state.read_bytes())
+    with pytest.raises(BundleError, match=r"head\.bias"):
+        write_state(path, manifest, {"head.bias": np.zeros(3, np.float32)}, manifest.classes, 1, 1)
+    with pytest.raises(StorageError, match="cannot be written"):
+        write_state(path / "below", manifest, {}, manifest.classes, 0, 0)
+    assert path.read_bytes() == state.read_bytes()
+    write_state(path, manifest, {}, manifest.classes, 0, 0)
+    assert read_state(path, manifest)[0] == {}
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["learned.state"]
