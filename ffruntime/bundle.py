@@ -314,7 +314,11 @@ def _stage(target: Path, data: bytes, suffix: str = ".new") -> Path:
 def write_atomically(target: Path, data: bytes) -> None:
     """Replace one file by another as a whole, durably. Raises `StorageError`, with the old file intact."""
     try:
-        _stage(target, data).replace(target)
+        staged = _stage(target, data)
+        try:
+            staged.replace(target)
+        finally:
+            staged.unlink(missing_ok=True)  # where it could not be renamed
         _sync_directory(target.parent)
     except OSError as error:
         raise StorageError(f"{target}: cannot be written: {error.strerror}") from error
