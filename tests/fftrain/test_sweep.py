@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -290,6 +291,16 @@ def test_wrong_words(
     assert "\n" not in str(error)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As the sweeps here run: sums in another order are other sums."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_sweep_that_is_interrupted_and_then_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Ctrl-C in the first trial, kill -9 in the second; what is run then goes on from both checkpoints."""
     command = (*SMALL, "--grid", "schedule.batch=16,20", "--epochs", "3")

@@ -134,4 +134,4 @@ def test_an_estimate_leaves_the_run_untouched(tiny_recipe: Recipe, small: Datase
     run, untouched = new_run(tiny_recipe, small), new_run(tiny_recipe, small)
     assert estimate_seconds(run) > 0
     assert same(run, untouched)
-    assert not run.optimizer.state
+    assert not any(optimizer.state for optimizer in run.optimizers.values())
