@@ -32,7 +32,8 @@ def main() -> None:
     subprocess.run([*sweep, "run", "mnist", *grid, *where], check=True, cwd=o.folder)
     shown = subprocess.run([*sweep, "show", *where, "--json"], check=True, capture_output=True, text=True)
     published = {name: load_recipe(name).about for name in o.recipes.split(",")}
-    record("paper_rows", {"epochs": o.epochs, "published": published, "rows": [json.loads(line) for line in shown.stdout.splitlines()]})
+    rows = [json.loads(line) for line in shown.stdout.splitlines()]
+    record("paper_rows", {"epochs": o.epochs, "published": published, "rows": rows})
 
 
 if __name__ == "__main__":
