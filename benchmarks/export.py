@@ -22,8 +22,9 @@ from common import record
 
 from ffexport.export import export_onnx, fp32_graphs
 from ffruntime.bundle import read_manifest, read_weights
+from ffruntime.datasets import data_directory
 from fftrain import network as net
-from fftrain.data import data_directory, load_dataset
+from fftrain.data import load_dataset
 from fftrain.pack import write_bundle
 from fftrain.recipe import Recipe, load_recipe, with_epochs
 from fftrain.train import start

@@ -28,8 +28,9 @@ from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from ffruntime.architecture import Conv, Input, Relu, Unit
+from ffruntime.datasets import data_directory
 from fftrain.cuda_graph import graphed
-from fftrain.data import Dataset, Split, data_directory, load_dataset, on_device
+from fftrain.data import Dataset, Split, load_dataset, on_device
 from fftrain.hardware import find_hardware
 from fftrain.labels import make_patterns
 from fftrain.recipe import CrossEntropy, Fourier, Recipe, load_recipe

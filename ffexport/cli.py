@@ -225,8 +225,9 @@ def run(
     with export_extra():
         from .export import check_export, export_onnx
         from .from_state import export_state
+    from ffruntime.datasets import data_directory
+
     from .progress import bar
-    from .validation import data_directory
 
     progress, directory = bar(), data_directory(data)
     try:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import shutil
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -21,7 +19,7 @@ from msgspec import Struct
 
 from ffruntime import bundle, cuda
 from ffruntime.engine import Library, Shapes, Sidecar, Target, folder, import_library, logger
-from ffruntime.errors import BackendError, StorageError, UsageError
+from ffruntime.errors import BackendError, UsageError
 from ffruntime.golden import Check, check, require
 from ffruntime.model import Model
 from ffruntime.precision import Precision, in_folder
@@ -38,6 +36,7 @@ from .engine_options import (
     rtx_target,
 )
 from .report import REPORT, encode_report, read_report, with_rows
+from .scratch import scratch_copy
 from .table import Artefact
 
 Built: TypeAlias = tuple[bytes, dict[str, Shapes]]  # an engine, and what shapes each input may have
@@ -247,19 +246,9 @@ def _prove(path: Path, manifest: bundle.Manifest, files: dict[str, bytes], plan:
         return {}
     graphs = graph_files(manifest, plan.precision)
     kept = [bundle.WEIGHTS, bundle.GOLDEN, in_folder(bundle.WEIGHTS, plan.precision), *graphs]
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            copy = Path(scratch) / "model.ff"
-            for name in dict.fromkeys(kept):
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(bundle.verified(path, manifest, name), copy / name)
-            entries = {name: manifest.files[name] for name in kept}
-            bundle.write(copy, msgspec.structs.replace(manifest, files=entries), files)
-            rows = check(Model(copy, plan.library, precision=plan.precision))
-    except OSError as error:
-        raise StorageError(
-            f"{tempfile.gettempdir()}: no scratch copy can be made there: {error.strerror}"
-        ) from error
+    with scratch_copy(path, manifest, kept) as copy:
+        bundle.write(copy, bundle.read_manifest(copy), files)
+        rows = check(Model(copy, plan.library, precision=plan.precision))
     require(rows, f"{plan.library} {plan.version}")
     return {row.graph: row for row in sorted(rows, key=lambda row: row.relative)}
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 import onnx
 
 from ffruntime import bundle
 from ffruntime.backend import DEFAULT_BACKEND
 from ffruntime.bundle import EXEMPLARS, GOLDEN, WEIGHTS, Manifest
 from ffruntime.engine import FOLDER
-from ffruntime.errors import StorageError
 from ffruntime.golden import require
 from ffruntime.losses import pair_loss_of
 from ffruntime.model import Model
@@ -29,6 +24,7 @@ from .graphs import all_graphs
 from .lower import Files, Lowering
 from .prove import exported_precisions, prove, read_exemplars
 from .report import REPORT, Report, encode_report, read_report
+from .scratch import scratch_copy
 from .table import Artefact
 from .validation import Images, validation_images
 
@@ -55,10 +51,11 @@ def export_onnx(
     bundle.read_weights(path, manifest)  # refuses damaged ones
     lowered = [precision for precision in precisions if precision != "fp32"]
     files, validation = fp32_graphs(path, manifest), _validation(path, manifest, data)
-    with _scratch_copy(path, manifest) as copy:
+    names = [name for name in (WEIGHTS, GOLDEN, EXEMPLARS) if name in manifest.files]
+    with scratch_copy(path, manifest, names) as copy:
         bundle.write(copy, bundle.read_manifest(copy), files)
-        for precision in lowered:
-            files |= _lower(copy, precision, backend, progress)
+        if lowered:
+            files |= _lower(copy, lowered, backend, progress)
         artefacts, checks = prove(copy, lowered, backend, validation, progress)
     require(checks, backend)
     report = Report(
@@ -89,13 +86,18 @@ def fp32_graphs(path: Path, manifest: Manifest) -> Files:
     return {f"{name}.onnx": model.SerializeToString(deterministic=True) for name, model in models.items()}
 
 
-def _lower(copy: Path, precision: Precision, backend: str, progress: Progress) -> Files:
+def _lower(copy: Path, precisions: Sequence[Precision], backend: str, progress: Progress) -> Files:
+    """The files of those precisions, judged by what fp32 decides on the exemplars."""
     manifest = bundle.read_manifest(copy)
     exemplars = affordable(read_exemplars(copy, manifest), manifest.network, len(manifest.classes))
     reference = scores(Model(copy, backend), exemplars, progress, "exemplars")
-    weights = bundle.read_weights(copy, manifest)
-    lowering = Lowering(copy, manifest, weights, precision, exemplars, reference, backend, progress)
-    return lowering.run(calibration=read_exemplars(copy, manifest, part=0))
+    weights, calibration = bundle.read_weights(copy, manifest), read_exemplars(copy, manifest, part=0)
+    files: Files = {}
+    for precision in precisions:
+        manifest = bundle.read_manifest(copy)  # with what the precision before has added
+        lowering = Lowering(copy, manifest, weights, precision, exemplars, reference, backend, progress)
+        files |= lowering.run(calibration)
+    return files
 
 
 def _validation(path: Path, manifest: Manifest, data: Path | None) -> Images | None:
@@ -109,22 +111,3 @@ def _other_precisions(path: Path, manifest: Manifest, made: Sequence[Precision])
     report = read_report(path, manifest)
     rows = [row for row in report.artefacts if row.artefact in manifest.files] if report else []
     return [row for row in rows if row.precision not in made or row.artefact.startswith(f"{FOLDER}/")]
-
-
-@contextmanager
-def _scratch_copy(path: Path, manifest: Manifest) -> Iterator[Path]:
-    """A bundle of the weights and vectors alone, elsewhere, for as long as the block runs."""
-    names = [name for name in (WEIGHTS, GOLDEN, EXEMPLARS) if name in manifest.files]
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            copy = Path(scratch) / "model.ff"
-            copy.mkdir()
-            for name in names:
-                shutil.copyfile(bundle.verified(path, manifest, name), copy / name)
-            kept = {name: manifest.files[name] for name in names}
-            bundle.write(copy, msgspec.structs.replace(manifest, files=kept), {})
-            yield copy
-    except OSError as error:
-        raise StorageError(
-            f"{tempfile.gettempdir()}: no scratch copy can be made there: {error.strerror}"
-        ) from error

@@ -21,9 +21,8 @@ from ffruntime.architecture import (
     Network,
     Shape,
     head_features,
-    named_ops,
-    op_shape,
     parameter_shapes,
+    shaped_ops,
     unit_name,
     unit_parameters,
     unit_shapes,
@@ -53,12 +52,12 @@ def gradient_graph(
     n, negatives = (batch[0], batch[0] * batch[1]) if batch else ("N", "M·N")
     positive = argument(Tensor(np.dtype(dtype), (n, *below)))
     negative = argument(Tensor(np.dtype(dtype), (negatives, *below)))
-    x, shape_in, steps = op.concat([positive, negative], axis=0), below, []
-    for short, operation in named_ops(unit):
+    x, steps = op.concat([positive, negative], axis=0), []
+    for short, operation, shape_in, _ in shaped_ops(unit, unit_name(index), below):
         name = f"{unit_name(index)}.{short}"
         y = apply_op(operation, name, weights, x, shape_in)
         steps.append((operation, name, x, y, shape_in))
-        x, shape_in = y, op_shape(operation, shape_in, name)
+        x = y
 
     images = constant([batch[0]]) if batch else op.shape(positive, end=1)  # [N]
     goodness = op.reshape(mean_square(x, shape), op.concat([constant([-1]), images], axis=0))  # (1 + M, N)

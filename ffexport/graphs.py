@@ -32,11 +32,11 @@ from ffruntime.architecture import (
     Op,
     Shape,
     Unit,
-    named_ops,
     op_shape,
     parameter_shapes,
     pattern_shape,
     scored_units,
+    shaped_ops,
     unit_name,
     unit_shapes,
 )
@@ -159,11 +159,9 @@ def fields(operation: Conv, x: Var, shape: Shape) -> Var:
 
 def activation(network: Network, index: int, weights: Weights, x: Var) -> Var:
     """A unit's activation, float32, from its normalised input."""
-    shape = unit_shapes(network)[index][0]
-    for name, operation in named_ops(network.units[index]):
-        full_name = f"{unit_name(index)}.{name}"
-        x = apply_op(operation, full_name, weights, x, shape)
-        shape = op_shape(operation, shape, full_name)
+    prefix, below = unit_name(index), unit_shapes(network)[index][0]
+    for name, operation, shape, _ in shaped_ops(network.units[index], prefix, below):
+        x = apply_op(operation, f"{prefix}.{name}", weights, x, shape)
     return to_type(x, np.float32)
 
 

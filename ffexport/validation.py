@@ -7,16 +7,15 @@ recognised: every exemplar, a training image by the format, has to be on the tra
 from __future__ import annotations
 
 import gzip
-import os
 from pathlib import Path
 
 import numpy as np
 from msgspec import Struct
 
 from ffruntime import bundle
+from ffruntime.datasets import SPLIT_SEED
 
 FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}  # as torchvision names them
-SPLIT_SEED = 20231222
 
 
 class Images(Struct, frozen=True):
@@ -24,12 +23,6 @@ class Images(Struct, frozen=True):
 
     pixels: np.ndarray
     labels: np.ndarray
-
-
-def data_directory(option: str | None) -> Path:
-    """Where data sets lie: the option, else `$FF_DATA`, else the user's cache, as for `fftrain`."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(option or os.environ.get("FF_DATA") or cache / "ffedge")
 
 
 def validation_images(manifest: bundle.Manifest, exemplars: Images, directory: Path) -> Images | None:

@@ -167,14 +167,20 @@ def op_shape(op: Op, shape: Shape, where: str) -> Shape:
     return out
 
 
+def shaped_ops(unit: Unit, prefix: str, shape: Shape) -> Iterator[tuple[str, Op, Shape, Shape]]:
+    """Every operation of a unit that receives `shape`: (name, operation, shape before it, shape after it)."""
+    for name, op in named_ops(unit):
+        below, shape = shape, op_shape(op, shape, f"{prefix}.{name}")
+        yield name, op, below, shape
+
+
 def unit_shapes(network: Network) -> list[tuple[Shape, Shape]]:
     """(input shape, activation shape) of every unit, without the batch."""
     shape, shapes = embedded_shape(network), []
     for index, unit in enumerate(network.units):
-        inputs = shape
-        for name, op in named_ops(unit):
-            shape = op_shape(op, shape, f"{unit_name(index)}.{name}")
-        shapes.append((inputs, shape))
+        *_, (_, _, _, above) = shaped_ops(unit, unit_name(index), shape)
+        shapes.append((shape, above))
+        shape = above
     return shapes
 
 
@@ -224,13 +230,11 @@ def parameter_shapes(network: Network) -> dict[str, Shape]:
     shapes: dict[str, Shape] = {"labels.patterns": (label.patterns, *pattern), "labels.neutral": pattern}
     if label.placement != "channel":
         shapes["labels.keep"] = (label.channels, *image[1:])
-    shape = embedded_shape(network)
-    for index, unit in enumerate(network.units):
+    for index, (unit, (inputs, _)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
         prefix = unit_name(index)
         if unit.inputs[0].normalise == "batch":
-            shapes[f"{prefix}.below.mean"] = shapes[f"{prefix}.below.var"] = (shape[0],)
-        for name, op in named_ops(unit):
-            below, shape = shape, op_shape(op, shape, f"{prefix}.{name}")
+            shapes[f"{prefix}.below.mean"] = shapes[f"{prefix}.below.var"] = (inputs[0],)
+        for name, op, below, shape in shaped_ops(unit, prefix, inputs):
             positions = shape[1:] if isinstance(op, Local) else ()
             if isinstance(op, Conv):
                 shapes[f"{prefix}.{name}.weight"] = (*positions, op.out, below[0], op.kernel, op.kernel)

@@ -11,8 +11,7 @@ from .architecture import (
     Op,
     Shape,
     head_features,
-    named_ops,
-    op_shape,
+    shaped_ops,
     unit_name,
     unit_shapes,
 )
@@ -31,11 +30,7 @@ def layer_macs(network: Network) -> list[tuple[int, ...]]:
     """Of every unit, the multiply-accumulates of each layer that has weights, for one image and one label."""
     units = []
     for index, (unit, (shape, _)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
-        layers = []
-        for name, op in named_ops(unit):
-            above = op_shape(op, shape, f"{unit_name(index)}.{name}")
-            layers.append(op_macs(op, shape, above))
-            shape = above
+        layers = [op_macs(op, below, above) for _, op, below, above in shaped_ops(unit, unit_name(index), shape)]
         units.append(tuple(macs for macs in layers if macs))
     return units
 

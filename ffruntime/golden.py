@@ -6,6 +6,7 @@ The bundle's golden vectors are a few real images, and what the trainer made of 
 from __future__ import annotations
 
 import math
+from typing import TypeAlias
 
 import numpy as np
 from msgspec import Struct, structs
@@ -17,6 +18,8 @@ from .labels import first_input, to_unit_interval
 from .losses import pair_loss_of, sharpness
 from .model import Model
 from .precision import Precision
+
+Arrays: TypeAlias = dict[str, np.ndarray]  # by name
 
 # Of the largest golden value in the same row of the table. fp32: rounding. The others tell a wrong graph from a
 # coarse one, and no more: fp16 rounds to 2⁻¹¹ and int8 to 1/127 of the largest value, in every layer, and a mean of
@@ -53,10 +56,14 @@ class Check(Struct, frozen=True):
 
 def check(model: Model) -> list[Check]:
     """Run every graph of the bundle on the golden images; one row for each output."""
-    golden = read_golden(model)
-    rows = [*_check_units(model, golden), *_check_goodness(model, golden), _check_classifier(model, golden)]
+    golden, weights = read_golden(model), bundle.read_weights(model.path, model.manifest)
+    rows = [
+        *_check_units(model, golden, weights),
+        *_check_goodness(model, golden),
+        _check_classifier(model, golden),
+    ]
     if "gradient_head.onnx" in model.manifest.files and model.precision == "fp32":
-        rows += [*_check_gradients(model, golden), *_check_head_gradient(model, golden)]
+        rows += [*_check_gradients(model, golden, weights), *_check_head_gradient(model, golden, weights)]
     return [structs.replace(row, precision=model.precision) for row in rows]
 
 
@@ -92,10 +99,9 @@ def _row(graph: str, output: str, value: np.ndarray, golden: np.ndarray, decide:
     return Check(graph, output, error, float(np.abs(golden).max()), agree, len(golden))
 
 
-def _check_units(model: Model, golden: dict[str, np.ndarray]) -> list[Check]:
+def _check_units(model: Model, golden: Arrays, weights: Arrays) -> list[Check]:
     """The unit graphs as a chain, each fed with what the one below it put out."""
-    network, weights = model.manifest.network, bundle.read_weights(model.path, model.manifest)
-    patterns = weights["labels.patterns"]
+    network, patterns = model.manifest.network, weights["labels.patterns"]
     images = to_unit_interval(golden["images"])
     n, k = len(images), len(patterns)
     x = first_input(network, weights, images.repeat(k, 0), np.tile(patterns, (n, 1, 1, 1)))
@@ -108,7 +114,7 @@ def _check_units(model: Model, golden: dict[str, np.ndarray]) -> list[Check]:
     return rows
 
 
-def _check_goodness(model: Model, golden: dict[str, np.ndarray]) -> list[Check]:
+def _check_goodness(model: Model, golden: Arrays) -> list[Check]:
     inputs = {"images": to_unit_interval(golden["images"]), "labels": np.arange(golden["total"].shape[1])}
     outputs = model.graph("goodness")(inputs)
     classes = len(model.manifest.classes)
@@ -122,15 +128,15 @@ def _check_goodness(model: Model, golden: dict[str, np.ndarray]) -> list[Check]:
     ]
 
 
-def _check_classifier(model: Model, golden: dict[str, np.ndarray]) -> Check:
+def _check_classifier(model: Model, golden: Arrays) -> Check:
     logits = model.graph("classifier")({"images": to_unit_interval(golden["images"])})["logits"]
     classes = len(model.manifest.classes)
     return _row("classifier", "logits", logits[:, :classes], golden["logits"][:, :classes], True)
 
 
-def _check_gradients(model: Model, golden: dict[str, np.ndarray]) -> list[Check]:
+def _check_gradients(model: Model, golden: Arrays, weights: Arrays) -> list[Check]:
     """The gradient graphs, fed by the unit graphs: against those, and one against the trainer's gradient."""
-    network, weights = model.manifest.network, bundle.read_weights(model.path, model.manifest)
+    network = model.manifest.network
     loss, n = pair_loss_of(model.manifest.training.recipe), len(golden["images"])
     images = to_unit_interval(np.concatenate([golden["images"]] * 2))
     labels = np.concatenate([golden["labels"], golden["negatives"]])
@@ -154,9 +160,8 @@ def _check_gradients(model: Model, golden: dict[str, np.ndarray]) -> list[Check]
     return rows
 
 
-def _check_head_gradient(model: Model, golden: dict[str, np.ndarray]) -> list[Check]:
+def _check_head_gradient(model: Model, golden: Arrays, weights: Arrays) -> list[Check]:
     """The classifier's gradient graph, against softmax − one-hot of the golden logits, in float64."""
-    weights = bundle.read_weights(model.path, model.manifest)
     features = model.graph("classifier")({"images": to_unit_interval(golden["images"])})["features"]
     head = {name: weights[name] for name in ("head.weight", "head.bias")}
     outputs = model.graph("gradient_head")({"features": features, "labels": golden["labels"], **head})

@@ -18,14 +18,12 @@ from .architecture import (
     Network,
     Op,
     Shape,
-    Unit,
     embedded_shape,
     head_features,
-    named_ops,
-    op_shape,
     parameter_shapes,
     pattern_shape,
     scored_units,
+    shaped_ops,
     unit_name,
     unit_shapes,
 )
@@ -118,9 +116,9 @@ def _pass(network: Network, precision: Precision) -> Iterator[int]:
     pattern, embedded = math.prod(pattern_shape(network)), math.prod(embedded_shape(network))
     elements = (label.element + 1) * image if label.placement == "morphology" else 0
     yield (image + pattern + 2 * embedded + elements) * FLOAT
-    for unit, (below, above) in zip(network.units, unit_shapes(network), strict=True):
+    for index, (unit, (below, above)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
         yield (1 if unit.inputs[0].normalise == "none" else 3) * math.prod(below) * FLOAT
-        for op, shape, result in op_shapes(unit, below):
+        for _, op, shape, result in shaped_ops(unit, unit_name(index), below):
             yield (math.prod(shape) + math.prod(result)) * FLOAT + _lowered_bytes(op, shape, precision)
         yield 2 * math.prod(above) * FLOAT  # y and y²
 
@@ -130,15 +128,6 @@ def _lowered_bytes(op: Op, shape: Shape, precision: Precision) -> int:
     if precision == "fp32" or isinstance(op, Local) or not isinstance(op, Conv | Linear):
         return 0
     return math.prod(shape) * (2 if precision == "fp16" else 1 + FLOAT)
-
-
-def op_shapes(unit: Unit, below: Shape) -> Iterator[tuple[Op, Shape, Shape]]:
-    """Every operation of a unit with the shapes before and after it."""
-    shape = below
-    for name, op in named_ops(unit):
-        result = op_shape(op, shape, name)
-        yield op, shape, result
-        shape = result
 
 
 def inference_memory(
@@ -163,9 +152,8 @@ def update_memory(
     for index, (unit, (below, _)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
         if not unit.trained:
             continue
-        neurons = sum(
-            math.prod(result) for op, _, result in op_shapes(unit, below) if isinstance(op, Conv | Linear)
-        )
+        steps = shaped_ops(unit, unit_name(index), below)
+        neurons = sum(math.prod(result) for _, op, _, result in steps if isinstance(op, Conv | Linear))
         activations = max(activations, 2 * pairs * (2 * math.prod(below) + 3 * neurons) * FLOAT)
         gradients = max(gradients, _parameter_bytes(shapes, f"{unit_name(index)}."))
     activations = max(activations, 2 * pairs * pair_bytes(network, "fp32"))  # the pass that leads there

@@ -19,7 +19,7 @@ from msgspec import Meta, Struct
 
 from . import __version__
 from .architecture import parameter_shapes
-from .bundle import WEIGHTS, Manifest, write_atomically
+from .bundle import WEIGHTS, Manifest, check_shapes, write_atomically
 from .errors import BundleError
 
 FORMAT = 1
@@ -137,10 +137,7 @@ def _check(path: Path, manifest: Manifest, tensors: Mapping[str, np.ndarray], st
     if state.classes[: len(manifest.classes)] != manifest.classes:
         raise BundleError(f"{path}: its classes do not begin with the bundle's")
     shapes = parameter_shapes(manifest.network)
+    check_shapes(path, tensors, {name: shape for name, shape in shapes.items() if name in tensors})
     for name, tensor in tensors.items():
-        if name not in shapes:
-            raise BundleError(f"{path}: '{name}' is no parameter of this network")
-        if tensor.shape != shapes[name] or tensor.dtype != np.float32:
-            raise BundleError(f"{path}: '{name}' is {tensor.dtype} {tensor.shape}, not float32 {shapes[name]}")
         if not np.isfinite(tensor).all():
             raise BundleError(f"{path}: '{name}' holds values that are no finite numbers")

@@ -57,8 +57,9 @@ def save_checkpoint(
     """Write atomically. Raises `StorageError`, with the checkpoint before it intact."""
     content = {f"network.{name}": t.detach() for name, t in tensors.items()}
     for part, optimizer in optimizers.items():
+        state = optimizer.state_dict()["state"]
         for index, name in enumerate(parameters(part, tensors)):
-            moments = optimizer.state_dict()["state"].get(index, {})
+            moments = state.get(index, {})
             content |= {f"optimizer.{name}.{key}": value for key, value in moments.items() if value is not None}
     content["sums"] = sums
     metadata = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from msgspec import Struct
 from torch import Tensor
 
 from ffruntime.bundle import DataSource, Manifest, Photo, Preprocessing
+from ffruntime.datasets import SPLIT_SEED, data_directory
 from ffruntime.errors import DataError, MissingExtra, UsageError, unknown
 
 from . import cifar_jpeg
@@ -20,7 +20,6 @@ from .image_folder import read_folder
 from .torchvision_sets import SETS, Arrays, is_present, load_set
 
 VALIDATION = 10_000  # of a torchvision set's training images (Scodellaro et al.: 50,000 / 10,000 of MNIST)
-SPLIT_SEED = 20231222
 OFFLINE_PER_CLASS = (400, 50, 50)  # train, validation, held out; of the sample's 500 images a digit
 
 
@@ -41,12 +40,6 @@ class Dataset(Struct, frozen=True):
     source: DataSource
     preprocessing: Preprocessing  # how a picture becomes such an image on the device
     skipped: int = 0  # files of a folder that are no pictures, or in no class
-
-
-def data_directory(option: str | None) -> Path:
-    """Where data sets lie: the option, else `$FF_DATA`, else the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(option or os.environ.get("FF_DATA") or cache / "ffedge")
 
 
 def load_dataset(

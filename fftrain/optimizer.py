@@ -32,11 +32,10 @@ def make_optimizers(recipe: Recipe, network: Network, tensors: Tensors) -> Optim
     for part in trained_parts(recipe, network):
         own = list(parameters(part, tensors).values())
         base = recipe.schedule.head_lr if part == "head" else recipe.schedule.lr
+        rate = torch.tensor(base, device=own[0].device) if on_cuda else base  # a CUDA graph reads it anew
         if isinstance(recipe.optimizer, Adam):
-            rate = torch.tensor(base, device=own[0].device) if on_cuda else base  # a CUDA graph reads it anew
             made: torch.optim.Optimizer = torch.optim.Adam(own, lr=rate, fused=True, capturable=on_cuda)
         else:
-            rate = torch.tensor(base, device=own[0].device) if on_cuda else base
             kind = recipe.optimizer
             made = torch.optim.SGD(own, lr=rate, momentum=kind.momentum, weight_decay=kind.weight_decay, fused=True)
         made.param_groups[0]["base_lr"] = base

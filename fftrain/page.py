@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ffruntime.architecture import Network, embedded_shape, named_ops, op_shape, unit_name
+from ffruntime.architecture import Network, embedded_shape, shaped_ops, unit_name
 from ffruntime.bundle import Manifest
 
 from .confusion import WIDEST, most_confused
@@ -139,8 +139,7 @@ def patterns(manifest: Manifest, weights: dict[str, np.ndarray]) -> list[tuple[s
 
 def filters(network: Network, weights: dict[str, np.ndarray]) -> list[tuple[str, bytes]]:
     """What the first unit's first weights look for: a picture for every channel of the input, `FILTERS` at most."""
-    shape = embedded_shape(network)
-    for name, op in named_ops(network.units[0]):
+    for name, _, shape, _ in shaped_ops(network.units[0], unit_name(0), embedded_shape(network)):
         weight = weights.get(f"{unit_name(0)}.{name}.weight")
         if weight is not None:
             tiles = weight[:FILTERS].reshape(-1, shape[0], *(weight.shape[2:] or shape[1:]))  # (out, C, h, w)
@@ -149,7 +148,6 @@ def filters(network: Network, weights: dict[str, np.ndarray]) -> list[tuple[str,
                 (channel, signed_png(mosaic(tiles[:, index]), most))
                 for index, channel in enumerate(_channels(network))
             ]
-        shape = op_shape(op, shape, name)
     return []
 
 

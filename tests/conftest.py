@@ -16,7 +16,8 @@ from msgspec import structs
 from PIL import Image
 
 from ffexport.export import export_onnx
-from fftrain.data import Dataset, data_directory, load_dataset
+from ffruntime.datasets import data_directory
+from fftrain.data import Dataset, load_dataset
 from fftrain.evaluate import accuracy
 from fftrain.pack import write_bundle
 from fftrain.recipe import Recipe, load_recipe

@@ -199,7 +199,9 @@ def _load(name: str, data: str | None, offline: bool, train: int | None, validat
     import torch
     from msgspec.structs import replace
 
-    from ..data import SETS, Split, data_directory, load_dataset, load_folder
+    from ffruntime.datasets import data_directory
+
+    from ..data import SETS, Split, load_dataset, load_folder
 
     if name not in SETS and Path(name).exists():
         dataset = load_folder(Path(name))

@@ -182,7 +182,9 @@ COMMANDS = (mnist, fashion_mnist, cifar10, cifar100, folder)
 
 
 def _load_set(name: str, data: str | None, classes: str | None, offline: bool = False) -> Dataset:
-    from ..data import data_directory, load_dataset
+    from ffruntime.datasets import data_directory
+
+    from ..data import load_dataset
 
     dataset = load_dataset(name, data_directory(data), classes, offline)
     if dataset.source.offline_sample:

@@ -23,11 +23,11 @@ from ffexport.prove import read_exemplars
 from ffexport.validation import torch_permutation, validation_images
 from ffruntime.architecture import parameter_shapes
 from ffruntime.bundle import read_manifest
+from ffruntime.datasets import data_directory
 from ffruntime.errors import BundleError, UsageError
 from ffruntime.golden import TOLERANCES, check
 from ffruntime.model import Model
 from ffruntime.precision import Precision
-from fftrain.data import data_directory
 from fftrain.train import Run
 
 LAYERS = ("unit1.conv1", "unit2.conv1", "unit3.linear1")

@@ -26,9 +26,10 @@ from PIL import Image
 
 from ffruntime import picture
 from ffruntime.bundle import Digit, Garment, Photo
+from ffruntime.datasets import data_directory
 from ffruntime.errors import ImageError
 from ffruntime.picture import prepare, read_picture, take_as_is
-from fftrain.data import Dataset, data_directory
+from fftrain.data import Dataset
 from fftrain.torchvision_sets import SETS, is_present, load_set
 
 SHAPE = (1, 28, 28)

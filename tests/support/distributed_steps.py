@@ -10,7 +10,8 @@ import sys
 import torch
 from safetensors.torch import save_file
 
-from fftrain.data import data_directory, load_dataset
+from ffruntime.datasets import data_directory
+from fftrain.data import load_dataset
 from fftrain.distributed import join, leave, rank
 from fftrain.optimizer import make_optimizers
 from fftrain.recipe import load_recipe
