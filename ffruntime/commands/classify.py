@@ -1,0 +1,92 @@
+"""`ffruntime classify`: what images show."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from .common import backend_options, json_option, model_option
+
+if TYPE_CHECKING:
+    from ..model import Answer
+
+EPILOG = """\b
+Examples:
+  ffruntime classify three.png                  the answer, how sure, how fast
+  ffruntime classify --json --mode classifier *.png
+  curl … | ffruntime classify -                 from standard input
+  ffruntime classify --show photo.jpg           and what the network was shown
+  ffruntime info; ffruntime verify; ffruntime devices
+
+\b
+Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 bundle, 4 image (the others are classified
+all the same), 6 backend, 7 a backend that fails the golden check, 130 interrupted."""
+
+
+@click.command(epilog=EPILOG)
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE…")
+@model_option
+@click.option("--mode", help="goodness (every label) or classifier (one pass); default: the model's best.")
+@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to print.")
+@click.option("--no-preprocess", is_flag=True, help="The images are ready: as the network was trained on.")
+@click.option("--show", is_flag=True, help="Draw what the network was shown.")
+@backend_options
+@json_option
+def classify(
+    images: tuple[str, ...],
+    model_path: str,
+    mode: str | None,
+    top: int,
+    no_preprocess: bool,
+    show: bool,
+    backend: str,
+    precision: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Say what IMAGE… show (`-`: standard input). Any size, colour and polarity."""
+    from ..errors import ImageError
+    from ..model import Model
+
+    model = Model(model_path, backend, threads or 0, precision)
+    model.mode(mode)
+    failed = False
+    for path in images:
+        try:
+            pixels = model.read(path, not no_preprocess)
+        except ImageError as error:  # say so, and go on with the others
+            click.echo(f"error: {error}", err=True)
+            failed = True
+            continue
+        answer = model.classify_batch(pixels[None], mode)[0]
+        if show:
+            from ..report import draw
+
+            click.echo(draw(pixels), err=as_json)
+        click.echo(_answer_json(path, answer, top) if as_json else _answer_line(path, answer, top))
+    if failed:
+        raise click.exceptions.Exit(ImageError.exit_code)
+
+
+def _answer_json(path: str, answer: Answer, top: int) -> str:
+    return json.dumps(
+        {
+            "path": path,
+            "label": answer.label,
+            "margin": answer.margin,
+            "scores": answer.scores,
+            "top": list(answer.scores)[:top],
+            "mode": answer.mode,
+            "backend": answer.backend,
+            "ms": answer.ms,
+        }
+    )
+
+
+def _answer_line(path: str, answer: Answer, top: int) -> str:
+    ranked = list(answer.scores.items())
+    others = "".join(f", {label} (−{ranked[0][1] - score:.3g})" for label, score in ranked[1:top])
+    how = f"[{answer.mode}, {answer.backend}, {answer.ms:.1f} ms]"
+    return f"{path}: {answer.label}  score {ranked[0][1]:.4g}, margin {answer.margin:.3g}{others}  {how}"
