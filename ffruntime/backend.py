@@ -42,14 +42,20 @@ def engine_conflict() -> str | None:
     return None
 
 
-def load_graph(file: Path, backend: str = DEFAULT_BACKEND, threads: int = 0) -> Graph:
+def load_graph(
+    file: Path,
+    backend: str = DEFAULT_BACKEND,
+    threads: int = 0,
+    weights: Mapping[str, np.ndarray] | None = None,
+    arena: bool = True,
+) -> Graph:
     """Load an ONNX graph, with its weights, for repeated use.
 
     The returned function takes the graph's inputs by name and returns its outputs by name; it may be
-    called from several threads. `threads` 0 means all cores. Raises `BackendError` where `backend`
-    cannot run the graph on this machine.
+    called from several threads. `threads` 0 means all cores; `weights` and `arena` as for `open_session`.
+    Raises `BackendError` where `backend` cannot run the graph on this machine.
     """
-    session = open_session(file, backend, threads)
+    session = open_session(file, backend, threads, weights, arena)
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -61,11 +67,21 @@ def load_graph(file: Path, backend: str = DEFAULT_BACKEND, threads: int = 0) -> 
     return run
 
 
-def open_session(file: Path, backend: str, threads: int = 0, profile: Path | None = None) -> Any:
-    """An `onnxruntime.InferenceSession` on `backend`'s provider. `profile`: where to record which node runs where.
+def open_session(
+    file: Path,
+    backend: str,
+    threads: int = 0,
+    weights: Mapping[str, np.ndarray] | None = None,
+    arena: bool = True,
+    profile: Path | None = None,
+) -> Any:
+    """An `onnxruntime.InferenceSession` on `backend`'s provider.
 
-    What the provider does not take, ONNX Runtime's CPU provider runs. Raises `BackendError` where the provider
-    cannot run here at all.
+    `weights` replace the graph's external initializers of those names, float32 in the same shapes; the session
+    borrows the arrays, which must not change any more. Without `arena` memory goes back after each call: less is
+    held, each call is slower. `profile`: where to record which node runs where. What the provider does not take,
+    ONNX Runtime's CPU provider runs. Raises `BackendError` where the provider cannot run here at all, or the graph
+    has no such initializer.
     """
     if backend not in PROVIDERS:
         raise unknown("backend", backend, (*PROVIDERS, *ENGINES))
@@ -76,6 +92,9 @@ def open_session(file: Path, backend: str, threads: int = 0, profile: Path | Non
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = FATAL
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
+    values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in (weights or {}).values()]
+    options.add_external_initializers(list(weights or {}), values)
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
@@ -92,6 +111,7 @@ def open_session(file: Path, backend: str, threads: int = 0, profile: Path | Non
         raise BackendError(f"{file}: {backend} cannot load it: {_one_line(error)}") from error
     finally:
         ort.set_default_logger_severity(WARNING)
+    session.borrowed = values  # they hold the arrays, whose memory the session uses
     if provider not in session.get_providers():
         raise BackendError(
             f"{backend}: {provider} cannot start here, its driver or its libraries (CUDA, cuDNN, TensorRT) are "

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from msgspec import Struct
 
 from . import bundle, picture
+from .architecture import Network, gradient_tensors, parameter_shapes, scored_units, unit_name
 from .backend import DEFAULT_BACKEND, ENGINES, Graph, load_graph
-from .errors import unknown
+from .errors import UsageError, unknown
 from .labels import to_unit_interval
 from .precision import PRECISIONS, Precision, in_folder
 
@@ -39,19 +41,61 @@ class Model:
 
     >>> model = Model("model.ff")
     >>> model.classify("three.png").label
+
+    `learned` are tensors in place of the bundle's, float32 by their names there; the model borrows the arrays,
+    which must not change any more. `classes` are the bundle's and those learned; of the `doubtful` ones among them
+    the classifier knows too little. Without `arena` the engine gives memory back after each call.
     """
 
     def __init__(
-        self, path: str | Path, backend: str = DEFAULT_BACKEND, threads: int = 0, precision: str = "fp32"
+        self,
+        path: str | Path,
+        backend: str = DEFAULT_BACKEND,
+        threads: int = 0,
+        precision: str = "fp32",
+        *,
+        learned: Mapping[str, np.ndarray] | None = None,
+        classes: Sequence[str] | None = None,
+        doubtful: frozenset[str] = frozenset(),
+        arena: bool = True,
     ) -> None:
         known = {str(name): name for name in PRECISIONS}
         if precision not in known:
             raise unknown("precision", precision, known)
-        self.path, self.backend, self.threads = Path(path), backend, threads
+        self.path, self.backend, self.threads, self.arena = Path(path), backend, threads, arena
         self.precision: Precision = known[precision]
         self.manifest = bundle.read_manifest(self.path)
         self._graphs: dict[str, Graph] = {}
+        self._verified: set[str] = set()  # files of the bundle whose hash was checked
         self._lock = threading.Lock()
+        self._learn(learned or {}, classes or self.manifest.classes, doubtful)
+
+    def relearned(
+        self,
+        learned: Mapping[str, np.ndarray],
+        classes: Sequence[str] | None = None,
+        doubtful: frozenset[str] = frozenset(),
+    ) -> Model:
+        """The same bundle with other learned tensors, as at construction; by default with the same classes.
+
+        Cheap: hashes are not computed again, and graphs that hold none of the tensors that differ are shared.
+        """
+        other = copy.copy(self)
+        other._lock = threading.Lock()
+        other._learn(learned, classes or self.classes, doubtful)
+        before, after = self.weights_override, other.weights_override
+        changed = {name for name in before.keys() | after.keys() if before.get(name) is not after.get(name)}
+        with self._lock:
+            graphs = self._graphs.items()
+            other._graphs = {n: g for n, g in graphs if changed.isdisjoint(graph_tensors(self.manifest.network, n))}
+        return other
+
+    def _learn(self, learned: Mapping[str, np.ndarray], classes: Sequence[str], doubtful: frozenset[str]) -> None:
+        if learned and self.precision != "fp32":
+            raise UsageError(
+                f"what was learned runs in fp32, not in {self.precision}: ffexport --state makes a bundle of both"
+            )
+        self.weights_override, self.classes, self.doubtful = dict(learned), tuple(classes), doubtful
 
     def graph(self, name: str) -> Graph:
         """The bundle's graph `name` (such as `unit1`), after its hash and its weights' have been checked."""
@@ -64,11 +108,21 @@ class Model:
         if self.backend in ENGINES:
             from .engine import engine_for  # only who runs engines waits for it
 
+            if self.weights_override:
+                raise UsageError(f"{self.backend} cannot run what was learned yet: use an ONNX Runtime backend")
             return engine_for(self.path, self.manifest, name, self.backend, self.precision)
-        file = bundle.verified(self.path, self.manifest, in_folder(f"{name}.onnx", self.precision))
-        if not self._graphs:
-            bundle.verified(self.path, self.manifest, in_folder(bundle.WEIGHTS, self.precision))
-        return load_graph(file, self.backend, self.threads)
+        file, _ = self._verify(f"{name}.onnx"), self._verify(bundle.WEIGHTS)
+        held = graph_tensors(self.manifest.network, name)
+        weights = {tensor: self.weights_override[tensor] for tensor in held & self.weights_override.keys()}
+        return load_graph(file, self.backend, self.threads, weights, self.arena)
+
+    def _verify(self, name: str) -> Path:
+        """Path of a file in the model's precision; its hash is computed once for all models made of this one."""
+        file = in_folder(name, self.precision)
+        if file not in self._verified:
+            bundle.verified(self.path, self.manifest, file)
+            self._verified.add(file)
+        return self.path / file
 
     def mode(self, asked: str | None) -> bundle.Mode:
         """The inference mode asked for, by default the model's best. Raises `UsageError` if it was not trained."""
@@ -80,7 +134,7 @@ class Model:
     def scores(self, images: np.ndarray, mode: str | None = None) -> np.ndarray:
         """Score of every class: images uint8 (N, C, H, W) -> float32 (N, classes)."""
         mode = self.mode(mode)
-        classes = len(self.manifest.classes)
+        classes = len(self.classes)
         rows = []
         for start in range(0, len(images), BATCH):
             inputs = {"images": to_unit_interval(images[start : start + BATCH])}
@@ -118,7 +172,20 @@ class Model:
 
     def _answer(self, row: np.ndarray, mode: str, ms: float) -> Answer:
         order: Sequence[int] = np.argsort(-row, kind="stable").tolist()
-        scores = {self.manifest.classes[index]: float(row[index]) for index in order}
+        scores = {self.classes[index]: float(row[index]) for index in order}
         values = list(scores.values())
         margin = values[0] - values[1] if len(values) > 1 else 0.0
-        return Answer(self.manifest.classes[order[0]], margin, scores, mode, self.backend, ms)
+        return Answer(self.classes[order[0]], margin, scores, mode, self.backend, ms)
+
+
+def graph_tensors(network: Network, graph: str) -> set[str]:
+    """Names of the tensors of `weights.safetensors` that a graph holds; a gradient graph takes them as inputs."""
+    names = set(parameter_shapes(network))
+    if graph.startswith("gradient"):
+        return set()
+    if graph == "goodness":
+        return {name for name in names if name != "labels.neutral" and not name.startswith("head.")}
+    if graph == "classifier":
+        above = tuple(f"{unit_name(index)}." for index in range(scored_units(network)[-1] + 1, len(network.units)))
+        return {name for name in names if name != "labels.patterns" and not name.startswith(above)}
+    return set(gradient_tensors(network, int(graph.removeprefix("unit")) - 1))

@@ -7,9 +7,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from ffexport.gradients import all_gradient_graphs
+from ffexport.graphs import all_graphs
 from ffruntime import Model
-from ffruntime.errors import UsageError
+from ffruntime.architecture import (
+    Conv,
+    Image,
+    Input,
+    Label,
+    Linear,
+    Local,
+    Network,
+    Relu,
+    Unit,
+    parameter_shapes,
+)
+from ffruntime.bundle import read_manifest, read_weights
+from ffruntime.errors import BackendError, BundleError, UsageError
+from ffruntime.losses import Symmetric
+from ffruntime.model import graph_tensors
 from fftrain.evaluate import classifier_scores, goodness_scores
 from fftrain.train import Run
 
@@ -50,3 +68,88 @@ def test_files_and_arrays(model: Model, digit_files: list[Path], trained_run: Ru
 def test_unknown_mode(model: Model) -> None:
     with pytest.raises(UsageError, match="unknown mode 'fast'"):
         model.scores(np.zeros((1, 1, 28, 28), np.uint8), "fast")  # type: ignore[arg-type]
+
+
+def test_a_graph_that_is_not_there(model: Model) -> None:
+    with pytest.raises(BundleError, match=r"holds no unit9\.onnx"):
+        model.relearned({"head.bias": np.zeros(12, np.float32)}).graph("unit9")
+
+
+UNITS = (
+    Unit((Conv(3, 3, padding=1), Relu()), (Input(normalise="batch"),), scored=False),
+    Unit((Local(2, 3), Relu()), (Input(normalise="batch"),)),
+    Unit((Linear(5, bias=False), Relu())),
+    Unit((Linear(4), Relu()), scored=False),
+)
+
+
+@pytest.mark.parametrize(
+    "label", [Label("add", 3), Label("channel", 3, 2), Label("morphology", 3, element=3)], ids=lambda x: x.placement
+)
+def test_tensors_of_a_graph_are_its_initializers(label: Label) -> None:
+    """What the graphs take before `external.py` turns it into initializers; gradients keep them as inputs."""
+    network = Network(Image((1, 8, 8)), label, UNITS)
+    names = parameter_shapes(network).keys()
+    for name, graph in all_graphs(network).items():
+        assert graph_tensors(network, name) == names & {value.name for value in graph.graph.input}, name
+    for name in all_gradient_graphs(network, Symmetric()):
+        assert graph_tensors(network, name) == set()
+
+
+def rewritten(path: Path, factor: float) -> dict[str, np.ndarray]:
+    """Every weight and bias of the bundle, changed."""
+    weights = read_weights(path, read_manifest(path))
+    return {name: tensor * np.float32(factor) for name, tensor in weights.items() if "labels" not in name}
+
+
+@pytest.mark.parametrize("arena", [True, False])
+@pytest.mark.parametrize("mode", ["goodness", "classifier"])
+def test_learned_weights_are_those_of_a_bundle_that_has_them(
+    arena: bool, mode: str, bundle: Path, trained_run: Run
+) -> None:
+    pixels = trained_run.dataset.validation.pixels[:20]
+    learned = rewritten(bundle, 1.1)
+    before = Model(bundle).scores(pixels.numpy(), mode)
+    after = Model(bundle, learned=learned, arena=arena).scores(pixels.numpy(), mode)
+    score = {"goodness": goodness_scores, "classifier": classifier_scores}[mode]
+    tensors = {**trained_run.tensors, **{name: torch.from_numpy(tensor) for name, tensor in learned.items()}}
+    expected = score(trained_run.network, tensors, pixels, 10).numpy()
+    np.testing.assert_allclose(after, expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(after - before).max() > 1e-2
+
+
+def test_a_model_made_of_another_shares_nothing_stale(bundle: Path, trained_run: Run) -> None:
+    pixels = trained_run.dataset.validation.pixels[:20].numpy()
+    shipped = Model(bundle)
+    before = shipped.scores(pixels)
+    gradient, classifier = shipped.graph("gradient1"), shipped.graph("classifier")
+    learned = {"unit2.conv1.bias": np.full(32, 0.5, np.float32)}
+    once = shipped.relearned(learned, (*shipped.classes, "new"))
+    assert once.graph("gradient1") is gradient  # it holds no weights
+    assert once.graph("classifier") is not classifier
+    assert once.scores(pixels).shape == (20, 11)
+    assert "new" in once.classify(pixels[0]).scores
+    assert np.abs(once.scores(pixels)[:, :10] - before).max() > 1e-3
+    np.testing.assert_array_equal(shipped.scores(pixels), before)
+    np.testing.assert_array_equal(once.relearned({}, shipped.classes).scores(pixels), before)
+    assert once.relearned(learned).graph("goodness") is once.graph("goodness")
+
+
+def test_hashes_are_computed_once(bundle: Path) -> None:
+    shipped = Model(bundle)
+    shipped.graph("goodness")
+    weights = bundle / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"?")
+    shipped.relearned({"head.bias": np.zeros(12, np.float32)}).graph("classifier")
+    with pytest.raises(BundleError, match="damaged"):
+        Model(bundle).graph("goodness")
+
+
+def test_learned_weights_are_fp32(bundle: Path) -> None:
+    with pytest.raises(UsageError, match=r"runs in fp32, not in fp16: .*ffexport --state"):
+        Model(bundle, precision="fp16", learned={"head.bias": np.zeros(12, np.float32)})
+
+
+def test_learned_weights_of_another_shape(bundle: Path) -> None:
+    with pytest.raises(BackendError, match=r"cannot load it: .*dimensions do not match"):
+        Model(bundle, learned={"head.bias": np.zeros(3, np.float32)}).graph("classifier")
