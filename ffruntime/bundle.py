@@ -252,16 +252,16 @@ def write(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Manifes
     try:
         if withdrawn:
             withdrawn.replace(path / MANIFEST)
-            _sync_directory(path)
+            sync_directory(path)
         for file, target in staged.items():
             if target.name == MANIFEST:
                 above = {parent for other in staged.values() for parent in other.parents}
                 for folder in above:
                     if folder.is_relative_to(path):
-                        _sync_directory(folder)
+                        sync_directory(folder)
             file.replace(target)
-        _sync_directory(path)
-        _sync_directory(path.parent)  # which may have a new entry
+        sync_directory(path)
+        sync_directory(path.parent)  # which may have a new entry
         for name in previous - final.files.keys():  # of the model that was here before
             (path / name).unlink(missing_ok=True)
     except OSError as error:
@@ -319,12 +319,13 @@ def write_atomically(target: Path, data: bytes) -> None:
             staged.replace(target)
         finally:
             staged.unlink(missing_ok=True)  # where it could not be renamed
-        _sync_directory(target.parent)
+        sync_directory(target.parent)
     except OSError as error:
         raise StorageError(f"{target}: cannot be written: {error.strerror}") from error
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Make the entries of a directory durable: new names, and names that are gone."""
     if os.name == "nt":  # Windows cannot open a directory, and syncs its entries by itself
         return
     descriptor = os.open(path, os.O_RDONLY)

@@ -8,7 +8,8 @@
      ├─ DataError           5   a data set that is missing or damaged
      ├─ BackendError        6   an engine or device that was asked for is not what would run
      ├─ ParityError         7   a backend that does not reproduce the golden vectors
-     └─ StorageError        8   a file that could not be written (full disk, no permission)
+     ├─ StorageError        8   a file that could not be written (full disk, no permission)
+     └─ StateError          9   learned state that is damaged, of another bundle, or in use
 
 An interrupted command (Ctrl-C) exits with 130. Every message is one line: what, where, what to do.
 """
@@ -71,6 +72,12 @@ class StorageError(FFError):
     """Something could not be written; what was saved before is still there."""
 
     exit_code = 8
+
+
+class StateError(FFError):
+    """What a device has learned cannot be used, or not now; `ffruntime reset` begins anew."""
+
+    exit_code = 9
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:

@@ -13,8 +13,8 @@ from PIL import Image
 def augment(kind: Mapping[str, Any], pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Every image changed in its own way: uint8 (N, C, H, W) -> the same shape; what comes in is black.
 
-    `kind` is the recipe's `augment`: moved by up to `shift` pixels, turned by up to `rotate` degrees and made larger
-    or smaller by up to the share `scale`, all about the centre, bilinear; `flip`: half of them mirrored.
+    `kind` is the recipe's `augment`: moved by up to `shift` pixels, turned by up to `rotate` degrees and made
+    larger or smaller by up to the share `scale`, all about the centre, bilinear; `flip`: half of them mirrored.
     """
     shift, turn, scale = int(kind.get("shift", 0)), math.radians(kind.get("rotate", 0.0)), kind.get("scale", 0.0)
     if shift or turn or scale:

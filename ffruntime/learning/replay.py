@@ -23,10 +23,10 @@ def evictions(
 ) -> list[int]:
     """Ids that have to go so that `capacity` examples are left: a class-balanced reservoir (Chrysakis, Moens 2020).
 
-    `stored`: label -> ids, those in `arrived` not among them; `seen`: label -> how many ever came, those in `arrived`
-    not counted; `arrived`: (id, label) in the order in which they came. While there is no room, a newcomer of a class
-    that is not the largest takes the place of one of the largest; of the largest class itself, it stays with the
-    chance that every one of its class ever seen has.
+    `stored`: label -> ids, those in `arrived` not among them; `seen`: label -> how many ever came, those in
+    `arrived` not counted; `arrived`: (id, label) in the order in which they came. While there is no room, a
+    newcomer of a class that is not the largest takes the place of one of the largest; of the largest class itself,
+    it stays with the chance that every one of its class ever seen has.
     """
     kept = {label: list(ids) for label, ids in stored.items()}
     count, total, gone = dict(seen), sum(map(len, kept.values())), []

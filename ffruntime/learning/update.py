@@ -1,7 +1,7 @@
 """One update on the device: layer-local steps through the bundle's gradient graphs, optimizers in numpy.
 
-Unit after unit, a step runs the unit's gradient graph and changes the unit's parameters in place; the next unit goes
-on with what this one put out before. Nothing is kept for a backward pass, so only one unit's tensors are alive,
+Unit after unit, a step runs the unit's gradient graph and changes the unit's parameters in place; the next unit
+goes on with what this one put out before. Nothing is kept for a backward pass, so only one unit's tensors are alive,
 however deep the network is (`docs/learning.md`).
 """
 
@@ -36,6 +36,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     steps: Positive = 30
     batch: Positive = 32  # images in a step, each with its negatives
     micro_batch: Positive = 32  # images in one call of a gradient graph
+    fresh: Annotated[float, Meta(gt=0, le=1)] = (
+        0.5  # share of a step's images that are new; the others are replayed
+    )
     lr: Annotated[float, Meta(gt=0)] = 1e-3
     head_steps: Annotated[int, Meta(ge=0)] = 30
     head_lr: Annotated[float, Meta(gt=0)] = 1e-3
@@ -64,7 +67,7 @@ class Optimizer:
 
 
 def learning_units(network: Network, graphs: Mapping[str, Any]) -> list[int]:
-    """Indices of the units that have a gradient graph among `graphs` (file names). Raises `BundleError`: none has."""
+    """Indices of the units with a gradient graph among `graphs` (file names). Raises `BundleError`: none has."""
     units = [index for index in range(len(network.units)) if f"gradient{index + 1}.onnx" in graphs]
     if not units:
         raise BundleError("the bundle has no gradient graphs, so nothing can be learned on it; make them: ffexport")

@@ -339,7 +339,7 @@ def test_an_interruption_leaves_what_was_there(
                 from_state._commit(target, read_manifest(exported), {"a": b"new"})
         assert contents(tmp_path) == before
     empty = structs.replace(read_manifest(exported), files={})
-    monkeypatch.setattr("ffruntime.bundle._sync_directory", stop)  # files are in place, the manifest is not
+    monkeypatch.setattr("ffruntime.bundle.sync_directory", stop)  # files are in place, the manifest is not
     with pytest.raises(failure):
         from_state._commit(tmp_path / "new.ff", empty, {"a": b"new"})
     assert contents(tmp_path) == before

@@ -1,0 +1,250 @@
+"""Learning from examples: make them durable, update, judge, adopt (`docs/learning.md`)."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from msgspec import Struct
+
+from .. import bundle
+from ..errors import StateError, StorageError
+from ..model import Model
+from .replay import draw_balanced, evictions
+from .store import BUNDLES, LEARNED, LOCK, REFUSED, Current, Store
+from .update import Arrays, Settings, learned_names, learning_units, update_head, update_units
+
+AT_ONCE = 64  # examples that one update takes
+TOLERANCE = 0.03  # share of held-back examples that an update may cost, against the shipped weights
+CALIBRATION, REPLAY, HELD_BACK = 0, 1, 2  # parts of the exemplars
+
+
+class Outcome(Struct, frozen=True):
+    """What came of an update."""
+
+    version: int
+    adopted: bool
+    examples: tuple[int, ...]  # ids of those learned from
+    before: float | None  # share of the held-back examples that the shipped weights classify rightly
+    after: float | None  # and the new weights; None: the bundle has none to hold back
+    losses: tuple[float, ...]  # of the units that learn, in the last step, and of the classifier
+    evicted: int
+    seconds: float
+
+
+class Learner:
+    """A model and its state directory. `model` is the model as it is now; it changes with every adopted update."""
+
+    def __init__(
+        self,
+        model: Model,
+        state: Path,
+        settings: Settings | None = None,
+        tolerance: float = TOLERANCE,
+        replay_bytes: int | None = None,
+        seeded: bool = True,
+    ) -> None:
+        """Open the state directory, or make it; without `seeded` a new one begins with no example to replay.
+
+        `replay_bytes`: what stored images may take from now on. Raises `StateError`, `StorageError`, and
+        `BundleError` where the bundle has no gradient graphs.
+        """
+        self.units = learning_units(model.manifest.network, model.manifest.files)
+        self.settings, self.tolerance = settings or Settings(), tolerance
+        self.store = Store(state, model.manifest, seeds=(lambda: exemplars(model, REPLAY)) if seeded else None)
+        if replay_bytes is not None:
+            self.store.set("replay_bytes", replay_bytes)
+        self._graphs = model.relearned({})  # whose gradient graphs serve all versions
+        self._held_back = exemplars(model, HELD_BACK)
+        self.version, self.model = 0, self._graphs
+        self.refresh()
+
+    def close(self) -> None:
+        """Close the state directory."""
+        self.store.close()
+
+    def refresh(self) -> None:
+        """Make `model` that of the current version, which another process may have changed."""
+        now = self.store.current()
+        self.version, self.model = now.version, self._graphs.relearned(now.tensors, now.classes, now.doubtful)
+
+    def learn(
+        self,
+        images: np.ndarray,
+        labels: Sequence[str],
+        stored: Callable[[list[int]], None] = lambda ids: None,
+        stepped: Callable[[], None] = lambda: None,
+    ) -> Iterator[Outcome]:
+        """Store examples, uint8 (N, C, H, W), durably; then learn from all that are pending, some at a time.
+
+        `stored` is called with their ids when they are durable. Nothing happens before the first outcome is asked
+        for.
+        """
+        if len(images):
+            stored(self.store.add(images, labels))
+        while outcome := self.update(stepped):
+            yield outcome
+
+    def update(self, stepped: Callable[[], None] = lambda: None) -> Outcome | None:
+        """Learn from pending examples, at most `AT_ONCE`; None where there are none.
+
+        Raises `StateError` where another process is learning.
+        """
+        with self._alone():
+            start = time.perf_counter()
+            self.refresh()
+            ids = self.store.pending(AT_ONCE)
+            if not ids:
+                return None
+            now = self.store.current()
+            shipped = self._shipped()
+            rng = np.random.default_rng([now.version, ids[0]])
+            weights, losses = self._weights(now, ids, rng, stepped)
+            learned = self.model.relearned(weights, now.classes, now.doubtful)
+            after = self._judge(learned)
+            if shipped is not None and after is not None and after < shipped - self.tolerance:
+                version = self.store.refuse(now.version, ids, shipped, after)
+                return Outcome(version, False, tuple(ids), shipped, after, losses, 0, time.perf_counter() - start)
+            gone = self._evictions(ids, rng)
+            version = self.store.adopt(now.version, "update", weights, ids, gone, shipped, after)
+            self.refresh()
+            seconds = time.perf_counter() - start
+            return Outcome(version, True, tuple(ids), shipped, after, losses, len(gone), seconds)
+
+    def apply(self, file: Path) -> int:
+        """Make a version of what another device has learned (`docs/state.md`); its number.
+
+        Raises `BundleError` for a file that is damaged or of another bundle, `UsageError` where a pattern means one
+        class here and another there.
+        """
+        from ..state_file import read_state
+
+        tensors, state = read_state(file, self.model.manifest)
+        with self._alone():
+            self.store.take_classes(state.classes)
+            version = self.store.adopt(self.store.current_version(), "applied", tensors, (), learned=state)
+            self.refresh()
+        return version
+
+    def _weights(
+        self, now: Current, ids: list[int], rng: np.random.Generator, stepped: Callable[[], None]
+    ) -> tuple[Arrays, tuple[float, ...]]:
+        """The tensors that learning changes, after the update, and the last losses."""
+        model, settings = self.model, self.settings
+        network, recipe = model.manifest.network, model.manifest.training.recipe
+        names = learned_names(network, self.units)
+        weights = {**bundle.read_weights(model.path, model.manifest), **now.tensors}
+        weights |= {name: weights[name].copy() for name in names}
+        draw = self._draw(ids, rng)
+        units = update_units(
+            network,
+            self._graphs.graph,
+            self.units,
+            weights,
+            draw,
+            self._plausibility(now),
+            settings,
+            recipe,
+            rng,
+            stepped,
+        )
+        changed = {name: weights[name] for name in names if not name.startswith("head.")}
+        deeper = model.relearned(changed)
+
+        def features(images: np.ndarray) -> np.ndarray:
+            size = settings.micro_batch
+            parts = (images[start : start + size] for start in range(0, len(images), size))
+            return np.concatenate([deeper.graph("classifier")({"images": part})["features"] for part in parts])
+
+        head = update_head(self._graphs.graph, features, weights, draw, settings, recipe, rng, stepped)
+        return {name: weights[name] for name in names}, (*units, head)
+
+    def _draw(self, ids: list[int], rng: np.random.Generator) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+        """Batches: a share of the pending examples, the others replayed, evenly over the classes."""
+        images, labels = self.store.read(ids)
+        replay = self.store.ids(BUNDLES, LEARNED)
+
+        def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
+            fresh = round(count * self.settings.fresh) if replay else count
+            chosen = rng.choice(len(ids), fresh, replace=fresh > len(ids))
+            if fresh == count:
+                return images[chosen], labels[chosen]
+            old_images, old_labels = self.store.read(draw_balanced(replay, count - fresh, rng))
+            return np.concatenate([images[chosen], old_images]), np.concatenate([labels[chosen], old_labels])
+
+        return draw
+
+    def _plausibility(self, now: Current) -> Callable[[np.ndarray], np.ndarray]:
+        """What the classifier says of images, one row of scores each.
+
+        Classes that it does not know well are as plausible as the best of the others, spare patterns not at all.
+        """
+        known = len(now.classes)
+        doubtful = [label for label, name in enumerate(now.classes) if name in now.doubtful]
+
+        def scores(images: np.ndarray) -> np.ndarray:
+            logits = self.model.graph("classifier")({"images": images})["logits"].copy()
+            logits[:, known:] = -np.inf
+            logits[:, doubtful] = logits.max(1, keepdims=True)
+            return logits
+
+        return scores
+
+    def _judge(self, model: Model) -> float | None:
+        """Share of the held-back exemplars that a model classifies rightly, by its best mode."""
+        images, labels = self._held_back
+        if not len(images):
+            return None
+        return float(np.mean(model.scores(images).argmax(1) == labels))
+
+    def _shipped(self) -> float | None:
+        """The same of the bundle's own weights, computed once in a state's life."""
+        share = self.store.setting("shipped")
+        if share is None and (share := self._judge(self._graphs)) is not None:
+            self.store.set("shipped", share)
+        return share
+
+    def _evictions(self, ids: list[int], rng: np.random.Generator) -> list[int]:
+        """Stored examples that have to make room: of refused updates first, then by the reservoir's rule."""
+        budget = self.store.setting("replay_bytes") or 0
+        capacity = int(budget) // int(np.prod(self.model.manifest.network.image.shape))
+        stored, refused = self.store.ids(BUNDLES, LEARNED), self.store.ids(REFUSED)
+        _, labels = self.store.read(ids)
+        arrived = list(zip(ids, labels.tolist(), strict=True))
+        count = len(ids) + sum(map(len, stored.values()))
+        oldest = sorted(id for some in refused.values() for id in some)
+        gone = oldest[: max(0, count + len(oldest) - capacity)]
+        return [*gone, *evictions(stored, self.store.seen(), arrived, capacity - (len(oldest) - len(gone)), rng)]
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """While the block runs, no other process updates this state."""
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(self.store.directory / LOCK, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise StateError(
+                f"{self.store.directory}: another process is learning on it; examples given now are stored, and the "
+                "next update takes them along"
+            ) from error
+        except OSError as error:
+            raise StorageError(f"{self.store.directory / LOCK}: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def exemplars(model: Model, part: int) -> tuple[np.ndarray, np.ndarray]:
+    """Exemplars of a part: images uint8 (E, C, H, W), labels int64 (E,); none where the bundle has none."""
+    shape = model.manifest.network.image.shape
+    if bundle.EXEMPLARS not in model.manifest.files:
+        return np.empty((0, *shape), np.uint8), np.empty(0, np.int64)
+    tensors = bundle.read_tensors(model.path, model.manifest, bundle.EXEMPLARS)
+    chosen = tensors["part"] == part
+    return tensors["images"][chosen], tensors["labels"][chosen]
