@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -10,12 +12,19 @@ import click
 from .common import backend_options, json_option, model_option
 
 if TYPE_CHECKING:
-    from ..model import Answer
+    import numpy as np
+    from PIL import Image
+
+    from ..model import Answer, Model
+    from ..streams import Named
 
 EPILOG = """\b
 Examples:
   ffruntime classify three.png                  the answer, how sure, how fast
   ffruntime classify --json --mode classifier *.png
+  ffruntime classify photos                     every picture in a folder, by name; not in folders in it
+  ffruntime classify --watch inbox --json       every picture that appears there, until Ctrl-C
+  ffruntime classify --camera                   every frame of a camera
   curl … | ffruntime classify -                 from standard input
   ffruntime classify --show photo.jpg           and what the network was shown
   ffruntime info; ffruntime verify; ffruntime devices
@@ -26,11 +35,19 @@ all the same), 6 backend, 7 a backend that fails the golden check, 130 interrupt
 
 
 @click.command(epilog=EPILOG)
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE…")
+@click.argument("images", nargs=-1, metavar="[IMAGE…]")
 @model_option
 @click.option("--mode", help="goodness (every label) or classifier (one pass); default: the model's best.")
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to print.")
 @click.option("--no-preprocess", is_flag=True, help="The images are ready: as the network was trained on.")
+@click.option("--watch", metavar="DIR", help="Every picture that appears there or changes, once it is written.")
+@click.option(
+    "--camera",
+    metavar="[N]",
+    is_flag=False,
+    flag_value="0",
+    help="Every frame of camera N (default: 0); or of a video, a file or an address.",
+)
 @click.option("--show", is_flag=True, help="Draw what the network was shown.")
 @backend_options
 @json_option
@@ -40,22 +57,29 @@ def classify(
     mode: str | None,
     top: int,
     no_preprocess: bool,
+    watch: str | None,
+    camera: str | None,
     show: bool,
     backend: str,
     precision: str,
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Say what IMAGE… show (`-`: standard input). Any size, colour and polarity."""
+    """Say what IMAGE… show: files, folders, `-` for standard input. Any size, colour and polarity."""
+    if not (images or watch or camera):
+        raise click.UsageError("Missing argument 'IMAGE…', or --watch, or --camera.")
+    if watch and camera:
+        raise click.UsageError("--watch and --camera both go on: ask for one of them")
     from ..errors import ImageError
     from ..model import Model
+    from ..picture import display_name
 
     model = Model(model_path, backend, threads or 0, precision)
     model.mode(mode)
     failed = False
-    for path in images:
+    for path, get in _stream(images, watch, camera):
         try:
-            pixels = model.read(path, not no_preprocess)
+            pixels = _pixels(model, get(), display_name(path), not no_preprocess)
         except ImageError as error:  # say so, and go on with the others
             click.echo(f"error: {error}", err=True)
             failed = True
@@ -68,6 +92,28 @@ def classify(
         click.echo(_answer_json(path, answer, top) if as_json else _answer_line(path, answer, top))
     if failed:
         raise click.exceptions.Exit(ImageError.exit_code)
+
+
+def _stream(images: tuple[str, ...], watch: str | None, camera: str | None) -> Iterator[Named]:
+    from ..streams import arrivals, frames, pictures
+
+    appearing = arrivals(Path(watch)) if watch else iter(())  # what appears while the others are classified, too
+    yield from pictures(images)
+    if watch:
+        click.echo(f"watching {watch}; Ctrl-C ends it", err=True)
+    yield from frames(camera) if camera else appearing
+
+
+def _pixels(model: Model, opened: Image.Image, name: str, preprocess: bool) -> np.ndarray:
+    """A picture as the network's input, uint8 (C, H, W)."""
+    from ..picture import prepare, take_as_is
+
+    shape = model.manifest.network.image.shape
+    return (
+        prepare(opened, name, model.manifest.preprocessing, shape)
+        if preprocess
+        else take_as_is(opened, name, shape)
+    )
 
 
 def _answer_json(path: str, answer: Answer, top: int) -> str:
