@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import Struct
@@ -17,6 +18,9 @@ from .backend import DEFAULT_BACKEND, ENGINES, Graph, load_graph
 from .errors import UsageError, unknown
 from .labels import to_unit_interval
 from .precision import PRECISIONS, Precision, in_folder
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 BATCH = 16  # images in one call of the engine; bounds what its activations take
 
@@ -164,8 +168,11 @@ class Model:
 
     def read(self, path: str, preprocess: bool = True) -> np.ndarray:
         """An image file (`-`: standard input) as the network's input, uint8 (C, H, W)."""
-        opened, shape = picture.read_picture(path), self.manifest.network.image.shape
-        name = picture.display_name(path)
+        return self.prepare(picture.read_picture(path), picture.display_name(path), preprocess)
+
+    def prepare(self, opened: Image, name: str, preprocess: bool = True) -> np.ndarray:
+        """A picture as the network's input, uint8 (C, H, W). Raises `ImageError` with its name."""
+        shape = self.manifest.network.image.shape
         if preprocess:
             return picture.prepare(opened, name, self.manifest.preprocessing, shape)
         return picture.take_as_is(opened, name, shape)

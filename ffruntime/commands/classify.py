@@ -12,10 +12,7 @@ import click
 from .common import backend_options, json_option, model_option
 
 if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
-
-    from ..model import Answer, Model
+    from ..model import Answer
     from ..streams import Named
 
 EPILOG = """\b
@@ -79,7 +76,7 @@ def classify(
     failed = False
     for path, get in _stream(images, watch, camera):
         try:
-            pixels = _pixels(model, get(), display_name(path), not no_preprocess)
+            pixels = model.prepare(get(), display_name(path), not no_preprocess)
         except ImageError as error:  # say so, and go on with the others
             click.echo(f"error: {error}", err=True)
             failed = True
@@ -102,18 +99,6 @@ def _stream(images: tuple[str, ...], watch: str | None, camera: str | None) -> I
     if watch:
         click.echo(f"watching {watch}; Ctrl-C ends it", err=True)
     yield from frames(camera) if camera else appearing
-
-
-def _pixels(model: Model, opened: Image.Image, name: str, preprocess: bool) -> np.ndarray:
-    """A picture as the network's input, uint8 (C, H, W)."""
-    from ..picture import prepare, take_as_is
-
-    shape = model.manifest.network.image.shape
-    return (
-        prepare(opened, name, model.manifest.preprocessing, shape)
-        if preprocess
-        else take_as_is(opened, name, shape)
-    )
 
 
 def _answer_json(path: str, answer: Answer, top: int) -> str:
