@@ -92,6 +92,8 @@ def resolve(wheel: Path, extra: str, machine: str, python: str) -> subprocess.Co
         ("cpu", "aarch64", "3.10"),
         ("cpu", "aarch64", "3.13"),
         ("cpu", "x86_64", "3.13"),
+        ("camera", "aarch64", "3.10"),
+        ("camera", "x86_64", "3.13"),
         ("gpu", "x86_64", "3.10"),
         ("rtx", "x86_64", "3.10"),
         ("rtx", "x86_64", "3.13"),
@@ -103,8 +105,9 @@ def test_device_extras_resolve_from_wheels_alone(extra: str, machine: str, pytho
     if "Failed to fetch" in done.stderr:
         pytest.skip("no network: the package index is asked")
     assert done.returncode == 0, done.stderr
-    packages = {"cpu": "onnxruntime==", "gpu": "onnxruntime-gpu==", "rtx": "tensorrt-rtx-cu13-libs=="}
-    assert packages[extra] in done.stdout
+    packages = {"cpu": "onnxruntime", "gpu": "onnxruntime-gpu", "rtx": "tensorrt-rtx-cu13-libs"}
+    packages["camera"] = "opencv-python-headless"
+    assert f"{packages[extra]}==" in done.stdout
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64", "arm64", "AMD64"])
