@@ -152,7 +152,12 @@ def cli(
 
         require(list(report.checks), report.backend)
     if report and not as_json:
+        from ffruntime.bundle import read_manifest
+        from ffruntime.report import shortlist_text
+
         whose = "the trainer's" if state is None else "its own"
+        if shortlist := read_manifest(target).shortlist:
+            click.echo(f"mode shortlist: {shortlist_text(shortlist)}")
         click.echo(f"{target}: every graph reproduces {whose} golden vectors; next: ffruntime classify image.png")
 
 

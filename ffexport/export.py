@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
+from msgspec import structs
 
 from ffruntime import bundle
 from ffruntime.backend import DEFAULT_BACKEND
-from ffruntime.bundle import EXEMPLARS, GOLDEN, WEIGHTS, Manifest
+from ffruntime.bundle import EXEMPLARS, GOLDEN, WEIGHTS, Manifest, Shortlist
 from ffruntime.engine import FOLDER
 from ffruntime.golden import require
 from ffruntime.losses import pair_loss_of
@@ -25,6 +26,7 @@ from .lower import Files, Lowering
 from .prove import exported_precisions, prove, read_exemplars
 from .report import REPORT, Report, encode_report, read_report
 from .scratch import scratch_copy
+from .shortlist import calibrate
 from .table import Artefact
 from .validation import Images, validation_images
 
@@ -57,6 +59,7 @@ def export_onnx(
         if lowered:
             files |= _lower(copy, lowered, backend, progress)
         artefacts, checks = prove(copy, lowered, backend, validation, progress)
+        shortlist = _shortlist(copy, backend, progress)
     require(checks, backend)
     report = Report(
         backend,
@@ -65,7 +68,7 @@ def export_onnx(
         tuple(checks),
         device,
     )
-    bundle.write(path, manifest, {**files, REPORT: encode_report(report)})
+    bundle.write(path, structs.replace(manifest, shortlist=shortlist), {**files, REPORT: encode_report(report)})
     return report
 
 
@@ -98,6 +101,16 @@ def _lower(copy: Path, precisions: Sequence[Precision], backend: str, progress: 
         lowering = Lowering(copy, manifest, weights, precision, exemplars, reference, backend, progress)
         files |= lowering.run(calibration)
     return files
+
+
+def _shortlist(copy: Path, backend: str, progress: Progress) -> Shortlist | None:
+    """Calibrated on the exemplars of part 0; None without exemplars, or with one inference mode alone."""
+    manifest = bundle.read_manifest(copy)
+    if EXEMPLARS not in manifest.files or len(manifest.modes) < 2:
+        return None
+    exemplars = affordable(read_exemplars(copy, manifest, part=0), manifest.network, len(manifest.classes))
+    decided = scores(Model(copy, backend), exemplars, progress, "shortlist")
+    return calibrate(decided["classifier"], decided["goodness"])
 
 
 def _validation(path: Path, manifest: Manifest, data: Path | None) -> Images | None:

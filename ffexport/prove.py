@@ -53,7 +53,7 @@ def prove(
     checks: list[Check] = []
     reference: Decisions = {}
     for precision in dict.fromkeys(("fp32", *precisions)):
-        model = Model(path, backend, precision=precision)
+        model = Model(path, backend, precision=precision, state=False)
         graphs = [n for n in manifest.files if n.endswith(".onnx") and in_folder(Path(n).name, precision) == n]
         for name in graphs:
             check_onnx(bundle.verified(path, manifest, name))

@@ -54,7 +54,7 @@ def check_providers(path: Path, names: Sequence[str], precision: Precision = "fp
     rows = []
     for name in names:
         backend = f"onnxruntime-{name}"
-        checks = check(Model(path, backend, precision=precision))
+        checks = check(Model(path, backend, precision=precision, state=False))
         require(checks, backend)
         bundle.verified(path, manifest, in_folder(bundle.WEIGHTS, precision))
         for graph in graph_files(manifest, precision):

@@ -22,8 +22,8 @@ from .architecture import Network, Positive, Shape, parameter_shapes, validate
 from .errors import BundleError, StorageError
 from .precision import PRECISIONS
 
-FORMAT = 2
-READABLE = (1, 2)  # a bundle of format 1 is one of format 2 without what came later
+FORMAT = 3
+READABLE = (1, 2, 3)  # a bundle of an earlier format is one of this without what came later
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 GOLDEN = "golden.safetensors"
@@ -86,6 +86,14 @@ class Training(Struct, frozen=True, forbid_unknown_fields=True):
     history: tuple[dict[str, Any], ...] = ()  # one row for each epoch
 
 
+class Shortlist(Struct, frozen=True, forbid_unknown_fields=True):
+    """How mode `shortlist` chooses the labels to try, and what came of it on the exemplars of part 0."""
+
+    threshold: Annotated[float, Meta(ge=0)]  # how far below the best logit a label's may be
+    passes: Annotated[float, Meta(ge=1)]  # mean for an image
+    agree: Annotated[float, Meta(ge=0, le=1)]  # share of the decisions that are those by goodness of all labels
+
+
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """`manifest.json`. `docs/bundle.md` says what each field means."""
 
@@ -99,6 +107,13 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     made_with: dict[str, str]
     files: dict[str, FileEntry]
     modes: Annotated[tuple[Mode, ...], Meta(min_length=1)] = ("goodness", "classifier")  # trained for, best first
+    shortlist: Shortlist | None = None
+
+
+def state_directory(path: Path) -> Path:
+    """Where what is learned on a bundle lies by default: `model.state` beside `model.ff`."""
+    named = path if path.name not in ("", "..") else path.resolve()
+    return named.with_name(f"{named.name.removesuffix('.ff')}.state")
 
 
 def read_manifest(path: Path) -> Manifest:

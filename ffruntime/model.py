@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from msgspec import Struct
 
-from . import bundle, picture
+from . import bundle, picture, shortlist
 from .architecture import Network, gradient_tensors, parameter_shapes, scored_units, unit_name
 from .backend import DEFAULT_BACKEND, ENGINES, Graph, load_graph
 from .errors import UsageError, unknown
@@ -22,6 +22,9 @@ from .precision import PRECISIONS, Precision, in_folder
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from .learning.store import Current
+
+SHORTLIST = "shortlist"
 BATCH = 16  # images in one call of the engine; bounds what its activations take
 
 
@@ -29,26 +32,35 @@ class Answer(Struct, frozen=True):
     """What the network says of one image.
 
     `scores` holds, for each class, the total goodness (mode `goodness`) or the classifier's logit (mode
-    `classifier`), best first; `margin` is the best score minus the second best.
+    `classifier`), best first; `margin` is the best score minus the second best. In mode `shortlist` it is the total
+    goodness of the labels in play, and the others stand below these; after a single pass, all are logits.
     """
 
     label: str
     margin: float
     scores: dict[str, float]
     mode: str
+    passes: int  # of one image with one label through the network
     backend: str
     ms: float  # wall time of the engine and of the decision, per image
 
 
 class Model:
-    """A bundle, opened for inference. Graphs are loaded when first needed; safe to share between threads.
+    """A bundle and what was learned on it, opened for inference.
 
+    >>> from ffruntime import Model
     >>> model = Model("model.ff")
     >>> model.classify("three.png").label
 
-    `learned` are tensors in place of the bundle's, float32 by their names there; the model borrows the arrays,
-    which must not change any more. `classes` are the bundle's and those learned; of the `doubtful` ones among them
-    the classifier knows too little. Without `arena` the engine gives memory back after each call.
+    Graphs are loaded when first needed; safe to share between threads. `state` is the directory of what was learned
+    on the bundle, by default `model.state` beside `model.ff`; its current version counts, where there is one. With
+    `state=False` the model is as shipped. Raises `BundleError`, and `StateError` for a state that is damaged or of
+    another bundle.
+
+    Whoever gives `learned` has no state read: tensors in place of the bundle's, float32 by their names there. The
+    model borrows the arrays, which must not change any more. `classes` are the bundle's and those learned; of the
+    `doubtful` ones among them the classifier knows too little. Without `arena` the engine gives memory back after
+    each call.
     """
 
     def __init__(
@@ -58,6 +70,7 @@ class Model:
         threads: int = 0,
         precision: str = "fp32",
         *,
+        state: str | Path | Literal[False] | None = None,
         learned: Mapping[str, np.ndarray] | None = None,
         classes: Sequence[str] | None = None,
         doubtful: frozenset[str] = frozenset(),
@@ -72,6 +85,10 @@ class Model:
         self._graphs: dict[str, Graph] = {}
         self._verified: set[str] = set()  # files of the bundle whose hash was checked
         self._lock = threading.Lock()
+        if learned is None and state is not False:
+            now = current_state(Path(state) if state else bundle.state_directory(self.path), self.manifest)
+            if now:
+                learned, classes, doubtful = now.tensors, now.classes, now.doubtful
         self._learn(learned or {}, classes or self.manifest.classes, doubtful)
 
     def relearned(
@@ -97,7 +114,8 @@ class Model:
     def _learn(self, learned: Mapping[str, np.ndarray], classes: Sequence[str], doubtful: frozenset[str]) -> None:
         if learned and self.precision != "fp32":
             raise UsageError(
-                f"what was learned runs in fp32, not in {self.precision}: ffexport --state makes a bundle of both"
+                f"what was learned runs in fp32, not in {self.precision}: ffexport --state makes a bundle of both, "
+                "and with --shipped the bundle runs as it is"
             )
         self.weights_override, self.classes, self.doubtful = dict(learned), tuple(classes), doubtful
 
@@ -128,43 +146,90 @@ class Model:
             self._verified.add(file)
         return self.path / file
 
-    def mode(self, asked: str | None) -> bundle.Mode:
-        """The inference mode asked for, by default the model's best. Raises `UsageError` if it was not trained."""
-        modes = {str(mode): mode for mode in self.manifest.modes}
-        if asked is not None and asked not in modes:
-            raise unknown("mode", asked, modes)
-        return modes[asked] if asked else self.manifest.modes[0]
+    def mode(self, asked: str | None, labels: int | None = None) -> str:
+        """The inference mode asked for, by default the model's best; with a number of `labels`, `shortlist`.
 
-    def scores(self, images: np.ndarray, mode: str | None = None) -> np.ndarray:
+        Raises `UsageError` where the model was not trained for it, or has no threshold for a shortlist.
+        """
+        modes = {*map(str, self.manifest.modes)}
+        if modes == {"goodness", "classifier"}:
+            modes.add(SHORTLIST)
+        mode = asked or (SHORTLIST if labels else self.manifest.modes[0])
+        if mode not in modes:
+            raise unknown("mode", mode, modes)
+        if labels and mode != SHORTLIST:
+            raise UsageError(f"mode {mode} tries no choice of labels: leave out --labels, or --mode")
+        if mode == SHORTLIST and not (labels or self.manifest.shortlist):
+            raise UsageError(
+                f"{self.path}: has no threshold for mode {SHORTLIST}; export it again with 'ffexport --model "
+                f"{self.path}', or say how many labels to try (--labels)"
+            )
+        return mode
+
+    def scores(self, images: np.ndarray, mode: str | None = None, labels: int | None = None) -> np.ndarray:
         """Score of every class: images uint8 (N, C, H, W) -> float32 (N, classes)."""
-        mode = self.mode(mode)
-        classes = len(self.classes)
-        rows = []
-        for start in range(0, len(images), BATCH):
-            inputs = {"images": to_unit_interval(images[start : start + BATCH])}
-            if mode == "goodness":
-                inputs["labels"] = np.arange(classes)
-                rows.append(self.graph("goodness")(inputs)["total"])
-            else:
-                rows.append(self.graph("classifier")(inputs)["logits"][:, :classes])
-        return np.concatenate(rows)
+        return self.scores_and_passes(images, mode, labels)[0]
 
-    def classify_batch(self, images: np.ndarray, mode: str | None = None) -> list[Answer]:
+    def scores_and_passes(
+        self, images: np.ndarray, mode: str | None = None, labels: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Score of every class, and the passes it took: images uint8 (N, C, H, W) -> (N, classes), int (N,).
+
+        `labels`: in mode `shortlist`, how many labels to try, the most plausible ones, whatever the threshold says.
+        """
+        mode, count = self.mode(mode, labels), len(self.classes)
+        if mode == "goodness":
+            return self._goodness(images, np.arange(count)), np.full(len(images), count)
+        logits = self._logits(images)
+        if mode == "classifier":
+            return logits, np.ones(len(images), int)
+        chosen = self._chosen(logits, labels)
+        scores = shortlist.scores(logits, chosen, lambda rows, tried: self._goodness(images[rows], tried))
+        return scores, shortlist.passes(chosen)
+
+    def _goodness(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Total goodness: images uint8 (N, C, H, W), labels (L,) -> (N, L)."""
+        graph = self.graph("goodness")
+        return np.concatenate([graph({"images": part, "labels": labels})["total"] for part in _parts(images)])
+
+    def _logits(self, images: np.ndarray) -> np.ndarray:
+        """The classifier's logits: images uint8 (N, C, H, W) -> (N, classes)."""
+        graph, classes = self.graph("classifier"), len(self.classes)
+        return np.concatenate([graph({"images": part})["logits"][:, :classes] for part in _parts(images)])
+
+    def _chosen(self, logits: np.ndarray, labels: int | None) -> np.ndarray:
+        """Labels in play, bool (N, classes)."""
+        if labels:
+            return shortlist.most_plausible(logits, labels)
+        assert self.manifest.shortlist  # mode() has seen to it
+        doubtful = [index for index, name in enumerate(self.classes) if name in self.doubtful]
+        return shortlist.in_play(logits, self.manifest.shortlist.threshold, doubtful)
+
+    def classify_batch(
+        self, images: np.ndarray, mode: str | None = None, labels: int | None = None
+    ) -> list[Answer]:
         """Images that are ready, uint8 (N, C, H, W) -> an answer for each."""
-        mode = self.mode(mode)
-        self.graph(mode)  # loading is not part of the time that is reported
+        mode = self.mode(mode, labels)
+        for graph in ("classifier", "goodness") if mode == SHORTLIST else (mode,):
+            self.graph(graph)  # loading is not part of the time that is reported
         start = time.perf_counter()
-        scores = self.scores(images, mode)
+        scores, passes = self.scores_and_passes(images, mode, labels)
         elapsed = (time.perf_counter() - start) * 1000 / len(images)
-        return [self._answer(row, mode, elapsed) for row in scores]
+        return [self._answer(row, mode, int(cost), elapsed) for row, cost in zip(scores, passes, strict=True)]
 
-    def classify(self, source: str | Path | np.ndarray, mode: str | None = None, preprocess: bool = True) -> Answer:
+    def classify(
+        self,
+        source: str | Path | np.ndarray,
+        mode: str | None = None,
+        preprocess: bool = True,
+        labels: int | None = None,
+    ) -> Answer:
         """An image file, or an array uint8 (C, H, W) that is ready -> the answer.
 
         Raises `ImageError` where the file cannot be used.
         """
         image = source if isinstance(source, np.ndarray) else self.read(str(source), preprocess)
-        return self.classify_batch(image[None], mode)[0]
+        return self.classify_batch(image[None], mode, labels)[0]
 
     def read(self, path: str, preprocess: bool = True) -> np.ndarray:
         """An image file (`-`: standard input) as the network's input, uint8 (C, H, W)."""
@@ -177,12 +242,26 @@ class Model:
             return picture.prepare(opened, name, self.manifest.preprocessing, shape)
         return picture.take_as_is(opened, name, shape)
 
-    def _answer(self, row: np.ndarray, mode: str, ms: float) -> Answer:
+    def _answer(self, row: np.ndarray, mode: str, passes: int, ms: float) -> Answer:
         order: Sequence[int] = np.argsort(-row, kind="stable").tolist()
         scores = {self.classes[index]: float(row[index]) for index in order}
         values = list(scores.values())
         margin = values[0] - values[1] if len(values) > 1 else 0.0
-        return Answer(self.classes[order[0]], margin, scores, mode, self.backend, ms)
+        return Answer(self.classes[order[0]], margin, scores, mode, passes, self.backend, ms)
+
+
+def current_state(directory: Path, manifest: bundle.Manifest) -> Current | None:
+    """What was learned on the bundle of `manifest`; None where `directory` holds no state. Raises `StateError`."""
+    if not directory.is_dir():
+        return None
+    from .learning.store import current  # only who has learned waits for a database
+
+    return current(directory, manifest)
+
+
+def _parts(images: np.ndarray) -> Iterator[np.ndarray]:
+    """uint8 images (N, C, H, W) -> float32 in [0, 1], at most `BATCH` at a time."""
+    return (to_unit_interval(images[start : start + BATCH]) for start in range(0, len(images), BATCH))
 
 
 def graph_tensors(network: Network, graph: str) -> set[str]:

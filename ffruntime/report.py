@@ -12,7 +12,7 @@ from .architecture import named_ops, unit_name, unit_shapes
 if TYPE_CHECKING:
     import numpy as np
 
-    from .bundle import Manifest, Preprocessing
+    from .bundle import Manifest, Preprocessing, Shortlist
     from .golden import Check
     from .plan import Memory, Verdict
     from .profile import Profile
@@ -65,6 +65,8 @@ def manifest_text(path: Path, manifest: Manifest) -> str:
         lines.append(
             f"accuracy  {split}: " + ", ".join(f"{mode} {100 * share:.2f} %" for mode, share in modes.items())
         )
+    if manifest.shortlist:
+        lines.append(f"shortlist {shortlist_text(manifest.shortlist)}")
     units = []
     for index, (unit, (below, above)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
         ops = " ".join(name for name, _ in named_ops(unit))
@@ -79,6 +81,12 @@ def manifest_text(path: Path, manifest: Manifest) -> str:
             table(("file", "bytes", "sha256"), files),
         ]
     )
+
+
+def shortlist_text(shortlist: Shortlist) -> str:
+    """What mode `shortlist` costs and keeps."""
+    agree = f"{100 * shortlist.agree:.1f} % decided as by goodness of every label"
+    return f"{shortlist.passes:.2f} passes on average, {agree} (exemplars; threshold {shortlist.threshold:.3g})"
 
 
 def profile_table(profiles: Mapping[str, Profile]) -> str:

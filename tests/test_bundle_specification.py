@@ -40,7 +40,7 @@ Json: TypeAlias = dict[str, Any]
 
 def read_manifest(path: Path) -> Json:
     manifest: Json = json.loads((path / "manifest.json").read_bytes())
-    assert manifest["format"] in (1, 2)
+    assert manifest["format"] in (1, 2, 3)
     assert "weights.safetensors" in manifest["files"]
     for name, entry in manifest["files"].items():
         data = (path / name).read_bytes()
@@ -288,6 +288,24 @@ def test_gradient_is_the_slope_of_the_documented_loss(manifest: Json, weights: T
     norm = sum(float((g.astype(np.float64) ** 2).sum()) for g in gradient.values())
     step = 1e-6 / np.sqrt(norm)
     assert (mean_loss(step) - mean_loss(-step)) / (2 * step) == pytest.approx(norm, rel=1e-4)
+
+
+def test_shortlist_on_the_exemplars_it_was_measured_on(exported: Path, manifest: Json, weights: Tensors) -> None:
+    network, classes = manifest["network"], len(manifest["classes"])
+    exemplars = read_safetensors(exported / "exemplars.safetensors")
+    images = exemplars["images"][exemplars["part"] == 0]
+    ys = activations(network, weights, embed(network, weights, images, weights["labels.neutral"]))
+    features = np.concatenate([divisive(ys[i]).reshape(len(images), -1) for i in scored(network)], axis=1)
+    logits = (features @ weights["head.weight"].T + weights["head.bias"])[:, :classes]
+    total = np.empty((len(images), classes))
+    for label in range(classes):
+        ys = activations(network, weights, embed(network, weights, images, weights["labels.patterns"][label]))
+        total[:, label] = np.log([goodness(ys[i]) for i in scored(network)]).sum(0)
+    in_play = logits >= logits.max(1, keepdims=True) - manifest["shortlist"]["threshold"] - 1e-5
+    passes = np.where(in_play.sum(1) == 1, 1, 1 + in_play.sum(1))
+    agree = np.where(in_play, total, -np.inf).argmax(1) == total.argmax(1)
+    assert passes.mean() == pytest.approx(manifest["shortlist"]["passes"])
+    assert agree.mean() == pytest.approx(manifest["shortlist"]["agree"])
 
 
 def test_exemplars(exported: Path, manifest: Json) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import backend_options, json_option, model_option
+from .common import backend_options, json_option, model_option, state_options, state_to_use
 
 if TYPE_CHECKING:
     from ..model import Answer
@@ -19,6 +19,7 @@ EPILOG = """\b
 Examples:
   ffruntime classify three.png                  the answer, how sure, how fast
   ffruntime classify --json --mode classifier *.png
+  ffruntime classify --mode shortlist photos    most of the accuracy, at a fraction of the passes
   ffruntime classify photos                     every picture in a folder, by name; not in folders in it
   ffruntime classify --watch inbox --json       every picture that appears there, until Ctrl-C
   ffruntime classify --camera                   every frame of a camera
@@ -28,13 +29,18 @@ Examples:
 
 \b
 Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 bundle, 4 image (the others are classified
-all the same), 6 backend, 7 a backend that fails the golden check, 130 interrupted."""
+all the same), 6 backend, 7 a backend that fails the golden check, 9 learned state, 130 interrupted."""
 
 
 @click.command(epilog=EPILOG)
 @click.argument("images", nargs=-1, metavar="[IMAGE…]")
 @model_option
-@click.option("--mode", help="goodness (every label) or classifier (one pass); default: the model's best.")
+@click.option(
+    "--mode",
+    help="goodness (every label), classifier (one pass) or shortlist (the classifier, then goodness of the labels "
+    "still in play); default: the model's best.",
+)
+@click.option("--labels", type=click.IntRange(min=1), help="Mode shortlist: try so many, the most plausible ones.")
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to print.")
 @click.option("--no-preprocess", is_flag=True, help="The images are ready: as the network was trained on.")
 @click.option("--watch", metavar="DIR", help="Every picture that appears there or changes, once it is written.")
@@ -46,17 +52,21 @@ all the same), 6 backend, 7 a backend that fails the golden check, 130 interrupt
     help="Every frame of camera N (default: 0); or of a video, a file or an address.",
 )
 @click.option("--show", is_flag=True, help="Draw what the network was shown.")
+@state_options
 @backend_options
 @json_option
 def classify(
     images: tuple[str, ...],
     model_path: str,
     mode: str | None,
+    labels: int | None,
     top: int,
     no_preprocess: bool,
     watch: str | None,
     camera: str | None,
     show: bool,
+    state: str | None,
+    shipped: bool,
     backend: str,
     precision: str,
     threads: int | None,
@@ -68,12 +78,12 @@ def classify(
     if watch and camera:
         raise click.UsageError("--watch and --camera both go on: ask for one of them")
     from ..errors import ImageError
-    from ..model import Model
+    from ..model import SHORTLIST, Model
     from ..picture import display_name
 
-    model = Model(model_path, backend, threads or 0, precision)
-    model.mode(mode)
-    failed = False
+    model = Model(model_path, backend, threads or 0, precision, state=state_to_use(state, shipped))
+    model.mode(mode, labels)
+    failed, passes = False, []
     for path, get in _stream(images, watch, camera):
         try:
             pixels = model.prepare(get(), display_name(path), not no_preprocess)
@@ -81,12 +91,18 @@ def classify(
             click.echo(f"error: {error}", err=True)
             failed = True
             continue
-        answer = model.classify_batch(pixels[None], mode)[0]
+        answer = model.classify_batch(pixels[None], mode, labels)[0]
+        passes.append(answer.passes)
         if show:
             from ..report import draw
 
             click.echo(draw(pixels), err=as_json)
         click.echo(_answer_json(path, answer, top) if as_json else _answer_line(path, answer, top))
+    if model.mode(mode, labels) == SHORTLIST and len(passes) > 1 and not as_json:
+        click.echo(
+            f"{len(passes)} images, {sum(passes) / len(passes):.2f} passes on average; worst case "
+            f"{1 + len(model.classes)}, goodness of every label {len(model.classes)}"
+        )
     if failed:
         raise click.exceptions.Exit(ImageError.exit_code)
 
@@ -110,6 +126,7 @@ def _answer_json(path: str, answer: Answer, top: int) -> str:
             "scores": answer.scores,
             "top": list(answer.scores)[:top],
             "mode": answer.mode,
+            "passes": answer.passes,
             "backend": answer.backend,
             "ms": answer.ms,
         }
@@ -119,5 +136,6 @@ def _answer_json(path: str, answer: Answer, top: int) -> str:
 def _answer_line(path: str, answer: Answer, top: int) -> str:
     ranked = list(answer.scores.items())
     others = "".join(f", {label} (−{ranked[0][1] - score:.3g})" for label, score in ranked[1:top])
-    how = f"[{answer.mode}, {answer.backend}, {answer.ms:.1f} ms]"
+    cost = "1 pass" if answer.passes == 1 else f"{answer.passes} passes"
+    how = f"[{answer.mode}, {cost}, {answer.backend}, {answer.ms:.1f} ms]"
     return f"{path}: {answer.label}  score {ranked[0][1]:.4g}, margin {answer.margin:.3g}{others}  {how}"

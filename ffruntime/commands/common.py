@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 import click
 
 
@@ -18,11 +21,36 @@ def model_option(function):  # type: ignore[no-untyped-def]
     )(function)
 
 
+def state_options(function):  # type: ignore[no-untyped-def]
+    """`--state` and `--shipped`, which every command that uses what was learned has."""
+    state = click.option(
+        "--state",
+        metavar="DIR",
+        envvar="FF_STATE",
+        help="What was learned; also $FF_STATE. Default: model.state beside model.ff.",
+    )
+    shipped = click.option("--shipped", is_flag=True, help="As shipped: ignore what was learned.")
+    return state(shipped(function))
+
+
+def state_to_use(state: str | None, shipped: bool) -> str | Literal[False] | None:
+    """What `Model` takes as its `state`; a directory that was named and is not there is worth a warning."""
+    if shipped:
+        return False
+    if state and not Path(state).is_dir():
+        click.echo(f"warning: {state}: not there, so nothing was learned yet", err=True)
+    return state
+
+
 def backend_options(function):  # type: ignore[no-untyped-def]
     """`--backend`, `--precision` and `--threads`, which every command that runs a graph has."""
     threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
     backend = click.option(
-        "--backend", default="onnxruntime-cpu", show_default=True, help="onnxruntime-cpu or onnxruntime-cuda."
+        "--backend",
+        default="onnxruntime-cpu",
+        show_default=True,
+        help="onnxruntime-cpu, onnxruntime-cuda, onnxruntime-tensorrt or onnxruntime-tensorrt-rtx, which run "
+        "graphs; tensorrt or tensorrt-rtx, which run engines that ffexport made.",
     )
     precision = click.option(
         "--precision", default="fp32", show_default=True, help="fp32, or fp16 or int8 where ffexport made it."

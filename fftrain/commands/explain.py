@@ -57,7 +57,7 @@ def explain(
     from ..plots import explanation_png
     from ..saliency import class_activation_maps
 
-    runtime = Model(model)
+    runtime = Model(model, state=False)  # its weights are read below
     manifest = runtime.manifest
     network, classes = manifest.network, manifest.classes
     if "classifier" not in manifest.modes:

@@ -72,7 +72,7 @@ def test_any_flipped_bit_is_found(bundle: Path, data: st.DataObject) -> None:
         (lambda b: (b / MANIFEST).write_bytes(b"\xff\xfe{}"), r"manifest\.json: damaged"),
         (lambda b: (b / MANIFEST).write_bytes((b / MANIFEST).read_bytes()[:500]), r"manifest\.json: damaged"),
         (lambda b: (b / MANIFEST).write_text("[1]"), r"manifest\.json: damaged"),
-        (lambda b: edit(b, lambda m: m.update(format=3)), "format 3 is newer than this program reads"),
+        (lambda b: edit(b, lambda m: m.update(format=4)), "format 4 is newer than this program reads"),
         (lambda b: edit(b, lambda m: m.update(format="1")), "format '1' is none that this program reads"),
         (lambda b: edit(b, lambda m: m.pop("classes")), r"damaged: .*classes"),
         (lambda b: edit(b, lambda m: m.update(surprise=1)), r"damaged: .*surprise"),
@@ -104,19 +104,24 @@ def test_what_does_not_match_is_refused(harm: Callable[[Path], object], message:
     assert "\n" not in str(caught.value)
 
 
-def test_a_bundle_of_format_1_is_read_and_becomes_one_of_format_2_when_it_is_written(bundle: Path) -> None:
-    """Format 1 is format 2 without the fields that came later."""
+@pytest.mark.parametrize("former", [1, 2])
+def test_a_bundle_of_an_earlier_format_is_read_and_becomes_one_of_this_when_it_is_written(
+    former: int, bundle: Path
+) -> None:
+    """An earlier format is this one without the fields that came later."""
 
     def make_old(manifest: dict) -> None:
-        manifest["format"] = 1
-        del manifest["modes"], manifest["training"]["data"]["path"]
+        manifest["format"] = former
+        del manifest["shortlist"]
+        if former == 1:
+            del manifest["modes"], manifest["training"]["data"]["path"]
 
     edit(bundle, make_old)
     read_everything(bundle)
     manifest = read_manifest(bundle)
-    assert (manifest.format, manifest.preprocessing) == (1, Digit(box=20))
-    assert write(bundle, manifest, {"note": b"new"}).format == 2
-    assert read_manifest(bundle).format == 2
+    assert (manifest.format, manifest.preprocessing) == (former, Digit(box=20))
+    assert write(bundle, manifest, {"note": b"new"}).format == 3
+    assert read_manifest(bundle).format == 3
 
 
 def test_no_bundle_at_all(tmp_path: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 from PIL import Image
 
 from ffexport.external import tensor_places
+from ffruntime.backend import ENGINES, PROVIDERS
 from ffruntime.bundle import read_manifest, write
 from ffruntime.report import draw
 
@@ -48,7 +51,7 @@ def test_classify_prints_a_json_object_for_every_file(exported: Path, digit_file
     assert right >= 12  # of 20, by a network trained for seconds; chance is 2
 
 
-@pytest.mark.parametrize("mode", ["goodness", "classifier"])
+@pytest.mark.parametrize("mode", ["goodness", "classifier", "shortlist"])
 def test_classify_prints_a_line_for_people(mode: str, exported: Path, digit_files: list[Path]) -> None:
     done = ffruntime("classify", "--model", exported, "--mode", mode, "--top", 3, digit_files[0])
     line = done.stdout.decode()
@@ -57,6 +60,35 @@ def test_classify_prints_a_line_for_people(mode: str, exported: Path, digit_file
     assert line.count("(−") == 2
     assert "margin" in line
     assert mode in line
+
+
+def test_a_shortlist_says_what_it_cost(exported: Path, digit_files: list[Path]) -> None:
+    done = ffruntime("classify", "--model", exported, "--mode", "shortlist", *digit_files)
+    *lines, summary = done.stdout.decode().splitlines()
+    costs = [int(re.findall(r"shortlist, (\d+) pass", line)[0]) for line in lines]
+    assert len(costs) == 20
+    assert 2 not in costs  # one label needs no goodness
+    assert summary.startswith(f"20 images, {np.mean(costs):.2f} passes on average; worst case 11")
+    done = ffruntime("classify", "--model", exported, "--labels", 3, "--json", *digit_files)
+    assert {json.loads(line)["passes"] for line in done.stdout.splitlines()} == {4}
+
+
+def test_a_shortlist_needs_a_threshold(bundle: Path, digit_files: list[Path]) -> None:
+    write(bundle, structs.replace(read_manifest(bundle), shortlist=None), {})
+    done = ffruntime("classify", "--model", bundle, "--mode", "shortlist", digit_files[0])
+    assert_one_line(done, 2, "no threshold", f"ffexport --model {bundle}", "--labels")
+    assert ffruntime("classify", "--model", bundle, "--labels", 2, digit_files[0]).returncode == 0
+
+
+def test_a_network_of_one_mode_has_no_shortlist(bundle: Path, digit_files: list[Path]) -> None:
+    write(bundle, structs.replace(read_manifest(bundle), modes=("classifier",)), {})
+    done = ffruntime("classify", "--model", bundle, "--mode", "shortlist", digit_files[0])
+    assert_one_line(done, 2, "unknown mode 'shortlist'", "known: classifier")
+
+
+def test_help_names_every_backend() -> None:
+    text = re.sub(r"\s+", "", ffruntime("classify", "--help").stdout.decode())
+    assert all(name in text for name in (*PROVIDERS, *ENGINES))
 
 
 def test_standard_input_and_the_model_from_the_environment(
@@ -109,6 +141,7 @@ def test_a_bad_image_does_not_stop_the_others(exported: Path, digit_files: list[
     ("arguments", "code", "words"),
     [
         (("classify", "--model", "{bundle}", "--mode", "godness", "{image}"), 2, ("did you mean 'goodness'",)),
+        (("classify", "--model", "{bundle}", "--mode", "goodness", "--labels", "2", "{image}"), 2, ("--labels",)),
         (("classify", "--model", "{bundle}", "--backend", "onnxruntime-cpx", "{image}"), 2, ("onnxruntime-cpu",)),
         (("classify", "--model", "nothing.ff", "{image}"), 3, ("nothing.ff", "no such bundle", "fftrain")),
         (("classify", "--model", "{bundle}", "nothing.png"), 4, ("nothing.png", "No such file")),
@@ -117,6 +150,7 @@ def test_a_bad_image_does_not_stop_the_others(exported: Path, digit_files: list[
         (("devices", "mine.toml"), 2, ("mine.toml", "No such file")),
         (("clasify", "{image}"), 2, ("clasify", "ffruntime --help")),
         (("classify",), 2, ("IMAGE", "ffruntime classify --help")),
+        (("classify", "--labels", "0", "{image}"), 2, ("--labels", "ffruntime classify --help")),
         (("classify", "--top", "0", "{image}"), 2, ("--top", "ffruntime classify --help")),
     ],
 )
@@ -159,7 +193,7 @@ def test_info(exported: Path) -> None:
     text = ffruntime("info", "--model", exported).stdout.decode()
     for word in ("unit3", "weights.safetensors", "2 spare patterns", "validation: goodness", "recipe tiny"):
         assert word in text
-    assert json.loads(ffruntime("info", "--json", "--model", exported).stdout)["format"] == 2
+    assert json.loads(ffruntime("info", "--json", "--model", exported).stdout)["format"] == 3
 
 
 def test_verify_proves_the_backend(exported: Path) -> None:

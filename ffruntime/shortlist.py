@@ -1,0 +1,57 @@
+"""Mode `shortlist`: the classifier names the labels still in play, and goodness decides between them.
+
+A pass is one image with one label through the network. Goodness of every label costs as many as there are classes,
+the classifier alone costs 1, a shortlist 1 and one for each label in play.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+
+Goodness = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows (M,), labels (L,) -> total goodness (M, L)
+
+
+def in_play(logits: np.ndarray, threshold: float, doubtful: Iterable[int] = ()) -> np.ndarray:
+    """Which labels to try: logits (N, classes) -> bool (N, classes).
+
+    Those within `threshold` of the best logit, and all `doubtful` ones: the classifier's word on these does not
+    count, so theirs is not the best logit either.
+    """
+    unsure = np.isin(np.arange(logits.shape[1]), list(doubtful))
+    best = logits[:, ~unsure].max(1, keepdims=True)
+    return (best - logits <= threshold) | unsure
+
+
+def most_plausible(logits: np.ndarray, count: int) -> np.ndarray:
+    """The `count` labels with the largest logits, or all: logits (N, classes) -> bool (N, classes)."""
+    chosen = np.zeros(logits.shape, bool)
+    np.put_along_axis(chosen, np.argsort(-logits, axis=1, kind="stable")[:, :count], True, axis=1)
+    return chosen
+
+
+def passes(chosen: np.ndarray) -> np.ndarray:
+    """What each image costs: bool (N, classes) -> int (N,). A label alone in play needs no goodness."""
+    count = chosen.sum(1)
+    return np.where(count > 1, 1 + count, 1)
+
+
+def scores(logits: np.ndarray, chosen: np.ndarray, goodness: Goodness) -> np.ndarray:
+    """Scores (N, classes), the best of them the answer.
+
+    Where several labels are in play, their total goodness; the others stand below all of these, by as much as their
+    logit is below the best one. Where a single label is, the logits. Images with the same labels share calls.
+    """
+    result = np.array(logits, np.float32)
+    groups: dict[bytes, list[int]] = {}
+    for row in np.flatnonzero(chosen.sum(1) > 1).tolist():
+        groups.setdefault(chosen[row].tobytes(), []).append(row)
+    for rows in groups.values():
+        labels = np.flatnonzero(chosen[rows[0]])
+        images = np.array(rows)
+        totals = goodness(images, labels)
+        below = logits[images] - logits[images].max(1, keepdims=True)
+        result[images] = below + totals.min(1, keepdims=True)
+        result[images[:, None], labels] = totals
+    return result
