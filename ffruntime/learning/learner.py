@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,10 +10,9 @@ import numpy as np
 from msgspec import Struct
 
 from .. import bundle
-from ..errors import StateError, StorageError
 from ..model import Model
 from .replay import draw_balanced, evictions
-from .store import BUNDLES, LEARNED, LOCK, REFUSED, Current, Store
+from .store import BUNDLES, LEARNED, REFUSED, Current, Store, alone
 from .update import Arrays, Settings, learned_names, learning_units, update_head, update_units
 
 AT_ONCE = 64  # examples that one update takes
@@ -57,7 +55,7 @@ class Learner:
         self.store = Store(state, model.manifest, seeds=(lambda: exemplars(model, REPLAY)) if seeded else None)
         if replay_bytes is not None:
             self.store.set("replay_bytes", replay_bytes)
-        self._graphs = model.relearned({})  # whose gradient graphs serve all versions
+        self._graphs = model.relearned({}, model.manifest.classes)  # whose gradient graphs serve all versions
         self._held_back = exemplars(model, HELD_BACK)
         self.version, self.model = 0, self._graphs
         self.refresh()
@@ -75,7 +73,7 @@ class Learner:
         self,
         images: np.ndarray,
         labels: Sequence[str],
-        stored: Callable[[list[int]], None] = lambda ids: None,
+        stored: Callable[[list[int]], None] = lambda _: None,
         stepped: Callable[[], None] = lambda: None,
     ) -> Iterator[Outcome]:
         """Store examples, uint8 (N, C, H, W), durably; then learn from all that are pending, some at a time.
@@ -93,7 +91,7 @@ class Learner:
 
         Raises `StateError` where another process is learning.
         """
-        with self._alone():
+        with alone(self.store.directory):
             start = time.perf_counter()
             self.refresh()
             ids = self.store.pending(AT_ONCE)
@@ -120,13 +118,8 @@ class Learner:
         Raises `BundleError` for a file that is damaged or of another bundle, `UsageError` where a pattern means one
         class here and another there.
         """
-        from ..state_file import read_state
-
-        tensors, state = read_state(file, self.model.manifest)
-        with self._alone():
-            self.store.take_classes(state.classes)
-            version = self.store.adopt(self.store.current_version(), "applied", tensors, (), learned=state)
-            self.refresh()
+        version = self.store.apply(file)
+        self.refresh()
         return version
 
     def _weights(
@@ -152,7 +145,7 @@ class Learner:
             stepped,
         )
         changed = {name: weights[name] for name in names if not name.startswith("head.")}
-        deeper = model.relearned(changed)
+        deeper = model.relearned({**now.tensors, **changed})
 
         def features(images: np.ndarray) -> np.ndarray:
             size = settings.micro_batch
@@ -160,7 +153,7 @@ class Learner:
             return np.concatenate([deeper.graph("classifier")({"images": part})["features"] for part in parts])
 
         head = update_head(self._graphs.graph, features, weights, draw, settings, recipe, rng, stepped)
-        return {name: weights[name] for name in names}, (*units, head)
+        return {**now.tensors, **{name: weights[name] for name in names}}, (*units, head)
 
     def _draw(self, ids: list[int], rng: np.random.Generator) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
         """Batches: a share of the pending examples, the others replayed, evenly over the classes."""
@@ -218,26 +211,6 @@ class Learner:
         oldest = sorted(id for some in refused.values() for id in some)
         gone = oldest[: max(0, count + len(oldest) - capacity)]
         return [*gone, *evictions(stored, self.store.seen(), arrived, capacity - (len(oldest) - len(gone)), rng)]
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """While the block runs, no other process updates this state."""
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(self.store.directory / LOCK, timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise StateError(
-                f"{self.store.directory}: another process is learning on it; examples given now are stored, and the "
-                "next update takes them along"
-            ) from error
-        except OSError as error:
-            raise StorageError(f"{self.store.directory / LOCK}: {error.strerror}") from error
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 def exemplars(model: Model, part: int) -> tuple[np.ndarray, np.ndarray]:
