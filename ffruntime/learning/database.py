@@ -1,0 +1,194 @@
+"""The database of a state directory: SQLite, durable, surely ours, and what it says in our words."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..errors import StateError, StorageError
+
+FORMAT = 1
+APPLICATION = 0x46464544  # "FFED": SQLite's application_id of our databases
+DATABASE = "learning.db"
+PATIENCE = 30.0  # seconds to wait for another process that is writing
+BUNDLES, PENDING, LEARNED, REFUSED = "bundle", "pending", "learned", "refused"  # what an example can be
+
+# What a type says is checked when the database is opened for writing: SQLite itself takes anything anywhere.
+SCHEMA = (
+    "CREATE TABLE settings (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE classes (label INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE CHECK (typeof(name) = 'text'))",
+    f"""CREATE TABLE examples (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, label INTEGER NOT NULL CHECK (typeof(label) = 'integer'),
+    image BLOB NOT NULL CHECK (typeof(image) = 'blob'),
+    status TEXT NOT NULL CHECK (status IN ('{BUNDLES}', '{PENDING}', '{LEARNED}', '{REFUSED}')), at TEXT NOT NULL
+)""",
+    "CREATE INDEX examples_by_status ON examples (status, label)",
+    """CREATE TABLE evictions (
+    id INTEGER PRIMARY KEY, label INTEGER NOT NULL CHECK (typeof(label) = 'integer'), status TEXT NOT NULL,
+    version INTEGER NOT NULL, at TEXT NOT NULL
+)""",
+    """CREATE TABLE versions (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, parent INTEGER NOT NULL, kind TEXT NOT NULL, adopted INTEGER NOT NULL,
+    examples INTEGER NOT NULL, before REAL, after REAL, at TEXT NOT NULL, updates INTEGER NOT NULL,
+    learned INTEGER NOT NULL, sha256 TEXT
+)""",
+)
+MEDIUM = ("disk is full", "disk I/O error", "unable to open", "readonly database")  # not the file's fault
+
+
+class ForeignDatabase(StateError):
+    """A database that is whole, and another program's."""
+
+
+class Database:
+    """The database in a state directory, opened. Safe to share between threads, and between processes."""
+
+    def __init__(self, directory: Path, writing: bool) -> None:
+        """Open it; with `writing` one that is not there is begun, else it is an empty one in memory.
+
+        Raises `StateError` for what is damaged or not ours, which is left as it is, `StorageError`.
+        """
+        self.directory, self._file = directory, directory / DATABASE
+        self._guard = threading.RLock()
+        self._closing = contextlib.ExitStack()
+        try:
+            with self.errors():
+                self._open(writing)
+        except BaseException:
+            self._closing.close()
+            raise
+
+    def close(self) -> None:
+        """Close it; what was acknowledged is durable without that."""
+        with self._guard:
+            self._closing.close()
+
+    def all(self, query: str, values: Sequence[object] = ()) -> list[tuple]:
+        """Rows of a query."""
+        with self._guard, self.errors():
+            return self._db.execute(query, tuple(values)).fetchall()
+
+    @property
+    def empty(self) -> bool:
+        """Whether it has no tables: it was never completely begun."""
+        return not self.all("SELECT 1 FROM sqlite_master")
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All of the block, or nothing of it; durable when it ends. One block at a time in all processes."""
+        with self._guard, self.errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                if self._inode is not None and self._inode != _inode(self._file):
+                    raise StateError(f"{self.directory}: was reset by another process; open it again")
+                yield self._db
+                self._db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """What SQLite and the file system say, as `StateError` or `StorageError`."""
+        try:
+            yield
+        except (sqlite3.Error, OverflowError) as error:
+            said = str(error)
+            if "locked" in said:
+                raise StateError(f"{self.directory}: another process is writing to it; try again") from error
+            if any(words in said for words in MEDIUM):
+                raise StorageError(f"{self.directory}: {said}; what was saved is unchanged") from error
+            raise self.damaged(said) from error
+        except OSError as error:
+            raise StorageError(f"{self.directory}: {error.strerror}; what was saved is unchanged") from error
+
+    def damaged(self, what: str) -> StateError:
+        """An error that says what is wrong, and what always helps."""
+        return StateError(f"{self.directory}: damaged: {what}; or begin anew with 'ffruntime reset'")
+
+    def _open(self, writing: bool) -> None:
+        if writing:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._db = self._connect(self._file, "mode=rwc")
+        else:
+            self._db = self._readable() if self._file.exists() else self._connect()
+        self._inode = _inode(self._file)
+        self._check()
+        if writing:
+            self._make_durable()
+        elif self.empty:  # not begun, or not yet
+            self._db, self._inode = self._connect(), None
+
+    def _check(self) -> None:
+        """That it is empty or ours, table by table. Reads only: what is not ours stays as it is."""
+        application, version = (self.all(f"PRAGMA {n}")[0][0] for n in ("application_id", "user_version"))
+        tables = {sql for (sql,) in self.all("SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")}
+        if not (application or tables):
+            return
+        if application != APPLICATION:
+            raise ForeignDatabase(f"{self._file}: a database of another program; name another --state")
+        if version != FORMAT:
+            raise StateError(f"{self._file}: format {version} is none that this program reads ({FORMAT})")
+        if tables != set(SCHEMA):
+            raise self.damaged("its tables are not those of a state")
+
+    def _make_durable(self) -> None:
+        """Every commit synced from now on; the file and its types checked."""
+        patient_until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode = WAL")
+                break
+            except sqlite3.OperationalError as error:  # SQLite does not wait here for another that does the same
+                if "locked" not in str(error) or time.monotonic() > patient_until:
+                    raise
+                time.sleep(0.01)
+        self._db.execute("PRAGMA synchronous = FULL")
+        if (said := self.all("PRAGMA quick_check(1)")[0][0]) != "ok":
+            raise self.damaged(said)
+
+    def _readable(self) -> sqlite3.Connection:
+        """In place. On a medium that cannot be written to, as it is if it was closed, else a copy."""
+        try:
+            return self._connect(self._file, "mode=ro")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise
+            log = self._file.with_name(f"{DATABASE}-wal")
+            if not (log.exists() and log.stat().st_size):
+                return self._connect(self._file, "mode=ro&immutable=1")
+        folder = Path(self._closing.enter_context(tempfile.TemporaryDirectory()))
+        for file in (self._file, log):
+            shutil.copy(file, folder)
+        return self._connect(folder / DATABASE, "mode=rw")
+
+    def _connect(self, file: Path | None = None, how: str = "") -> sqlite3.Connection:
+        """A connection without implicit transactions, that has read something; without a file, in memory."""
+        address = f"{file.absolute().as_uri()}?{how}" if file else ":memory:"
+        db = sqlite3.connect(address, uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
+        try:
+            db.execute("SELECT 1 FROM sqlite_master").fetchone()
+        except BaseException:
+            db.close()
+            raise
+        self._closing.callback(db.close)
+        return db
+
+
+def create(db: sqlite3.Connection) -> None:
+    """Make the tables, in a transaction."""
+    for statement in SCHEMA:
+        db.execute(statement)
+    db.execute(f"PRAGMA application_id = {APPLICATION}")
+    db.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+def _inode(file: Path) -> int | None:
+    return file.stat().st_ino if file.exists() else None
