@@ -36,41 +36,47 @@ def gradient_in_chunks(graph: Graph, batch: int) -> Graph:
     """The gradient graph `graph` (`gradient<k>`, `gradient_head`), called with at most `batch` images.
 
     `positive`, `features` and `labels` have an image in each row; `negative`, and outputs named so, all images'
-    first negatives first, then all second ones. Gradients and the loss are means over the images.
+    first negatives first, then all second ones. Gradients and the loss are means over the images, added up call by
+    call: no more than two copies of a gradient are alive, however many calls there are.
     """
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         count = len(inputs["positive" if "positive" in inputs else "features"])
-        parts, sizes = [], []
+        if count <= batch:
+            return graph(inputs)
+        whole: dict[str, np.ndarray] = {}
         for start in range(0, count, batch):
-            some = slice(start, start + batch)
+            some = slice(start, min(start + batch, count))
             part = {name: inputs[name][some] for name in ("positive", "features", "labels") if name in inputs}
             if "negative" in inputs:
                 part["negative"] = _rows(_columns(inputs["negative"], count)[:, some])
-            parts.append(graph({**inputs, **part}))
-            sizes.append(len(next(iter(part.values()))))
-        return {name: _merge(name, [part[name] for part in parts], sizes) for name in parts[0]}
+            _add(whole, graph({**inputs, **part}), some, count)
+        return whole
 
     return run
 
 
-def _merge(name: str, values: list[np.ndarray], sizes: list[int]) -> np.ndarray:
-    if name == "loss" or name.startswith("gradient."):
-        shares = [value * np.float32(size / sum(sizes)) for value, size in zip(values, sizes, strict=True)]
-        return np.asarray(np.sum(shares, axis=0, dtype=np.float32))
-    if name.endswith(".negative"):
-        return _rows(np.concatenate([_columns(value, size) for value, size in zip(values, sizes, strict=True)], 1))
-    return np.concatenate(values)
+def _add(whole: dict[str, np.ndarray], part: dict[str, np.ndarray], some: slice, count: int) -> None:
+    """Put what a graph says of the images `some` of `count` into what it says of all of them, in place."""
+    size = some.stop - some.start
+    for name, value in part.items():
+        if name == "loss" or name.startswith("gradient."):
+            value *= np.float32(size / count)
+            whole[name] = np.add(whole[name], value, out=whole[name]) if name in whole else value
+        else:
+            if name not in whole:
+                whole[name] = np.empty((len(value) // size * count, *value.shape[1:]), value.dtype)
+            _columns(whole[name], count)[:, some] = _columns(value, size)
 
 
-def _columns(negatives: np.ndarray, images: int) -> np.ndarray:
-    """(M·N, …) -> (M, N, …)."""
-    return negatives.reshape(-1, images, *negatives.shape[1:])
+def _columns(rows: np.ndarray, images: int) -> np.ndarray:
+    """(M·N, …) -> (M, N, …): a view."""
+    return rows.reshape(-1, images, *rows.shape[1:])
 
 
-def _rows(negatives: np.ndarray) -> np.ndarray:
+def _rows(columns: np.ndarray) -> np.ndarray:
     """(M, N, …) -> (M·N, …)."""
-    return negatives.reshape(-1, *negatives.shape[2:])
+    return columns.reshape(-1, *columns.shape[2:])
 
 
 def _join(parts: list[dict[str, np.ndarray]], axis: int) -> dict[str, np.ndarray]:
