@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from . import command
+from .commands.bench import bench
 from .commands.classify import EPILOG, classify
 from .commands.devices import devices
 from .commands.info import info
@@ -21,7 +22,7 @@ def cli() -> None:
     """Run a Forward-Forward network on the device."""
 
 
-for _command in (classify, info, verify, devices):
+for _command in (classify, info, bench, verify, devices):
     cli.add_command(_command)
 
 

@@ -116,7 +116,7 @@ def ina3221(root: Path = SYS) -> list[Meter] | str:
             labels = {_text(sensor / f"in{n}_label"): (sensor, n) for n in (1, 2, 3)}
             rails |= {label: place for label, place in labels.items() if label not in ("", "NC")}
     if not rails:
-        return "INA3221: no such sensor in /sys/class/hwmon, so no Jetson's rails"
+        return "INA3221: no such sensor in /sys/class/hwmon: no Jetson"
     whole = [label for label in rails if label in ("VIN", "VDD_IN") or label.endswith("5V_IN")]
     names = whole[:1] or sorted(rails)
     chosen = [rails[name] for name in names]

@@ -1,0 +1,119 @@
+"""`ffruntime bench`: how fast the model is here, mode by mode."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from .common import backend_options, json_option, model_option, state_options, state_to_use
+
+if TYPE_CHECKING:
+    from ..bench import Result
+
+EPILOG = """\b
+Examples:
+  ffruntime bench                               every mode of model.ff, on all cores
+  ffruntime bench --threads 1 --precision int8
+  sudo ffruntime bench                          with the processor's energy, where only root may read it
+
+Every mode has a process of its own: the memory is what that mode alone takes, at its highest, Python included.
+Energy is what the meters count meanwhile, one image at a time, whoever uses it: close other programs."""
+
+
+@click.command(epilog=EPILOG)
+@model_option
+@click.option("--mode", help="Only this mode, in this process; default: every mode that the model has.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="How long, for each mode and number of images in a call.",
+)
+@state_options
+@backend_options
+@json_option
+def bench(
+    model_path: str,
+    mode: str | None,
+    seconds: float,
+    state: str | None,
+    shipped: bool,
+    backend: str,
+    precision: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure latency, throughput, memory and energy on the bundle's own images, reading pictures left out."""
+    from msgspec import convert, to_builtins
+
+    from ..backend import DEFAULT_BACKEND
+    from ..bench import Result, measure, offered_modes
+    from ..energy import find_meters
+    from ..model import Model
+
+    model = Model(model_path, backend, threads or 0, precision, state=state_to_use(state, shipped))
+    meters, reasons = find_meters(gpu=backend != DEFAULT_BACKEND)
+    if mode:
+        results = [measure(model, model.mode(mode), seconds, meters)]
+    else:
+        options = [
+            f"--model={model_path}",
+            f"--seconds={seconds}",
+            f"--backend={backend}",
+            f"--precision={precision}",
+        ]
+        options += [f"--threads={threads}"] if threads else []
+        options += ["--shipped"] if shipped else [f"--state={state}"] if state else []
+        rows = (_in_a_process([*options, f"--mode={name}"]) for name in offered_modes(model))
+        results = [convert(row, Result, strict=False) for row in rows]
+    if not as_json:
+        click.echo(_table(results))
+        click.echo(
+            f"×{max(results[0].peak_mib)}: so many images in a call; median, p99 and energy are of one at a time"
+        )
+        click.echo(f"energy: {', '.join(meter.name for meter in meters) or 'not measured: ' + '; '.join(reasons)}")
+        return
+    how = {"model": model_path, "backend": backend, "precision": precision, "threads": threads, "seconds": seconds}
+    for result in results:
+        click.echo(json.dumps({**how, **to_builtins(result, str_keys=True), "no_energy": reasons}))
+
+
+def _in_a_process(options: Sequence[str]) -> dict[str, object]:
+    """What this command prints with those options in a process of its own; where that fails, as it failed."""
+    command = [sys.executable, "-m", "ffruntime", "bench", "--json", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        click.echo(done.stderr, err=True, nl=False)
+        raise click.exceptions.Exit(done.returncode)
+    row: dict[str, object] = json.loads(done.stdout)
+    return row
+
+
+def _table(results: Sequence[Result]) -> str:
+    from ..report import table
+
+    sizes = list(results[0].images_per_second)
+    ends = (sizes[0], sizes[-1])
+    header = ["mode", "median ms", "p99 ms", *(f"images/s ×{n}" for n in sizes), *(f"MiB ×{n}" for n in ends)]
+    rows = [
+        [
+            result.mode,
+            f"{result.median_ms:.2f}",
+            f"{result.p99_ms:.2f}",
+            *(f"{speed:,.0f}" for speed in result.images_per_second.values()),
+            *(_or_dash(result.peak_mib[size], "{:.0f}") for size in ends),
+            _or_dash(result.joules_per_image and 1e3 * result.joules_per_image, "{:.2f}"),
+        ]
+        for result in results
+    ]
+    return table([*header, "mJ/image"], rows)
+
+
+def _or_dash(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)
