@@ -101,24 +101,41 @@ def import_library(library: str) -> Any:
 
 
 def engine_for(
-    path: Path, manifest: bundle.Manifest, name: str, library: str, precision: Precision = "fp32"
+    path: Path,
+    manifest: bundle.Manifest,
+    name: str,
+    library: str,
+    precision: Precision = "fp32",
+    learned: Mapping[str, np.ndarray] | None = None,
 ) -> Graph:
     """The graph `name` of a bundle as the engine that was built for this machine, ready to run.
 
-    Raises `BackendError` where there is no such engine, no library or no GPU; `BundleError` for a damaged file.
+    With tensors `learned` in place of the bundle's, it is one that takes other weights, and has proven itself.
+    Raises `BackendError` where there is no such engine, no library or no GPU; `BundleError` for a damaged file;
+    `ParityError` where it computes something else with what was learned.
     """
+    if learned and name not in ("goodness", "classifier"):
+        raise BackendError(f"{library}: the engine of {name} takes nothing that was learned")
     if problem := cuda.missing():
         raise BackendError(f"{library}: {problem} on this machine")
     module, gpu = import_library(library), cuda.compute_capability()
     for file in manifest.files:
         if file.startswith(f"{FOLDER}/") and file.endswith(f"/{name}.json"):
             sidecar = read_sidecar(path, manifest, file)
-            if fits(sidecar, manifest, library, module.__version__, gpu, precision):
+            suitable = sidecar.refit or not learned
+            if suitable and fits(sidecar, manifest, library, module.__version__, gpu, precision):
                 engine = bundle.verified(path, manifest, file.removesuffix(".json") + ".engine")
-                return load_engine(engine, module, sidecar)
+                if not learned:
+                    return load_engine(engine, module, sidecar)
+                from .refit import prove  # only who has learned waits for it
+
+                graph = load_engine(engine, module, sidecar, learned, bundle.read_weights(path, manifest))
+                prove(graph, path, manifest, name, learned)
+                return graph
+    kind = f"{precision} engine of {name} that takes other weights" if learned else f"{precision} engine of {name}"
     raise BackendError(
-        f"{path}: holds no {precision} engine of {name} for {library} {module.__version__} and compute capability "
-        f"{gpu}; on this machine: ffexport --model {path} --format {library}"
+        f"{path}: holds no {kind} for {library} {module.__version__} and compute capability {gpu}; "
+        f"on this machine: ffexport --model {path} --format {library}"
     )
 
 
@@ -148,12 +165,21 @@ def fits(
     )
 
 
-def load_engine(file: Path, module: Any, sidecar: Sidecar) -> Graph:
+def load_engine(
+    file: Path,
+    module: Any,
+    sidecar: Sidecar,
+    learned: Mapping[str, np.ndarray] | None = None,
+    shipped: Mapping[str, np.ndarray] | None = None,
+) -> Graph:
     """An engine file as a function on arrays, which calls the engine in chunks that it takes.
 
-    Raises `BackendError` where the library refuses the file; the function where it refuses an input.
+    With tensors `learned` in place of those `shipped`. Raises `BackendError` where the library refuses the file or
+    the tensors; the function where it refuses an input.
     """
     engine = Engine(file, module, sidecar)
+    if learned:
+        engine.refit(module, learned, shipped or {})
     largest = {name: shapes.max[0] for name, shapes in sidecar.inputs.items()}
     if "gradient" in Path(sidecar.graph).name:
         return gradient_in_chunks(engine, largest.get("positive") or largest["features"])
@@ -180,6 +206,14 @@ class Engine:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self._types = {name: module.nptype(engine.get_tensor_dtype(name)) for name in names}
         self._outputs = [name for name in names if engine.get_tensor_mode(name) == module.TensorIOMode.OUTPUT]
+
+    def refit(self, module: Any, learned: Mapping[str, np.ndarray], shipped: Mapping[str, np.ndarray]) -> None:
+        """Compute with tensors `learned` from now on (`refit.py`)."""
+        from .refit import refit  # only who has learned waits for it
+
+        with self._lock:
+            self._gpu.use()
+            refit(self._file, self._engine, module, self._log, learned, shipped)
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         context, gpu = self._context, self._gpu

@@ -130,13 +130,17 @@ class Model:
         if self.backend in ENGINES:
             from .engine import engine_for  # only who runs engines waits for it
 
-            if self.weights_override:
-                raise UsageError(f"{self.backend} cannot run what was learned yet: use an ONNX Runtime backend")
-            return engine_for(self.path, self.manifest, name, self.backend, self.precision)
-        file, _ = self._verify(f"{name}.onnx"), self._verify(bundle.WEIGHTS)
-        held = graph_tensors(self.manifest.network, name)
-        weights = {tensor: self.weights_override[tensor] for tensor in held & self.weights_override.keys()}
+            return engine_for(self.path, self.manifest, name, self.backend, self.precision, self._learned_in(name))
+        file, weights = self._verify(f"{name}.onnx"), self._learned_in(name)
+        self._verify(bundle.WEIGHTS)
         return load_graph(file, self.backend, self.threads, weights, self.arena)
+
+    def _learned_in(self, name: str) -> dict[str, np.ndarray]:
+        """The learned tensors that the graph `name` holds."""
+        if not self.weights_override:
+            return {}
+        held = graph_tensors(self.manifest.network, name)
+        return {tensor: array for tensor, array in self.weights_override.items() if tensor in held}
 
     def _verify(self, name: str) -> Path:
         """Path of a file in the model's precision; its hash is computed once for all models made of this one."""
