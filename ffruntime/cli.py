@@ -9,6 +9,8 @@ from .commands.bench import bench
 from .commands.classify import EPILOG, classify
 from .commands.devices import devices
 from .commands.info import info
+from .commands.learn import learn
+from .commands.state import apply_state, diff, export_state, history, reset, rollback
 from .commands.verify import verify
 
 
@@ -22,7 +24,20 @@ def cli() -> None:
     """Run a Forward-Forward network on the device."""
 
 
-for _command in (classify, info, bench, verify, devices):
+for _command in (
+    classify,
+    learn,
+    info,
+    bench,
+    verify,
+    history,
+    rollback,
+    diff,
+    reset,
+    export_state,
+    apply_state,
+    devices,
+):
     cli.add_command(_command)
 
 

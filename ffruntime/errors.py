@@ -9,7 +9,8 @@
      ├─ BackendError        6   an engine or device that was asked for is not what would run
      ├─ ParityError         7   a backend that does not reproduce the golden vectors
      ├─ StorageError        8   a file that could not be written (full disk, no permission)
-     └─ StateError          9   learned state that is damaged, of another bundle, or in use
+     ├─ StateError          9   learned state that is damaged, of another bundle, or in use
+     └─ UpdateRefused      10   an update that would have cost more on held-back images than is tolerated
 
 An interrupted command (Ctrl-C) exits with 130. Every message is one line: what, where, what to do.
 """
@@ -78,6 +79,12 @@ class StateError(FFError):
     """What a device has learned cannot be used, or not now; `ffruntime reset` begins anew."""
 
     exit_code = 9
+
+
+class UpdateRefused(FFError):
+    """What was learned is not used: it would cost too much elsewhere. The examples are kept."""
+
+    exit_code = 10
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:

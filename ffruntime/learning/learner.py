@@ -104,8 +104,11 @@ class Learner:
             learned = self.model.relearned(weights, now.classes, now.doubtful)
             after = self._judge(learned)
             if shipped is not None and after is not None and after < shipped - self.tolerance:
-                version = self.store.refuse(now.version, ids, shipped, after)
-                return Outcome(version, False, tuple(ids), shipped, after, losses, 0, time.perf_counter() - start)
+                stored = sum(map(len, self.store.ids(BUNDLES, LEARNED).values()))
+                gone = self._beyond_budget(self._refused(), stored + len(ids))  # those of now can be tried again
+                version = self.store.refuse(now.version, ids, shipped, after, gone)
+                seconds = time.perf_counter() - start
+                return Outcome(version, False, tuple(ids), shipped, after, losses, len(gone), seconds)
             gone = self._evictions(ids, rng)
             version = self.store.adopt(now.version, "update", weights, ids, gone, shipped, after)
             self.refresh()
@@ -202,15 +205,24 @@ class Learner:
 
     def _evictions(self, ids: list[int], rng: np.random.Generator) -> list[int]:
         """Stored examples that have to make room: of refused updates first, then by the reservoir's rule."""
-        budget = self.store.setting("replay_bytes") or 0
-        capacity = int(budget) // int(np.prod(self.model.manifest.network.image.shape))
-        stored, refused = self.store.ids(BUNDLES, LEARNED), self.store.ids(REFUSED)
+        stored, refused = self.store.ids(BUNDLES, LEARNED), self._refused()
         _, labels = self.store.read(ids)
         arrived = list(zip(ids, labels.tolist(), strict=True))
-        count = len(ids) + sum(map(len, stored.values()))
-        oldest = sorted(id for some in refused.values() for id in some)
-        gone = oldest[: max(0, count + len(oldest) - capacity)]
-        return [*gone, *evictions(stored, self.store.seen(), arrived, capacity - (len(oldest) - len(gone)), rng)]
+        gone = self._beyond_budget(refused, len(ids) + sum(map(len, stored.values())))
+        capacity = self._capacity() - (len(refused) - len(gone))
+        return [*gone, *evictions(stored, self.store.seen(), arrived, capacity, rng)]
+
+    def _beyond_budget(self, refused: list[int], others: int) -> list[int]:
+        """The oldest examples of refused updates, as many as there is no room for beside `others`."""
+        return refused[: max(0, others + len(refused) - self._capacity())]
+
+    def _capacity(self) -> int:
+        """Examples that may be stored."""
+        return int(self.store.setting("replay_bytes") or 0) // int(np.prod(self.model.manifest.network.image.shape))
+
+    def _refused(self) -> list[int]:
+        """Ids of examples of refused updates, oldest first."""
+        return sorted(id for some in self.store.ids(REFUSED).values() for id in some)
 
 
 def exemplars(model: Model, part: int) -> tuple[np.ndarray, np.ndarray]:

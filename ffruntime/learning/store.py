@@ -65,12 +65,6 @@ class Version(Struct, frozen=True):
         return self.sha256 is not None
 
 
-def default_directory(bundle: Path) -> Path:
-    """`model.state` beside `model.ff`."""
-    named = bundle if bundle.name not in ("", "..") else bundle.resolve()
-    return named.with_name(f"{named.name.removesuffix('.ff')}.state")
-
-
 def current(directory: Path, manifest: Manifest) -> Current | None:
     """What was learned on the bundle of `manifest`, only reading; None where there is no `directory`.
 
@@ -91,7 +85,7 @@ def alone(directory: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout as error:
-        raise StateError(f"{directory}: another process is learning on it") from error
+        raise StateError(f"{directory}: another process is learning; try again when it is done") from error
     except (OSError, NotImplementedError) as error:
         said = getattr(error, "strerror", None) or "the file system has no locks"
         raise StorageError(f"{directory / LOCK}: {said}") from error
@@ -193,8 +187,8 @@ class Store:
             found.setdefault(label, []).append(id)
         return found
 
-    def pending(self, most: int) -> list[int]:
-        """Ids of examples that no update has learned from yet, oldest first."""
+    def pending(self, most: int = -1) -> list[int]:
+        """Ids of examples that no update has learned from yet, oldest first; all, or at most so many."""
         query = "SELECT id FROM examples WHERE status = ? ORDER BY id LIMIT ?"
         return [id for (id,) in self._db.all(query, (PENDING, most))]
 

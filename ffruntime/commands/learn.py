@@ -1,0 +1,214 @@
+"""`ffruntime learn`: examples are made durable, then learned from."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .common import json_option, model_option
+from .state import state_option
+
+if TYPE_CHECKING:
+    from ..learning.learner import Learner, Outcome
+    from ..streams import Named
+
+EPILOG = """\b
+Examples:
+  ffruntime learn three.png --label 3           an example, and an update; any number of pictures
+  ffruntime learn photos --label cat            every picture in a folder; a label never seen is a new class
+  ffruntime learn pets                          a folder with a folder for each class: pets/cat, pets/dog
+  ffruntime learn                               what is stored and was not learned from, after Ctrl-C, say
+  ffruntime learn --retry --lr 1e-4             refused examples, more gently
+  ffruntime history; ffruntime diff; ffruntime rollback; ffruntime reset
+
+\b
+As soon as 'stored' is printed, no lost power supply takes the examples away. An update is adopted only if it does
+not cost more than --tolerance on images that were held back; what is adopted is what 'classify' uses.
+
+\b
+Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 bundle, 4 image (the others are learned from
+all the same), 6 backend, 8 cannot write, 9 learned state, or another process is learning, 10 the last update was
+refused, 130 interrupted (what is stored stays)."""
+
+
+def byte_count(text: str) -> int:
+    """`500k` -> 512000: bytes, or k (1024 of them) or M."""
+    factor = {"k": 1 << 10, "m": 1 << 20}.get(text[-1:].lower())
+    digits = text[:-1] if factor else text
+    if not digits.isdecimal():
+        raise click.BadParameter(f"'{text}' is no number of bytes, such as 500k or 4M")
+    return int(digits) * (factor or 1)
+
+
+@click.command(epilog=EPILOG)
+@click.argument("pictures", nargs=-1, metavar="[IMAGE… | FOLDER…]")
+@model_option
+@state_option
+@click.option("--label", help="What all of the pictures show. Default: the name of the folder that each is in.")
+@click.option("--retry", is_flag=True, help="Learn from the examples of refused updates once more.")
+@click.option("--steps", type=click.IntRange(min=1), help="Steps in an update, and as many of the classifier.")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate of the units.")
+@click.option(
+    "--micro-batch",
+    type=click.IntRange(min=1),
+    help="Images at once; fewer need less memory.",
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(0, 1),
+    help="Share of the held-back images that an update may cost. Default: 0.03.",
+)
+@click.option(
+    "--replay-bytes",
+    type=byte_count,
+    metavar="BYTES",
+    help="What stored images may take from now on, such as 500k or 4M.",
+)
+@click.option("--no-preprocess", is_flag=True, help="The images are ready: as the network was trained on.")
+@click.option("--backend", default="onnxruntime-cpu", show_default=True, help="An ONNX Runtime backend.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
+@json_option
+def learn(
+    pictures: tuple[str, ...],
+    model_path: str,
+    state: Path | None,
+    label: str | None,
+    retry: bool,
+    steps: int | None,
+    lr: float | None,
+    micro_batch: int | None,
+    tolerance: float | None,
+    replay_bytes: int | None,
+    no_preprocess: bool,
+    backend: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Learn what pictures show, durably: examples are stored, then the network is updated layer by layer.
+
+    Without pictures, learn from examples that are stored and pending.
+    """
+    examples = _labelled(pictures, label)
+    from ..bundle import state_directory
+    from ..errors import ImageError, UpdateRefused
+    from ..learning.learner import TOLERANCE, Learner
+    from ..learning.update import Settings
+    from ..model import Model
+
+    asked = {"steps": steps, "head_steps": steps, "lr": lr, "micro_batch": micro_batch}
+    settings = Settings(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
+    model = Model(model_path, backend, threads or 0, state=False)
+    learner = Learner(
+        model,
+        state or state_directory(model.path),
+        settings,
+        TOLERANCE if tolerance is None else tolerance,
+        replay_bytes,
+    )
+    with contextlib.closing(learner), _hint_on_interrupt(learner):
+        if retry:
+            learner.store.retry()
+        failed = _store(learner, examples, not no_preprocess, as_json)
+        last = None
+        for last in _updates(learner):
+            click.echo(_outcome_json(last) if as_json else _outcome_line(last))
+    if last and not last.adopted:
+        raise UpdateRefused(
+            f"version {last.version}: the update would have cost more than is tolerated; its examples are kept: "
+            "'ffruntime learn --retry' learns from them again"
+        )
+    if failed:
+        raise click.exceptions.Exit(ImageError.exit_code)
+
+
+def _labelled(paths: tuple[str, ...], label: str | None) -> Iterator[tuple[str, Named]]:
+    """Pictures with what they show. Raises `UsageError`, before any is read, where nothing says so."""
+    from ..errors import UsageError
+    from ..streams import pictures
+
+    if label is not None:
+        if not paths:
+            raise UsageError("--label: of which pictures?")
+        return ((label, named) for named in pictures(paths))
+    folders = []
+    for path in map(Path, paths):
+        classes = sorted(f for f in path.iterdir() if f.is_dir() and f.name[0] != ".") if path.is_dir() else []
+        if not classes:
+            raise UsageError(
+                f"{path}: say with --label what it shows, or name a folder with a folder for each class"
+            )
+        folders += classes
+    return ((folder.name, named) for folder in folders for named in pictures([str(folder)]))
+
+
+def _store(learner: Learner, examples: Iterator[tuple[str, Named]], preprocess: bool, as_json: bool) -> bool:
+    """Make examples durable, some at a time, and say so; whether there were pictures that could not be read."""
+    import numpy as np
+
+    from ..errors import ImageError
+    from ..learning.learner import AT_ONCE
+
+    failed = False
+    while some := list(islice(examples, AT_ONCE)):
+        images, labels = [], []
+        for label, (name, get) in some:
+            try:
+                images.append(learner.model.prepare(get(), name, preprocess))
+                labels.append(label)
+            except ImageError as error:  # say so, and go on with the others
+                click.echo(f"error: {error}", err=True)
+                failed = True
+        if images:
+            ids = learner.store.add(np.stack(images), labels)
+            click.echo(json.dumps({"event": "stored", "ids": ids}) if as_json else f"stored {_examples(ids)}")
+    return failed
+
+
+def _updates(learner: Learner) -> Iterator[Outcome]:
+    """Updates until nothing is pending, each with a bar where somebody watches."""
+    steps = learner.settings.steps + learner.settings.head_steps
+    while True:
+        if sys.stderr.isatty():
+            with click.progressbar(length=steps, label="learning", file=sys.stderr) as bar:
+                outcome = learner.update(partial(bar.update, 1))
+        else:
+            outcome = learner.update()
+        if outcome is None:
+            return
+        yield outcome
+
+
+@contextlib.contextmanager
+def _hint_on_interrupt(learner: Learner) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if pending := len(learner.store.pending()):
+            click.echo(f"stored and pending: {pending}; 'ffruntime learn' goes on", err=True)
+        raise
+
+
+def _examples(ids: Sequence[int]) -> str:
+    return f"1 example, id {ids[0]}" if len(ids) == 1 else f"{len(ids)} examples, ids {ids[0]}–{ids[-1]}"
+
+
+def _outcome_json(outcome: Outcome) -> str:
+    from msgspec import to_builtins
+
+    return json.dumps({"event": "adopted" if outcome.adopted else "refused", **to_builtins(outcome)})
+
+
+def _outcome_line(outcome: Outcome) -> str:
+    what = "adopted" if outcome.adopted else "refused"
+    held_back = "nothing held back to judge by"
+    if outcome.before is not None and outcome.after is not None:
+        held_back = f"held-back images {100 * outcome.before:.1f} % → {100 * outcome.after:.1f} %"
+    return f"version {outcome.version} {what}: {_examples(outcome.examples)}, {held_back}, {outcome.seconds:.1f} s"

@@ -1,0 +1,238 @@
+"""What was learned, as a whole: `ffruntime history`, `rollback`, `reset`, `diff`, `export-state`, `apply-state`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .common import backend_options, json_option, model_option
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..learning.store import Store, Version
+    from ..model import Model
+
+EPILOG = """\b
+Examples:
+  ffruntime history                             versions of the weights, and which one counts
+  ffruntime rollback                            back to the one before
+  ffruntime rollback 0                          back to the bundle's own weights; examples stay
+  ffruntime diff 0                              what changed since the bundle's weights
+  ffruntime export-state learned.state          for another device, or for 'ffexport --state'
+  ffruntime apply-state learned.state           on the other device
+  ffruntime reset                               forget everything, examples too"""
+
+
+def state_option(function):  # type: ignore[no-untyped-def]
+    """`--state`, where what is learned lies."""
+    return click.option(
+        "--state",
+        metavar="DIR",
+        envvar="FF_STATE",
+        type=click.Path(path_type=Path),
+        help="What was learned; also $FF_STATE. Default: model.state beside model.ff.",
+    )(function)
+
+
+@click.command(epilog=EPILOG)
+@model_option
+@state_option
+@json_option
+def history(model_path: str, state: Path | None, as_json: bool) -> None:
+    """Every version of the weights, the refused ones too; version 0 is the bundle's own."""
+    from msgspec import to_builtins
+
+    from ..report import table
+
+    with _opened(model_path, state) as store:
+        versions, current = store.history(), store.current_version()
+    if as_json:
+        for version in versions:
+            row = {**to_builtins(version), "kept": version.kept, "current": version.id == current}
+            click.echo(json.dumps(row))
+        return
+    header = ("version", "from", "kind", "when", "examples", "held back", "weights", "")
+    shipped = ("0", "", "bundle", "", "", "", "kept", "" if current else "current")
+    rows = [shipped, *(_history_row(version, current) for version in versions)]
+    click.echo(table(header, rows))
+
+
+@click.command(epilog=EPILOG)
+@click.argument("version", type=click.IntRange(min=0), required=False)
+@model_option
+@state_option
+@json_option
+def rollback(version: int | None, model_path: str, state: Path | None, as_json: bool) -> None:
+    """Make an earlier VERSION count again; default: the one that the current one was made from. Examples stay."""
+    with _opened(model_path, state, writing=True) as store:
+        number = store.rollback(version)
+    click.echo(json.dumps({"version": number}) if as_json else f"version {number} is current")
+
+
+@click.command(epilog=EPILOG)
+@model_option
+@state_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def reset(model_path: str, state: Path | None, yes: bool) -> None:
+    """Forget all that was learned, examples too, damaged or not. Other files in the directory stay."""
+    from ..bundle import state_directory
+    from ..learning.store import reset as delete
+
+    directory = state or state_directory(Path(model_path))
+    if not directory.is_dir():
+        click.echo(f"{directory}: nothing was learned there")
+        return
+    if not yes:
+        click.confirm(f"Delete all that was learned in {directory}?", abort=True, err=True)
+    delete(directory)
+    click.echo(f"{directory}: reset")
+
+
+@click.command(epilog=EPILOG)
+@click.argument("first", metavar="[A]", type=click.IntRange(min=0), required=False)
+@click.argument("second", metavar="[B]", type=click.IntRange(min=0), required=False)
+@model_option
+@state_option
+@backend_options
+@json_option
+def diff(
+    first: int | None,
+    second: int | None,
+    model_path: str,
+    state: Path | None,
+    backend: str,
+    precision: str,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """How version B differs from A: tensor by tensor, ‖B − A‖ / ‖A‖, and in decisions on the bundle's exemplars.
+
+    By default B is the current version, and A the one that it was made from. 0 is the bundle.
+    """
+    from ..bundle import read_weights
+    from ..errors import UsageError
+    from ..model import Model
+    from ..report import table
+
+    model = Model(model_path, backend, threads or 0, precision, state=False)
+    with _opened(model_path, state) as store:
+        if second is None:
+            second = store.current_version()
+        if first is None:
+            parents = {version.id: version.parent for version in store.history()}
+            if second not in parents:
+                raise UsageError("the bundle's own weights are current: name the versions to compare")
+            first = parents[second]
+        before, after, classes = store.weights(first), store.weights(second), store.classes()
+    shipped = read_weights(model.path, model.manifest)
+    changes = _changes({**shipped, **before}, {**shipped, **after})
+    differ, count = _decisions(model.relearned(before, classes), model.relearned(after, classes))
+    if as_json:
+        decisions = {"differ": differ, "of": count}
+        click.echo(json.dumps({"first": first, "second": second, "tensors": changes, "decisions": decisions}))
+        return
+    rows = [(name, "new" if change is None else f"{change:.2e}") for name, change in changes.items()]
+    click.echo(table(("tensor", f"change from {first} to {second}"), rows))
+    click.echo(f"{differ} of {count} decisions on exemplars differ")
+
+
+@click.command("export-state", epilog=EPILOG)
+@click.argument("file", type=click.Path(path_type=Path))
+@model_option
+@state_option
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+@json_option
+def export_state(file: Path, model_path: str, state: Path | None, force: bool, as_json: bool) -> None:
+    """Write the current version as one portable FILE, for another device or for `ffexport --state`."""
+    from msgspec import to_builtins
+
+    from ..bundle import read_weights
+    from ..errors import UsageError
+    from ..state_file import changed, write_state
+
+    if file.exists() and not (force and file.is_file()):
+        raise UsageError(
+            f"{file}: is there already; {'--force replaces it' if file.is_file() else 'it is no file'}"
+        )
+    with _opened(model_path, state) as store:
+        now, manifest = store.current(), store.manifest
+    tensors = changed(read_weights(Path(model_path), manifest), now.tensors)
+    written = write_state(file, manifest, tensors, now.classes, now.updates, now.examples)
+    if as_json:
+        click.echo(json.dumps({"version": now.version, "tensors": list(tensors), **to_builtins(written)}))
+    else:
+        click.echo(f"{file}: version {now.version}, {now.updates} updates on {now.examples} examples")
+
+
+@click.command("apply-state", epilog=EPILOG)
+@click.argument("file", type=click.Path(path_type=Path))
+@model_option
+@state_option
+@json_option
+def apply_state(file: Path, model_path: str, state: Path | None, as_json: bool) -> None:
+    """Take what another device has learned on the same bundle (FILE) as a new version, and make it current."""
+    from ..bundle import state_directory
+    from ..learning.learner import REPLAY, exemplars
+    from ..learning.store import Store
+    from ..model import Model
+
+    model = Model(model_path, state=False)
+    directory = state or state_directory(model.path)
+    with contextlib.closing(Store(directory, model.manifest, seeds=lambda: exemplars(model, REPLAY))) as store:
+        number = store.apply(file)
+    click.echo(json.dumps({"version": number}) if as_json else f"version {number} is current")
+
+
+@contextlib.contextmanager
+def _opened(model_path: str, state: Path | None, writing: bool = False) -> Iterator[Store]:
+    """The store of a model's state. Raises `StateError` where it is to be written to and is not there."""
+    from ..bundle import read_manifest, state_directory
+    from ..errors import StateError
+    from ..learning.store import DATABASE, Store
+
+    path = Path(model_path)
+    directory = state or state_directory(path)
+    if writing and not (directory / DATABASE).exists():
+        raise StateError(f"{directory}: nothing was learned yet")
+    with contextlib.closing(Store(directory, read_manifest(path), writing)) as store:
+        yield store
+
+
+def _history_row(version: Version, current: int) -> tuple[str, ...]:
+    kind = version.kind if version.adopted else "refused"
+    held_back = ""
+    if version.before is not None and version.after is not None:
+        held_back = f"{100 * version.before:.1f} → {100 * version.after:.1f} %"
+    kept, mark = "kept" if version.kept else "", "current" if version.id == current else ""
+    return (str(version.id), str(version.parent), kind, version.at, str(version.examples), held_back, kept, mark)
+
+
+def _changes(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> dict[str, float | None]:
+    """‖after − before‖ / ‖before‖ of every tensor that changed; None where it was all zeros."""
+    import numpy as np
+
+    changes: dict[str, float | None] = {}
+    for name in sorted(before):
+        if change := float(np.linalg.norm(after[name] - before[name])):
+            size = float(np.linalg.norm(before[name]))
+            changes[name] = change / size if size else None
+    return changes
+
+
+def _decisions(before: Model, after: Model) -> tuple[int, int]:
+    """On how many of the bundle's exemplars two models differ, and how many there are."""
+    import numpy as np
+
+    from ..bundle import EXEMPLARS, read_tensors
+
+    if EXEMPLARS not in before.manifest.files:
+        return 0, 0
+    images = read_tensors(before.path, before.manifest, EXEMPLARS)["images"]
+    differ = before.scores(images).argmax(1) != after.scores(images).argmax(1)
+    return int(np.sum(differ)), len(images)
