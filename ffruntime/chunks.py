@@ -1,7 +1,11 @@
-"""A graph that takes so many images and labels at a time, as one that takes any number, with the same results."""
+"""A graph that takes so many images and labels at a time, as one that takes any number, with the same results.
+
+What the calls return goes straight into arrays of the final size: beside those, no more than one call is in memory.
+"""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -18,16 +22,16 @@ def in_chunks(graph: Graph, batch: int, labels: int) -> Graph:
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         (name,) = inputs.keys() - {"labels"}
-        asked = inputs.get("labels")
-        rows = []
-        for start in range(0, len(inputs[name]), batch):
-            part = {name: inputs[name][start : start + batch]}
-            if asked is None:
-                rows.append(graph(part))
-            else:
-                chunks = [asked[first : first + labels] for first in range(0, len(asked), labels)]
-                rows.append(_join([graph({**part, "labels": chunk}) for chunk in chunks], axis=1))
-        return _join(rows, axis=0)
+        steps = {name: batch, "labels": labels} if "labels" in inputs else {name: batch}
+        size = tuple(len(inputs[axis]) for axis in steps)
+        whole: dict[str, np.ndarray] = {}
+        for some in itertools.product(*map(_pieces, size, steps.values())):
+            part = {axis: inputs[axis][piece] for axis, piece in zip(steps, some, strict=True)}
+            for output, value in graph(part).items():
+                if output not in whole:
+                    whole[output] = np.empty((*size, *value.shape[len(size) :]), value.dtype)
+                whole[output][some] = value
+        return whole
 
     return run
 
@@ -45,8 +49,7 @@ def gradient_in_chunks(graph: Graph, batch: int) -> Graph:
         if count <= batch:
             return graph(inputs)
         whole: dict[str, np.ndarray] = {}
-        for start in range(0, count, batch):
-            some = slice(start, min(start + batch, count))
+        for some in _pieces(count, batch):
             part = {name: inputs[name][some] for name in ("positive", "features", "labels") if name in inputs}
             if "negative" in inputs:
                 part["negative"] = _rows(_columns(inputs["negative"], count)[:, some])
@@ -54,6 +57,11 @@ def gradient_in_chunks(graph: Graph, batch: int) -> Graph:
         return whole
 
     return run
+
+
+def _pieces(count: int, largest: int) -> list[slice]:
+    """All of `count`, in pieces of at most `largest`."""
+    return [slice(start, min(start + largest, count)) for start in range(0, count, largest)]
 
 
 def _add(whole: dict[str, np.ndarray], part: dict[str, np.ndarray], some: slice, count: int) -> None:
@@ -77,7 +85,3 @@ def _columns(rows: np.ndarray, images: int) -> np.ndarray:
 def _rows(columns: np.ndarray) -> np.ndarray:
     """(M, N, …) -> (M·N, …)."""
     return columns.reshape(-1, *columns.shape[2:])
-
-
-def _join(parts: list[dict[str, np.ndarray]], axis: int) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([part[name] for part in parts], axis) for name in parts[0]}
