@@ -85,10 +85,8 @@ class Model:
         self._graphs: dict[str, Graph] = {}
         self._verified: set[str] = set()  # files of the bundle whose hash was checked
         self._lock = threading.Lock()
-        if learned is None and state is not False:
-            now = current_state(Path(state) if state else bundle.state_directory(self.path), self.manifest)
-            if now:
-                learned, classes, doubtful = now.tensors, now.classes, now.doubtful
+        if learned is None and (now := learned_state(self.path, self.manifest, state)):
+            learned, classes, doubtful = now.tensors, now.classes, now.doubtful
         self._learn(learned or {}, classes or self.manifest.classes, doubtful)
 
     def relearned(
@@ -254,9 +252,15 @@ class Model:
         return Answer(self.classes[order[0]], margin, scores, mode, passes, self.backend, ms)
 
 
-def current_state(directory: Path, manifest: bundle.Manifest) -> Current | None:
-    """What was learned on the bundle of `manifest`; None where `directory` holds no state. Raises `StateError`."""
-    if not directory.is_dir():
+def learned_state(
+    path: Path, manifest: bundle.Manifest, state: str | Path | Literal[False] | None
+) -> Current | None:
+    """What was learned on the bundle at `path`, `state` as for `Model`; None where there is none, or with False.
+
+    Raises `StateError` for a state that is damaged or of another bundle.
+    """
+    directory = Path(state) if state else bundle.state_directory(path)
+    if state is False or not directory.is_dir():
         return None
     from .learning.store import current  # only who has learned waits for a database
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from .bundle import Manifest, Preprocessing, Shortlist
     from .golden import Check
+    from .learning.store import Current
     from .plan import Memory, Verdict
     from .profile import Profile
 
@@ -87,6 +88,14 @@ def shortlist_text(shortlist: Shortlist) -> str:
     """What mode `shortlist` costs and keeps."""
     agree = f"{100 * shortlist.agree:.1f} % decided as by goodness of every label"
     return f"{shortlist.passes:.2f} passes on average, {agree} (exemplars; threshold {shortlist.threshold:.3g})"
+
+
+def learned_text(learned: Current, manifest: Manifest) -> str:
+    """What a device has learned on a bundle."""
+    names = learned.classes[len(manifest.classes) :]
+    new = [f"{name} (from few examples yet)" if name in learned.doubtful else name for name in names]
+    work = f"version {learned.version} (updates: {learned.updates}, examples: {learned.examples})"
+    return f"{work}; new classes: {', '.join(new) or 'none'}"
 
 
 def profile_table(profiles: Mapping[str, Profile]) -> str:

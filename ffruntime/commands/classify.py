@@ -65,7 +65,7 @@ def classify(
     watch: str | None,
     camera: str | None,
     show: bool,
-    state: str | None,
+    state: Path | None,
     shipped: bool,
     backend: str,
     precision: str,

@@ -21,19 +21,22 @@ def model_option(function):  # type: ignore[no-untyped-def]
     )(function)
 
 
+state_option = click.option(
+    "--state",
+    metavar="DIR",
+    envvar="FF_STATE",
+    type=click.Path(path_type=Path),
+    help="What was learned; also $FF_STATE. Default: model.state beside model.ff.",
+)
+shipped_option = click.option("--shipped", is_flag=True, help="As shipped: ignore what was learned.")
+
+
 def state_options(function):  # type: ignore[no-untyped-def]
     """`--state` and `--shipped`, which every command that uses what was learned has."""
-    state = click.option(
-        "--state",
-        metavar="DIR",
-        envvar="FF_STATE",
-        help="What was learned; also $FF_STATE. Default: model.state beside model.ff.",
-    )
-    shipped = click.option("--shipped", is_flag=True, help="As shipped: ignore what was learned.")
-    return state(shipped(function))
+    return state_option(shipped_option(function))
 
 
-def state_to_use(state: str | None, shipped: bool) -> str | Literal[False] | None:
+def state_to_use(state: str | Path | None, shipped: bool) -> str | Path | Literal[False] | None:
     """What `Model` takes as its `state`; a directory that was named and is not there is worth a warning."""
     if shipped:
         return False

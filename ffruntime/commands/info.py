@@ -1,4 +1,4 @@
-"""`ffruntime info`: what is in a bundle."""
+"""`ffruntime info`: what is in a bundle, and what was learned on it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,28 @@ from pathlib import Path
 
 import click
 
-from .common import json_option, model_option
+from .common import json_option, model_option, state_options, state_to_use
 
 
 @click.command()
 @model_option
+@state_options
 @json_option
-def info(model_path: str, as_json: bool) -> None:
-    """What is in a bundle: network, classes, training, accuracy, files."""
+def info(model_path: str, state: Path | None, shipped: bool, as_json: bool) -> None:
+    """What is in a bundle: network, classes, training, accuracy, files; and what was learned on it."""
     from msgspec import to_builtins
 
     from ..bundle import read_manifest
+    from ..model import learned_state
+    from ..report import learned_text, manifest_text
 
     path = Path(model_path)
     manifest = read_manifest(path)
+    learned = learned_state(path, manifest, state_to_use(state, shipped))
     if as_json:
-        click.echo(json.dumps(to_builtins(manifest)))
+        facts = learned and {name: getattr(learned, name) for name in ("version", "updates", "examples", "classes")}
+        click.echo(json.dumps({**to_builtins(manifest), "learned": facts}))
         return
-    from ..report import manifest_text
-
     click.echo(manifest_text(path, manifest))
+    if learned:
+        click.echo(f"\nlearned   {learned_text(learned, manifest)}")
