@@ -1,8 +1,8 @@
 """One update on the device: layer-local steps through the bundle's gradient graphs, optimizers in numpy.
 
 Unit after unit, a step runs the unit's gradient graph and changes the unit's parameters in place; the next unit
-goes on with what this one put out before. Nothing is kept for a backward pass, so only one unit's tensors are alive,
-however deep the network is (`docs/learning.md`).
+goes on with what this one put out before. Nothing is kept for a backward pass, so only one unit's tensors are
+alive, however deep the network is (`docs/learning.md`).
 """
 
 from __future__ import annotations
