@@ -33,15 +33,13 @@ HEAD = ("head.weight", "head.bias")
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """How an update is done. The loss is the gradient graphs' own, augmentation the recipe's."""
 
-    steps: Positive = 30
+    steps: Positive = 60
     batch: Positive = 32  # images in a step, each with its negatives
     micro_batch: Positive = 32  # images in one call of a gradient graph
-    fresh: Annotated[float, Meta(gt=0, le=1)] = (
-        0.5  # share of a step's images that are new; the others are replayed
-    )
-    lr: Annotated[float, Meta(gt=0)] = 1e-3
-    head_steps: Annotated[int, Meta(ge=0)] = 30
-    head_lr: Annotated[float, Meta(gt=0)] = 1e-3
+    fresh: Annotated[float, Meta(gt=0, le=1)] = 0.2  # share of them that is new; the others are replayed
+    lr: Annotated[float, Meta(gt=0)] = 5e-4
+    head_steps: Annotated[int, Meta(ge=0)] = 60
+    head_lr: Annotated[float, Meta(gt=0)] = 5e-4
     negatives: Positive = 1  # to an image
     hard: Annotated[float, Meta(ge=0, le=1)] = 0.8  # share of them that the network finds plausible
     optimizer: Literal["adam", "sgd"] = "adam"
