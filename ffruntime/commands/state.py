@@ -177,30 +177,26 @@ def export_state(file: Path, model_path: str, state: Path | None, force: bool, a
 @json_option
 def apply_state(file: Path, model_path: str, state: Path | None, as_json: bool) -> None:
     """Take what another device has learned on the same bundle (FILE) as a new version, and make it current."""
-    from ..bundle import state_directory
-    from ..learning.learner import REPLAY, exemplars
-    from ..learning.store import Store
-    from ..model import Model
-
-    model = Model(model_path, state=False)
-    directory = state or state_directory(model.path)
-    with contextlib.closing(Store(directory, model.manifest, seeds=lambda: exemplars(model, REPLAY))) as store:
+    with _opened(model_path, state, writing=True, begin=True) as store:
         number = store.apply(file)
     click.echo(json.dumps({"version": number}) if as_json else f"version {number} is current")
 
 
 @contextlib.contextmanager
-def _opened(model_path: str, state: Path | None, writing: bool = False) -> Iterator[Store]:
-    """The store of a model's state. Raises `StateError` where it is to be written to and is not there."""
-    from ..bundle import read_manifest, state_directory
+def _opened(model_path: str, state: Path | None, writing: bool = False, begin: bool = False) -> Iterator[Store]:
+    """The store of a model's state. Only with `begin` one that is to be written to need not be there."""
+    from ..bundle import state_directory
     from ..errors import StateError
+    from ..learning.learner import REPLAY, exemplars
     from ..learning.store import DATABASE, Store
+    from ..model import Model
 
-    path = Path(model_path)
-    directory = state or state_directory(path)
-    if writing and not (directory / DATABASE).exists():
+    model = Model(model_path, state=False)
+    directory = state or state_directory(model.path)
+    if writing and not begin and not (directory / DATABASE).exists():
         raise StateError(f"{directory}: nothing was learned yet")
-    with contextlib.closing(Store(directory, read_manifest(path), writing)) as store:
+    store = Store(directory, model.manifest, writing, seeds=lambda: exemplars(model, REPLAY))
+    with contextlib.closing(store):
         yield store
 
 

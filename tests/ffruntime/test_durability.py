@@ -1,0 +1,384 @@
+"""Nothing that was acknowledged is lost, and what is there is whole.
+
+Processes that are killed, copies of what lies on the medium at any moment, torn logs, file systems that are full or
+read-only, several processes at once.
+
+`FF_KILLS=500 pytest tests/ffruntime/test_durability.py` kills and copies so many times instead of a few dozen.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ffruntime.bundle import sha256
+from ffruntime.errors import StateError, StorageError
+from ffruntime.learning.learner import REPLAY, Learner, exemplars
+from ffruntime.learning.store import Store, alone, current, reset
+from ffruntime.learning.update import Settings
+from ffruntime.model import Model
+
+SUPPORT = Path(__file__).parents[1] / "support"
+KILLS = int(os.environ.get("FF_KILLS", "60"))
+LONGEST = 0.4  # seconds that a process learns before it is killed: some ten updates
+SEEDS = 200  # examples that the bundle brings, numbers 1 to 200
+SMALL = Settings(steps=1, head_steps=1, batch=4)
+NOTHING = np.empty((0, 1, 28, 28), np.uint8), ()
+ROUNDS = 12  # kills of the processes on one state, before the next one begins
+
+
+class Server:
+    """`learning_server.py`, which starts processes that learn for ever."""
+
+    def __init__(self, model: Path) -> None:
+        command = [sys.executable, str(SUPPORT / "learning_server.py"), str(model)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
+
+    def start(self, state: Path, acknowledged: Path, seed: int) -> int:
+        """The id of a process that learns."""
+        self._process.stdin.write(json.dumps([str(state), str(acknowledged), seed]) + "\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def kill(self, process: int) -> None:
+        """End it at once, and wait until it has."""
+        os.kill(process, signal.SIGKILL)
+        assert self._process.stdout.readline() == "\n"
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def server(exported: Path) -> Iterator[Server]:
+    with closing(Server(exported)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def model(exported: Path) -> Model:
+    return Model(exported, threads=1, state=False)
+
+
+def acknowledged_ids(file: Path) -> set[int]:
+    """Ids in all lines that were completely written."""
+    text = file.read_text() if file.exists() else ""
+    return {int(id) for line in text[: text.rfind("\n") + 1].splitlines() for id in line.split()}
+
+
+def open_store(state: Path, model: Model) -> Store:
+    return Store(state, model.manifest, seeds=lambda: exemplars(model, REPLAY))
+
+
+def rows(state: Path, query: str) -> set[tuple]:
+    with closing(sqlite3.connect(state / "learning.db")) as db:
+        return set(db.execute(query).fetchall())
+
+
+def assert_whole(state: Path, model: Model, acknowledged: set[int]) -> None:
+    """All that was acknowledged is there, or its eviction is recorded; every version is whole, and one counts."""
+    with closing(open_store(state, model)) as store:
+        now, versions = store.current(), store.history()
+        for version in versions:
+            if version.kept:
+                store.weights(version.id)  # refuses what is not, byte for byte, what was adopted
+        store.sweep()
+    assert rows(state, "PRAGMA integrity_check") == {("ok",)}
+    stored = {id for (id,) in rows(state, "SELECT id FROM examples")}
+    evicted = {id for (id,) in rows(state, "SELECT id FROM evictions")}
+    assert not stored & evicted
+    assert acknowledged | set(range(1, SEEDS + 1)) <= stored | evicted
+    assert now.version in {0, *(version.id for version in versions if version.kept)}
+    assert [version.id for version in versions] == list(range(1, len(versions) + 1))  # no number is given twice
+    files = {file.name: sha256(file) for file in (state / "versions").iterdir()}
+    assert files == {f"{version.id}.state": version.sha256 for version in versions if version.kept}
+
+
+def learn_what_is_pending(state: Path, model: Model) -> None:
+    with closing(Learner(model, state, SMALL, tolerance=1.0)) as learner:
+        count, before = len(learner.store.pending()), learner.store.current_version()
+        outcomes = list(learner.learn(*NOTHING))
+        assert sum(len(outcome.examples) for outcome in outcomes) == count
+        assert learner.store.pending() == []
+        assert learner.version == (outcomes[-1].version if outcomes else before)
+
+
+def test_killed_at_any_moment(server: Server, model: Model, tmp_path: Path) -> None:
+    dice, lived = random.Random(0), 0
+    for count in range(KILLS):
+        state, said = tmp_path / f"{count // ROUNDS}.state", tmp_path / f"{count // ROUNDS}.ids"
+        process = server.start(state, said, count)
+        time.sleep(dice.uniform(0, LONGEST if count % ROUNDS else LONGEST / 10))  # a state's first moments, too
+        server.kill(process)
+        if (state / "learning.db").exists():
+            assert_whole(state, model, acknowledged_ids(said))
+            lived += 1
+        if count % ROUNDS == ROUNDS - 1:
+            learn_what_is_pending(state, model)
+    assert lived > KILLS / 2
+
+
+@contextmanager
+def stopped(process: int) -> Iterator[None]:
+    """A process that does nothing meanwhile."""
+    os.kill(process, signal.SIGSTOP)
+    while Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        time.sleep(0.001)
+    yield
+    os.kill(process, signal.SIGCONT)
+
+
+def committed_bytes(log: Path) -> int:
+    """How much of a write-ahead log counts: up to its last commit (sqlite.org/fileformat2.html, section 4)."""
+    data, end = log.read_bytes(), 0
+    if len(data) < 32:
+        return end
+    page, salts = struct.unpack(">I", data[8:12])[0], data[16:24]
+    for start in range(32, len(data) - 24 - page + 1, 24 + page):
+        if data[start + 8 : start + 16] != salts:
+            break
+        if struct.unpack(">I", data[start + 4 : start + 8])[0]:
+            end = start + 24 + page
+    return end
+
+
+def tear(state: Path, dice: random.Random) -> None:
+    """What a lost power supply may do to what was not synced: the end of the log is cut off, or is anything."""
+    log = state / "learning.db-wal"
+    if dice.random() < 0.5:
+        (state / "learning.db-shm").unlink(missing_ok=True)  # never synced at all
+    if not log.exists():
+        return
+    end = committed_bytes(log)
+    with log.open("r+b") as stream:
+        if dice.random() < 0.7:
+            stream.truncate(dice.randint(end, max(end, log.stat().st_size)))
+        if dice.random() < 0.5:
+            stream.seek(0, os.SEEK_END)
+            stream.write(dice.randbytes(dice.randint(1, 9000)))
+
+
+def test_what_lies_on_the_medium_at_any_moment(server: Server, model: Model, tmp_path: Path) -> None:
+    dice, copied, torn = random.Random(1), 0, 0
+    for count in range(KILLS // 3):
+        if count % ROUNDS == 0:
+            state, said = tmp_path / f"{count}.state", tmp_path / f"{count}.ids"
+            process = server.start(state, said, count)
+        time.sleep(dice.uniform(0, LONGEST))
+        copy = tmp_path / "copy.state"
+        with stopped(process):
+            acknowledged = acknowledged_ids(said)
+            if state.exists():
+                shutil.copytree(state, copy)
+        if copy.exists():
+            log = copy / "learning.db-wal"
+            torn += log.exists() and log.stat().st_size > committed_bytes(log)
+            tear(copy, dice)
+            assert_whole(copy, model, acknowledged)
+            learn_what_is_pending(copy, model)
+            shutil.rmtree(copy)
+            copied += 1
+        if count % ROUNDS == ROUNDS - 1 or count == KILLS // 3 - 1:
+            server.kill(process)
+    assert copied > KILLS / 6
+
+
+def ffruntime(*arguments: object, **how: Any) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "ffruntime", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, **how)
+
+
+def assert_one_line(done: subprocess.CompletedProcess, code: int, *words: str) -> None:
+    assert done.returncode == code, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def fill(disk: Path, left: int) -> None:
+    """Leave so many bytes free, in whole pages."""
+    filler = disk / "filler"
+    filler.unlink(missing_ok=True)
+    free = os.statvfs(disk)
+    with filler.open("wb") as stream:
+        stream.write(bytes(max(0, free.f_bavail * free.f_frsize - left)))
+
+
+def test_a_full_disk_costs_nothing_that_was_saved(
+    small_disk: Callable[[str], Path], model: Model, digit_files: list[Path]
+) -> None:
+    disk = small_disk("8m")
+    state, known = disk / "model.state", set()
+    images = exemplars(model, REPLAY)[0]
+    with closing(Learner(model, state, SMALL, tolerance=1.0)) as learner:
+        for outcome in learner.learn(images[:2], ["3", "4"], known.update):
+            assert outcome.adopted
+    before = current(state, model.manifest).version
+    failed = 0
+    for left in (0, 4096, 16 << 10, 64 << 10, 256 << 10, 700 << 10, 1 << 20):  # bytes; a version takes 0.7 MB
+        fill(disk, left)
+        try:
+            with closing(Learner(model, state, SMALL, tolerance=1.0)) as learner:
+                for _ in learner.learn(images[:9], ["3"] * 9, known.update):
+                    pass
+        except StorageError:
+            failed += 1
+        now = current(state, model.manifest)  # only reading, however full it is
+        assert now.version >= before
+        assert now.tensors
+    assert failed >= 4
+    fill(disk, 0)
+    assert_one_line(ffruntime("learn", "--model", model.path, "--state", state, digit_files[0], "--label", 3), 8)
+    done = ffruntime("classify", "--model", model.path, "--state", state, digit_files[0])
+    assert done.returncode == 0, done.stderr
+    (disk / "filler").unlink()
+    assert_whole(state, model, known)
+    learn_what_is_pending(state, model)
+    fill(disk, 0)
+    reset(state)
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("most", [0, 40_000, 300_000])  # bytes; a version takes more
+def test_files_that_may_not_grow(most: int, model: Model, digit_files: list[Path], tmp_path: Path) -> None:
+    state = tmp_path / "model.state"
+    with closing(Learner(model, state, SMALL)):
+        pass
+    learn = ("learn", "--model", model.path, "--state", state, "--steps", 1, digit_files[0], "--label", 3)
+    done = ffruntime(*learn, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
+    assert_one_line(done, 8, str(state))
+    assert_whole(
+        state, model, {int(word) for word in done.stdout.split() if word.isdecimal() and int(word) > SEEDS}
+    )
+    learn_what_is_pending(state, model)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_read_only_state(
+    closed: bool,
+    shared: bool,
+    small_disk: Callable[[str], Path],
+    server: Server,
+    model: Model,
+    digit_files: list[Path],
+    tmp_path: Path,
+) -> None:
+    disk = small_disk("16m")
+    state = disk / "model.state"
+    process = server.start(state, tmp_path / "ids", 0)
+    while not (state / "versions" / "2.state").exists():
+        time.sleep(0.01)
+    server.kill(process)
+    if closed:
+        open_store(state, model).close()
+    if not shared:
+        (state / "learning.db-shm").unlink(missing_ok=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    files = sorted(disk.rglob("*"))
+    place = ("--model", model.path, "--state", state)
+    now = current(state, model.manifest)
+    versions = [json.loads(line) for line in ffruntime("history", *place, "--json").stdout.splitlines()]
+    assert [row["id"] for row in versions if row["current"]] == ([now.version] if now.version else [])
+    done = ffruntime("classify", *place, digit_files[0])
+    assert done.returncode == 0, done.stderr
+    assert_one_line(ffruntime("learn", *place, digit_files[0], "--label", 3), 8, str(state))
+    assert_one_line(ffruntime("rollback", *place, 0), 8, str(state))
+    assert_one_line(ffruntime("reset", *place, "--yes"), 8, str(state))
+    assert sorted(disk.rglob("*")) == files
+
+
+def test_several_processes_on_one_state(
+    exported: Path, server: Server, model: Model, digit_files: list[Path], tmp_path: Path
+) -> None:
+    """Two that learn, from the state's first moment on, and two that read."""
+    state, said = tmp_path / "model.state", [tmp_path / "first", tmp_path / "second"]
+    classify = [sys.executable, "-m", "ffruntime", "classify", "--model", str(exported), "--state", str(state)]
+    with closing(Server(exported)) as other:
+        processes = [server.start(state, said[0], 1), other.start(state, said[1], 2)]
+        readers = [subprocess.Popen([*classify, str(digit_files[0])], stderr=subprocess.PIPE) for _ in range(2)]
+        versions = set()
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            if now := current(state, model.manifest):
+                versions.add(now.version)
+        for reader in readers:
+            assert reader.communicate()[1] == b""
+            assert reader.returncode == 0
+        server.kill(processes[0])
+        other.kill(processes[1])
+    assert len(versions) > 1
+    assert all(file.stat().st_size for file in said)
+    assert_whole(state, model, acknowledged_ids(said[0]) | acknowledged_ids(said[1]))
+    assert acknowledged_ids(said[0]).isdisjoint(acknowledged_ids(said[1]))
+    learn_what_is_pending(state, model)
+
+
+def test_a_reset_below_an_open_learner(model: Model, tmp_path: Path) -> None:
+    """It is told, and acknowledges nothing that nobody could find again."""
+    state = tmp_path / "model.state"
+    images = exemplars(model, REPLAY)[0]
+    with closing(Learner(model, state, SMALL)) as learner:
+        reset(state)
+        with pytest.raises(StateError, match="was reset"):
+            learner.store.add(images[:1], ["3"])
+    open_store(state, model).close()
+    with alone(state), pytest.raises(StateError, match="is learning"):
+        reset(state)
+
+
+def test_what_is_said_is_synced(bundle: Path, digit_files: list[Path], tmp_path: Path) -> None:
+    """The order of system calls: nothing is acknowledged, or named, that a lost power supply could take away."""
+    if not shutil.which("strace"):
+        pytest.skip("strace is not installed")
+    trace, calls = tmp_path / "trace", "trace=write,pwrite64,fsync,fdatasync,rename"
+    learn = ["-m", "ffruntime", "learn", "--model", bundle, digit_files[0], "--label", "3", "--steps", "1"]
+    done = subprocess.run(["strace", "-f", "-y", "-o", trace, "-e", calls, sys.executable, *learn], text=True)
+    if done.returncode == 1:
+        pytest.skip("processes cannot be traced here")
+    events = []
+    for line in trace.read_text().splitlines():
+        if found := re.search(
+            rf"(fsync|fdatasync|write|pwrite64|rename)\(.*?{tmp_path}/model.state/?([\w./-]*)", line
+        ):
+            events.append((found[1].replace("pwrite64", "write").replace("fdatasync", "fsync"), found[2]))
+        elif re.search(r'write\(1<.*"stored', line):
+            events.append(("say", "stored"))
+        elif re.search(r'write\(1<.*"version 1 adopted', line):
+            events.append(("say", "adopted"))
+    log, new, version = "learning.db-wal", "versions/.1.state.new", "versions/1.state"
+    order = [event for event, following in zip(events, [*events[1:], None], strict=True) if event != following]
+    stored, adopted = order.index(("say", "stored")), order.index(("say", "adopted"))
+    assert order[stored - 2 : stored] == [("write", log), ("fsync", log)]
+    assert order[adopted - 2 : adopted] == [("write", log), ("fsync", log)]
+    renamed = order.index(("rename", new))
+    assert order[renamed - 2 : renamed] == [("write", new), ("fsync", new)]
+    assert order[renamed + 1] == ("fsync", "versions")
+    assert ("write", log) in order[renamed + 2 : adopted]
+    assert ("write", version) not in order
+
+
+def test_every_connection_syncs_every_commit(model: Model, tmp_path: Path) -> None:
+    with closing(open_store(tmp_path / "model.state", model)) as store:
+        assert store._db.all("PRAGMA synchronous") == [(2,)]  # FULL
+        assert store._db.all("PRAGMA journal_mode") == [("wal",)]

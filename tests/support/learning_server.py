@@ -1,0 +1,63 @@
+"""Processes that learn for ever, to be killed: `python learning_server.py MODEL` starts one for each line it reads.
+
+A line is a JSON array: the state directory, a file for the ids that are acknowledged, a seed. The process's id is
+printed when it runs, and an empty line when it has ended. Forking keeps what a start costs to milliseconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime  # noqa: F401  (so that no process waits for it)
+
+from ffruntime.errors import StateError
+from ffruntime.learning.learner import CALIBRATION, Learner, exemplars
+from ffruntime.learning.update import Settings
+from ffruntime.model import Model
+
+REPLAY = 220  # images; 200 are the bundle's, so that evictions begin soon
+
+
+def learn_for_ever(model: Model, state: Path, acknowledged: Path, seed: int) -> None:
+    """Store some examples, say so, learn: mostly what is adopted, some that is refused; sometimes go back."""
+    rng = np.random.default_rng(seed)
+    images, labels = exemplars(model, CALIBRATION)
+    settings = Settings(steps=1, head_steps=1, batch=4)
+    learner = Learner(model, state, settings, replay_bytes=REPLAY * images[0].size)
+    learner._held_back = learner._held_back[0][:4], learner._held_back[1][:4]  # or judging takes all the time
+    with acknowledged.open("a") as said:
+        while True:
+            chosen = rng.integers(len(images), size=rng.integers(1, 9))
+            names = [str(labels[index]) if rng.random() < 0.9 else "new" for index in chosen]
+            print(*learner.store.add(images[chosen], names), file=said, flush=True)
+            learner.tolerance = 1.0 if rng.random() < 0.8 else -2.0
+            try:
+                learner.update()
+            except StateError:  # another process learns, too
+                time.sleep(0.02)
+                continue
+            if rng.random() < 0.1:
+                learner.store.retry()
+            if rng.random() < 0.1:
+                learner.store.rollback(0)
+
+
+def main() -> None:
+    model = Model(sys.argv[1], threads=1, state=False)
+    for line in sys.stdin:
+        state, acknowledged, seed = json.loads(line)
+        process = os.fork()
+        if process == 0:
+            learn_for_ever(model, Path(state), Path(acknowledged), seed)
+        print(process, flush=True)
+        os.waitpid(process, 0)
+        print(flush=True)
+
+
+if __name__ == "__main__":
+    main()
