@@ -22,10 +22,11 @@ def ffexport(*arguments: object, **environment: str) -> subprocess.CompletedProc
 def test_the_export_ends_with_a_table(bundle: Path) -> None:
     done = ffexport("--model", bundle)
     assert done.returncode == 0, done.stderr
-    header, *rows, last = done.stdout.splitlines()
+    header, *rows, shortlist, last = done.stdout.splitlines()
     assert header.split()[:3] == ["artefact", "bytes", "precision"]
     assert {row.split()[0] for row in rows} >= {"unit1.onnx", "goodness.onnx", "weights.safetensors"}
     assert all(row.endswith("ok") for row in rows)
+    assert shortlist.startswith("mode shortlist: 1.")
     assert "ffruntime classify" in last
 
 
