@@ -111,7 +111,7 @@ class Database:
 
     def damaged(self, what: str) -> StateError:
         """An error that says what is wrong, and what always helps."""
-        return StateError(f"{self.directory}: damaged: {what}; or begin anew with 'ffruntime reset'")
+        return StateError(f"{self.directory}: damaged: {' '.join(what.split())}; begin anew with 'ffruntime reset'")
 
     def _open(self, writing: bool) -> None:
         if writing:

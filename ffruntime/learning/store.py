@@ -232,7 +232,8 @@ class Store:
         rows, first = self._db.all("SELECT label, name FROM classes ORDER BY label"), self.manifest.classes
         names = (*first, *(name for _, name in rows))
         labels = [label for label, _ in rows]
-        if labels != list(range(len(first), len(names))) or len(set(names)) < len(names):
+        whole = len(set(names)) == len(names) and all(isinstance(name, str) for name in names)
+        if not whole or labels != list(range(len(first), len(names))):
             raise self._db.damaged("its classes do not go on where the bundle's end")
         if len(names) > self.manifest.network.label.patterns:
             raise self._db.damaged("it has more classes than the bundle has label patterns")
@@ -453,7 +454,7 @@ class Store:
         number = self._value("current")
         row = self._row(number) if isinstance(number, int) else None
         if not isinstance(number, int) or (number and not (row and row.kept)):
-            raise self._db.damaged("it does not say which version is current; 'ffruntime rollback 0' may help")
+            raise self._db.damaged("it does not say which version is current; 'ffruntime rollback 0', or")
         return number, row
 
     def _row(self, number: int) -> Version | None:

@@ -1,0 +1,393 @@
+"""The state directory: examples, classes and versions; whatever is wrong with it is one clear line."""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ffruntime.bundle import Manifest, read_manifest, read_weights
+from ffruntime.errors import BundleError, FFError, StateError, UsageError
+from ffruntime.learning import store as module
+from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, Store, current, reset
+from ffruntime.state_file import read_state, write_state
+
+IMAGES = np.arange(20 * 784, dtype=np.uint32).astype(np.uint8).reshape(20, 1, 28, 28)
+
+
+@pytest.fixture(scope="module")
+def manifest(exported: Path) -> Manifest:
+    return read_manifest(exported)
+
+
+@pytest.fixture(scope="module")
+def weights(exported: Path, manifest: Manifest) -> dict[str, np.ndarray]:
+    return read_weights(exported, manifest)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "model.state"
+
+
+@pytest.fixture
+def store(place: Path, manifest: Manifest) -> Iterator[Store]:
+    with closing(Store(place, manifest)) as opened:
+        yield opened
+
+
+def bias(value: float, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {"head.bias": np.full_like(weights["head.bias"], value)}
+
+
+def adopt(store: Store, weights: dict[str, np.ndarray], count: int = 1) -> list[int]:
+    """So many versions, one after another, each of other weights."""
+    return [
+        store.adopt(store.current_version(), "update", bias(len(store.history()), weights), ())
+        for _ in range(count)
+    ]
+
+
+# --- examples
+
+
+def test_examples_come_back_as_they_were(store: Store, place: Path, manifest: Manifest) -> None:
+    labels = [str(index % 10) for index in range(20)]
+    ids = store.add(IMAGES, labels)
+    assert store.pending() == ids == sorted(ids)
+    assert store.pending(3) == ids[:3]
+    store.close()
+    with closing(Store(place, manifest)) as again:
+        images, numbers = again.read([*ids[::-1], ids[0]])  # in any order, and repeated
+    np.testing.assert_array_equal(images, np.concatenate([IMAGES[::-1], IMAGES[:1]]))
+    assert [str(number) for number in numbers] == [*labels[::-1], labels[0]]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        (IMAGES[:1].astype(np.float32), ["3"]),
+        (IMAGES[:1, :, :27], ["3"]),
+        (IMAGES[0], ["3"]),
+        (IMAGES[:2], ["3"]),
+        (IMAGES[:1], [""]),
+        (IMAGES[:1], ["two\nlines"]),
+        (IMAGES[:1], ["x" * 201]),
+        (IMAGES[:3], ["new", "newer", "newest"]),  # but two spare patterns
+    ],
+)
+def test_all_of_the_examples_or_none(images: np.ndarray, labels: list[str], store: Store) -> None:
+    with pytest.raises(UsageError):
+        store.add(images, labels)
+    assert store.pending() == []
+    assert len(store.classes()) == 10
+
+
+def test_a_new_class_takes_the_next_pattern_for_good(store: Store, place: Path, manifest: Manifest) -> None:
+    store.add(IMAGES[:3], ["b", "3", "b"])
+    store.add(IMAGES[:1], ["a"])
+    assert store.classes() == (*"0123456789", "b", "a")
+    store.rollback(0)
+    assert store.classes()[10:] == ("b", "a")
+    now = current(place, manifest)
+    assert now.classes == store.classes()
+    assert now.doubtful == {"a", "b"}
+
+
+def test_numbers_are_never_given_twice(store: Store, weights: dict[str, np.ndarray]) -> None:
+    ids = store.add(IMAGES, ["3"] * 20)
+    store.adopt(0, "update", bias(1, weights), ids, evicted=ids[10:])
+    assert min(store.add(IMAGES[:1], ["3"])) == ids[-1] + 1
+    assert store.ids(LEARNED) == {3: ids[:10]}
+    assert store.seen() == {3: 20}  # those evicted count
+
+
+def test_refused_examples_are_kept_and_can_be_tried_again(store: Store) -> None:
+    ids = store.add(IMAGES[:4], ["3"] * 4)
+    assert store.refuse(0, ids, 0.9, 0.1, evicted=ids[:1]) == 1
+    assert store.current_version() == 0
+    assert (store.pending(), store.ids(REFUSED)) == ([], {3: ids[1:]})
+    assert store.retry() == 3
+    assert store.pending() == ids[1:]
+    (version,) = store.history()
+    assert (version.adopted, version.kept, version.examples, version.after) == (False, False, 4, 0.1)
+
+
+# --- versions
+
+
+def test_the_newest_versions_are_kept_with_the_current_one_and_its_parent(
+    store: Store, weights: dict[str, np.ndarray]
+) -> None:
+    adopt(store, weights, 5)
+    assert [version.id for version in store.history() if version.kept] == [3, 4, 5]
+    assert store.rollback() == 4
+    assert store.rollback(3) == 3
+    assert adopt(store, weights) == [6]  # from 3
+    assert [version.id for version in store.history() if version.kept] == [3, 5, 6]
+    assert sorted(file.name for file in store.version_file(6).parent.iterdir()) == ["3.state", "5.state", "6.state"]
+    assert store.rollback() == 3
+    with pytest.raises(UsageError, match="0, 3, 5, 6"):
+        store.rollback(4)
+    assert store.rollback(0) == 0
+    with pytest.raises(UsageError, match="nothing to go back from"):
+        store.rollback()
+
+
+def test_updates_and_examples_are_counted_along_the_branch(store: Store, weights: dict[str, np.ndarray]) -> None:
+    first = store.adopt(0, "update", bias(1, weights), store.add(IMAGES[:3], ["3"] * 3))
+    store.refuse(first, store.add(IMAGES[:9], ["3"] * 9), 0.9, 0.1)
+    store.adopt(first, "update", bias(2, weights), store.add(IMAGES[:4], ["3"] * 4))
+    now = store.current()
+    assert (now.version, now.updates, now.examples) == (3, 2, 7)
+    store.rollback(0)
+    store.adopt(0, "update", bias(3, weights), store.add(IMAGES[:5], ["3"] * 5))
+    now = store.current()
+    assert (now.version, now.updates, now.examples) == (4, 1, 5)
+    np.testing.assert_array_equal(now.tensors["head.bias"], 3)
+
+
+def test_who_was_overtaken_adopts_nothing(store: Store, weights: dict[str, np.ndarray]) -> None:
+    ids = store.add(IMAGES[:1], ["3"])
+    adopt(store, weights)
+    with pytest.raises(StateError, match="meanwhile"):
+        store.adopt(0, "update", bias(7, weights), ids)
+    assert store.current_version() == 1
+    assert store.pending() == ids
+    assert len(list(store.version_file(1).parent.iterdir())) == 1
+
+
+def test_what_a_crash_left_is_swept_and_nothing_else(store: Store, weights: dict[str, np.ndarray]) -> None:
+    folder = store.version_file(1).parent
+    for name in ("7.state", ".8.state.new", "notes.txt", "my.state"):
+        (folder / name).write_text("")
+    adopt(store, weights)
+    assert sorted(file.name for file in folder.iterdir()) == ["1.state", "my.state", "notes.txt"]
+
+
+def test_order_is_by_number_whatever_the_clock_says(
+    store: Store, weights: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    year = iter(range(2030, 1970, -1))
+    monkeypatch.setattr(module, "_now", lambda: datetime.datetime(next(year), 1, 1).isoformat())
+    ids = store.add(IMAGES, ["3"] * 20)
+    assert adopt(store, weights, 4) == [1, 2, 3, 4]
+    assert store.pending() == ids
+    assert [version.id for version in store.history() if version.kept] == [2, 3, 4]
+    assert [version.at for version in store.history()] == sorted((v.at for v in store.history()), reverse=True)
+    assert store.rollback() == 3
+
+
+# --- states from elsewhere
+
+
+def test_what_another_device_learned(
+    store: Store, place: Path, manifest: Manifest, weights: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    adopt(store, weights)
+    file = tmp_path / "other.state"
+    write_state(file, manifest, bias(5, weights), [*manifest.classes, "new"], updates=7, examples=70)
+    assert store.apply(file) == 2
+    now = current(place, manifest)
+    np.testing.assert_array_equal(now.tensors["head.bias"], 5)
+    assert (now.classes[10:], now.doubtful, now.updates, now.examples) == (("new",), {"new"}, 7, 70)
+    assert (store.history()[-1].kind, store.rollback()) == ("applied", 1)
+
+
+def test_a_pattern_cannot_mean_two_things(
+    store: Store, manifest: Manifest, weights: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    store.add(IMAGES[:1], ["mine"])
+    file = tmp_path / "other.state"
+    write_state(file, manifest, bias(5, weights), [*manifest.classes, "theirs"], 1, 1)
+    with pytest.raises(UsageError, match=r"mine.*the same pattern"):
+        store.apply(file)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(BundleError, match="damaged"):
+        store.apply(file)
+    assert store.history() == []
+    assert store.classes()[10:] == ("mine",)
+
+
+def test_a_version_is_a_state_file(store: Store, manifest: Manifest, weights: dict[str, np.ndarray]) -> None:
+    adopt(store, weights)
+    tensors, state = read_state(store.version_file(1), manifest)
+    assert tensors.keys() == {"head.bias"}
+    assert (state.updates, state.classes) == (1, manifest.classes)
+
+
+# --- whatever is wrong
+
+
+def edit(place: Path, *statements: str) -> None:
+    """Change the database as somebody else would, whatever its constraints say."""
+    with closing(sqlite3.connect(place / "learning.db", isolation_level=None)) as db:
+        db.execute("PRAGMA ignore_check_constraints = ON")
+        for statement in statements:
+            db.execute(statement)
+
+
+def sql(*statements: str) -> Callable[[Path], None]:
+    return lambda place: edit(place, *statements)
+
+
+def overwrite(name: str, change: Callable[[bytes], bytes]) -> Callable[[Path], None]:
+    return lambda place: (place / name).write_bytes(change((place / name).read_bytes())) and None
+
+
+def zero_pages(data: bytes) -> bytes:
+    return data[:4096] + bytes(8192) + data[12288:]
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "garbage": overwrite("learning.db", lambda data: b"garbage" * (len(data) // 7)),
+    "cut off": overwrite("learning.db", lambda data: data[: len(data) // 2]),
+    "pages lost": overwrite("learning.db", zero_pages),
+    "no database": lambda place: (place / "learning.db").unlink(),
+    "an empty database": overwrite("learning.db", lambda _: b""),
+    "a folder as database": lambda place: ((place / "learning.db").unlink(), (place / "learning.db").mkdir()),
+    "no weights": lambda place: (place / "versions" / "2.state").unlink(),
+    "no versions": lambda place: shutil.rmtree(place / "versions"),
+    "other weights": overwrite("versions/2.state", lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+    "weights cut off": overwrite("versions/2.state", lambda data: data[:-1]),
+    "another bundle": sql("UPDATE settings SET value = 'abc' WHERE name = 'weights'"),
+    "of no bundle": sql("DELETE FROM settings WHERE name = 'weights'"),
+    "a newer format": sql("PRAGMA user_version = 2"),
+    "no current": sql("DELETE FROM settings WHERE name = 'current'"),
+    "current a word": sql("UPDATE settings SET value = 'two' WHERE name = 'current'"),
+    "current out of range": sql("UPDATE settings SET value = 99 WHERE name = 'current'"),
+    "current without weights": sql("UPDATE versions SET sha256 = NULL"),
+    "a class twice": sql("INSERT INTO classes VALUES (10, '3')"),
+    "a class far off": sql("INSERT INTO classes VALUES (99, 'x')"),
+    "a class in the bundle's place": sql("INSERT INTO classes VALUES (0, 'x')"),
+    "too many classes": sql(*(f"INSERT INTO classes VALUES ({10 + n}, 'x{n}')" for n in range(3))),
+    "a class without name": sql("INSERT INTO classes VALUES (10, x'ff')"),
+    "a version of words": sql("UPDATE versions SET updates = 'many' WHERE id = 2"),
+    "text that is none": sql("UPDATE versions SET sha256 = CAST(x'ff00ff' AS TEXT) WHERE id = 2"),
+    "a table too few": sql("DROP TABLE evictions"),
+    "a table too many": sql("CREATE TABLE mine (x)"),
+    "a trigger": sql("CREATE TRIGGER t AFTER INSERT ON examples BEGIN DELETE FROM examples; END"),
+}
+ONLY_WHO_LEARNS = {  # reads this
+    "an image of another size": sql("UPDATE examples SET image = x'00'"),
+    "a huge image": sql("UPDATE examples SET image = zeroblob(10000000) WHERE id = 21"),
+    "an image of text": sql("UPDATE examples SET image = 'text'"),
+    "a label out of range": sql("UPDATE examples SET label = 12"),
+    "a negative label": sql("UPDATE examples SET label = -1"),
+    "a label of text": sql("UPDATE examples SET label = 'three'"),
+    "a status of its own": sql("UPDATE examples SET status = 'mine'"),
+    "no replay": sql("UPDATE settings SET value = 'lots' WHERE name = 'replay_bytes'"),
+    "an eviction of what is there": sql("INSERT INTO evictions SELECT id, 3, 'learned', 1, '' FROM examples"),
+}
+
+
+@pytest.fixture
+def learned(place: Path, manifest: Manifest, weights: dict[str, np.ndarray]) -> Path:
+    """A state with two versions, and an example that is pending."""
+    with closing(Store(place, manifest, seeds=lambda: (IMAGES, np.arange(20) % 10))) as store:
+        adopt(store, weights, 2)
+        store.add(IMAGES[:1], ["3"])
+    return place
+
+
+def learn_all(place: Path, manifest: Manifest, weights: dict[str, np.ndarray]) -> None:
+    """Everything that an update reads and writes."""
+    with closing(Store(place, manifest)) as store:
+        ids = store.pending() or [1]
+        store.read([id for some in store.ids(BUNDLES, LEARNED, PENDING).values() for id in some])
+        store.setting("replay_bytes")
+        store.adopt(store.current().version, "update", bias(9, weights), ids, evicted=ids)
+
+
+def assert_reset_helps(place: Path, manifest: Manifest, weights: dict[str, np.ndarray]) -> None:
+    reset(place)
+    assert not place.exists()
+    with closing(Store(place, manifest)) as store:
+        assert store.current().version == 0
+        assert adopt(store, weights) == [1]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_one_clear_line(
+    damage: str, learned: Path, manifest: Manifest, weights: dict[str, np.ndarray]
+) -> None:
+    DAMAGE[damage](learned)
+    for use in (lambda: current(learned, manifest), lambda: learn_all(learned, manifest, weights)):
+        with pytest.raises(FFError) as caught:
+            use()
+        assert "\n" not in str(caught.value)
+        assert str(learned) in str(caught.value)
+    if damage == "a folder as database":
+        (learned / "learning.db").rmdir()
+    assert_reset_helps(learned, manifest, weights)
+
+
+@pytest.mark.parametrize("damage", ONLY_WHO_LEARNS)
+def test_damaged_examples_are_one_clear_line(
+    damage: str, learned: Path, manifest: Manifest, weights: dict[str, np.ndarray]
+) -> None:
+    ONLY_WHO_LEARNS[damage](learned)
+    assert current(learned, manifest).version == 2  # who classifies does not care
+    with pytest.raises(StateError) as caught:
+        learn_all(learned, manifest, weights)
+    assert "\n" not in str(caught.value)
+    assert_reset_helps(learned, manifest, weights)
+
+
+@pytest.mark.parametrize("damage", ["no weights", "other weights", "weights cut off"])
+def test_rollback_helps_where_weights_are_damaged(damage: str, learned: Path, manifest: Manifest) -> None:
+    DAMAGE[damage](learned)
+    with pytest.raises(StateError, match="ffruntime rollback"):
+        current(learned, manifest)
+    with closing(Store(learned, manifest)) as store:
+        assert store.rollback() == 1
+        with pytest.raises(StateError):
+            store.rollback(2)
+        assert store.current().version == 1
+        assert store.pending()
+
+
+def test_rollback_to_the_bundle_needs_no_current_version(learned: Path, manifest: Manifest) -> None:
+    DAMAGE["no current"](learned)
+    with closing(Store(learned, manifest)) as store:
+        with pytest.raises(StateError, match="rollback 0"):
+            store.rollback()
+        store.rollback(0)
+        assert store.current().version == 0
+
+
+def test_what_another_program_has_stays(place: Path, manifest: Manifest) -> None:
+    place.mkdir()
+    with closing(sqlite3.connect(place / "learning.db")) as db:
+        db.execute("CREATE TABLE theirs (x)")
+    before = (place / "learning.db").read_bytes()
+    for use in (lambda: current(place, manifest), lambda: Store(place, manifest), lambda: reset(place)):
+        with pytest.raises(StateError, match="another program"):
+            use()
+    assert [(file.name, file.read_bytes()) for file in place.iterdir()] == [("learning.db", before)]
+
+
+def test_reset_deletes_only_what_is_ours(learned: Path) -> None:
+    (learned / "notes.txt").write_text("mine")
+    (learned / "versions" / "mine.txt").write_text("mine")
+    (learned / "versions" / ".3.state.new").write_text("")
+    reset(learned)
+    assert {file.name for file in learned.rglob("*")} == {"notes.txt", "versions", "mine.txt"}
+
+
+def test_where_nothing_was_learned(place: Path, manifest: Manifest) -> None:
+    assert current(place, manifest) is None
+    place.mkdir()
+    with closing(Store(place, manifest, writing=False)) as store:
+        assert (store.current().version, store.current().classes, store.history()) == (0, manifest.classes, [])
+    assert list(place.iterdir()) == []  # reading leaves nothing
+    (place / "learning.db").write_bytes(b"")  # begun, and killed at once
+    assert current(place, manifest).version == 0
+    with closing(Store(place, manifest, seeds=lambda: (IMAGES, np.arange(20) % 10))) as store:
+        assert len(store.ids(BUNDLES)) == 10
