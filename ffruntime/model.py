@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
 import time
@@ -22,6 +23,7 @@ from .precision import PRECISIONS, Precision, in_folder
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from .learning.learner import Outcome
     from .learning.store import Current
 
 SHORTLIST = "shortlist"
@@ -51,6 +53,7 @@ class Model:
     >>> from ffruntime import Model
     >>> model = Model("model.ff")
     >>> model.classify("three.png").label
+    >>> model.learn(images, labels)
 
     Graphs are loaded when first needed; safe to share between threads. `state` is the directory of what was learned
     on the bundle, by default `model.state` beside `model.ff`; its current version counts, where there is one. With
@@ -83,6 +86,7 @@ class Model:
         self.precision: Precision = known[precision]
         self.manifest = bundle.read_manifest(self.path)
         self._graphs: dict[str, Graph] = {}
+        self._state = state
         self._verified: set[str] = set()  # files of the bundle whose hash was checked
         self._lock = threading.Lock()
         if learned is None and (now := learned_state(self.path, self.manifest, state)):
@@ -109,13 +113,41 @@ class Model:
             other._graphs = {n: g for n, g in graphs if changed.isdisjoint(graph_tensors(self.manifest.network, n))}
         return other
 
+    def learn(self, images: np.ndarray, labels: Sequence[str]) -> list[Outcome]:
+        """Learn from examples, durably, and go on with what was learned: images uint8 (N, C, H, W), their classes.
+
+        They are stored in the state directory, which is made where there is none, before anything else happens;
+        then come updates of some examples each, those included that were still pending (`docs/learning.md`). Other
+        threads classify meanwhile as before. Raises `StateError`, `StorageError`, and `UsageError` for a model that
+        was opened as shipped, or images of another shape.
+        """
+        from .learning.learner import Learner  # only who learns waits for a database
+
+        if self._state is False:
+            raise UsageError("this model was opened as shipped, without a state that could learn")
+        directory = Path(self._state) if self._state else bundle.state_directory(self.path)
+        with contextlib.closing(Learner(self, directory)) as learner:
+            outcomes = list(learner.learn(images, labels))
+            now = learner.model
+        with self._lock:
+            self._graphs = now._graphs
+            self._learn(now.weights_override, now.classes, now.doubtful)
+        return outcomes
+
+    def _as_now(self) -> Model:
+        """The same model, which goes on with these weights whatever is learned meanwhile."""
+        with self._lock:
+            return copy.copy(self)
+
     def _learn(self, learned: Mapping[str, np.ndarray], classes: Sequence[str], doubtful: frozenset[str]) -> None:
         if learned and self.precision != "fp32":
             raise UsageError(
                 f"what was learned runs in fp32, not in {self.precision}: ffexport --state makes a bundle of both, "
                 "and with --shipped the bundle runs as it is"
             )
-        self.weights_override, self.classes, self.doubtful = dict(learned), tuple(classes), doubtful
+        self.weights_override: dict[str, np.ndarray] = dict(learned)
+        self.classes: tuple[str, ...] = tuple(classes)
+        self.doubtful: frozenset[str] = doubtful
 
     def graph(self, name: str) -> Graph:
         """The bundle's graph `name` (such as `unit1`), after its hash and its weights' have been checked."""
@@ -179,14 +211,15 @@ class Model:
 
         `labels`: in mode `shortlist`, how many labels to try, the most plausible ones, whatever the threshold says.
         """
-        mode, count = self.mode(mode, labels), len(self.classes)
+        now, mode = self._as_now(), self.mode(mode, labels)
+        count = len(now.classes)
         if mode == "goodness":
-            return self._goodness(images, np.arange(count)), np.full(len(images), count)
-        logits = self._logits(images)
+            return now._goodness(images, np.arange(count)), np.full(len(images), count)
+        logits = now._logits(images)
         if mode == "classifier":
             return logits, np.ones(len(images), int)
-        chosen = self._chosen(logits, labels)
-        scores = shortlist.scores(logits, chosen, lambda rows, tried: self._goodness(images[rows], tried))
+        chosen = now._chosen(logits, labels)
+        scores = shortlist.scores(logits, chosen, lambda rows, tried: now._goodness(images[rows], tried))
         return scores, shortlist.passes(chosen)
 
     def _goodness(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -211,13 +244,13 @@ class Model:
         self, images: np.ndarray, mode: str | None = None, labels: int | None = None
     ) -> list[Answer]:
         """Images that are ready, uint8 (N, C, H, W) -> an answer for each."""
-        mode = self.mode(mode, labels)
+        now, mode = self._as_now(), self.mode(mode, labels)
         for graph in ("classifier", "goodness") if mode == SHORTLIST else (mode,):
-            self.graph(graph)  # loading is not part of the time that is reported
+            now.graph(graph)  # loading is not part of the time that is reported
         start = time.perf_counter()
-        scores, passes = self.scores_and_passes(images, mode, labels)
+        scores, passes = now.scores_and_passes(images, mode, labels)
         elapsed = (time.perf_counter() - start) * 1000 / len(images)
-        return [self._answer(row, mode, int(cost), elapsed) for row, cost in zip(scores, passes, strict=True)]
+        return [now._answer(row, mode, int(cost), elapsed) for row, cost in zip(scores, passes, strict=True)]
 
     def classify(
         self,
