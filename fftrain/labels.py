@@ -1,6 +1,7 @@
 """Label patterns: one for every class, and spare ones for classes that are not known yet.
 
-Waves (Scodellaro et al., 2023, sets 1 and 2), noise, or structuring elements that erode or dilate the image itself.
+Waves (Scodellaro et al., 2023, sets 1 and 2), noise, structuring elements that erode or dilate the image itself, or
+one-hot pixels in its corner (Hinton, 2022).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ffruntime.errors import UsageError
 
-from .recipe import Fourier, Morphology, Patterns
+from .recipe import Fourier, Morphology, Overlay, Patterns
 
 # Set 1 as (ky, kx), cycles per image: four orientations × three frequencies; the paper leaves the last two spare.
 FOURIER_MODES = (
@@ -114,29 +115,40 @@ def identity_element(size: int) -> Tensor:
     return element
 
 
+def one_hot_pixels(count: int, height: int, width: int) -> Tensor:
+    """(count, 1, height, width): pattern i is 1 in pixel i, counted row by row, and 0 elsewhere.
+
+    Raises `UsageError` where there are fewer pixels than patterns.
+    """
+    if count > height * width:
+        raise UsageError(f"patterns: {height} × {width} pixels cannot show {count} of them one-hot")
+    return torch.eye(count, height * width).view(count, 1, height, width)
+
+
 def make_patterns(kind: Patterns, classes: int, height: int, width: int) -> dict[str, Tensor]:
     """The label tensors of a bundle, for `classes` classes and the spare ones that `kind` asks for: P in all.
 
     `labels.patterns` (P, Q, H, W), classes first; `labels.neutral` (Q, H, W), the mean of the classes' patterns;
-    `labels.keep` (1, H, W), the image's share: 1 − K beside waves, all of it beside noise. Of morphological labels,
-    patterns and neutral are structuring elements of `size` pixels a side instead, the neutral one the identity,
-    and 1 − K is the share of the image that is neither eroded nor dilated. Raises `UsageError` where there are
-    fewer patterns than that.
+    `labels.keep` (1, H, W), the image's share: 1 − K beside waves, all of it beside noise, nothing of the P pixels
+    that an overlay replaces. Of morphological labels, patterns and neutral are structuring elements of `size`
+    pixels a side instead, the neutral one the identity, and 1 − K is the share of the image that is neither eroded
+    nor dilated. Raises `UsageError` where there are fewer patterns than that.
     """
     count = classes + kind.spare
+    kept = torch.ones(1, height, width)
     if isinstance(kind, Morphology):
-        patterns, keep = structuring_elements(count, kind.size), 1 - kind.intensity
-        neutral = identity_element(kind.size)
+        patterns, kept = structuring_elements(count, kind.size), kept * (1 - kind.intensity)
     elif isinstance(kind, Fourier):
         if kind.set == 1:
             waves = fourier_waves(fourier_modes(count, height, width), height, width)
         else:
             waves = fourier_waves(fourier_directions(count, kind.frequency, height, width), height, width)
-        patterns, keep = kind.intensity * waves, 1 - kind.intensity
-        neutral = patterns[:classes].mean(0)
+        patterns, kept = kind.intensity * waves, kept * (1 - kind.intensity)
+    elif isinstance(kind, Overlay):
+        patterns = one_hot_pixels(count, height, width)
+        kept = 1 - patterns.sum(0)
     else:
         generator = torch.Generator().manual_seed(kind.seed)
-        patterns, keep = torch.randn(count, kind.channels, height, width, generator=generator), 1.0
-        neutral = patterns[:classes].mean(0)
-    kept = torch.full((1, height, width), keep)
+        patterns = torch.randn(count, kind.channels, height, width, generator=generator)
+    neutral = identity_element(kind.size) if isinstance(kind, Morphology) else patterns[:classes].mean(0)
     return {"labels.patterns": patterns, "labels.neutral": neutral, "labels.keep": kept}

@@ -60,7 +60,13 @@ class Morphology(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kin
     spare: NonNegative = 2
 
 
-Patterns: TypeAlias = Fourier | RandomPatterns | Morphology
+class Overlay(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="overlay"):
+    """The image's first pixels, one for each pattern, replaced: 1 in its own, 0 in the others (Hinton, 3.3)."""
+
+    spare: NonNegative = 2
+
+
+Patterns: TypeAlias = Fourier | RandomPatterns | Morphology | Overlay
 
 
 class Negatives(Struct, frozen=True, forbid_unknown_fields=True):

@@ -86,10 +86,8 @@ def _with_intensities(recipe: Recipe, text: str) -> dict[str, Recipe]:
     """The recipe at each of the intensities, by the title of its row. Raises `UsageError`."""
     from msgspec.structs import replace
 
-    from ..recipe import RandomPatterns
-
-    if isinstance(recipe.patterns, RandomPatterns):
-        raise UsageError("--intensity: random patterns have none")
+    if not hasattr(recipe.patterns, "intensity"):
+        raise UsageError(f"--intensity: {recipe.patterns.__struct_config__.tag} patterns have none")
     recipes = {}
     for part in text.split(","):
         try:

@@ -12,7 +12,16 @@ import torch
 from ffruntime.architecture import Image
 from ffruntime.errors import UsageError
 from fftrain.labels import FOURIER_MODES, fourier_modes, fourier_waves, make_patterns
-from fftrain.recipe import Fourier, Morphology, Patterns, RandomPatterns, Recipe, build_network, load_recipe
+from fftrain.recipe import (
+    Fourier,
+    Morphology,
+    Overlay,
+    Patterns,
+    RandomPatterns,
+    Recipe,
+    build_network,
+    load_recipe,
+)
 
 
 def patterns(kind: Patterns, classes: int, side: int = 28) -> torch.Tensor:
@@ -63,7 +72,9 @@ def test_further_waves_begin_with_the_lowest_frequencies() -> None:
 
 @pytest.mark.parametrize("side", [28, 32, 64])
 @pytest.mark.parametrize(
-    "kind", [Fourier(), Fourier(set=2), RandomPatterns(), Morphology(size=11)], ids=lambda kind: type(kind).__name__
+    "kind",
+    [Fourier(), Fourier(set=2), RandomPatterns(), Morphology(size=11), Overlay()],
+    ids=lambda kind: type(kind).__name__,
 )
 def test_every_class_of_cifar_100_has_a_pattern_of_its_own(kind: Patterns, side: int) -> None:
     made = patterns(kind, 100, side).flatten(1)
@@ -74,8 +85,8 @@ def test_every_class_of_cifar_100_has_a_pattern_of_its_own(kind: Patterns, side:
 
 @pytest.mark.parametrize(
     "kind",
-    [Fourier(), Fourier(set=2), RandomPatterns(), Morphology()],
-    ids=["set 1", "set 2", "random", "morphology"],
+    [Fourier(), Fourier(set=2), RandomPatterns(), Morphology(), Overlay()],
+    ids=["set 1", "set 2", "random", "morphology", "overlay"],
 )
 @pytest.mark.parametrize(("classes", "spare"), [(2, 0), (9, 2), (10, 5)])
 def test_there_are_as_many_as_asked_for(kind: Patterns, classes: int, spare: int) -> None:
@@ -91,6 +102,7 @@ def test_there_are_as_many_as_asked_for(kind: Patterns, classes: int, spare: int
         (Fourier(set=2, frequency=14), 28, "28 × 28 pixels cannot show a frequency of 14"),
         (Morphology(size=13), 28, "202 elements are needed, and size = 13 has 168"),
         (Morphology(size=8), 28, "a window of 8 pixels has no centre"),
+        (Overlay(), 14, "14 × 14 pixels cannot show 202 of them one-hot"),
     ],
 )
 def test_what_cannot_be_made_is_refused_in_one_line(kind: Patterns, side: int, message: str) -> None:
@@ -124,6 +136,19 @@ def test_random_patterns_are_fixed_by_their_seed() -> None:
     assert one.shape == (12, 1, 28, 28)
     assert torch.equal(one, two)
     assert not torch.equal(one, patterns(RandomPatterns(8, spare=3), 9))
+
+
+def test_an_overlay_replaces_the_first_pixels() -> None:
+    """Hinton's labels: ten pixels one-hot, two spare ones after them, the image untouched elsewhere."""
+    tensors = make_patterns(Overlay(spare=2), 10, 28, 28)
+    image = torch.rand(1, 28, 28)
+    for label, pattern in enumerate(tensors["labels.patterns"]):
+        shown = (tensors["labels.keep"] * image + pattern).flatten()
+        assert torch.equal(shown[:12], torch.eye(12)[label])
+        assert torch.equal(shown[12:], image.flatten()[12:])
+    neutral = tensors["labels.neutral"].flatten()
+    assert torch.allclose(neutral[:10], torch.tensor(0.1))
+    assert not neutral[10:].any()
 
 
 # ---------------------------------------- structuring elements ----------------------------------------
