@@ -69,12 +69,12 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
     memory = resident(o.model)
-    with torch.inference_mode(), tempfile.TemporaryDirectory() as folder:
-        paper = o.paper or untrained("paper", Path(folder) / "paper.ff")
-        networks = {
-            "bundle": compare(Model(o.model, threads=cores, state=False), o.rounds),
-            "paper": compare(Model(paper, threads=cores, state=False), o.rounds),
-        }
+    with tempfile.TemporaryDirectory() as folder:
+        bundles = {"bundle": o.model, "paper": o.paper or untrained("paper", Path(folder) / "paper.ff")}
+        with torch.inference_mode():
+            networks = {
+                name: compare(Model(path, threads=cores, state=False), o.rounds) for name, path in bundles.items()
+            }
     record("inference", {"threads": cores, **networks, "classify_resident_mb_at_exit": round(memory / 1e6, 1)})
 
 

@@ -92,6 +92,8 @@ def open_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = FATAL
+    # Threads spin within a call, and not for what may come after: a call as fast, and the cores free between two.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
     values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in (weights or {}).values()]
     options.add_external_initializers(list(weights or {}), values)

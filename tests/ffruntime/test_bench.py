@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
+from ffruntime.backend import DEFAULT_BACKEND, open_session
 from ffruntime.bench import BATCHES, FEWEST, measure, offered_modes, peak_mib, repeat, sample_images
 from ffruntime.bundle import read_manifest, write
 from ffruntime.energy import Meter
@@ -81,6 +82,11 @@ def test_images_are_the_bundles_exemplars_or_its_golden_ones(bundle: Path) -> No
     files = {name: entry for name, entry in model.manifest.files.items() if name != "exemplars.safetensors"}
     write(bundle, structs.replace(model.manifest, files=files), {})
     assert 0 < len(sample_images(Model(bundle))) < len(exemplars)
+
+
+def test_between_calls_threads_do_not_spin(exported: Path) -> None:
+    options = open_session(exported / "classifier.onnx", DEFAULT_BACKEND).get_session_options()
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 def test_calls_are_counted() -> None:
