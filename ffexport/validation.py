@@ -6,14 +6,15 @@ recognised: every exemplar, a training image by the format, has to be on the tra
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 
 import numpy as np
 from msgspec import Struct
 
 from ffruntime import bundle
-from ffruntime.datasets import SPLIT_SEED
+from ffruntime.datasets import SPLIT_SEED, torch_permutation
+from ffruntime.errors import DataError
+from ffruntime.idx import read_idx
 
 FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}  # as torchvision names them
 
@@ -31,9 +32,11 @@ def validation_images(manifest: bundle.Manifest, exemplars: Images, directory: P
     folder = directory / FOLDERS.get(source.name, "") / "raw"
     if source.name not in FOLDERS or source.offline_sample or not folder.is_dir():
         return None
-    pixels = _read_idx(folder / "train-images-idx3-ubyte")
-    labels = _read_idx(folder / "train-labels-idx1-ubyte")
-    if pixels is None or labels is None or pixels.shape != (len(labels), *exemplars.pixels.shape[2:]):
+    try:
+        pixels, labels = (read_idx(folder / f"train-{part}-ubyte") for part in ("images-idx3", "labels-idx1"))
+    except DataError:
+        return None
+    if pixels.shape != (len(labels), *exemplars.pixels.shape[2:]):
         return None
     order = torch_permutation(len(pixels), SPLIT_SEED)
     training, validation = order[: -source.validation], order[-source.validation :]
@@ -46,25 +49,3 @@ def validation_images(manifest: bundle.Manifest, exemplars: Images, directory: P
     )  # label on disk -> the bundle's
     chosen = np.array([index for index in validation if int(labels[index]) in names])
     return Images(pixels[chosen][:, None], np.array([names[int(labels[index])] for index in chosen]))
-
-
-def _read_idx(file: Path) -> np.ndarray | None:
-    """Bytes in LeCun's format (http://yann.lecun.com/exdb/mnist/), plain or gzipped; None where they are not."""
-    packed = file.with_name(f"{file.name}.gz")
-    try:
-        data = file.read_bytes() if file.exists() else gzip.decompress(packed.read_bytes())
-        dimensions = data[3]
-        shape = np.frombuffer(data, ">u4", dimensions, 4).tolist()
-        return np.frombuffer(data, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
-    except (OSError, EOFError, IndexError, ValueError):
-        return None
-
-
-def torch_permutation(count: int, seed: int) -> np.ndarray:
-    """`torch.randperm(count)` of a CPU generator with that seed: MT19937; each place swaps with a later one."""
-    random = np.frombuffer(np.random.RandomState(seed).bytes(4 * count), "<u4")
-    order = np.arange(count)
-    for index in range(count - 1):
-        other = index + int(random[index]) % (count - index)
-        order[index], order[other] = order[other], order[index]
-    return order

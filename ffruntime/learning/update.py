@@ -157,17 +157,28 @@ def update_head(
     `features`: images in [0, 1] (N, C, H, W) -> (N, D). Returns the last cross-entropy.
     """
     optimizer, loss = Optimizer(settings.optimizer, {name: weights[name] for name in HEAD}), float("nan")
-    graph = gradient_in_chunks(graphs("gradient_head"), settings.micro_batch)
     for _ in range(settings.head_steps):
         pixels, labels = draw(settings.batch)
         images = to_unit_interval(augment(recipe.get("augment", {}), pixels, rng))
-        head = {name: weights[name] for name in HEAD}
-        outputs = graph({"features": features(images), "labels": labels, **head})
         optimizer.next_step()
-        optimizer.apply(weights, _gradients(outputs), settings.head_lr)
-        loss = float(outputs["loss"])
+        loss = head_step(graphs, features(images), labels, weights, optimizer, settings)
         stepped()
     return loss
+
+
+def head_step(
+    graphs: Graphs,
+    features: np.ndarray,
+    labels: np.ndarray,
+    weights: Arrays,
+    optimizer: Optimizer,
+    settings: Settings,
+) -> float:
+    """The linear classifier updated in place: features (B, D), labels (B,). Returns the cross-entropy before."""
+    graph = gradient_in_chunks(graphs("gradient_head"), settings.micro_batch)
+    outputs = graph({"features": features, "labels": labels, **{name: weights[name] for name in HEAD}})
+    optimizer.apply(weights, _gradients(outputs), settings.head_lr)
+    return float(outputs["loss"])
 
 
 def _gradients(outputs: Mapping[str, np.ndarray]) -> Arrays:
