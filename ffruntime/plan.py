@@ -1,13 +1,15 @@
 """What a network needs on a device, computed from its description alone, and whether a device profile has it.
 
-Figures are bytes unless their name says MiB. An estimate of the highest point: every tensor that is alive there,
-with the temporaries of normalisation; what an engine saves by computing in place is not counted on.
+Figures are bytes unless their name says MiB: the highest point of a process, with an engine that gives memory back
+(no arena). Which tensors are alive there was read off ONNX Runtime's CPU provider, node by node;
+`benchmarks/memory.py` measures how far the figures are from a fresh process.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
@@ -15,11 +17,13 @@ from .architecture import (
     Conv,
     Linear,
     Local,
+    MaxPool,
     Network,
     Op,
     Shape,
     embedded_shape,
     head_features,
+    op_shape,
     parameter_shapes,
     pattern_shape,
     scored_units,
@@ -33,10 +37,19 @@ from .profile import Profile
 
 MIB = 1 << 20
 FLOAT = 4
-PROCESS = 64 * MIB  # Python, numpy, Pillow and ONNX Runtime on a CPU before a model is loaded: measured, 55 MiB
+# Measured, Linux x86-64, Python 3.11, ONNX Runtime 1.31:
+PROCESS = 63 * MIB  # Python, numpy, and ONNX Runtime on a CPU after a call, without a network
+LEARNING = 8 * MIB  # what learning imports and does beside: SQLite, random numbers, images changed anew
 CUDA = 512 * MIB  # an assumption: CUDA's context and libraries
+STEP = 32  # images in a step of an update
+BATCH = 16  # images in one call, where nothing smaller is needed
 VERSIONS = 3  # of learned weights that are kept on flash
+REPLAY = 1 << 20  # of images that are kept there to be replayed
 GRAPHS = 256 << 10  # all graphs of a precision together, generously
+
+Kind: TypeAlias = Literal["goodness", "classifier", "shortlist"]  # of inference
+KINDS: tuple[Kind, ...] = ("goodness", "classifier", "shortlist")
+Use: TypeAlias = Kind | Literal["update"]
 
 
 class Memory(Struct, frozen=True):
@@ -64,7 +77,7 @@ class Verdict(Struct, frozen=True):
     inference: Memory
     update: Memory  # of one unit, layer-local
     memory: int  # what there is
-    flash_needed: int  # bundle, this precision, and learned versions
+    flash_needed: int  # bundle, this precision, learned versions, and examples
     flash: int
     formats: tuple[str, ...]  # of graphs and engines that it runs: `onnx`, and an engine library's, best first
 
@@ -73,15 +86,20 @@ class Verdict(Struct, frozen=True):
         return max(self.inference.total, self.update.total) <= self.memory and self.flash_needed <= self.flash
 
 
-def weights_bytes(network: Network, precision: Precision) -> int:
-    """Size of a precision's weights, all layers lowered."""
+def weight_sizes(network: Network, precision: Precision) -> dict[str, int]:
+    """Size of every tensor of a precision's weights, all layers lowered."""
     width = {"fp32": FLOAT, "fp16": 2, "int8": 1}[precision]
-    total = 0
+    sizes = {}
     for name, shape in parameter_shapes(network).items():
         lowered = name.endswith(".weight") and len(shape) != 6  # a local layer's has six axes and stays as it is
-        total += math.prod(shape) * (width if lowered else FLOAT)
-        total += shape[0] * FLOAT if lowered and precision == "int8" else 0
-    return total
+        scales = shape[0] * FLOAT if lowered and precision == "int8" else 0
+        sizes[name] = math.prod(shape) * (width if lowered else FLOAT) + scales
+    return sizes
+
+
+def weights_bytes(network: Network, precision: Precision) -> int:
+    """Size of a precision's weights."""
+    return sum(weight_sizes(network, precision).values())
 
 
 def learned_bytes(network: Network) -> int:
@@ -98,29 +116,63 @@ def _parameter_bytes(shapes: Mapping[str, Shape], *parts: str) -> int:
     return sum(map(math.prod, chosen)) * FLOAT
 
 
-def pair_bytes(network: Network, precision: Precision) -> int:
-    """Activations of one image with one label, at the highest point of a pass."""
-    return max(_pass(network, precision))
+def session_bytes(network: Network, precision: Precision, kind: Kind) -> tuple[int, int]:
+    """Weights in the engine, and at the highest point of loading them.
+
+    A convolution's are there twice, as they were and reordered; a linear layer's are copied when it is packed, one
+    layer after the other.
+    """
+    if kind == "shortlist":
+        (first, highest), (second, later) = (
+            session_bytes(network, precision, k) for k in ("classifier", "goodness")
+        )
+        return first + second, max(highest, first + later)
+    held = highest = 0
+    for name, size in weight_sizes(network, precision).items():
+        if name.startswith("head.") and kind == "goodness":
+            continue
+        shape = parameter_shapes(network)[name]
+        held += size * (2 if len(shape) == 4 and name.startswith("unit") else 1)
+        highest = max(highest, held + (size if len(shape) == 2 else 0))
+    return held, highest
+
+
+def goodness_bytes(network: Network, precision: Precision) -> int:
+    """Activations of one image with one label at the highest point of a pass; each unit's y² waits to the end."""
+    shapes, waiting, highest = unit_shapes(network), 0, _embedding(network)
+    for index, alive in enumerate(_units(network, precision)):
+        highest = max(highest, waiting + alive)
+        waiting += math.prod(shapes[index][1]) * FLOAT
+    return highest
 
 
 def classifier_bytes(network: Network, precision: Precision) -> int:
-    """Activations of one image in the classifier's pass: those of the scored units stay, and are normalised."""
-    shapes = unit_shapes(network)
-    kept = sum(math.prod(shapes[index][1]) for index in scored_units(network))
-    return pair_bytes(network, precision) + (kept + 2 * head_features(network)) * FLOAT
+    """Activations of one image in the classifier's pass: of scored units they wait, are normalised and joined."""
+    shapes, waiting, highest = unit_shapes(network), 0, _embedding(network)
+    for index, alive in enumerate(_units(network, precision)):
+        highest = max(highest, waiting + alive)
+        if index in scored_units(network):
+            waiting += math.prod(shapes[index][1]) * FLOAT
+    return max(highest, 2 * head_features(network) * FLOAT)
 
 
-def _pass(network: Network, precision: Precision) -> Iterator[int]:
-    """Bytes alive in each step of a pass."""
+def _embedding(network: Network) -> int:
+    """Bytes alive while a label is put into one image."""
     image, label = math.prod(network.image.shape), network.label
     pattern, embedded = math.prod(pattern_shape(network)), math.prod(embedded_shape(network))
     elements = (label.element + 1) * image if label.placement == "morphology" else 0
-    yield (image + pattern + 2 * embedded + elements) * FLOAT
+    return (image + pattern + 2 * embedded + elements) * FLOAT
+
+
+def _units(network: Network, precision: Precision) -> Iterator[int]:
+    """Bytes that each unit has alive at its highest point, for one row of its input."""
     for index, (unit, (below, above)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
-        yield (1 if unit.inputs[0].normalise == "none" else 3) * math.prod(below) * FLOAT
+        alive = [(1 if unit.inputs[0].normalise == "none" else 2) * math.prod(below) * FLOAT]
         for _, op, shape, result in shaped_ops(unit, unit_name(index), below):
-            yield (math.prod(shape) + math.prod(result)) * FLOAT + _lowered_bytes(op, shape, precision)
-        yield 2 * math.prod(above) * FLOAT  # y and y²
+            alive.append((math.prod(shape) + math.prod(result)) * FLOAT + _lowered_bytes(op, shape, precision))
+        top = index + 1 == len(network.units)
+        alive.append((2 if top else 3) * math.prod(above) * FLOAT)  # y and y², one of them in two layouts
+        yield max(alive)
 
 
 def _lowered_bytes(op: Op, shape: Shape, precision: Precision) -> int:
@@ -131,40 +183,95 @@ def _lowered_bytes(op: Op, shape: Shape, precision: Precision) -> int:
 
 
 def inference_memory(
-    network: Network, precision: Precision, batch: int, labels: int, process: int = PROCESS, workspace: int = 0
+    network: Network,
+    precision: Precision,
+    batch: int,
+    labels: int,
+    kind: Kind | None = None,
+    process: int = PROCESS,
+    workspace: int = 0,
 ) -> Memory:
-    """Memory of classifying `batch` images in one call, each with `labels` labels, in either inference mode."""
-    pairs = batch * labels * pair_bytes(network, precision)
-    activations = max(pairs, batch * classifier_bytes(network, precision))
-    return Memory(process, weights_bytes(network, precision), activations, workspace=workspace)
+    """Memory of classifying `batch` images in one call, each with `labels` labels.
+
+    By default in the mode that needs most.
+    """
+    if kind is None:
+        needs = (inference_memory(network, precision, batch, labels, k, process, workspace) for k in KINDS)
+        return max(needs, key=lambda memory: memory.total)
+    held, loading = session_bytes(network, precision, kind)
+    calls = 0
+    if kind != "classifier":
+        calls = batch * labels * goodness_bytes(network, precision)
+    if kind != "goodness":
+        calls = max(calls, batch * classifier_bytes(network, precision))
+    return Memory(process, held, max(calls, loading - held), workspace=workspace)
+
+
+def gradient_bytes(network: Network, index: int) -> int:
+    """Activations of one row, positive or negative, in a unit's gradient graph at its highest point.
+
+    The inputs of all layers, the next unit's input twice, the gradient at a layer's output twice, and for the
+    gradient of its weights the layer's input as `ffexport/adjoints.py` cuts it up.
+    """
+    unit, (below, above) = network.units[index], unit_shapes(network)[index]
+    inputs, highest = 0, 0
+    for _, op, shape, result in shaped_ops(unit, unit_name(index), below):
+        size, out = math.prod(shape), math.prod(result)
+        if isinstance(op, Conv | Linear):
+            highest = max(highest, inputs + 2 * out + _cut(op, shape))
+        elif isinstance(op, MaxPool):
+            highest = max(highest, inputs + 3 * size + 2 * out)
+        inputs += size
+    return (highest + 2 * math.prod(above)) * FLOAT
+
+
+def _cut(op: Conv | Linear, shape: Shape) -> int:
+    """Elements of a layer's input, cut up for the gradient of its weights: padded, a strip of it, a tap of that."""
+    if isinstance(op, Linear):
+        return math.prod(shape)
+    (c, height, width), (_, rows, columns) = shape, op_shape(op, shape, "")
+    if isinstance(op, Local):
+        return 2 * c * op.kernel**2 * rows * columns
+    return c * ((height + 2 * op.padding) * (width + 2 * op.padding + columns) + rows * columns)
 
 
 def update_memory(
-    network: Network, pairs: int, moments: int = 2, process: int = PROCESS, workspace: int = 0
+    network: Network,
+    micro_batch: int,
+    batch: int = STEP,
+    images: int = 1,
+    labels: int = 1,
+    negatives: int = 1,
+    moments: int = 2,
+    process: int = PROCESS + LEARNING,
+    workspace: int = 0,
 ) -> Memory:
-    """Memory of one layer-local update from so many pairs of images: of the unit that needs most, and never of two.
+    """Memory of one layer-local update in steps of `batch` images, `micro_batch` of them in one call of a graph: of
+    the unit that needs most, and never of two; or of judging it, in calls of `images` × `labels`.
 
-    A unit's input, the activation after each layer and its derivative live twice over, for positive and negative
-    data; `moments` arrays as large as what is learned are kept (Adam: 2). The network runs in fp32 meanwhile.
+    A unit's inputs and outputs are there for the whole step, everything between for one call, its gradient as that
+    of the call and as the sum of those before; of the classifier, after the units, its features. `moments` arrays
+    as large as what is learned are kept (Adam: 2). The weights are there as arrays that change, and in the engine:
+    the shipped ones, by which an update is judged, and the classifier before and after. All is fp32.
     """
-    shapes = parameter_shapes(network)
-    activations = gradients = 0
-    for index, (unit, (below, _)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
-        if not unit.trained:
-            continue
-        steps = shaped_ops(unit, unit_name(index), below)
-        neurons = sum(math.prod(result) for _, op, _, result in steps if isinstance(op, Conv | Linear))
-        activations = max(activations, 2 * pairs * (2 * math.prod(below) + 3 * neurons) * FLOAT)
-        gradients = max(gradients, _parameter_bytes(shapes, f"{unit_name(index)}."))
-    activations = max(activations, 2 * pairs * pair_bytes(network, "fp32"))  # the pass that leads there
-    return Memory(
-        process,
-        weights_bytes(network, "fp32"),
-        activations,
-        max(gradients, _parameter_bytes(shapes, "head.")),
-        moments * learned_bytes(network),
-        workspace,
-    )
+    rows, at_once = (1 + negatives) * batch, (1 + negatives) * min(micro_batch, batch)
+    shapes, learned = parameter_shapes(network), learned_bytes(network)
+    head, (classifier, _) = _parameter_bytes(shapes, "head."), session_bytes(network, "fp32", "classifier")
+    weights = weights_bytes(network, "fp32") + session_bytes(network, "fp32", "shortlist")[0]
+    needs = []
+    for index, (unit, (below, above)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
+        activations = rows * (math.prod(below) + math.prod(above)) * FLOAT
+        gradient = 0
+        if unit.trained:
+            activations += at_once * gradient_bytes(network, index)
+            gradient = 2 * _parameter_bytes(shapes, f"{unit_name(index)}.")
+        needs.append((weights, activations, gradient, moments * (learned - head)))
+    features = batch * head_features(network) * FLOAT
+    features += min(micro_batch, batch) * classifier_bytes(network, "fp32")
+    judged = inference_memory(network, "fp32", images, labels).activations
+    needs.append((weights + classifier, features, 2 * head, moments * head))
+    needs.append((weights + classifier, judged, 0, 0))
+    return Memory(process, *max(needs, key=sum), workspace)
 
 
 def halvings(largest: int) -> list[int]:
@@ -172,40 +279,111 @@ def halvings(largest: int) -> list[int]:
     return [largest >> shift for shift in range(largest.bit_length())]
 
 
+class Room(Struct, frozen=True):
+    """What there is for a process: bytes, the largest calls that are wanted, what is taken before any network."""
+
+    memory: int
+    batch: int = BATCH
+    labels: int = 1 << 16
+    process: int = PROCESS
+    workspace: int = 0
+
+
+def room_on(profile: Profile) -> Room:
+    """What a device offers."""
+    gpu, limits = profile.gpu, profile.inference
+    memory = (gpu.memory_mib if gpu and gpu.memory_mib else profile.memory.usable_mib) * MIB
+    workspace = gpu.workspace_mib * MIB if gpu else 0
+    return Room(memory, limits.max_batch, limits.max_labels, PROCESS + (CUDA if gpu else 0), workspace)
+
+
+class Calls(Struct, frozen=True):
+    """How much is computed at a time."""
+
+    batch: int  # images in one call of an inference graph
+    labels: int  # labels tried in one call
+    micro_batch: int  # images in one call of a gradient graph
+
+
+class Need(Struct, frozen=True):
+    """What a use of a network needs, in the largest calls that fit; where none fits, in the smallest."""
+
+    use: Use
+    calls: Calls
+    memory: Memory
+    fits: bool
+
+
+def need(network: Network, classes: int, use: Use, room: Room, precision: Precision = "fp32") -> Need:
+    """The largest calls for a use. All labels in one call come before many images in one, and both, in an update,
+    before a large micro-batch: judging it takes calls of a mode, too.
+    """
+
+    def memory(calls: Calls) -> Memory:
+        sizes, rest = (calls.batch, calls.labels), (room.process, room.workspace)
+        if use != "update":
+            return inference_memory(network, precision, *sizes, use, *rest)
+        return update_memory(
+            network, calls.micro_batch, STEP, *sizes, process=room.process + LEARNING, workspace=room.workspace
+        )
+
+    tried = [
+        Calls(batch, labels, 1)
+        for labels in halvings(1 if use == "classifier" else min(classes, room.labels))
+        for batch in halvings(room.batch)
+    ]
+    calls = next((one for one in tried if memory(one).total <= room.memory), tried[-1])
+    if use == "update":
+        tried = [Calls(calls.batch, calls.labels, micro) for micro in halvings(min(STEP, room.batch))]
+        calls = next((one for one in tried if memory(one).total <= room.memory), tried[-1])
+    needed = memory(calls)
+    return Need(use, calls, needed, needed.total <= room.memory)
+
+
+def choose(network: Network, classes: int, use: Use, memory: int, precision: Precision = "fp32") -> Calls:
+    """The largest calls for which a use of the network keeps to `memory` bytes, the whole process counted.
+
+    Raises `BackendError` with the numbers where not even one image with one label does.
+    """
+    found = need(network, classes, use, Room(memory), precision)
+    if not found.fits:
+        raise BackendError(f"{use}: {_short(found.memory, memory)}: allow {_mib(found.memory.total)} MiB")
+    return found.calls
+
+
 def plan(network: Network, classes: int, name: str, profile: Profile, precision: Precision, bundle: int) -> Verdict:
     """The largest calls of a network that fit a device; where none fits, the smallest, with what they need.
 
     All labels in one call come before many images in one. `bundle`: bytes that the bundle has already.
     """
-    gpu, limits = profile.gpu, profile.inference
-    memory = (gpu.memory_mib if gpu and gpu.memory_mib else profile.memory.usable_mib) * MIB
-    process = PROCESS + (CUDA if gpu else 0)
-    workspace = gpu.workspace_mib * MIB if gpu else 0
-    engines = [provider for provider in limits.providers if not provider.startswith("onnxruntime")]
+    room = room_on(profile)
+    engines = [provider for provider in profile.inference.providers if not provider.startswith("onnxruntime")]
 
     def verdict(batch: int, labels: int) -> Verdict:
+        rest = {"workspace": room.workspace}
         return Verdict(
             name,
             precision,
             batch,
             labels,
-            inference_memory(network, precision, batch, labels, process, workspace),
-            update_memory(network, batch, process=process, workspace=workspace),
-            memory,
-            bundle
-            + (0 if precision == "fp32" else weights_bytes(network, precision))
-            + GRAPHS
-            + VERSIONS * learned_bytes(network),
+            inference_memory(network, precision, batch, labels, None, room.process, **rest),
+            update_memory(network, batch, STEP, batch, labels, process=room.process + LEARNING, **rest),
+            room.memory,
+            flash_bytes(network, precision, bundle),
             profile.storage.usable_mib * MIB,
             (*engines, "onnx"),
         )
 
     tried = [
-        verdict(batch, labels)
-        for labels in halvings(min(classes, limits.max_labels))
-        for batch in halvings(limits.max_batch)
+        verdict(batch, labels) for labels in halvings(min(classes, room.labels)) for batch in halvings(room.batch)
     ]
     return next((one for one in tried if one.fits), tried[-1])
+
+
+def flash_bytes(network: Network, precision: Precision, bundle: int) -> int:
+    """A bundle of so many bytes on flash, with another precision in it, what is learned, and examples."""
+    lowered = 0 if precision == "fp32" else weights_bytes(network, precision)
+    return bundle + lowered + GRAPHS + VERSIONS * learned_bytes(network) + REPLAY
 
 
 def require_fit(verdict: Verdict, others: list[Verdict]) -> None:
@@ -214,9 +392,9 @@ def require_fit(verdict: Verdict, others: list[Verdict]) -> None:
         return
     short = []
     if verdict.inference.total > verdict.memory:
-        short.append(f"one image with one label needs {_parts(verdict.inference)} of {_mib(verdict.memory)} MiB")
+        short.append(f"one image with one label {_short(verdict.inference, verdict.memory)}")
     if verdict.update.total > verdict.memory:
-        short.append(f"an update from one pair needs {_parts(verdict.update)} of {_mib(verdict.memory)} MiB")
+        short.append(f"an update from one pair at a time {_short(verdict.update, verdict.memory)}")
     flash = _mib(verdict.flash_needed)
     if verdict.flash_needed > verdict.flash:
         short.append(f"bundle and {VERSIONS} learned versions need {flash} of {_mib(verdict.flash)} MiB of flash")
@@ -228,10 +406,10 @@ def require_fit(verdict: Verdict, others: list[Verdict]) -> None:
     raise BackendError(f"{verdict.device}, {verdict.precision}: does not fit: {'; '.join(short)}; {remedy}")
 
 
-def _parts(memory: Memory) -> str:
+def _short(memory: Memory, available: int) -> str:
     figures = {name: getattr(memory, name) for name in memory.__struct_fields__}
     listed = ", ".join(f"{name} {_mib(value)}" for name, value in figures.items() if value)
-    return f"{_mib(memory.total)} MiB ({listed})"
+    return f"needs {_mib(memory.total)} MiB ({listed}) of {_mib(available)} MiB"
 
 
 def _mib(size: int) -> str:
