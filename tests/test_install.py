@@ -105,8 +105,12 @@ def test_device_extras_resolve_from_wheels_alone(extra: str, machine: str, pytho
     if "Failed to fetch" in done.stderr:
         pytest.skip("no network: the package index is asked")
     assert done.returncode == 0, done.stderr
-    packages = {"cpu": "onnxruntime", "gpu": "onnxruntime-gpu", "rtx": "tensorrt-rtx-cu13-libs"}
-    packages["camera"] = "opencv-python-headless"
+    packages = {
+        "camera": "opencv-python-headless",
+        "cpu": "onnxruntime",
+        "gpu": "onnxruntime-gpu",
+        "rtx": "tensorrt-rtx-cu13-libs",
+    }
     assert f"{packages[extra]}==" in done.stdout
 
 
