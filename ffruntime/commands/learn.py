@@ -64,7 +64,7 @@ def byte_count(text: str) -> int:
 @click.option(
     "--tolerance",
     type=click.FloatRange(0, 1),
-    help="Share of the held-back images that an update may cost. Default: 0.03.",
+    help="Share of the held-back images that an update may cost. Default: 0.05.",
 )
 @click.option(
     "--replay-bytes",

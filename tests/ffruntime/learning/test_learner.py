@@ -1,0 +1,180 @@
+"""From examples to versions: what is learned, judged, refused, replayed and evicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ffruntime.bundle import read_weights
+from ffruntime.errors import StateError
+from ffruntime.learning import learner as module
+from ffruntime.learning.learner import CALIBRATION, HELD_BACK, REPLAY, Learner, Outcome, exemplars
+from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, alone, current
+from ffruntime.learning.update import Settings
+from ffruntime.model import Model
+from ffruntime.state_file import write_state
+
+FAST = Settings(steps=2, head_steps=2, batch=8)
+REFUSES = -2.0  # tolerance
+
+
+@pytest.fixture(scope="module")
+def model(exported: Path) -> Model:
+    return Model(exported, threads=1, state=False)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "model.state"
+
+
+@pytest.fixture
+def learner(model: Model, place: Path) -> Iterator[Learner]:
+    with closing(Learner(model, place, FAST, tolerance=1.0)) as opened:
+        yield opened
+
+
+def sizes(learner: Learner) -> dict[str, int]:
+    return {
+        status: sum(map(len, learner.store.ids(status).values())) for status in (BUNDLES, PENDING, LEARNED, REFUSED)
+    }
+
+
+def learn(learner: Learner, count: int, label: str = "3") -> list[Outcome]:
+    images = exemplars(learner.model, CALIBRATION)[0]
+    return list(learner.learn(images[:count], [label] * count))
+
+
+def test_a_new_class_is_learned_and_the_others_are_not_forgotten(model: Model, place: Path) -> None:
+    """Digits dark on white: never seen, and after two updates told from the others."""
+    images, labels = exemplars(model, CALIBRATION)
+    dark = 255 - images
+    stored: list[int] = []
+    with closing(Learner(model, place, Settings(lr=2e-3, head_lr=2e-3), tolerance=0.2)) as learner:
+        outcomes = list(learner.learn(dark[:100], ["dark"] * 100, stored.extend))
+        assert stored == list(range(201, 301))
+        assert [len(outcome.examples) for outcome in outcomes] == [64, 36]
+        assert all(outcome.adopted for outcome in outcomes)
+        for mode in ("goodness", "classifier"):
+            scores = learner.model.scores(dark[100:], mode)
+            assert np.mean(scores.argmax(1) == 10) > 0.9, mode
+            old = model.scores(images, mode).argmax(1) == labels
+            now = learner.model.scores(images, mode).argmax(1) == labels
+            assert np.mean(now) > np.mean(old) - 0.2, mode
+        assert outcomes[-1].after is not None
+        held_back, right = exemplars(model, HELD_BACK)
+        mode = model.manifest.modes[0]
+        assert outcomes[-1].after == np.mean(learner.model.scores(held_back, mode).argmax(1) == right)
+    opened = Model(model.path, threads=1, state=place)  # what classify sees
+    assert opened.classes[10:] == ("dark",)
+    assert opened.classify(dark[150]).label == "dark"
+
+
+def test_one_update_after_another(learner: Learner, place: Path, model: Model) -> None:
+    outcomes = learn(learner, 70)
+    assert [outcome.version for outcome in outcomes] == [1, 2]
+    assert [len(outcome.examples) for outcome in outcomes] == [64, 6]
+    assert learner.version == 2
+    assert learn(learner, 0) == []
+    for name, tensor in current(place, model.manifest).tensors.items():
+        np.testing.assert_array_equal(tensor, learner.model.weights_override[name])
+
+
+def test_the_same_state_and_examples_give_the_same_weights(model: Model, tmp_path: Path) -> None:
+    weights = []
+    for name in ("one", "two"):
+        with closing(Learner(model, tmp_path / name, FAST, tolerance=1.0)) as learner:
+            learn(learner, 5)
+            weights.append(learner.model.weights_override)
+    for name, tensor in weights[0].items():
+        np.testing.assert_array_equal(tensor, weights[1][name])
+
+
+def test_a_harmful_update_is_refused_and_can_be_tried_again(learner: Learner) -> None:
+    learner.tolerance = REFUSES
+    (outcome,) = learn(learner, 5)
+    assert (outcome.adopted, outcome.version, learner.version) == (False, 1, 0)
+    assert sizes(learner) == {BUNDLES: 200, PENDING: 0, LEARNED: 0, REFUSED: 5}
+    assert learn(learner, 0) == []
+    learner.tolerance = 1.0
+    assert learner.store.retry() == 5
+    (outcome,) = learn(learner, 0)
+    assert (outcome.adopted, outcome.version, learner.version) == (True, 2, 2)
+    assert learner.store.history()[-1].parent == 0
+
+
+def test_stored_images_keep_to_their_budget(model: Model, place: Path) -> None:
+    with closing(Learner(model, place, FAST, tolerance=1.0, replay_bytes=210 * 784)) as learner:
+        learn(learner, 40)
+        assert (
+            sizes(learner) == {BUNDLES: 200 - 30, PENDING: 0, LEARNED: 40, REFUSED: 0}
+            or sum(sizes(learner).values()) == 210
+        )
+        learner.tolerance = REFUSES
+        learn(learner, 20)
+        learn(learner, 20)
+        assert sizes(learner)[REFUSED] == 20  # those of the last update can be tried again
+        learner.tolerance = 1.0
+        learn(learner, 1)
+        assert sum(sizes(learner).values()) == 210
+        assert sizes(learner)[REFUSED] == 0
+    with closing(Learner(model, place, FAST, tolerance=1.0, replay_bytes=50 * 784)) as learner:
+        learn(learner, 1)
+        by_class = [len(ids) for ids in learner.store.ids(BUNDLES, LEARNED).values()]
+        assert sum(by_class) == 50
+        assert max(by_class) - min(by_class) <= 1
+
+
+def test_without_the_bundles_examples(model: Model, place: Path) -> None:
+    with closing(Learner(model, place, FAST, tolerance=1.0, seeded=False)) as learner:
+        assert sum(sizes(learner).values()) == 0
+        (outcome,) = learn(learner, 1)
+        assert outcome.adopted
+
+
+def test_what_was_applied_is_learned_on(learner: Learner, model: Model, tmp_path: Path) -> None:
+    """Also in tensors that learning itself does not change."""
+    weights = read_weights(model.path, model.manifest)
+    neutral = {"labels.neutral": weights["labels.neutral"] + 1}
+    write_state(tmp_path / "their.state", model.manifest, neutral, model.manifest.classes, 3, 30)
+    assert learner.apply(tmp_path / "their.state") == learner.version == 1
+    learn(learner, 3)
+    np.testing.assert_array_equal(learner.model.weights_override["labels.neutral"], neutral["labels.neutral"])
+    now = learner.store.current()
+    assert (now.updates, now.examples) == (4, 33)
+
+
+def test_another_learners_versions_are_taken_over(learner: Learner, model: Model, place: Path) -> None:
+    with closing(Learner(model, place, FAST, tolerance=1.0)) as other:
+        learn(other, 2)
+    assert learner.version == 0
+    learn(learner, 2)
+    assert [version.parent for version in learner.store.history()] == [0, 1]
+    learner.store.rollback(0)
+    learner.refresh()
+    assert (learner.version, learner.model.weights_override) == (0, {})
+
+
+def test_while_another_process_learns(learner: Learner, place: Path) -> None:
+    with alone(place), pytest.raises(StateError, match="another process is learning"):
+        learn(learner, 2)
+    assert sizes(learner)[PENDING] == 2
+    assert len(learn(learner, 1)[0].examples) == 3
+
+
+def test_an_interrupted_update_leaves_its_examples_pending(
+    learner: Learner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    images = exemplars(learner.model, REPLAY)[0][:2]
+    with pytest.raises(KeyboardInterrupt):
+        next(learner.learn(images, ["3", "4"], stepped=interrupt))
+    assert (sizes(learner)[PENDING], learner.store.history()) == (2, [])
+    monkeypatch.setattr(module, "AT_ONCE", 1)
+    assert [outcome.version for outcome in learn(learner, 0)] == [1, 2]

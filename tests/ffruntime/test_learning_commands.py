@@ -1,0 +1,233 @@
+"""`ffruntime learn`, and what is done with what was learned: history, rollback, reset, diff, export, apply."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from ffruntime.bundle import read_manifest
+from ffruntime.cli import cli
+from ffruntime.commands.learn import byte_count
+from ffruntime.errors import FFError, StateError, UpdateRefused, UsageError
+from ffruntime.learning.learner import TOLERANCE
+from ffruntime.state_file import read_state
+
+FEW = ("--steps", "2", "--tolerance", "1")
+
+
+@pytest.fixture
+def run(exported: Path, tmp_path: Path) -> Callable[..., Result]:
+    """A command on the shared bundle, with a state of this test's own."""
+    state = tmp_path / "model.state"
+
+    def invoke(command: str, *arguments: object, place: Path = state, **how: object) -> Result:
+        words = [command, "--model", exported, "--state", place, *arguments]
+        return CliRunner().invoke(cli, [str(word) for word in words], **how)
+
+    return invoke
+
+
+def lines(result: Result) -> list[dict]:
+    assert result.exit_code == 0, result.output
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_learn_says_stored_and_then_what_came_of_it(run: Callable, digit_files: list[Path]) -> None:
+    done = run("learn", *FEW, "--label", "7", *digit_files[:2])
+    assert done.exit_code == 0, done.output
+    stored, adopted = done.stdout.splitlines()
+    assert stored == "stored 2 examples, ids 201–202"
+    assert adopted.startswith("version 1 adopted: 2 examples, ids 201–202, held-back images")
+    stored, adopted = lines(run("learn", *FEW, "--label", "7", "--json", digit_files[2]))
+    assert stored == {"event": "stored", "ids": [203]}
+    assert adopted.items() >= {"event": "adopted", "version": 2, "examples": [203], "evicted": 0}.items()
+    assert adopted.keys() >= {"before", "after", "losses", "seconds"}
+    assert run("learn", *FEW).output == ""  # nothing is pending
+
+
+def test_folders_say_what_is_in_them(run: Callable, digit_files: list[Path], tmp_path: Path) -> None:
+    for file in digit_files[:6]:
+        folder = tmp_path / "all" / file.stem[-1]
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, folder)
+    (tmp_path / "all" / "fresh").mkdir()
+    shutil.copy(digit_files[7], tmp_path / "all" / "fresh")
+    assert lines(run("learn", *FEW, "--json", tmp_path / "all"))[0]["ids"] == list(range(201, 208))
+    one = tmp_path / "all" / digit_files[0].stem[-1]
+    assert lines(run("learn", *FEW, "--json", one, "--label", "fresh"))[0]["ids"][0] == 208
+    answer = run("classify", "--json", digit_files[7])
+    assert json.loads(answer.stdout)["scores"].keys() == {*"0123456789", "fresh"}
+
+
+def test_what_cannot_be_read_is_said_and_the_others_are_learned(
+    run: Callable, digit_files: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    done = run("learn", *FEW, "--label", "7", tmp_path / "broken.png", digit_files[0], tmp_path / "none.png")
+    assert done.exit_code == 4
+    assert done.stdout.startswith("stored 1 example, id 201\nversion 1 adopted")
+    assert done.stderr.count("error: ") == done.stderr.count("\n") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["none.png"], "--label"),
+        (["--label", "7"], "of which pictures"),
+        (["--replay-bytes", "4X", "a.png", "--label", "7"], "no number of bytes"),
+        (["--steps", "0"], "--steps"),
+        (["--lr", "0"], "--lr"),
+    ],
+)
+def test_what_is_asked_wrongly(arguments: list[str], words: str, run: Callable, tmp_path: Path) -> None:
+    done = run("learn", *arguments)
+    assert isinstance(done.exception, UsageError) or done.exit_code == 2
+    assert words in f"{done.exception} {done.output}"
+    assert not (tmp_path / "model.state").exists()
+
+
+def test_more_classes_than_patterns(run: Callable, digit_files: list[Path]) -> None:
+    for name in ("one more", "two more"):
+        assert run("learn", *FEW, "--label", name, digit_files[0]).exit_code == 0
+    done = run("learn", *FEW, "--label", "three more", digit_files[0])
+    assert isinstance(done.exception, UsageError)
+    assert "12 label patterns" in str(done.exception)
+
+
+def test_a_refused_update_has_an_exit_code_of_its_own(run: Callable, digit_files: list[Path]) -> None:
+    hurts = ("learn", "--steps", "30", "--lr", "10", "--tolerance", "0.01", "--label", "3")
+    done = run(*hurts, *digit_files[:4])
+    assert isinstance(done.exception, UpdateRefused), done.output
+    assert UpdateRefused.exit_code == 10
+    assert "version 1 refused" in done.stdout
+    assert run("learn", *FEW).output == ""
+    assert "version 2 adopted: 4 examples" in run("learn", *FEW, "--retry").stdout
+    rows = lines(run("history", "--json"))
+    assert [(row["adopted"], row["kept"], row["current"]) for row in rows] == [
+        (False, False, False),
+        (True, True, True),
+    ]
+
+
+def test_history_rollback_and_diff(run: Callable, digit_files: list[Path]) -> None:
+    empty = run("history")
+    assert empty.stdout.splitlines()[1].split() == ["0", "bundle", "kept", "current"]
+    for file in digit_files[:3]:
+        run("learn", *FEW, "--label", "7", file)
+    shown = run("history").stdout.splitlines()
+    assert [line.split()[0] for line in shown[1:]] == ["0", "1", "2", "3"]
+    assert [line.endswith("current") for line in shown[1:]] == [False, False, False, True]
+    (change,) = lines(run("diff", "--json"))
+    assert (change["first"], change["second"]) == (2, 3)
+    assert "head.weight" in change["tensors"]
+    assert 0 <= change["decisions"]["differ"] < change["decisions"]["of"] == 500
+    (none,) = lines(run("diff", "--json", "3", "3"))
+    assert (none["tensors"], none["decisions"]["differ"]) == ({}, 0)
+    assert "decisions on exemplars differ" in run("diff", "0").stdout
+    assert run("rollback").stdout == "version 2 is current\n"
+    assert lines(run("rollback", "0", "--json")) == [{"version": 0}]
+    assert isinstance(run("rollback").exception, UsageError)
+    assert isinstance(run("rollback", "9").exception, UsageError)
+    assert isinstance(run("diff").exception, UsageError)
+    assert len(lines(run("history", "--json"))) == 3
+
+
+def test_a_state_goes_to_another_device(
+    run: Callable, exported: Path, digit_files: list[Path], tmp_path: Path
+) -> None:
+    run("learn", *FEW, "--label", "fresh", digit_files[0])
+    file, other = tmp_path / "learned.state", tmp_path / "other.state"
+    assert "version 1, 1 updates on 1 examples" in run("export-state", file).stdout
+    tensors, state = read_state(file, read_manifest(exported))
+    assert state.classes[10:] == ("fresh",)
+    assert "head.weight" in tensors
+    assert isinstance(run("export-state", file).exception, UsageError)
+    assert run("export-state", "--force", file).exit_code == 0
+    assert run("apply-state", file, place=other).stdout == "version 1 is current\n"
+    answers = [run("classify", "--json", digit_files[1], place=p).stdout for p in (other, tmp_path / "model.state")]
+    assert json.loads(answers[0])["scores"] == json.loads(answers[1])["scores"]
+    (row,) = lines(run("history", "--json", place=other))
+    assert (row["kind"], row["updates"], row["learned"]) == ("applied", 1, 1)
+    assert run("learn", *FEW, "--label", "7", digit_files[1], place=other).exit_code == 0
+    nothing = tmp_path / "nothing.state"
+    assert run("export-state", nothing, place=tmp_path / "none").exit_code == 0
+    assert read_state(nothing, read_manifest(exported))[0] == {}
+
+
+def test_reset_asks(run: Callable, digit_files: list[Path], tmp_path: Path) -> None:
+    assert "nothing was learned" in run("reset").stdout
+    run("learn", *FEW, "--label", "7", digit_files[0])
+    assert run("reset", input="n\n").exit_code == 1
+    assert (tmp_path / "model.state").exists()
+    assert run("reset", input="y\n").exit_code == 0
+    assert not (tmp_path / "model.state").exists()
+    assert isinstance(run("rollback").exception, StateError)
+    run("learn", *FEW, "--label", "7", digit_files[0])
+    (tmp_path / "model.state" / "learning.db").write_bytes(b"anything" * 1000)
+    assert isinstance(run("history").exception, StateError)
+    assert isinstance(run("learn").exception, StateError)
+    assert run("reset", "--yes").exit_code == 0
+    assert run("history").exit_code == 0
+
+
+def test_state_and_model_from_the_environment(bundle: Path, digit_files: list[Path], tmp_path: Path) -> None:
+    learn = ["learn", *FEW, "--label", "7", str(digit_files[0])]
+    environment = {"FF_MODEL": str(bundle), "FF_STATE": str(tmp_path / "elsewhere")}
+    assert CliRunner().invoke(cli, learn, env=environment).exit_code == 0
+    assert (tmp_path / "elsewhere" / "learning.db").exists()
+    assert CliRunner().invoke(cli, learn, env={"FF_MODEL": str(bundle)}).exit_code == 0
+    assert (tmp_path / "model.state" / "learning.db").exists()
+
+
+def test_ctrl_c_keeps_what_is_stored(exported: Path, digit_files: list[Path], tmp_path: Path) -> None:
+    place = ["--model", str(exported), "--state", str(tmp_path / "model.state")]
+    command = [sys.executable, "-m", "ffruntime", "learn", *place, "--steps", "100000", "--label", "7"]
+    pipe = subprocess.PIPE
+    running = subprocess.Popen([*command, *map(str, digit_files)], stdout=pipe, stderr=pipe, text=True)
+    assert (
+        running.stdout.readline() == "stored 20 examples, ids 201–220\n"
+    )  # at once, however long the update takes
+    time.sleep(0.5)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "stored and pending: 20" in said
+    assert "Traceback" not in said
+
+
+def test_a_bar_where_somebody_watches(exported: Path, digit_files: list[Path], tmp_path: Path) -> None:
+    """On a terminal; results alone are on stdout."""
+    ours, theirs = os.openpty()
+    place = ["--model", str(exported), "--state", str(tmp_path / "model.state")]
+    command = [sys.executable, "-m", "ffruntime", "learn", *place, *FEW, "--label", "7", str(digit_files[0])]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, text=True)
+    os.close(theirs)
+    shown = os.read(ours, 100_000).decode()
+    os.close(ours)
+    assert done.returncode == 0
+    assert done.stdout.count("\n") == 2
+    assert "learning" in shown
+    assert "100%" in shown
+
+
+@pytest.mark.parametrize(("text", "count"), [("0", 0), ("500", 500), ("500k", 512_000), ("4M", 4 << 20)])
+def test_bytes(text: str, count: int) -> None:
+    assert byte_count(text) == count
+
+
+def test_the_help_tells_the_truth(run: Callable) -> None:
+    assert f"Default: {TOLERANCE}." in " ".join(run("learn", "--help").output.split())
+    codes = {error.exit_code for error in (FFError, *FFError.__subclasses__())}
+    assert codes == {*range(1, 11)}
+    assert np.all([f"{code} " in run("learn", "--help").output for code in (8, 9, 10, 130)])
