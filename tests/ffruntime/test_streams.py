@@ -69,6 +69,19 @@ def test_a_picture_that_is_still_being_written_is_waited_for(digit_files: list[P
     assert np.array_equal(np.asarray(get()), np.asarray(Image.open(digit_files[0])))
 
 
+def test_a_picture_whose_writer_pauses_is_seen_again_when_it_is_complete(
+    digit_files: list[Path], tmp_path: Path
+) -> None:
+    data, stream = digit_files[0].read_bytes(), arrivals(tmp_path, interval=0.02)
+    with (tmp_path / "a.png").open("wb", buffering=0) as file:
+        file.write(data[: len(data) // 2])
+        _, get = next(stream)
+        with pytest.raises(ImageError, match="damaged"):
+            get()
+        file.write(data[len(data) // 2 :])
+    assert next(stream)[1]().size == (28, 28)
+
+
 def test_a_picture_that_is_replaced_or_comes_again_is_new(digit_files: list[Path], tmp_path: Path) -> None:
     place, beside = tmp_path / "a.png", tmp_path / ".a.new"
     stream = arrivals(tmp_path, interval=0.02)
