@@ -52,6 +52,7 @@ def save_checkpoint(
     progress: Progress,
     tensors: Tensors,
     optimizers: Optimizers,
+    peers: Tensors,
     sums: Tensor,
 ) -> None:
     """Write atomically. Raises `StorageError`, with the checkpoint before it intact."""
@@ -61,6 +62,7 @@ def save_checkpoint(
         for index, name in enumerate(parameters(part, tensors)):
             moments = state.get(index, {})
             content |= {f"optimizer.{name}.{key}": value for key, value in moments.items() if value is not None}
+    content |= {f"peer.{unit}": mean for unit, mean in peers.items()}
     content["sums"] = sums
     metadata = {
         "identity": msgspec.json.encode(identity).decode(),
@@ -81,9 +83,9 @@ def _read(path: Path) -> tuple[Identity, Progress, Tensors]:
 
 
 def load_checkpoint(
-    path: Path, identity: Identity, tensors: Tensors, optimizers: Optimizers
+    path: Path, identity: Identity, tensors: Tensors, optimizers: Optimizers, peers: Tensors
 ) -> tuple[Progress, Tensor]:
-    """Restore network and optimizers in place; return (progress, sums of the epoch under way).
+    """Restore network, optimizers and running means in place; return (progress, sums of the epoch under way).
 
     Raises `UsageError` where it is of another run, `BundleError` where it is damaged or missing.
     """
@@ -93,6 +95,8 @@ def load_checkpoint(
             raise UsageError(f"--resume: {path} is of a run with another {field}; delete it, or use another --out")
     for name, tensor in tensors.items():
         tensor.copy_(content[f"network.{name}"])
+    for unit, mean in peers.items():
+        mean.copy_(content[f"peer.{unit}"])
     for part, optimizer in optimizers.items():
         state: dict[int, dict[str, Tensor]] = {}
         for index, name in enumerate(parameters(part, tensors)):

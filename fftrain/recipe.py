@@ -85,6 +85,14 @@ class Negatives(Struct, frozen=True, forbid_unknown_fields=True):
     sharpness: PositiveFloat = 8.0
 
 
+class Peer(Struct, frozen=True, forbid_unknown_fields=True):
+    """Peer normalisation (Hinton, section 2; `fftrain/peer.py`): its `weight` in a unit's loss, 0 for none, and the
+    share of the running mean that a step keeps."""
+
+    weight: Annotated[float, Meta(ge=0)] = 0.0
+    decay: Annotated[float, Meta(ge=0, lt=1)] = 0.9
+
+
 class Adam(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="adam"):
     """Adam (Kingma, Ba) with its usual decay rates."""
 
@@ -143,6 +151,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     loss: Loss
     schedule: Schedule
     negatives: Negatives = Negatives()
+    peer: Peer = Peer()
     optimizer: Optimizer = Adam()
     augment: Augment = Augment()
     gradient: Literal["local", "crossing"] = "local"  # a unit's own loss only, or those of the units above it, too

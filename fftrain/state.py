@@ -14,12 +14,16 @@ from .recipe import Recipe
 
 
 class State(Struct):
-    """A network in training. `tensors` are changed in place; `dtype` is what activations are computed in."""
+    """A network in training. `tensors` are changed in place; `dtype` is what activations are computed in.
+
+    `peers` are the running means of peer normalisation, by unit, changed likewise: state of the training alone.
+    """
 
     recipe: Recipe
     network: Network
     tensors: Tensors
     optimizers: Optimizers
+    peers: Tensors
     device: torch.device
     dtype: torch.dtype
 

@@ -18,24 +18,33 @@ from .loss import discriminated, pair_loss
 from .negatives import choose_negatives, plausibility
 from .network import Tensors
 from .optimizer import apply_gradients
-from .recipe import CrossEntropy, PairLoss
+from .peer import peer_term
+from .recipe import CrossEntropy, PairLoss, Peer
 from .state import Batch, State
 
 
 def local_gradient(
-    network: Network, index: int, tensors: Tensors, x: Tensor, loss: PairLoss, copies: int = 2
+    network: Network,
+    index: int,
+    tensors: Tensors,
+    x: Tensor,
+    loss: PairLoss,
+    copies: int = 2,
+    peer: tuple[Peer, Tensor] | None = None,
 ) -> tuple[Tensors, Tensor, Tensor]:
     """Gradient of one unit's own loss: nothing flows in from the unit above or out to the one below.
 
-    `x` (copies · B, …) is the unit's normalised input, the positive copies first. Returns (gradient by parameter
-    name, activation, [loss, discrimination accuracy] of the batch).
+    `x` (copies · B, …) is the unit's normalised input, the positive copies first; `peer`: peer normalisation, with
+    the unit's running mean, which is updated. Returns (gradient by parameter name, activation, [loss,
+    discrimination accuracy] of the batch, without the peer term).
     """
     own = {name: t.detach().requires_grad_() for name, t in net.parameters(unit_name(index), tensors).items()}
     with torch.enable_grad():
         y = net.preactivation(network, index, own, x.detach())
+        pull = peer_term(*peer, y[: len(y) // copies]) if peer else 0.0  # before the ReLU, which is in place
         goodness = net.relu_goodness(y)
         value, report = unit_loss(loss, goodness, y[0].numel(), copies)
-        gradients = torch.autograd.grad(value, list(own.values()))
+        gradients = torch.autograd.grad(value + pull, list(own.values()))
     return dict(zip(own, gradients, strict=True)), y.detach(), report
 
 
@@ -76,7 +85,8 @@ def local_units(state: State, images: Tensor, labels: Tensor) -> Tensor:
         own = {n: t.to(state.dtype) for n, t in net.parameters(name, state.tensors).items()}
         x = net.normalise(unit, name, state.tensors, x, training=True)
         if unit.trained:
-            gradients, x, report = local_gradient(network, index, own, x, loss, len(labels))
+            peer = (state.recipe.peer, state.peers[name]) if name in state.peers else None
+            gradients, x, report = local_gradient(network, index, own, x, loss, len(labels), peer)
             average(gradients.values())
             apply_gradients(state.optimizers[name], state.tensors, gradients)
         else:

@@ -25,6 +25,7 @@ from .evaluate import accuracy
 from .labels import make_patterns
 from .network import initialise
 from .optimizer import learning_rate, make_optimizers, set_learning_rate
+from .peer import peer_means
 from .recipe import CrossEntropy, Recipe, build_network
 from .state import Batch, State
 from .step import training_step
@@ -91,7 +92,8 @@ def start(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, dty
     tensors = initialise(network, patterns, torch.Generator().manual_seed(seed))
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     optimizers = make_optimizers(recipe, network, tensors)
-    return Run(recipe, network, tensors, optimizers, device, dtype, dataset, seed)
+    peers = peer_means(recipe.peer, network, device)
+    return Run(recipe, network, tensors, optimizers, peers, device, dtype, dataset, seed)
 
 
 def _check(recipe: Recipe) -> None:
@@ -99,6 +101,8 @@ def _check(recipe: Recipe) -> None:
     one_graph = isinstance(recipe.loss, CrossEntropy) or recipe.gradient == "crossing"
     if not recipe.schedule.head_lr and (isinstance(recipe.loss, CrossEntropy) or _asks_classifier(recipe)):
         raise UsageError("recipe: head_lr is 0, but the loss or the hard negatives come from the classifier")
+    if recipe.peer.weight and one_graph:
+        raise UsageError("recipe: peer normalisation needs gradients that stay in their unit")
     if recipe.schedule.batch % world():
         raise UsageError(f"recipe: a batch of {recipe.schedule.batch} cannot be shared by {world()} processes")
     if world() > 1 and batch_statistics and one_graph:
@@ -140,7 +144,7 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
     progress = Progress()
     sums = torch.zeros(len(run.network.units) + 1, 2, device=run.device)
     if resume:
-        progress, loaded = load_checkpoint(path, run.identity, run.tensors, run.optimizers)
+        progress, loaded = load_checkpoint(path, run.identity, run.tensors, run.optimizers, run.peers)
         sums, run.seconds, run.history = loaded.to(run.device), progress.seconds, progress.history
     else:  # says at once, and not after an epoch, that this place cannot be written
         _save(path, run, progress, sums)
@@ -186,7 +190,7 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
 
 def _save(path: Path, run: Run, progress: Progress, sums: Tensor) -> None:
     if rank() == 0:
-        save_checkpoint(path, run.identity, progress, run.tensors, run.optimizers, sums)
+        save_checkpoint(path, run.identity, progress, run.tensors, run.optimizers, run.peers, sums)
 
 
 def _glance(run: Run) -> Split:
@@ -216,7 +220,11 @@ def estimate_seconds(run: Run) -> float:
     """How long the whole run will take here, from a few steps on copies: seconds, to a quarter or so."""
     recipe, schedule, source = run.recipe, run.recipe.schedule, run.dataset.source
     tensors = {name: tensor.clone() for name, tensor in run.tensors.items()}
-    trial = structs.replace(run, tensors=tensors, optimizers=make_optimizers(recipe, run.network, tensors))
+    optimizers, peers = (
+        make_optimizers(recipe, run.network, tensors),
+        peer_means(recipe.peer, run.network, run.device),
+    )
+    trial = structs.replace(run, tensors=tensors, optimizers=optimizers, peers=peers)
     few = 8 * schedule.batch
     split = on_device(Split(run.dataset.train.pixels[:few], run.dataset.train.labels[:few]), run.device)
     hard = torch.tensor(recipe.negatives.hard, device=run.device)
