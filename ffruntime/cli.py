@@ -10,6 +10,7 @@ from .commands.classify import EPILOG, classify
 from .commands.devices import devices
 from .commands.info import info
 from .commands.learn import learn
+from .commands.plan import plan
 from .commands.state import apply_state, diff, export_state, history, reset, rollback
 from .commands.verify import verify
 
@@ -29,6 +30,7 @@ for _command in (
     learn,
     info,
     bench,
+    plan,
     verify,
     history,
     rollback,

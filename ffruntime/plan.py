@@ -8,7 +8,7 @@ Figures are bytes unless their name says MiB: the highest point of a process, wi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -32,7 +32,7 @@ from .architecture import (
     unit_shapes,
 )
 from .errors import BackendError
-from .precision import Precision
+from .precision import Precision, in_folder
 from .profile import Profile
 
 MIB = 1 << 20
@@ -289,6 +289,9 @@ class Room(Struct, frozen=True):
     workspace: int = 0
 
 
+UNLIMITED = Room(1 << 62)
+
+
 def room_on(profile: Profile) -> Room:
     """What a device offers."""
     gpu, limits = profile.gpu, profile.inference
@@ -369,7 +372,7 @@ def plan(network: Network, classes: int, name: str, profile: Profile, precision:
             inference_memory(network, precision, batch, labels, None, room.process, **rest),
             update_memory(network, batch, STEP, batch, labels, process=room.process + LEARNING, **rest),
             room.memory,
-            flash_bytes(network, precision, bundle),
+            sum(flash_bytes(network, precision, {"bundle": bundle}).values()),
             profile.storage.usable_mib * MIB,
             (*engines, "onnx"),
         )
@@ -380,10 +383,22 @@ def plan(network: Network, classes: int, name: str, profile: Profile, precision:
     return next((one for one in tried if one.fits), tried[-1])
 
 
-def flash_bytes(network: Network, precision: Precision, bundle: int) -> int:
-    """A bundle of so many bytes on flash, with another precision in it, what is learned, and examples."""
-    lowered = 0 if precision == "fp32" else weights_bytes(network, precision)
-    return bundle + lowered + GRAPHS + VERSIONS * learned_bytes(network) + REPLAY
+def flash_bytes(network: Network, precision: Precision, files: Mapping[str, int]) -> dict[str, int]:
+    """What is on flash, by what it is: a bundle of these files, with what a precision still adds, and what learning
+    keeps.
+    """
+    added = 0
+    if in_folder("goodness.onnx", precision) not in files:
+        added = GRAPHS + (0 if precision == "fp32" else weights_bytes(network, precision))
+    learned = VERSIONS * learned_bytes(network)
+    return {"bundle": sum(files.values()) + added, f"{VERSIONS} learned versions": learned, "examples": REPLAY}
+
+
+def require_any(needs: Sequence[Need], memory: int) -> None:
+    """Raise `BackendError` with the numbers unless one of the uses fits."""
+    if not any(found.fits for found in needs):
+        least = min(needs, key=lambda found: found.memory.total)
+        raise BackendError(f"nothing fits: {least.use} {_short(least.memory, memory)}")
 
 
 def require_fit(verdict: Verdict, others: list[Verdict]) -> None:

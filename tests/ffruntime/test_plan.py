@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ffruntime.architecture import Conv, Image, Input, Label, Linear, MaxPool, Network, Relu, Unit, parameter_shapes
@@ -147,6 +148,7 @@ def test_what_is_kept_on_flash_is_what_learning_keeps() -> None:
 USES: tuple[Use, ...] = (*KINDS, "update")
 
 
+@settings(max_examples=30)
 @given(widths, st.integers(0, 400), st.sampled_from(USES))
 def test_chosen_calls_keep_to_the_budget(width: int, extra: int, use: Use) -> None:
     """As large as they can be: twice the images, or labels, or pairs do not fit. Too little is refused."""
@@ -164,6 +166,32 @@ def test_chosen_calls_keep_to_the_budget(width: int, extra: int, use: Use) -> No
     assert calls.batch <= roomy.batch == 16
     assert calls.labels <= roomy.labels == (1 if use == "classifier" else 10)
     assert calls.micro_batch <= roomy.micro_batch == (16 if use == "update" else 1)
+
+
+def ffruntime_plan(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ffruntime", "plan", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_the_command_says_what_every_use_needs(exported: Path) -> None:
+    done = ffruntime_plan("--model", exported, "--device", "raspberry-pi-zero-2w", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = {row["use"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert list(rows) == [*KINDS, "update", "flash"]
+    for use in (*KINDS, "update"):
+        assert rows[use]["fits"]
+        assert rows[use]["total"] == sum(rows[use]["memory"].values()) <= rows[use]["of"] == 256 * MIB
+    assert rows["flash"]["total"] <= rows["flash"]["of"]
+    shown = ffruntime_plan("--model", exported, "--memory", 200).stdout
+    assert "of 200 MiB" in shown
+    assert "flash: " in shown
+
+
+def test_the_command_refuses_with_numbers(exported: Path) -> None:
+    done = ffruntime_plan("--model", exported, "--memory", 60)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (6, "", 1)
+    assert "nothing fits: goodness needs 6" in done.stderr
+    assert ffruntime_plan("--model", exported, "--device", "toaster").returncode == 2
 
 
 PEAK = Path(__file__).parents[2] / "benchmarks" / "peak.py"
