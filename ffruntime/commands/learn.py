@@ -122,7 +122,7 @@ def learn(
             click.echo(_outcome_json(last) if as_json else _outcome_line(last))
     if last and not last.adopted:
         raise UpdateRefused(
-            f"version {last.version}: the update would have cost more than is tolerated; its examples are kept: "
+            f"version {last.version}: the update cost more than is tolerated; its examples are kept: "
             "'ffruntime learn --retry' learns from them again"
         )
     if failed:
@@ -201,9 +201,11 @@ def _examples(ids: Sequence[int]) -> str:
 
 
 def _outcome_json(outcome: Outcome) -> str:
-    from msgspec import to_builtins
+    from msgspec.json import encode
+    from msgspec.structs import asdict
 
-    return json.dumps({"event": "adopted" if outcome.adopted else "refused", **to_builtins(outcome)})
+    event = "adopted" if outcome.adopted else "refused"
+    return encode({"event": event, **asdict(outcome)}).decode()  # what is no number is null
 
 
 def _outcome_line(outcome: Outcome) -> str:

@@ -58,16 +58,21 @@ class Learner:
         self._graphs = model.relearned({}, model.manifest.classes)  # whose gradient graphs serve all versions
         self._held_back = exemplars(model, HELD_BACK)
         self.version, self.model = 0, self._graphs
-        self.refresh()
+        try:
+            self.refresh()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the state directory."""
         self.store.close()
 
-    def refresh(self) -> None:
-        """Make `model` that of the current version, which another process may have changed."""
+    def refresh(self) -> Current:
+        """Make `model` that of the current version, which another process may have changed, and return it."""
         now = self.store.current()
         self.version, self.model = now.version, self._graphs.relearned(now.tensors, now.classes, now.doubtful)
+        return now
 
     def learn(
         self,
@@ -93,17 +98,17 @@ class Learner:
         """
         with alone(self.store.directory):
             start = time.perf_counter()
-            self.refresh()
+            now = self.refresh()
             ids = self.store.pending(AT_ONCE)
             if not ids:
                 return None
-            now = self.store.current()
             shipped = self._shipped()
             rng = np.random.default_rng([now.version, ids[0]])
             weights, losses = self._weights(now, ids, rng, stepped)
             learned = self.model.relearned(weights, now.classes, now.doubtful)
             after = self._judge(learned)
-            if shipped is not None and after is not None and after < shipped - self.tolerance:
+            harmful = shipped is not None and after is not None and after < shipped - self.tolerance
+            if harmful or not all(np.isfinite(tensor).all() for tensor in weights.values()):
                 stored = sum(map(len, self.store.ids(BUNDLES, LEARNED).values()))
                 gone = self._beyond_budget(self._refused(), stored + len(ids))  # those of now can be tried again
                 version = self.store.refuse(now.version, ids, shipped, after, gone)

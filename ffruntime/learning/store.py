@@ -325,7 +325,12 @@ class Store:
         return number
 
     def refuse(
-        self, parent: int, examples: Sequence[int], before: float, after: float, evicted: Sequence[int] = ()
+        self,
+        parent: int,
+        examples: Sequence[int],
+        before: float | None,
+        after: float | None,
+        evicted: Sequence[int] = (),
     ) -> int:
         """Record an update that was not adopted; the version's number."""
         with self._db.transaction() as db:

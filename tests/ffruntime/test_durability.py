@@ -334,6 +334,21 @@ def test_several_processes_on_one_state(
     learn_what_is_pending(state, model)
 
 
+def test_a_state_begun_by_two_at_once(exported: Path, server: Server, model: Model, tmp_path: Path) -> None:
+    with closing(Server(exported)) as other:
+        for count in range(10):
+            state, said = (
+                tmp_path / f"{count}.state",
+                [tmp_path / f"{count}.{name}" for name in ("first", "second")],
+            )
+            processes = [server.start(state, said[0], count), other.start(state, said[1], count + 100)]
+            while not all(map(acknowledged_ids, said)):
+                time.sleep(0.005)
+            server.kill(processes[0])
+            other.kill(processes[1])
+            assert_whole(state, model, set.union(*map(acknowledged_ids, said)))
+
+
 def test_a_reset_below_an_open_learner(model: Model, tmp_path: Path) -> None:
     """It is told, and acknowledges nothing that nobody could find again."""
     state = tmp_path / "model.state"

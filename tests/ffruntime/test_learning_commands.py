@@ -120,6 +120,18 @@ def test_a_refused_update_has_an_exit_code_of_its_own(run: Callable, digit_files
     ]
 
 
+def test_an_update_that_blows_up_is_refused_however_much_is_tolerated(
+    run: Callable, digit_files: list[Path]
+) -> None:
+    blows_up = ("learn", "--steps", "20", "--lr", "1e30", "--tolerance", "1", "--json", "--label", "3")
+    done = run(*blows_up, digit_files[0])
+    assert isinstance(done.exception, UpdateRefused), done.output
+    stored, refused = map(json.loads, done.stdout.splitlines())
+    assert (stored["event"], refused["event"]) == ("stored", "refused")
+    assert None in refused["losses"]  # not NaN, which is no JSON
+    assert run("learn", *FEW).output == ""
+
+
 def test_history_rollback_and_diff(run: Callable, digit_files: list[Path]) -> None:
     empty = run("history")
     assert empty.stdout.splitlines()[1].split() == ["0", "bundle", "kept", "current"]
