@@ -16,7 +16,7 @@ from fftrain.pack import write_bundle
 from fftrain.recipe import Recipe, load_recipe, with_epochs
 from fftrain.train import Interrupted, Run, start, train
 
-SYSTEMS = ["hinton-mlp", "hinton-mlp-jitter"]
+SYSTEMS = ["hinton-mlp", "hinton-mlp-jitter", "intff", "intff-small", "intff-cnn"]
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +28,8 @@ def small(dataset: Dataset) -> Dataset:
 
 
 def narrow(name: str) -> Recipe:
-    """The recipe with layers of 30 neurons, for two epochs."""
-    return with_epochs(load_recipe(name, [("network.units.*.ops.*.out", 30)]), 2)
+    """The recipe with layers of 12 neurons or channels, for two epochs."""
+    return with_epochs(load_recipe(name, [("network.units.*.ops.*.out", 12)]), 2)
 
 
 def run_to_the_end(recipe: Recipe, data: Dataset, out: Path, stop: Callable[[], bool] | None = None) -> Run:
