@@ -7,6 +7,7 @@ import click
 from . import command
 from .commands.bench import bench
 from .commands.classify import EPILOG, classify
+from .commands.demo import demo
 from .commands.devices import devices
 from .commands.info import info
 from .commands.learn import learn
@@ -38,6 +39,7 @@ for _command in (
     reset,
     export_state,
     apply_state,
+    demo,
     devices,
 ):
     cli.add_command(_command)

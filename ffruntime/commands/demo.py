@@ -1,0 +1,311 @@
+"""`ffruntime demo`: learning on the device, shown and measured on MNIST."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .common import json_option
+
+if TYPE_CHECKING:
+    from ..bundle import Manifest
+    from ..demo.mnist_files import Digits
+    from ..demo.page import Scene
+    from ..model import Model
+
+EPILOG = """\b
+Examples:
+  ffruntime demo                                every scene whose bundle is here
+  ffruntime demo --scene new-class              a digit never seen; the bundle:
+      fftrain mnist --classes 0-8 --out nine.ff && ffexport --model nine.ff
+  ffruntime demo --scene changed-world          inverted, blurred, rotated, thick digits; the bundle:
+      fftrain mnist && ffexport
+  ffruntime demo --scene split-mnist --seeds 5  five tasks, one pass, from nothing; the bundle:
+      fftrain mnist --recipe stream --epochs 0 --out untrained.ff && ffexport --model untrained.ff
+  ffruntime demo --quick                        a minute instead of many, and no figure to quote
+
+\b
+Nothing is learned into the bundles' own states. What is done in detail: docs/demo.md.
+
+\b
+Exit codes: 0 done, 2 usage, 3 bundle, 5 data set, 6 backend, 8 cannot write, 130 interrupted."""
+
+Stepped = Callable[[], None]
+Say = Callable[[str], None]
+
+
+@click.command(epilog=EPILOG)
+@click.option(
+    "--scene",
+    "scenes",
+    multiple=True,
+    type=click.Choice(["new-class", "changed-world", "split-mnist"]),
+    help="What is shown; may be given several times. Default: all whose bundle is there.",
+)
+@click.option("--nine", metavar="DIR", default="nine.ff", show_default=True, help="Bundle of new-class.")
+@click.option("--model", metavar="DIR", default="model.ff", show_default=True, help="Bundle of changed-world.")
+@click.option(
+    "--untrained", metavar="DIR", default="untrained.ff", show_default=True, help="Bundle of split-mnist."
+)
+@click.option("--data", metavar="DIR", help="Holds MNIST/raw; also $FF_DATA.")
+@click.option(
+    "--split",
+    type=click.Choice(["test", "validation"]),
+    default="test",
+    show_default=True,
+    help="Images to measure on; to try settings, validation.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of split-mnist.")
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep there what is learned; must not exist. Default: forgotten in the end.",
+)
+@click.option("--out", type=click.Path(path_type=Path), default="demo.html", show_default=True, help="The page.")
+@click.option("--quick", is_flag=True, help="Far fewer images and steps; everything is marked so.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
+@json_option
+def demo(
+    scenes: tuple[str, ...],
+    nine: str,
+    model: str,
+    untrained: str,
+    data: str | None,
+    split: str,
+    seeds: int,
+    state: Path | None,
+    out: Path,
+    quick: bool,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Show learning on the device: measure it on MNIST, draw it, and write a page with the curves.
+
+    Writes demo.html, and its charts as a picture, demo.svg.
+    """
+    from ..datasets import data_directory
+    from ..demo.mnist_files import load
+    from ..demo.page import QUICK, page, picture
+    from ..errors import UsageError
+
+    bundles = {"new-class": nine, "changed-world": model, "split-mnist": untrained}
+    models = _models(bundles, scenes, threads or 0)
+    if state and state.exists():
+        raise UsageError(f"{state}: is there already; the demonstration begins anew: name another directory")
+    training, tested = load(data_directory(data), split)
+    shown = []
+    if quick and not as_json:
+        click.echo(QUICK)
+    with contextlib.ExitStack() as closing:
+        states = state or Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="ffruntime-demo-")))
+        for name, opened in models.items():
+            scene, result = SCENES[name](opened, training, tested, states, split, quick, seeds, not as_json)
+            shown.append(scene)
+            if as_json:
+                click.echo(json.dumps({"scene": name, "split": split, "quick": quick, **result}))
+            else:
+                click.echo(_text(scene))
+    facts = _facts(models, split)
+    _write(out, page(shown, facts, quick))
+    _write(out.with_suffix(".svg"), picture(shown, quick))
+    if as_json:
+        click.echo(json.dumps({"page": str(out), "picture": str(out.with_suffix(".svg")), "machine": facts}))
+    else:
+        click.echo(f"{out.with_suffix('.svg')}: the charts; {out.absolute().as_uri()}: the page")
+
+
+def _new_class(
+    model: Model,
+    training: Digits,
+    tested: Digits,
+    state: Path,
+    split: str,
+    quick: bool,
+    seeds: int,  # noqa: ARG001
+    draw: bool,
+) -> tuple[Scene, dict[str, Any]]:
+    from msgspec import to_builtins
+
+    from ..demo import new_class
+    from ..demo.shown import percent, show_new_class
+
+    plan, digit, points = new_class.QUICK if quick else new_class.Plan(), new_class.new_digit(model), []
+    taught = new_class.portions(model, training, plan, 0)
+    if draw:
+        _draw(f"a digit never seen: {digit}", taught[0])
+    with _watched("new-class", new_class.steps(plan)) as (stepped, say):
+        for point in new_class.run(model, training, tested, plan, 0, state / "new-class", stepped):
+            points.append(point)
+            mode = next(iter(point.new))
+            say(f"{point.examples} learned: {percent(point.new[mode])}, others {percent(point.old[mode])}")
+    result = {"digit": digit, "plan": to_builtins(plan), "points": to_builtins(points)}
+    return show_new_class(digit, points, taught, plan, split), result
+
+
+def _changed_world(
+    model: Model,
+    training: Digits,
+    tested: Digits,
+    state: Path,
+    split: str,
+    quick: bool,
+    seeds: int,  # noqa: ARG001
+    draw: bool,
+) -> tuple[Scene, dict[str, Any]]:
+    from msgspec import to_builtins
+
+    from ..demo import changed_world
+    from ..demo.shown import percent, show_changed_world
+    from ..demo.worlds import WORLDS
+
+    plan = changed_world.QUICK if quick else changed_world.Plan()
+    taught = {world: changed_world.portions(model, training, world, plan, 0) for world in WORLDS}
+    if draw:
+        for world, portions in taught.items():
+            _draw(f"the world is {world}", portions[0])
+    worlds: dict[str, list] = {world: [] for world in WORLDS}
+    with _watched("changed-world", changed_world.steps(plan)) as (stepped, say):
+        for world, points in worlds.items():
+            directory = state / "changed-world" / world
+            for point in changed_world.run(model, training, tested, world, plan, 0, directory, stepped):
+                points.append(point)
+                mode = next(iter(point.new))
+                say(f"{world}, {point.examples} learned: {percent(point.new[mode])}")
+    return show_changed_world(worlds, taught, plan, split), {
+        "plan": to_builtins(plan),
+        "worlds": to_builtins(worlds),
+    }
+
+
+def _split_mnist(
+    model: Model,
+    training: Digits,
+    tested: Digits,
+    state: Path,  # noqa: ARG001
+    split: str,
+    quick: bool,
+    seeds: int,
+    draw: bool,
+) -> tuple[Scene, dict[str, Any]]:
+    from msgspec import to_builtins
+
+    from ..demo import split_mnist
+    from ..demo.shown import METHODS, percent, show_split_mnist
+
+    plan = split_mnist.QUICK if quick else split_mnist.Plan()
+    found: dict[int, dict[str, split_mnist.Method]] = {}
+    if draw:
+        _draw("two digits after two others", training.of(*split_mnist.TASKS[0]))
+    with _watched("split-mnist", seeds * split_mnist.steps(training, plan)) as (stepped, say):
+        for seed in range(seeds):
+            found[seed] = {}
+            for name, method in split_mnist.run(model, training, tested, plan, seed, stepped):
+                found[seed][name] = method
+                say(f"seed {seed}, {METHODS[name]}: ACC {percent(method.acc)}")
+    result = {"plan": to_builtins(plan), "mode": split_mnist.MODE, "seeds": to_builtins(found)}
+    return show_split_mnist(found, plan, split), result
+
+
+SCENES = {"new-class": _new_class, "changed-world": _changed_world, "split-mnist": _split_mnist}
+
+
+def _models(bundles: Mapping[str, str], asked: Sequence[str], threads: int) -> dict[str, Model]:
+    """The bundle of every scene, checked before anything is learned; of scenes not asked for, those there are."""
+    from ..demo import changed_world, new_class, split_mnist
+    from ..errors import BundleError
+    from ..model import Model
+
+    modules = {"new-class": new_class, "changed-world": changed_world, "split-mnist": split_mnist}
+    models, missing = {}, []
+    for name, module in modules.items():
+        path = Path(bundles[name])
+        if asked and name not in asked:
+            continue
+        if not path.exists():
+            missing.append(f"{name}: {path} is not there; make it: {module.REMEDY}")
+            continue
+        models[name] = Model(path, threads=threads, state=False)
+        module.require(models[name])
+    if missing and (asked or not models):
+        raise BundleError("; ".join(missing))
+    for line in missing:
+        click.echo(f"left out: {line}", err=True)
+    return models
+
+
+@contextlib.contextmanager
+def _watched(label: str, length: int) -> Iterator[tuple[Stepped, Say]]:
+    """A bar with the time that is left where somebody watches, else a line on stderr for each thing said."""
+    if not sys.stderr.isatty():
+        yield (lambda: None), lambda text: click.echo(f"{label}: {text}", err=True)
+        return
+    said = [""]
+    bar: Any
+    with click.progressbar(
+        length=length, label=label, file=sys.stderr, item_show_func=lambda _: said[0], width=24
+    ) as bar:
+
+        def say(text: str) -> None:
+            said[0] = text
+            bar.render_progress()
+
+        yield (lambda: bar.update(1)), say
+
+
+def _draw(what: str, digits: Digits) -> None:
+    """Two of the images that will be learned, where they can be seen."""
+    import numpy as np
+
+    from ..report import draw
+
+    if sys.stdout.isatty():
+        click.echo(what)
+        click.echo(draw(np.concatenate(list(digits.pixels[:2]), axis=2)))
+
+
+def _text(scene: Scene) -> str:
+    from ..report import table
+
+    tables = (f"{shown.caption}\n{table(shown.header, shown.rows)}" for shown in scene.tables)
+    return "\n\n".join([f"{scene.title}\n{scene.about}", *tables, ""])
+
+
+def _facts(models: Mapping[str, Model], split: str) -> dict[str, str]:
+    """Where it was measured, and with what."""
+    import os
+    import platform
+    from importlib.metadata import version
+
+    import numpy as np
+    import onnxruntime
+
+    from ..bundle import WEIGHTS
+
+    def bundle(manifest: Manifest) -> str:
+        trained = f"recipe {manifest.training.recipe_name}, {manifest.training.epochs} epochs"
+        return f"{trained}, weights {manifest.files[WEIGHTS].sha256[:16]}"
+
+    return {
+        "images": f"MNIST (LeCun, Cortes); learned from training images, measured on {split} images",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "made with": f"ffedge {version('ffedge')}, onnxruntime {onnxruntime.__version__}, numpy {np.__version__}, "
+        f"Python {platform.python_version()}",
+        **{f"bundle of {name}": bundle(model.manifest) for name, model in models.items()},
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    from ..errors import StorageError
+
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"{path}: {error.strerror}") from error

@@ -1,0 +1,57 @@
+"""Teach portion after portion to a device's learner, and measure after each: scenes 1 and 2."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+from msgspec import Struct
+
+from ..learning.learner import Learner
+from ..learning.update import Settings
+from ..model import SHORTLIST, Model
+from .mnist_files import Digits
+
+UPDATE = Settings().steps + Settings().head_steps  # steps of a portion, which one update takes
+
+
+class Point(Struct, frozen=True):
+    """How it stands after so many examples. Accuracies are by inference mode, shares of right answers."""
+
+    examples: int  # that were stored so far
+    adopted: bool  # whether the last update was
+    seconds: float  # from storing the last portion to its adoption
+    new: dict[str, float]  # on what is being learned
+    old: dict[str, float]  # on what was known before
+
+
+def follow(
+    learner: Learner, portions: Iterable[Digits], new: Digits, old: Digits, stepped: Callable[[], None]
+) -> Iterator[Point]:
+    """A point before anything is learned, and one after each portion; `stepped` is called after each step."""
+
+    def point(examples: int, adopted: bool, seconds: float) -> Point:
+        known, modes = learner.model, measured_modes(learner.model)
+        on_new, on_old = ({mode: accuracy(known, images, mode) for mode in modes} for images in (new, old))
+        return Point(examples, adopted, seconds, on_new, on_old)
+
+    examples = 0
+    yield point(examples, True, 0.0)
+    for portion in portions:
+        start, adopted = time.perf_counter(), True
+        for outcome in learner.learn(portion.pixels, [str(digit) for digit in portion.labels], stepped=stepped):
+            adopted = outcome.adopted
+        examples += len(portion)
+        yield point(examples, adopted, time.perf_counter() - start)
+
+
+def measured_modes(model: Model) -> list[str]:
+    """The inference modes that the model has."""
+    return [*model.manifest.modes, *([SHORTLIST] if model.manifest.shortlist else [])]
+
+
+def accuracy(model: Model, images: Digits, mode: str) -> float:
+    """Share of the images that the model names rightly; a digit that it has no name for is never right."""
+    answers = np.array(model.classes)[model.scores(images.pixels, mode).argmax(1)]
+    return float(np.mean(answers == images.labels.astype(str)))
