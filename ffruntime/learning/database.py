@@ -19,7 +19,8 @@ DATABASE = "learning.db"
 PATIENCE = 30.0  # seconds to wait for another process that is writing
 BUNDLES, PENDING, LEARNED, REFUSED = "bundle", "pending", "learned", "refused"  # what an example can be
 
-# What a type says is checked when the database is opened for writing: SQLite itself takes anything anywhere.
+# Part of the format, word for word. The types are checked when the database is opened for writing: SQLite itself
+# takes anything anywhere.
 SCHEMA = (
     "CREATE TABLE settings (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID",
     "CREATE TABLE classes (label INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE CHECK (typeof(name) = 'text'))",

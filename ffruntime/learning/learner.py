@@ -47,18 +47,19 @@ class Learner:
     ) -> None:
         """Open the state directory, or make it; without `seeded` a new one begins with no example to replay.
 
-        `replay_bytes`: what stored images may take from now on. Raises `StateError`, `StorageError`, and
-        `BundleError` where the bundle has no gradient graphs.
+        `replay_bytes`: what stored images may take from now on. Raises `StateError`, `StorageError`, `BundleError`
+        where the bundle has no gradient graphs, and what loading one raises.
         """
         self.units = learning_units(model.manifest.network, model.manifest.files)
         self.settings, self.tolerance = settings or Settings(), tolerance
-        self.store = Store(state, model.manifest, seeds=(lambda: exemplars(model, REPLAY)) if seeded else None)
-        if replay_bytes is not None:
-            self.store.set("replay_bytes", replay_bytes)
         self._graphs = model.relearned({}, model.manifest.classes)  # whose gradient graphs serve all versions
+        self._graphs.graph("gradient_head")  # a backend that cannot run says so before anything is stored
         self._held_back = exemplars(model, HELD_BACK)
         self.version, self.model = 0, self._graphs
+        self.store = Store(state, model.manifest, seeds=(lambda: exemplars(model, REPLAY)) if seeded else None)
         try:
+            if replay_bytes is not None:
+                self.store.set("replay_bytes", replay_bytes)
             self.refresh()
         except BaseException:
             self.close()

@@ -148,7 +148,8 @@ class Store:
                 with self._db.errors():
                     (directory / VERSIONS).mkdir(exist_ok=True)
                     sync_directory(directory)
-                    sync_directory(directory.parent)
+                    with contextlib.suppress(PermissionError):  # one that may be passed through, and not read
+                        sync_directory(directory.parent)
         except BaseException:
             self.close()
             raise

@@ -86,6 +86,7 @@ def test_what_cannot_be_read_is_said_and_the_others_are_learned(
         (["none.png"], "--label"),
         (["--label", "7"], "of which pictures"),
         (["--replay-bytes", "4X", "a.png", "--label", "7"], "no number of bytes"),
+        (["--backend", "abacus", "a.png", "--label", "7"], "unknown backend"),
         (["--steps", "0"], "--steps"),
         (["--lr", "0"], "--lr"),
     ],
