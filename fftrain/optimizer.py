@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import torch
@@ -48,10 +49,23 @@ def learning_rate(progress: float, constant: float) -> float:
     return min(1.0, (1 - progress) / (1 - constant))
 
 
-def set_learning_rate(optimizers: Optimizers, factor: float) -> None:
-    """Every optimizer's learning rate: its own, times the factor."""
-    for optimizer in optimizers.values():
-        group = optimizer.param_groups[0]
+def learning_rates(recipe: Recipe, network: Network, epoch: int, passed: float) -> dict[str, float]:
+    """Factor of the learning rate of every part that learns now, when the share `passed` of the training has."""
+    schedule, parts = recipe.schedule, trained_parts(recipe, network)
+    at = epoch / schedule.epochs if schedule.falls == "epoch" else passed
+    rates = dict.fromkeys(parts, learning_rate(at, schedule.constant))
+    if schedule.order == "together":
+        return rates
+    units = [part for part in parts if part != "head"]
+    turn = min(int(passed * len(units)), len(units) - 1)
+    own = learning_rate(max(0.0, at * len(units) - turn), schedule.constant)
+    return {part: own if part in units else rate for part, rate in rates.items() if part in (units[turn], "head")}
+
+
+def set_learning_rates(optimizers: Optimizers, factors: Mapping[str, float]) -> None:
+    """The learning rate of each part named: its own, times the factor."""
+    for part, factor in factors.items():
+        group = optimizers[part].param_groups[0]
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(group["base_lr"] * factor)
         else:

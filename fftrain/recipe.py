@@ -122,6 +122,9 @@ class Schedule(Struct, frozen=True, forbid_unknown_fields=True):
     The learning rate is constant for the share `constant` of the training, then it falls linearly to zero; half
     and half, once an epoch (`falls = "epoch"`), is Scodellaro et al.'s schedule: 2·lr·(1 + E − e)/E.
     A `head_lr` of 0 leaves the linear classifier out.
+
+    In the order `sequential` (Bakhshi) the trained units share the training out evenly: each learns in its turn,
+    the lowest first, with a whole schedule of its own; the classifier learns all the while.
     """
 
     epochs: NonNegative
@@ -130,6 +133,7 @@ class Schedule(Struct, frozen=True, forbid_unknown_fields=True):
     head_lr: Annotated[float, Meta(ge=0)] = 1e-3
     constant: Annotated[float, Meta(ge=0, lt=1)] = 0.5
     falls: Literal["step", "epoch"] = "step"
+    order: Literal["together", "sequential"] = "together"
 
 
 class RecipeNetwork(Struct, frozen=True, forbid_unknown_fields=True):

@@ -24,6 +24,7 @@ class State(Struct):
     tensors: Tensors
     optimizers: Optimizers
     peers: Tensors
+    learning: frozenset[str]  # the parts that are updated now: units by name, and `head`
     device: torch.device
     dtype: torch.dtype
 

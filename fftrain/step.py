@@ -84,7 +84,7 @@ def local_units(state: State, images: Tensor, labels: Tensor) -> Tensor:
         name = unit_name(index)
         own = {n: t.to(state.dtype) for n, t in net.parameters(name, state.tensors).items()}
         x = net.normalise(unit, name, state.tensors, x, training=True)
-        if unit.trained:
+        if unit.trained and name in state.learning:
             peer = (state.recipe.peer, state.peers[name]) if name in state.peers else None
             gradients, x, report = local_gradient(network, index, own, x, loss, len(labels), peer)
             average(gradients.values())

@@ -18,13 +18,13 @@ from ffruntime.errors import UsageError
 
 from .augment import augment
 from .checkpoint import Identity, Progress, checkpoint_path, load_checkpoint, save_checkpoint
-from .cuda_graph import graphed
+from .cuda_graph import Step, graphed
 from .data import Dataset, Split, on_device, statistics
 from .distributed import anyone, average, rank, world
 from .evaluate import accuracy
 from .labels import make_patterns
 from .network import initialise
-from .optimizer import learning_rate, make_optimizers, set_learning_rate
+from .optimizer import learning_rates, make_optimizers, set_learning_rates
 from .peer import peer_means
 from .recipe import CrossEntropy, Recipe, build_network
 from .state import Batch, State
@@ -93,7 +93,8 @@ def start(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, dty
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     optimizers = make_optimizers(recipe, network, tensors)
     peers = peer_means(recipe.peer, network, device)
-    return Run(recipe, network, tensors, optimizers, peers, device, dtype, dataset, seed)
+    first = frozenset(learning_rates(recipe, network, 0, 0.0)) if recipe.schedule.epochs else frozenset()
+    return Run(recipe, network, tensors, optimizers, peers, first, device, dtype, dataset, seed)
 
 
 def _check(recipe: Recipe) -> None:
@@ -101,6 +102,8 @@ def _check(recipe: Recipe) -> None:
     one_graph = isinstance(recipe.loss, CrossEntropy) or recipe.gradient == "crossing"
     if not recipe.schedule.head_lr and (isinstance(recipe.loss, CrossEntropy) or _asks_classifier(recipe)):
         raise UsageError("recipe: head_lr is 0, but the loss or the hard negatives come from the classifier")
+    if recipe.schedule.order == "sequential" and one_graph:
+        raise UsageError("recipe: units in sequence need gradients that stay in their unit")
     if recipe.peer.weight and one_graph:
         raise UsageError("recipe: peer normalisation needs gradients that stay in their unit")
     if recipe.schedule.batch % world():
@@ -143,13 +146,17 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
     path, schedule = checkpoint_path(out), run.recipe.schedule
     progress = Progress()
     sums = torch.zeros(len(run.network.units) + 1, 2, device=run.device)
+
+    def new_step() -> Step:  # what a CUDA graph does cannot change later
+        return graphed(training_step) if run.device.type == "cuda" and world() == 1 else training_step
+
     if resume:
         progress, loaded = load_checkpoint(path, run.identity, run.tensors, run.optimizers, run.peers)
         sums, run.seconds, run.history = loaded.to(run.device), progress.seconds, progress.history
     else:  # says at once, and not after an epoch, that this place cannot be written
         _save(path, run, progress, sums)
     split, glance = on_device(run.dataset.train, run.device), _glance(run)
-    step_function = graphed(training_step) if run.device.type == "cuda" and world() == 1 else training_step
+    step_function = new_step()
     hard = torch.zeros((), device=run.device)
     begun = time.monotonic() - run.seconds
     saved = time.monotonic()
@@ -157,10 +164,10 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
         step = progress.step if epoch == progress.epoch else 0
         for batch in epoch_batches(split, run.recipe, run.seed, epoch, skip=step):
             share = passed(run, epoch, step)
-            set_learning_rate(
-                run.optimizers,
-                learning_rate(epoch / schedule.epochs if schedule.falls == "epoch" else share, schedule.constant),
-            )
+            rates = learning_rates(run.recipe, run.network, epoch, share)
+            set_learning_rates(run.optimizers, rates)
+            if run.learning != rates.keys():
+                run.learning, step_function = frozenset(rates), new_step()
             hard.fill_(run.recipe.negatives.hard if share >= run.recipe.negatives.warmup else 0.0)
             sums += step_function(run, batch, hard)
             step += 1

@@ -8,7 +8,7 @@ import torch
 from fftrain.cuda_graph import graphed
 from fftrain.data import Dataset
 from fftrain.hardware import compute_exactly
-from fftrain.optimizer import learning_rate, set_learning_rate
+from fftrain.optimizer import learning_rate, set_learning_rates
 from fftrain.recipe import Recipe
 from fftrain.step import training_step
 from fftrain.train import epoch_batches, on_device, start
@@ -25,7 +25,7 @@ def test_a_captured_step_trains_as_the_plain_one_does(tiny_recipe: Recipe, datas
         step, hard = wrap(training_step), torch.zeros((), device="cuda")
         batches = epoch_batches(on_device(dataset.train, run.device), tiny_recipe, 0, 0, skip=0)
         for index, batch in zip(range(20), batches, strict=False):
-            set_learning_rate(run.optimizers, learning_rate(index / 20, 0.5))
+            set_learning_rates(run.optimizers, dict.fromkeys(run.optimizers, learning_rate(index / 20, 0.5)))
             hard.fill_(0.8 if index > 5 else 0.0)
             figures = step(run, batch, hard).clone()
         assert figures.isfinite().all()

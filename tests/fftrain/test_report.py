@@ -241,7 +241,9 @@ def test_the_arithmetic_that_is_counted_is_what_torch_does(tiny_recipe: Recipe, 
     network = build_network(recipe, Image((1, 28, 28)), len(patterns["labels.patterns"]))
     tensors = net.initialise(network, patterns, torch.Generator().manual_seed(0))
     optimizers = make_optimizers(recipe, network, tensors)
-    state = State(recipe, network, tensors, optimizers, {}, torch.device("cpu"), torch.float32)
+    state = State(
+        recipe, network, tensors, optimizers, {}, frozenset(optimizers), torch.device("cpu"), torch.float32
+    )
     pixels = torch.zeros(4, 1, 28, 28, dtype=torch.uint8)
     with FlopCounterMode(display=False) as counter:
         training_step(

@@ -16,7 +16,7 @@ from fftrain.pack import write_bundle
 from fftrain.recipe import Recipe, load_recipe, with_epochs
 from fftrain.train import Interrupted, Run, start, train
 
-SYSTEMS = ["hinton-mlp", "hinton-mlp-jitter", "intff", "intff-small", "intff-cnn"]
+SYSTEMS = ["hinton-mlp", "hinton-mlp-jitter", "intff", "intff-small", "intff-cnn", "ff-mlp-sequential"]
 
 
 @pytest.fixture(scope="module")

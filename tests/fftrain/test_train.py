@@ -13,8 +13,9 @@ from msgspec import structs
 from ffruntime.errors import BundleError, StorageError, UsageError
 from fftrain.checkpoint import checkpoint_path
 from fftrain.data import Dataset, Split
+from fftrain.optimizer import learning_rate
 from fftrain.recipe import Recipe, with_epochs
-from fftrain.train import Interrupted, Run, epoch_batches, estimate_seconds, learning_rate, start, train
+from fftrain.train import Interrupted, Run, epoch_batches, estimate_seconds, start, train
 
 
 def never() -> bool:
