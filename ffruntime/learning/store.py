@@ -313,11 +313,10 @@ class Store:
             number = self._next_number(db)
             file = self.version_file(number)
             write_state(file, self.manifest, tensors, self.classes(), updates, total)
-            count = len(examples)
-            self._insert(
-                db,
-                Version(number, parent, kind, True, count, before, after, _now(), updates, total, sha256(file)),
+            row = Version(
+                number, parent, kind, True, len(examples), before, after, _now(), updates, total, sha256(file)
             )
+            self._insert(db, row)
             self._mark(db, examples, LEARNED)
             self._evict(db, evicted, number)
             db.execute("UPDATE settings SET value = ? WHERE name = 'current'", (number,))
@@ -338,10 +337,10 @@ class Store:
             row = self._row(parent)
             updates, total = (row.updates, row.learned) if row else (0, 0)
             number = self._next_number(db)
-            count = len(examples)
-            self._insert(
-                db, Version(number, parent, "update", False, count, before, after, _now(), updates, total, None)
+            row = Version(
+                number, parent, "update", False, len(examples), before, after, _now(), updates, total, None
             )
+            self._insert(db, row)
             self._mark(db, examples, REFUSED)
             self._evict(db, evicted, number)
         return number
