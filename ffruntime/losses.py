@@ -50,8 +50,11 @@ Loss: TypeAlias = PairLoss | CrossEntropy
 def pair_loss_of(recipe: Mapping[str, Any]) -> PairLoss | None:
     """The loss of each unit that a manifest's `training.recipe` names.
 
-    None where units have none of their own (backpropagation), or where that free object names none known here.
+    None where units have none of their own (backpropagation), where it is not one of right and wrong labels (the
+    negatives are hybrid images), or where that free object names none known here.
     """
+    if recipe.get("negatives", {}).get("source") == "hybrid":
+        return None
     try:
         return msgspec.convert(recipe.get("loss"), PairLoss)
     except msgspec.ValidationError:

@@ -15,7 +15,7 @@ def training_macs(recipe: Recipe, network: Network) -> int:
     By Forward-Forward: a pass for the image with its right label and with each wrong one, and of each, gradients of
     the trained weights and, within a unit of several layers, of their inputs; where gradients cross units, of the
     inputs of every layer but the first. The linear classifier takes one more pass, and negatives that are chosen by
-    goodness one for every pattern.
+    goodness one for every pattern. Where units are trained one after the other, it is the mean over the training.
     """
     units, head = layer_macs(network), head_macs(network)
     forward = sum(map(sum, units))
@@ -27,6 +27,8 @@ def training_macs(recipe: Recipe, network: Network) -> int:
         gradients = _gradients(trained)
     else:
         gradients = sum(_gradients([layers]) for layers in trained)
+        if recipe.schedule.order == "sequential":
+            gradients //= len(trained)  # of one unit at a time, each for the same share of the training
     classifier = forward + 2 * head if "head" in parts else 0
     chosen = recipe.negatives.hard > 0 and recipe.negatives.source == "goodness"
     choice = network.label.patterns * forward if chosen else 0

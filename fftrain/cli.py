@@ -9,6 +9,7 @@ from ffruntime import command
 from .commands.evaluate import evaluate
 from .commands.explain import explain
 from .commands.labels import labels
+from .commands.negatives import negatives
 from .commands.recipes import recipes
 from .commands.report import report
 from .commands.sweep import sweep
@@ -25,7 +26,7 @@ def cli() -> None:
     """Train Forward-Forward networks: every unit by its own loss, without backpropagation."""
 
 
-for _command in (*COMMANDS, evaluate, explain, report, recipes, labels, sweep):
+for _command in (*COMMANDS, evaluate, explain, report, recipes, labels, negatives, sweep):
     cli.add_command(_command)
 
 

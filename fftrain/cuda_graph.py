@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from msgspec.structs import asdict, astuple
 from torch import Tensor
 
 from .state import Batch, State
@@ -36,13 +37,12 @@ def graphed(step: Step) -> Step:
             torch.cuda.current_stream().wait_stream(side)
             return result
         if static is None:
-            static = Batch(batch.pixels.clone(), batch.labels.clone(), batch.noise.clone())
+            static = Batch(**{name: tensor.clone() for name, tensor in asdict(batch).items() if tensor is not None})
             with torch.cuda.graph(graph):
                 result = step(state, static, hard)
-        for place, value in zip(
-            (static.pixels, static.labels, static.noise), (batch.pixels, batch.labels, batch.noise), strict=True
-        ):
-            place.copy_(value)
+        for place, value in zip(astuple(static), astuple(batch), strict=True):
+            if place is not None:
+                place.copy_(value)
         graph.replay()
         return result
 

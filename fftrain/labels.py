@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ffruntime.errors import UsageError
 
-from .recipe import Fourier, Morphology, Overlay, Patterns
+from .recipe import Fourier, Morphology, NoLabel, Overlay, Patterns
 
 # Set 1 as (ky, kx), cycles per image: four orientations × three frequencies; the paper leaves the last two spare.
 FOURIER_MODES = (
@@ -147,6 +147,8 @@ def make_patterns(kind: Patterns, classes: int, height: int, width: int) -> dict
     elif isinstance(kind, Overlay):
         patterns = one_hot_pixels(count, height, width)
         kept = 1 - patterns.sum(0)
+    elif isinstance(kind, NoLabel):
+        patterns = torch.zeros(count, 1, height, width)
     else:
         generator = torch.Generator().manual_seed(kind.seed)
         patterns = torch.randn(count, kind.channels, height, width, generator=generator)

@@ -22,11 +22,12 @@ from ffruntime.bundle import (
     Training,
     write,
 )
+from ffruntime.losses import pair_loss_of
 
 from . import network as net
 from .data import Split
 from .network import Tensors
-from .recipe import CrossEntropy, Loss, PairLoss
+from .recipe import PairLoss
 from .step import local_gradient
 from .train import Run
 
@@ -56,7 +57,9 @@ def exemplars(train: Split, seed: int) -> Tensors:
 
 
 @torch.no_grad()
-def golden(network: Network, tensors: Tensors, train: Split, classes: int, loss: Loss, seed: int) -> Tensors:
+def golden(
+    network: Network, tensors: Tensors, train: Split, classes: int, loss: PairLoss | None, seed: int
+) -> Tensors:
     """What this network makes of a few training images, computed in float64 (`docs/bundle.md`)."""
     chosen = pick_balanced(train, GOLDEN_IMAGES, seed + 1)
     pixels, labels = train.pixels[chosen], train.labels[chosen]
@@ -66,7 +69,7 @@ def golden(network: Network, tensors: Tensors, train: Split, classes: int, loss:
     _, logits = net.classify_linear(network, exact, images)
     negatives = (labels + 1) % classes
     gradients: Tensors = {}
-    if not isinstance(loss, CrossEntropy):  # backpropagation has no gradient of one unit's own
+    if loss is not None:
         trained = [i for i, unit in enumerate(network.units) if unit.trained]
         index = min(trained, key=lambda i: sum(t.numel() for t in net.parameters(unit_name(i), exact).values()))
         gradients = golden_gradient(network, exact, index, images, torch.stack([labels, negatives]), loss)
@@ -125,7 +128,8 @@ def write_bundle(
         files={},
         modes=run.modes,
     )
-    vectors = golden(run.network, tensors, run.dataset.train, len(classes), run.recipe.loss, run.seed)
+    loss = pair_loss_of(manifest.training.recipe)
+    vectors = golden(run.network, tensors, run.dataset.train, len(classes), loss, run.seed)
     return write(
         out,
         manifest,

@@ -66,7 +66,13 @@ class Overlay(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind",
     spare: NonNegative = 2
 
 
-Patterns: TypeAlias = Fourier | RandomPatterns | Morphology | Overlay
+class NoLabel(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="none"):
+    """Nothing: images without labels, which only the classifier is told (Hinton, section 3.2)."""
+
+    spare: NonNegative = 2  # rows of the classifier
+
+
+Patterns: TypeAlias = Fourier | RandomPatterns | Morphology | Overlay | NoLabel
 
 
 class Negatives(Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,13 +82,17 @@ class Negatives(Struct, frozen=True, forbid_unknown_fields=True):
     passed: from its linear classifier's softmax over the wrong labels (Hinton), or from the softmax of `sharpness`
     times its own log-goodness, summed over the scored units, which costs a pass for every label. The others are
     drawn uniformly from all patterns but the right one, the spare ones included.
+
+    Without labels in the images, negatives are `hybrid` (Hinton, section 3.2; `fftrain/hybrid.py`): two images
+    through a mask of random bits, which is blurred `blur` times (how often is unstated).
     """
 
     count: Positive = 1
     hard: Share = 0.0
     warmup: Share = 0.1
-    source: Literal["classifier", "goodness"] = "classifier"
+    source: Literal["classifier", "goodness", "hybrid"] = "classifier"
     sharpness: PositiveFloat = 8.0
+    blur: Positive = 10
 
 
 class Peer(Struct, frozen=True, forbid_unknown_fields=True):
@@ -226,6 +236,9 @@ def build_network(recipe: Recipe, image: Image, patterns: int) -> Network:
     element = recipe.patterns.size if isinstance(recipe.patterns, Morphology) else None
     if (element is None) == (r.placement == "morphology"):
         raise UsageError("recipe: network.placement and patterns.kind are both 'morphology', or neither is")
+    hybrid, unlabelled = recipe.negatives.source == "hybrid", isinstance(recipe.patterns, NoLabel)
+    if hybrid != unlabelled:
+        raise UsageError("recipe: negatives.source is 'hybrid' and patterns.kind 'none', or neither is")
     channels = recipe.patterns.channels if isinstance(recipe.patterns, RandomPatterns) else 1
     network = Network(
         image=image,

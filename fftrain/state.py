@@ -30,8 +30,12 @@ class State(Struct):
 
 
 class Batch(Struct, frozen=True):
-    """What one step sees: pixels uint8 (B, C, H, W), labels (B,), and random numbers in [0, 1): (B, M, 2)."""
+    """What one step sees: pixels uint8 (B, C, H, W), labels (B,), and random numbers in [0, 1): (B, M, 2).
+
+    `hybrids` uint8 (B, M, C, H, W) are the negatives of images without labels.
+    """
 
     pixels: Tensor
     labels: Tensor
     noise: Tensor
+    hybrids: Tensor | None = None

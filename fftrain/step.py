@@ -68,46 +68,49 @@ def training_step(state: State, batch: Batch, hard: Tensor) -> Tensor:
     if isinstance(recipe.loss, CrossEntropy):
         return backpropagation(state, images, batch.labels)
     logits, classifier = learn_head(state, images, batch.labels)
-    scores = plausibility(recipe.negatives, network, state.tensors, images, logits)
-    wrong = choose_negatives(batch.labels, network.label.patterns, scores, hard, batch.noise)
-    labels = torch.cat([batch.labels[None], wrong])  # (1 + M, B)
+    if batch.hybrids is None:
+        scores = plausibility(recipe.negatives, network, state.tensors, images, logits)
+        wrong = choose_negatives(batch.labels, network.label.patterns, scores, hard, batch.noise)
+        x = net.embed_copies(network, state.tensors, images, torch.cat([batch.labels[None], wrong]))
+    else:
+        hybrids = net.to_images(batch.hybrids.transpose(0, 1).flatten(0, 1), network, state.dtype)
+        x = net.embed(network, state.tensors, torch.cat([images, hybrids]), state.tensors["labels.neutral"][None])
     learn = crossing_units if recipe.gradient == "crossing" else local_units
-    return torch.cat([learn(state, images, labels), classifier[None]])
+    return torch.cat([learn(state, x, len(x) // len(images)), classifier[None]])
 
 
-def local_units(state: State, images: Tensor, labels: Tensor) -> Tensor:
-    """One pass over the units, each updated on the way: labels (1 + M, B), right ones first -> reports (U, 2)."""
-    network, loss = state.network, state.recipe.loss
+def local_units(state: State, x: Tensor, copies: int) -> Tensor:
+    """One pass over the units, each updated on the way, from the first one's input (copies · B, …), the positive
+    copies first -> reports (U, 2)."""
+    network, loss, reports = state.network, state.recipe.loss, []
     assert not isinstance(loss, CrossEntropy)
-    x, reports = net.embed_copies(network, state.tensors, images, labels), []
     for index, unit in enumerate(network.units):
         name = unit_name(index)
         own = {n: t.to(state.dtype) for n, t in net.parameters(name, state.tensors).items()}
         x = net.normalise(unit, name, state.tensors, x, training=True)
         if unit.trained and name in state.learning:
             peer = (state.recipe.peer, state.peers[name]) if name in state.peers else None
-            gradients, x, report = local_gradient(network, index, own, x, loss, len(labels), peer)
+            gradients, x, report = local_gradient(network, index, own, x, loss, copies, peer)
             average(gradients.values())
             apply_gradients(state.optimizers[name], state.tensors, gradients)
         else:
             x = net.activation(network, index, own, x)
-            _, report = unit_loss(loss, net.mean_square(x), x[0].numel(), len(labels))
+            _, report = unit_loss(loss, net.mean_square(x), x[0].numel(), copies)
         reports.append(report)
     return torch.stack(reports)
 
 
-def crossing_units(state: State, images: Tensor, labels: Tensor) -> Tensor:
-    """The sum of all trained units' losses, its gradient through the whole network: reports (U, 2)."""
+def crossing_units(state: State, x: Tensor, copies: int) -> Tensor:
+    """The sum of all trained units' losses, its gradient through the whole network: as `local_units`."""
     network, loss = state.network, state.recipe.loss
     assert not isinstance(loss, CrossEntropy)
     own = _with_gradients(state)
-    total, reports = torch.zeros((), device=images.device), []
+    total, reports = torch.zeros((), device=x.device), []
     with torch.enable_grad():
-        x = net.embed_copies(network, own, images, labels)
         for index, unit in enumerate(network.units):
             x = net.normalise(unit, unit_name(index), state.tensors, x, training=True)
             x = net.activation(network, index, own, x)
-            value, report = unit_loss(loss, net.mean_square(x), x[0].numel(), len(labels))
+            value, report = unit_loss(loss, net.mean_square(x), x[0].numel(), copies)
             total = total + value if unit.trained else total
             reports.append(report)
         _descend(state, own, total)

@@ -22,11 +22,12 @@ from .cuda_graph import Step, graphed
 from .data import Dataset, Split, on_device, statistics
 from .distributed import anyone, average, rank, world
 from .evaluate import accuracy
+from .hybrid import hybrids
 from .labels import make_patterns
 from .network import initialise
 from .optimizer import learning_rates, make_optimizers, set_learning_rates
 from .peer import peer_means
-from .recipe import CrossEntropy, Recipe, build_network
+from .recipe import CrossEntropy, NoLabel, Recipe, build_network
 from .state import Batch, State
 from .step import training_step
 
@@ -50,7 +51,7 @@ class Run(State):
     @property
     def modes(self) -> tuple[Mode, ...]:
         """The inference modes that the recipe trains for, the best first."""
-        if isinstance(self.recipe.loss, CrossEntropy):
+        if isinstance(self.recipe.loss, CrossEntropy) or isinstance(self.recipe.patterns, NoLabel):
             return ("classifier",)
         return ("goodness", "classifier") if self.recipe.schedule.head_lr else ("goodness",)
 
@@ -106,6 +107,8 @@ def _check(recipe: Recipe) -> None:
         raise UsageError("recipe: units in sequence need gradients that stay in their unit")
     if recipe.peer.weight and one_graph:
         raise UsageError("recipe: peer normalisation needs gradients that stay in their unit")
+    if not recipe.schedule.head_lr and isinstance(recipe.patterns, NoLabel):
+        raise UsageError("recipe: head_lr is 0 and images have no labels, so nothing would tell classes apart")
     if recipe.schedule.batch % world():
         raise UsageError(f"recipe: a batch of {recipe.schedule.batch} cannot be shared by {world()} processes")
     if world() > 1 and batch_statistics and one_graph:
@@ -126,9 +129,11 @@ def epoch_batches(train: Split, recipe: Recipe, seed: int, epoch: int, skip: int
     order = torch.randperm(n, generator=generator).to(device)
     noise = torch.rand(n, recipe.negatives.count, 2, generator=generator).to(device)
     pixels, labels = augment(recipe.augment, train.pixels[order], generator), train.labels[order]
+    kind = recipe.negatives
+    mixed = hybrids(pixels, kind.count, kind.blur, generator) if kind.source == "hybrid" else None
     for start in range(skip * batch, max(n - batch, 0) + 1, batch):
         chosen = slice(start + rank(), start + batch, world())
-        yield Batch(pixels[chosen], labels[chosen], noise[chosen])
+        yield Batch(pixels[chosen], labels[chosen], noise[chosen], None if mixed is None else mixed[chosen])
 
 
 def passed(run: Run, epoch: int, step: int) -> float:

@@ -16,7 +16,15 @@ from fftrain.pack import write_bundle
 from fftrain.recipe import Recipe, load_recipe, with_epochs
 from fftrain.train import Interrupted, Run, start, train
 
-SYSTEMS = ["hinton-mlp", "hinton-mlp-jitter", "intff", "intff-small", "intff-cnn", "ff-mlp-sequential"]
+SYSTEMS = [
+    "hinton-mlp",
+    "hinton-mlp-jitter",
+    "intff",
+    "intff-small",
+    "intff-cnn",
+    "ff-mlp-sequential",
+    "hinton-unsupervised",
+]
 
 
 @pytest.fixture(scope="module")
