@@ -48,6 +48,24 @@ def test_time_to_accuracy_is_what_the_benchmark_wrote() -> None:
         assert f"{100 * share:.2f} %" in README
 
 
+def test_precisions_are_what_the_benchmark_wrote() -> None:
+    modes = json.loads((RESULTS / "precision.json").read_text())["modes"]
+    for precision, row in modes["goodness"].items():
+        figures = [100 * modes[mode][precision]["accuracy"] for mode in ("goodness", "classifier")]
+        size = row["weights_bytes"] / 1e6
+        assert f"| {precision} | {size:.1f} MB | {figures[0]:.2f} % | {figures[1]:.2f} % |" in README
+
+
+def test_shortlist_is_what_the_benchmark_wrote() -> None:
+    modes = json.loads((RESULTS / "shortlist.json").read_text())["test"]["modes"]
+    assert (
+        f"**{100 * modes['shortlist']['accuracy']:.2f} %** in {modes['shortlist']['mean_passes']:.2f} passes"
+        in README
+    )
+    for mode in ("goodness", "classifier"):
+        assert f"{100 * modes[mode]['accuracy']:.2f} % in" in README
+
+
 def test_every_file_that_the_readme_links_is_there() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
