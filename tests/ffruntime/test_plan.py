@@ -19,6 +19,7 @@ from ffruntime.errors import BackendError
 from ffruntime.learning.store import KEPT, REPLAY_BYTES
 from ffruntime.plan import (
     KINDS,
+    MARGIN,
     MIB,
     REPLAY,
     STEP,
@@ -153,15 +154,15 @@ USES: tuple[Use, ...] = (*KINDS, "update")
 def test_chosen_calls_keep_to_the_budget(width: int, extra: int, use: Use) -> None:
     """As large as they can be: twice the images, or labels, or pairs do not fit. Too little is refused."""
     wide = network(width, size=64)
-    smallest = need(wide, 10, use, Room(0)).memory.total
-    with pytest.raises(BackendError, match=rf"^{use}: needs .* of {(smallest - 1) // MIB + 1} MiB: allow "):
-        choose(wide, 10, use, smallest - 1)
-    budget = smallest + extra * MIB // 4
+    smallest = math.ceil(need(wide, 10, use, Room(0)).memory.total * MARGIN)
+    with pytest.raises(BackendError, match=rf"^{use} in .* MiB: needs .*; allow {math.ceil(smallest / MIB)} MiB$"):
+        choose(wide, 10, use, smallest - MIB)
+    budget = smallest + extra * MIB // 4 + 1
     calls = choose(wide, 10, use, budget)
-    found = need(wide, 10, use, Room(budget))
+    found = need(wide, 10, use, Room(int(budget / MARGIN)))
     assert found.fits
     assert found.calls == calls
-    assert found.memory.total <= budget
+    assert found.memory.total * MARGIN <= budget
     roomy = need(wide, 10, use, Room(1 << 40)).calls
     assert calls.batch <= roomy.batch == 16
     assert calls.labels <= roomy.labels == (1 if use == "classifier" else 10)
