@@ -210,7 +210,8 @@ def _split_mnist(
             for name, method in split_mnist.run(model, training, tested, plan, seed, stepped):
                 found[seed][name] = method
                 say(f"seed {seed}, {METHODS[name]}: ACC {percent(method.acc)}")
-    result = {"plan": to_builtins(plan), "mode": split_mnist.MODE, "seeds": to_builtins(found)}
+    summary = {name: split_mnist.summary([methods[name] for methods in found.values()]) for name in METHODS}
+    result = {"plan": to_builtins(plan), "mode": split_mnist.MODE, "summary": summary, "seeds": to_builtins(found)}
     return show_split_mnist(found, plan, split), result
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from msgspec import Struct
 
 from ..learning.learner import Learner
-from ..learning.update import learning_units
+from ..learning.update import Settings, learning_units
 from ..model import Model
 from .bundles import require_digits
-from .follow import UPDATE, Point, follow
+from .follow import Point, follow
 from .mnist_files import Digits, some
 from .worlds import WORLDS, change
 
@@ -26,9 +26,10 @@ class Plan(Struct, frozen=True):
     portions: int = 5
     portion: int = 64  # labelled images in each
     measured: int = 1000  # images, as they were and changed
+    settings: Settings = Settings()  # the defaults of `ffruntime learn`
 
 
-QUICK = Plan(portions=1, portion=32, measured=100)
+QUICK = Plan(portions=1, portion=32, measured=100, settings=Settings(steps=10, head_steps=10))
 
 
 def require(model: Model) -> None:
@@ -49,7 +50,7 @@ def portions(model: Model, training: Digits, world: str, plan: Plan, seed: int) 
 
 def steps(plan: Plan) -> int:
     """Steps of all updates in all worlds."""
-    return len(WORLDS) * plan.portions * UPDATE
+    return len(WORLDS) * plan.portions * (plan.settings.steps + plan.settings.head_steps)
 
 
 def run(
@@ -65,5 +66,5 @@ def run(
     """One of `WORLDS`, learned by the device's learner, with its defaults, in the state directory `state`."""
     old = some(tested.of(*(int(name) for name in model.manifest.classes)), plan.measured)
     new = Digits(change(world, old.pixels), old.labels)
-    with contextlib.closing(Learner(model, state)) as learner:
+    with contextlib.closing(Learner(model, state, plan.settings)) as learner:
         yield from follow(learner, portions(model, training, world, plan, seed), new, old, stepped)

@@ -9,11 +9,8 @@ import numpy as np
 from msgspec import Struct
 
 from ..learning.learner import Learner
-from ..learning.update import Settings
 from ..model import SHORTLIST, Model
 from .mnist_files import Digits
-
-UPDATE = Settings().steps + Settings().head_steps  # steps of a portion, which one update takes
 
 
 class Point(Struct, frozen=True):

@@ -12,10 +12,10 @@ from msgspec import Struct
 
 from ..errors import BundleError
 from ..learning.learner import Learner
-from ..learning.update import learning_units
+from ..learning.update import Settings, learning_units
 from ..model import Model
 from .bundles import DIGITS, require_digits
-from .follow import UPDATE, Point, follow
+from .follow import Point, follow
 from .mnist_files import Digits, some
 
 REMEDY = "fftrain mnist --classes 0-8 --out nine.ff && ffexport --model nine.ff"
@@ -26,9 +26,10 @@ class Plan(Struct, frozen=True):
 
     taught: tuple[int, ...] = (5, 10, 20, 40, 80)  # examples in all, after each portion
     measured: int = 2000  # images, of all ten digits
+    settings: Settings = Settings()  # the defaults of `ffruntime learn`
 
 
-QUICK = Plan(taught=(5, 10), measured=200)
+QUICK = Plan(taught=(5, 10), measured=200, settings=Settings(steps=10, head_steps=10))
 
 
 def require(model: Model) -> None:
@@ -55,7 +56,7 @@ def portions(model: Model, training: Digits, plan: Plan, seed: int) -> list[Digi
 
 def steps(plan: Plan) -> int:
     """Steps of all updates."""
-    return len(plan.taught) * UPDATE
+    return len(plan.taught) * (plan.settings.steps + plan.settings.head_steps)
 
 
 def run(
@@ -64,5 +65,5 @@ def run(
     """Teach the digit through the device's learner, with its defaults, in the state directory `state`."""
     measured, digit = some(tested, plan.measured), new_digit(model)
     known = measured.of(*(int(name) for name in model.manifest.classes))
-    with contextlib.closing(Learner(model, state)) as learner:
+    with contextlib.closing(Learner(model, state, plan.settings)) as learner:
         yield from follow(learner, portions(model, training, plan, seed), measured.of(digit), known, stepped)

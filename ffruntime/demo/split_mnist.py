@@ -45,7 +45,7 @@ class Plan(Struct, frozen=True):
     goodness: int = 2000  # images on which goodness is measured in the end
 
 
-QUICK = Plan(stored=100, per_task=256, rehearsal=10, gdumb=30, goodness=100)
+QUICK = Plan(stored=100, per_task=256, rehearsal=5, gdumb=20, goodness=100)
 
 
 class Method(Struct, frozen=True):
@@ -144,6 +144,21 @@ def by_task(student: Student, tested: Digits, met: int, mode: str = MODE) -> lis
     """Accuracy on each task of a network that has met the first `met` of them, and answers with their classes."""
     model = student.model(DIGITS[: 2 * met])
     return [accuracy(model, tested.of(*task), mode) if number < met else 0.0 for number, task in enumerate(TASKS)]
+
+
+def summary(methods: Sequence[Method]) -> dict[str, tuple[float, float] | None]:
+    """Mean and standard deviation over the seeds (0 of a single one) of each figure that the method has."""
+    found: dict[str, list[float | None]] = {
+        "acc": [method.acc for method in methods],
+        "acc_by_goodness": [float(np.mean(method.goodness)) for method in methods],
+        "bwt": [method.bwt for method in methods],
+        "forgetting": [method.forgetting for method in methods],
+    }
+    return {figure: _spread([value for value in values if value is not None]) for figure, values in found.items()}
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float] | None:
+    return (float(np.mean(values)), float(np.std(values, ddof=len(values) > 1))) if values else None
 
 
 def _store(

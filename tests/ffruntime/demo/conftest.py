@@ -1,0 +1,54 @@
+"""What tests of the demonstration share: MNIST's files with few images, and two tiny untrained bundles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mnist_writer import write_mnist
+
+from ffexport.export import export_onnx
+from ffruntime.datasets import data_directory
+from ffruntime.demo.mnist_files import VALIDATION
+from fftrain.data import Dataset, load_dataset
+from fftrain.pack import write_bundle
+from fftrain.recipe import load_recipe
+from fftrain.train import start
+
+TINY = str(Path(__file__).parents[2] / "tiny.toml")
+
+
+@pytest.fixture(scope="session")
+def data(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MNIST's four files: 800 real images beside those for validation, and 400 to test with."""
+    pixels, labels = (tensor.numpy().astype(np.uint8) for tensor in (dataset.train.pixels, dataset.train.labels))
+    places = np.arange(VALIDATION + 800) % 3000
+    return write_mnist(
+        tmp_path_factory.mktemp("data"),
+        train_images=pixels[places, 0],
+        train_labels=labels[places],
+        t10k_images=pixels[3000:3400, 0],
+        t10k_labels=labels[3000:3400],
+    )
+
+
+def _untrained(path: Path, classes: str | None) -> Path:
+    recipe = load_recipe(TINY, [("schedule.epochs", 0)])
+    run = start(recipe, load_dataset("mnist", data_directory(None), classes), 0, torch.device("cpu"), torch.float32)
+    write_bundle(path, run, "tiny", "cpu", "fp32", {})
+    export_onnx(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle that knows the names of all ten digits, and nothing else."""
+    return _untrained(tmp_path_factory.mktemp("untrained") / "untrained.ff", None)
+
+
+@pytest.fixture(scope="session")
+def nine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One that has never heard of 9."""
+    return _untrained(tmp_path_factory.mktemp("nine") / "nine.ff", "0-8")

@@ -1,0 +1,97 @@
+"""`ffruntime demo` as a user types it, quickly, on tiny bundles."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from ffruntime.cli import cli
+from ffruntime.errors import BundleError, DataError, FFError, UsageError
+
+
+@pytest.fixture
+def demo(data: Path, nine: Path, untrained: Path, tmp_path: Path) -> Callable[..., Result]:
+    def run(*arguments: object) -> Result:
+        bundles = ("--nine", nine, "--model", nine, "--untrained", untrained)
+        words = ("demo", "--quick", "--threads", 1, "--data", data, "--out", tmp_path / "demo.html", *bundles)
+        return CliRunner().invoke(cli, [str(word) for word in (*words, *arguments)])
+
+    return run
+
+
+def test_all_scenes_are_measured_shown_and_written(demo: Callable[..., Result], tmp_path: Path) -> None:
+    done = demo("--state", tmp_path / "state", "--json")
+    assert done.exit_code == 0, done.output
+    new_class, changed, split, written = (json.loads(line) for line in done.stdout.splitlines())
+    assert [row["scene"] for row in (new_class, changed, split)] == ["new-class", "changed-world", "split-mnist"]
+    assert all(row["quick"] and row["split"] == "test" for row in (new_class, changed, split))
+    assert new_class["digit"] == 9
+    assert [point["examples"] for point in new_class["points"]] == [0, 5, 10]
+    assert set(new_class["points"][0]["new"].values()) == {0.0}  # it has no name for it
+    assert set(changed["worlds"]) == {"inverted", "blurred", "rotated", "thick"}
+    assert set(split["seeds"]["0"]) == {"replay", "naive", "gdumb"}
+    html, svg = Path(written["page"]).read_text(), Path(written["picture"]).read_text()
+    assert html.count("<h2>") == 4
+    assert html.count("<svg ") == svg.count("<svg ") - 1 == 2 + 4 + 2
+    assert "QUICK" in html
+    assert "QUICK" in svg
+    assert {path.name for path in (tmp_path / "state").iterdir()} == {"new-class", "changed-world"}
+    again = demo("--state", tmp_path / "state")
+    assert isinstance(again.exception, UsageError)
+
+
+def test_a_person_reads_tables(demo: Callable[..., Result], tmp_path: Path) -> None:
+    done = demo("--scene", "split-mnist")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("QUICK: ")
+    for word in ("ACC", "BWT", "forgetting", "GDumb", "naive", "78,400"):
+        assert word in done.stdout
+    assert f"{(tmp_path / 'demo.html').as_uri()}: the page" in done.stdout.splitlines()[-1]
+
+
+NONE = ("--nine", "0.ff", "--model", "1.ff", "--untrained", "2.ff")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        (("--scene", "new-class", "--nine", "ALL"), BundleError, "all ten digits; .*--classes 0-8 --out nine.ff"),
+        (("--scene", "split-mnist", "--untrained", "NINE"), BundleError, "an untrained network.*--epochs 0"),
+        (("--scene", "new-class", "--nine", "no.ff"), BundleError, "no.ff is not there; make it: fftrain mnist"),
+        (NONE, BundleError, "new-class: 0.ff .*changed-world: 1.ff .*split-mnist: 2.ff"),
+        (("--data", "nowhere"), DataError, "nowhere/MNIST/raw: not there"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(
+    demo: Callable[..., Result],
+    untrained: Path,
+    nine: Path,
+    arguments: tuple[str, ...],
+    error: type[FFError],
+    said: str,
+) -> None:
+    bundles = {"ALL": str(untrained), "NINE": str(nine)}
+    done = demo(*(bundles.get(word, word) for word in arguments))
+    assert isinstance(done.exception, error)
+    with pytest.raises(error, match=said):
+        raise done.exception
+    assert "\n" not in str(done.exception)
+
+
+def test_a_bundle_without_gradients_teaches_nothing(
+    demo: Callable[..., Result], nine: Path, tmp_path: Path
+) -> None:
+    from msgspec import structs
+
+    from ffruntime.bundle import read_manifest, write
+
+    manifest = read_manifest(nine)
+    kept = {name: (nine / name).read_bytes() for name in manifest.files if not name.startswith("gradient")}
+    write(tmp_path / "bare.ff", structs.replace(manifest, files={}), kept)
+    done = demo("--scene", "new-class", "--nine", tmp_path / "bare.ff")
+    assert isinstance(done.exception, BundleError)
+    assert "no gradient graphs" in str(done.exception)
