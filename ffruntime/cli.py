@@ -9,6 +9,7 @@ from .commands.bench import bench
 from .commands.classify import EPILOG, classify
 from .commands.demo import demo
 from .commands.devices import devices
+from .commands.explain import explain
 from .commands.info import info
 from .commands.learn import learn
 from .commands.plan import plan
@@ -33,6 +34,7 @@ for _command in (
     bench,
     plan,
     verify,
+    explain,
     history,
     rollback,
     diff,

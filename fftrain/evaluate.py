@@ -66,6 +66,9 @@ def classifier_scores(
     return torch.cat(rows)
 
 
+SCORES = {"goodness": goodness_scores, "classifier": classifier_scores}
+
+
 def passes(images: int, classes: int, modes: tuple[str, ...]) -> int:
     """Passes through the network that `predict` makes: one for each label by goodness, one by the classifier."""
     return images * sum(classes if mode == "goodness" else 1 for mode in modes)
@@ -81,12 +84,11 @@ def predict(
     advance: Callable[[int], object] = lambda _: None,
 ) -> Scores:
     """Score of every class for every image of a split, by mode; `advance` is told of passes as they are made."""
-    score = {"goodness": goodness_scores, "classifier": classifier_scores}
     result = {}
     for mode in modes:
         rows = []
         for part in split.pixels.split(IMAGES):
-            rows.append(score[mode](network, tensors, part, classes, dtype).cpu().numpy())
+            rows.append(SCORES[mode](network, tensors, part, classes, dtype).cpu().numpy())
             advance(passes(len(part), classes, (mode,)))
         result[mode] = np.concatenate(rows)
     return result

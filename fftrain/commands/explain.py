@@ -1,4 +1,4 @@
-"""`fftrain explain`: which pixels of an image speak for a class, and which against it."""
+"""`fftrain explain`: which pixels of an image speak for a class, or which ones accuracy rests on."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ffruntime.commands.explain import count_option, window_option
 from ffruntime.errors import UsageError, unknown
 
 from .common import import_torch, say
+from .train import data_option
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,32 +24,98 @@ EPILOG = """\b
 Examples:
   fftrain explain model.ff three.png             -> three.cam.png: the answer, and the runner-up
   fftrain explain model.ff three.png --label 8   what speaks for an 8?
+  fftrain explain model.ff --method ads          -> model.ads.png: what accuracy on validation images rests on
 
 \b
-Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bundle, 4 image, 8 cannot write."""
+Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bundle, 4 image, 5 data set,
+8 cannot write."""
 
 
 @click.command(epilog=EPILOG)
 @click.argument("model", metavar="MODEL")
-@click.argument("image", metavar="IMAGE")
+@click.argument("image", metavar="[IMAGE]", required=False)
 @click.option("--label", metavar="CLASS", help="The class to explain; default: the classifier's answer.")
-@click.option("--out", metavar="FILE.png", help="The picture to write; default: IMAGE's name with .cam.png.")
+@click.option(
+    "--out",
+    metavar="FILE.png",
+    help="The picture to write; default: IMAGE's name with .cam.png, or MODEL's with .ads.png.",
+)
 @click.option(
     "--method",
-    type=click.Choice(["cam"]),
+    type=click.Choice(["cam", "ads"]),
     default="cam",
     show_default=True,
-    help="cam: class activation maps of the linear classifier.",
+    help="cam: class activation maps of the linear classifier, for IMAGE. ads: accuracy-differential saliency, by "
+    "hiding pixels of validation images.",
 )
+@window_option
+@count_option
+@click.option("--mode", type=click.Choice(["goodness", "classifier"]), help="Of ads; default: the model's best.")
+@data_option
 @click.option("--no-preprocess", is_flag=True, help="The image is ready: right size, light on dark, centred.")
 @click.option("--json", "as_json", is_flag=True, help="Print maps and figures as JSON.")
 def explain(
-    model: str, image: str, label: str | None, out: str | None, method: str, no_preprocess: bool, as_json: bool
+    model: str,
+    image: str | None,
+    label: str | None,
+    out: str | None,
+    method: str,
+    window: int,
+    count: int,
+    mode: str | None,
+    data: str | None,
+    no_preprocess: bool,
+    as_json: bool,
 ) -> None:
     """Draw which pixels of IMAGE speak for a class (orange) and which against it (purple).
 
-    For every scored unit, and for the units together; a second class stands below for contrast.
+    For every scored unit, and for the units together; a second class stands below for contrast. With --method ads,
+    draw instead how much accuracy on validation images is lost with the pixels around each place hidden.
     """
+    if method == "ads":
+        if image or label:
+            raise UsageError("--method ads looks at many images of every class: leave out IMAGE and --label")
+        accuracy_differential(model, window, count, mode, data, out, as_json)
+    elif not image:
+        raise UsageError("--method cam explains one image: which one?")
+    else:
+        class_activation(model, image, label, out, no_preprocess, as_json)
+
+
+def accuracy_differential(
+    model: str, window: int, count: int, mode: str | None, data: str | None, out: str | None, as_json: bool
+) -> None:
+    """Accuracy-differential saliency of a bundle, over the first validation images."""
+    torch = import_torch()
+    from ffruntime.bundle import read_manifest
+    from ffruntime.commands.explain import explain_accuracy
+
+    from ..data import load_for_manifest
+    from ..evaluate import SCORES, load_tensors
+
+    path = Path(model)
+    manifest = read_manifest(path)
+    chosen = mode or manifest.modes[0]
+    if chosen not in manifest.modes:
+        raise unknown("mode", chosen, manifest.modes)
+    network, tensors = manifest.network, load_tensors(path, manifest, torch.device("cpu"))
+    validation = load_for_manifest(manifest, data).validation
+    explain_accuracy(
+        lambda x: SCORES[chosen](network, tensors, torch.from_numpy(x), len(manifest.classes)).numpy(),
+        validation.pixels[:count].numpy(),
+        validation.labels[:count].numpy(),
+        manifest.classes,
+        window,
+        chosen,
+        Path(out) if out else Path(f"{path.stem}.ads.png"),
+        as_json,
+    )
+
+
+def class_activation(
+    model: str, image: str, label: str | None, out: str | None, no_preprocess: bool, as_json: bool
+) -> None:
+    """Class activation maps of one image."""
     torch = import_torch()
     from ffruntime.bundle import write_atomically
     from ffruntime.model import Model
@@ -74,7 +142,7 @@ def explain(
     flat = [m.unit for m in maps[chosen[0]] if m.map is None]
     if len(flat) == len(maps[chosen[0]]):
         raise UsageError(f"{model}: {', '.join(flat)}: no scored unit has pixels, so there is no map to draw")
-    target = Path(out) if out else Path(f"{'standard-input' if image == '-' else Path(image).stem}.{method}.png")
+    target = Path(out) if out else Path(f"{'standard-input' if image == '-' else Path(image).stem}.cam.png")
     rows = [_row(classes[index], float(logits[index]), maps[index], pixels.shape[1:]) for index in chosen]
     write_atomically(target, explanation_png(pixels, rows))
     if as_json:

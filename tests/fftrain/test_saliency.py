@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -31,8 +32,11 @@ from ffruntime.architecture import (
 )
 from ffruntime.bundle import WEIGHTS, read_manifest, write
 from ffruntime.errors import FFError, UsageError
+from ffruntime.model import Model
+from ffruntime.saliency import occlude
 from fftrain import network as net
 from fftrain.commands.explain import explain
+from fftrain.data import load_for_manifest
 from fftrain.network import Tensors, initialise
 from fftrain.saliency import class_activation_maps, on_image, together
 
@@ -154,6 +158,28 @@ def test_explain_takes_a_label_and_says_what_has_no_map(
     assert (tmp_path / f"{digit_files[0].stem}.cam.png").exists()
     with pytest.raises(UsageError, match="class 'eight'"):
         run_explain(exported, digit_files[0], "--label", "eight")
+
+
+def test_explain_accuracy(exported: Path, tmp_path: Path) -> None:
+    """Torch finds what the device's graphs find: the same images, hidden pixels and answers."""
+    out = tmp_path / "accuracy.png"
+    words = ("--method", "ads", "--images", 30, "--window", 7, "--mode", "classifier")
+    done = run_explain(exported, *words, "--out", out, "--json")
+    result = json.loads(done.stdout)
+    assert (result["images"], result["window"], result["mode"]) == (30, 7, "classifier")
+    dataset = load_for_manifest(read_manifest(exported))
+    images, labels = (x[:30].numpy() for x in (dataset.validation.pixels, dataset.validation.labels))
+    model = Model(exported, state=False)
+    found = occlude(lambda x: model.scores(x, "classifier"), images, labels, 10, 7)
+    assert np.abs(np.array(result["saliency"]["all"]["map"]) - found.overall).max() <= 1 / 30 + 1e-9
+    assert out.exists()
+
+
+def test_explain_needs_an_image_or_many(exported: Path, digit_files: list[Path]) -> None:
+    with pytest.raises(UsageError, match="one image: which one"):
+        run_explain(exported)
+    with pytest.raises(UsageError, match="leave out IMAGE"):
+        run_explain(exported, digit_files[0], "--method", "ads")
 
 
 def test_explain_refuses_what_has_no_map_at_all(bundle: Path, digit_files: list[Path]) -> None:

@@ -1,0 +1,129 @@
+"""Accuracy-differential saliency (Bakhshi, arXiv 2409.15365): what a network's answers rest on, without a gradient.
+
+A window slides over every pixel; the pixels under it are set to zero. The accuracy over a data set without them
+minus that with them is the saliency of the pixel at the window's centre: below zero, where answers need it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from msgspec import Struct
+from PIL import Image, ImageDraw
+
+BATCH = 100  # images whose occluded copies, for a row of windows, are one tensor
+TILE = 140  # pixels a side of a map in the picture, at least
+COLUMNS = 6
+NEEDED, HARMFUL = (224, 130, 20), (84, 39, 136)  # orange and purple, of ColorBrewer's PuOr
+
+Predict = Callable[[np.ndarray], np.ndarray]  # images uint8 (N, C, H, W) -> score of every class (N, K)
+
+
+class Occluded(Struct, frozen=True):
+    """Right answers by class: of `images` (K,) as they are, `plain` (K,), and without the pixels under the window
+    at each place, `without` (K, H, W)."""
+
+    images: np.ndarray
+    plain: np.ndarray
+    without: np.ndarray
+
+    @property
+    def overall(self) -> np.ndarray:
+        """Saliency over all images: (H, W) in [−1, 1]."""
+        difference: np.ndarray = (self.without.sum(0) - self.plain.sum()) / self.images.sum()
+        return difference
+
+    @property
+    def by_class(self) -> np.ndarray:
+        """Saliency over each class's images: (K, H, W) in [−1, 1], 0 where a class has none."""
+        difference = self.without - self.plain[:, None, None]
+        return difference / np.maximum(self.images, 1)[:, None, None]
+
+
+def occlude(
+    predict: Predict,
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    window: int,
+    stepped: Callable[[], object] = lambda: None,
+) -> Occluded:
+    """Right answers with and without the window at every pixel: images uint8 (N, C, H, W), labels (N,).
+
+    Of an image whose pixels under the window are zero anyway, the answer is known. `stepped` is called after each
+    row of each batch of images (`steps`).
+    """
+    height, width = images.shape[2:]
+    members = np.eye(classes, dtype=int)[labels]  # (N, K)
+    plain, without = np.zeros(classes, int), np.zeros((classes, height, width), int)
+    for start in range(0, len(images), BATCH):
+        batch, right, member = (x[start : start + BATCH] for x in (images, labels, members))
+        answers = predict(batch).argmax(1)
+        plain += (answers == right) @ member
+        for row in range(height):
+            copies = occluded_copies(batch, window, row)  # (W, N, C, H, W)
+            changed = (copies != batch).any((2, 3, 4))  # (W, N)
+            found = np.broadcast_to(answers, changed.shape).copy()
+            if changed.any():
+                found[changed] = predict(copies[changed]).argmax(1)
+            without[:, row] += ((found == right) @ member).T
+            stepped()
+    return Occluded(members.sum(0), plain, without)
+
+
+def steps(images: np.ndarray) -> int:
+    """How often `occlude` calls `stepped`."""
+    return math.ceil(len(images) / BATCH) * images.shape[2]
+
+
+def occluded_copies(images: np.ndarray, window: int, row: int) -> np.ndarray:
+    """Images (N, C, H, W) with a zeroed window around each pixel of a row: (W, N, C, H, W).
+
+    The window is `window` pixels a side, cut off at the image's edges; of an even one, the centre is the pixel
+    above and left of the middle.
+    """
+    before, after = (window - 1) // 2, window // 2 + 1
+    rows = slice(max(row - before, 0), row + after)
+    copies = np.repeat(images[None], images.shape[3], axis=0)
+    for column, copy in enumerate(copies):
+        copy[..., rows, max(column - before, 0) : column + after] = 0
+    return copies
+
+
+def picture(maps: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
+    """A PNG of tiles, by name an image (C, H, W) in 0 … 255 and a saliency (H, W) over it, each on its own scale.
+
+    Orange: accuracy is lost without the pixels there, at most by the points that stand above; purple: it is gained.
+    """
+    tiles = [
+        (f"{name}   {100 * saliency.min():+.0f} points", _tile(image, saliency))
+        for name, (image, saliency) in maps.items()
+    ]
+    step_x, step_y = tiles[0][1].width + 10, tiles[0][1].height + 26
+    columns = min(COLUMNS, len(tiles))
+    page = Image.new("RGB", (columns * step_x + 10, math.ceil(len(tiles) / columns) * step_y + 26), "white")
+    pen = ImageDraw.Draw(page)
+    for index, (title, tile) in enumerate(tiles):
+        x, y = 10 + index % columns * step_x, index // columns * step_y
+        pen.text((x, y + 8), title, fill="black")
+        page.paste(tile, (x, y + 24))
+    bottom = page.height - 18
+    pen.text((10, bottom), "lost without it", fill=NEEDED)
+    pen.text((110, bottom), "gained", fill=HARMFUL)
+    file = io.BytesIO()
+    page.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _tile(image: np.ndarray, saliency: np.ndarray) -> Image.Image:
+    """An image, faint, with colours over it, the less faint, the further its saliency (H, W) is from 0."""
+    strength = saliency / (np.abs(saliency).max() or 1)
+    grey = (255 - 0.45 * image.mean(0))[..., None]  # (H, W, 1)
+    colour = np.where(strength[..., None] < 0, NEEDED, HARMFUL)
+    share = 0.9 * np.abs(strength[..., None]) ** 0.7
+    pixels = ((1 - share) * grey + share * colour).astype(np.uint8)
+    scale = max(1, math.ceil(TILE / max(strength.shape)))
+    return Image.fromarray(pixels.repeat(scale, 0).repeat(scale, 1))
