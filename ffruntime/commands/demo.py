@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -107,7 +107,8 @@ def demo(
     with contextlib.ExitStack() as closing:
         states = state or Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="ffruntime-demo-")))
         for name, opened in models.items():
-            scene, result = SCENES[name](opened, training, tested, states, split, quick, seeds, not as_json)
+            stage = Stage(opened, training, tested, states, split, quick, seeds, draw=not as_json)
+            scene, result = SCENES[name](stage)
             shown.append(scene)
             if as_json:
                 click.echo(json.dumps({"scene": name, "split": split, "quick": quick, **result}))
@@ -122,97 +123,78 @@ def demo(
         click.echo(f"{out.with_suffix('.svg')}: the charts; {out.absolute().as_uri()}: the page")
 
 
-def _new_class(
-    model: Model,
-    training: Digits,
-    tested: Digits,
-    state: Path,
-    split: str,
-    quick: bool,
-    seeds: int,  # noqa: ARG001
-    draw: bool,
-) -> tuple[Scene, dict[str, Any]]:
+class Stage(NamedTuple):
+    """What a scene is shown with."""
+
+    model: Model
+    training: Digits
+    tested: Digits
+    state: Path  # each scene has a directory in it
+    split: str  # what `tested` is of
+    quick: bool
+    seeds: int
+    draw: bool  # whether pictures may be drawn in the terminal
+
+
+def _new_class(stage: Stage) -> tuple[Scene, dict[str, Any]]:
     from msgspec import to_builtins
 
     from ..demo import new_class
     from ..demo.shown import percent, show_new_class
 
-    plan, digit, points = new_class.QUICK if quick else new_class.Plan(), new_class.new_digit(model), []
-    taught = new_class.portions(model, training, plan, 0)
-    if draw:
-        _draw(f"a digit never seen: {digit}", taught[0])
+    model, plan = stage.model, new_class.QUICK if stage.quick else new_class.Plan()
+    digit, taught, points = new_class.new_digit(model), new_class.portions(model, stage.training, plan, 0), []
+    _draw(stage, f"a digit never seen: {digit}", taught[0])
+    state = stage.state / "new-class"
     with _watched("new-class", new_class.steps(plan)) as (stepped, say):
-        for point in new_class.run(model, training, tested, plan, 0, state / "new-class", stepped):
+        for point in new_class.run(model, stage.training, stage.tested, plan, 0, state, stepped):
             points.append(point)
             mode = next(iter(point.new))
             say(f"{point.examples} learned: {percent(point.new[mode])}, others {percent(point.old[mode])}")
     result = {"digit": digit, "plan": to_builtins(plan), "points": to_builtins(points)}
-    return show_new_class(digit, points, taught, plan, split), result
+    return show_new_class(digit, points, taught, plan, stage.split), result
 
 
-def _changed_world(
-    model: Model,
-    training: Digits,
-    tested: Digits,
-    state: Path,
-    split: str,
-    quick: bool,
-    seeds: int,  # noqa: ARG001
-    draw: bool,
-) -> tuple[Scene, dict[str, Any]]:
+def _changed_world(stage: Stage) -> tuple[Scene, dict[str, Any]]:
     from msgspec import to_builtins
 
     from ..demo import changed_world
+    from ..demo.follow import Point
     from ..demo.shown import percent, show_changed_world
     from ..demo.worlds import WORLDS
 
-    plan = changed_world.QUICK if quick else changed_world.Plan()
-    taught = {world: changed_world.portions(model, training, world, plan, 0) for world in WORLDS}
-    if draw:
-        for world, portions in taught.items():
-            _draw(f"the world is {world}", portions[0])
-    worlds: dict[str, list] = {world: [] for world in WORLDS}
+    model, plan = stage.model, changed_world.QUICK if stage.quick else changed_world.Plan()
+    taught = {world: changed_world.portions(model, stage.training, world, plan, 0) for world in WORLDS}
+    for world, portions in taught.items():
+        _draw(stage, f"the world is {world}", portions[0])
+    worlds: dict[str, list[Point]] = {world: [] for world in WORLDS}
     with _watched("changed-world", changed_world.steps(plan)) as (stepped, say):
         for world, points in worlds.items():
-            directory = state / "changed-world" / world
-            for point in changed_world.run(model, training, tested, world, plan, 0, directory, stepped):
+            state = stage.state / "changed-world" / world
+            for point in changed_world.run(model, stage.training, stage.tested, world, plan, 0, state, stepped):
                 points.append(point)
-                mode = next(iter(point.new))
-                say(f"{world}, {point.examples} learned: {percent(point.new[mode])}")
-    return show_changed_world(worlds, taught, plan, split), {
-        "plan": to_builtins(plan),
-        "worlds": to_builtins(worlds),
-    }
+                say(f"{world}, {point.examples} learned: {percent(next(iter(point.new.values())))}")
+    result = {"plan": to_builtins(plan), "worlds": to_builtins(worlds)}
+    return show_changed_world(worlds, taught, plan, stage.split), result
 
 
-def _split_mnist(
-    model: Model,
-    training: Digits,
-    tested: Digits,
-    state: Path,  # noqa: ARG001
-    split: str,
-    quick: bool,
-    seeds: int,
-    draw: bool,
-) -> tuple[Scene, dict[str, Any]]:
+def _split_mnist(stage: Stage) -> tuple[Scene, dict[str, Any]]:
     from msgspec import to_builtins
 
     from ..demo import split_mnist
     from ..demo.shown import METHODS, percent, show_split_mnist
 
-    plan = split_mnist.QUICK if quick else split_mnist.Plan()
-    found: dict[int, dict[str, split_mnist.Method]] = {}
-    if draw:
-        _draw("two digits after two others", training.of(*split_mnist.TASKS[0]))
-    with _watched("split-mnist", seeds * split_mnist.steps(training, plan)) as (stepped, say):
-        for seed in range(seeds):
-            found[seed] = {}
-            for name, method in split_mnist.run(model, training, tested, plan, seed, stepped):
-                found[seed][name] = method
+    training, plan = stage.training, split_mnist.QUICK if stage.quick else split_mnist.Plan()
+    found: dict[int, dict[str, split_mnist.Method]] = {seed: {} for seed in range(stage.seeds)}
+    _draw(stage, "two digits after two others", training.of(*split_mnist.TASKS[0]))
+    with _watched("split-mnist", stage.seeds * split_mnist.steps(training, plan)) as (stepped, say):
+        for seed, methods in found.items():
+            for name, method in split_mnist.run(stage.model, training, stage.tested, plan, seed, stepped):
+                methods[name] = method
                 say(f"seed {seed}, {METHODS[name]}: ACC {percent(method.acc)}")
     summary = {name: split_mnist.summary([methods[name] for methods in found.values()]) for name in METHODS}
     result = {"plan": to_builtins(plan), "mode": split_mnist.MODE, "summary": summary, "seeds": to_builtins(found)}
-    return show_split_mnist(found, plan, split), result
+    return show_split_mnist(found, plan, stage.split), result
 
 
 SCENES = {"new-class": _new_class, "changed-world": _changed_world, "split-mnist": _split_mnist}
@@ -261,13 +243,13 @@ def _watched(label: str, length: int) -> Iterator[tuple[Stepped, Say]]:
         yield (lambda: bar.update(1)), say
 
 
-def _draw(what: str, digits: Digits) -> None:
+def _draw(stage: Stage, what: str, digits: Digits) -> None:
     """Two of the images that will be learned, where they can be seen."""
     import numpy as np
 
     from ..report import draw
 
-    if sys.stdout.isatty():
+    if stage.draw and sys.stdout.isatty():
         click.echo(what)
         click.echo(draw(np.concatenate(list(digits.pixels[:2]), axis=2)))
 

@@ -6,6 +6,7 @@ vision, on light and on dark.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -19,19 +20,21 @@ Line = Sequence[tuple[float, float]]  # (x, share)
 
 
 def lines_svg(title: str, x_name: str, lines: Mapping[str, Line]) -> str:
-    """Shares, drawn as percentages, over x: an `<svg>` element whose label says each first and last value."""
+    """Shares, as percentages up to 100, over x: an `<svg>` element whose label says each first and last value."""
     xs = sorted({x for line in lines.values() for x, _ in line})
     span = (xs[-1] - xs[0]) or 1
+    low = min(0.9, math.floor(10 * min(share for line in lines.values() for _, share in line)) / 10)
 
     def place(x: float, share: float) -> tuple[float, float]:
-        return round(LEFT + (RIGHT - LEFT) * (x - xs[0]) / span, 1), round(BOTTOM - (BOTTOM - TOP) * share, 1)
+        above = (share - low) / (1 - low)
+        return round(LEFT + (RIGHT - LEFT) * (x - xs[0]) / span, 1), round(BOTTOM - (BOTTOM - TOP) * above, 1)
 
     drawn = [_text(LEFT, 18, title, size=14, weight="600")]
-    for percent in range(0, 101, 20):
-        y = place(xs[0], percent / 100)[1]
+    for share in (low + part * (1 - low) / 5 for part in range(6)):
+        y = place(xs[0], share)[1]
         drawn.append(f'<line x1="{LEFT}" x2="{RIGHT}" y1="{y}" y2="{y}" stroke="currentColor" opacity=".15"/>')
-        drawn.append(_text(LEFT - 6, y + 4, f"{percent} %", anchor="end"))
-    drawn += [_text(place(x, 0)[0], BOTTOM + 16, f"{x:g}", anchor="middle") for x in _apart(xs, span)]
+        drawn.append(_text(LEFT - 6, y + 4, f"{100 * share:.3g} %", anchor="end"))
+    drawn += [_text(place(x, low)[0], BOTTOM + 16, f"{x:g}", anchor="middle") for x in _apart(xs, span)]
     drawn.append(_text(RIGHT, BOTTOM + 32, x_name, anchor="end"))
     for number, (name, line) in enumerate(lines.items()):
         drawn += _line(number, name, [place(x, share) for x, share in line])
