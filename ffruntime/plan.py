@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from .architecture import (
     Conv,
@@ -43,6 +43,7 @@ LEARNING = 8 * MIB  # what learning imports and does beside: SQLite, random numb
 CUDA = 512 * MIB  # an assumption: CUDA's context and libraries
 STEP = 32  # images in a step of an update
 BATCH = 16  # images in one call, where nothing smaller is needed
+MICRO_BATCH = 8  # images in one call of a gradient graph: more are hardly faster, benchmarks/README.md
 MARGIN = 1.1  # measured over planned, at most: `benchmarks/memory.py`
 VERSIONS = 3  # of learned weights that are kept on flash
 REPLAY = 1 << 20  # of images that are kept there to be replayed
@@ -338,23 +339,23 @@ def need(network: Network, classes: int, use: Use, room: Room, precision: Precis
     ]
     calls = next((one for one in tried if memory(one).total <= room.memory), tried[-1])
     if use == "update":
-        tried = [Calls(calls.batch, calls.labels, micro) for micro in halvings(min(STEP, room.batch))]
+        tried = [Calls(calls.batch, calls.labels, micro) for micro in halvings(min(MICRO_BATCH, room.batch))]
         calls = next((one for one in tried if memory(one).total <= room.memory), tried[-1])
     needed = memory(calls)
     return Need(use, calls, needed, needed.total <= room.memory)
 
 
-def choose(network: Network, classes: int, use: Use, memory: int, precision: Precision = "fp32") -> Calls:
-    """The largest calls for which a use of the network keeps to `memory` bytes, the whole process counted, with a
-    margin for what the figures are off by.
+def choose(network: Network, classes: int, use: Use, room: Room, precision: Precision = "fp32") -> Calls:
+    """The largest calls for which a use of the network keeps to the room there is, the whole process counted, with
+    a margin for what the figures are off by.
 
     Raises `BackendError` with the numbers where not even one image with one label does.
     """
-    available = int(memory / MARGIN)
-    found = need(network, classes, use, Room(available), precision)
+    available = int(room.memory / MARGIN)
+    found = need(network, classes, use, structs.replace(room, memory=available), precision)
     if not found.fits:
-        enough = _mib(math.ceil(found.memory.total * MARGIN))
-        raise BackendError(f"{use} in {_mib(memory)} MiB: {_short(found.memory, available)}; allow {enough} MiB")
+        enough, given = _mib(math.ceil(found.memory.total * MARGIN)), _mib(room.memory)
+        raise BackendError(f"{use} in {given} MiB: {_short(found.memory, available)}; allow {enough} MiB")
     return found.calls
 
 

@@ -156,9 +156,9 @@ def test_chosen_calls_keep_to_the_budget(width: int, extra: int, use: Use) -> No
     wide = network(width, size=64)
     smallest = math.ceil(need(wide, 10, use, Room(0)).memory.total * MARGIN)
     with pytest.raises(BackendError, match=rf"^{use} in .* MiB: needs .*; allow {math.ceil(smallest / MIB)} MiB$"):
-        choose(wide, 10, use, smallest - MIB)
+        choose(wide, 10, use, Room(smallest - MIB))
     budget = smallest + extra * MIB // 4 + 1
-    calls = choose(wide, 10, use, budget)
+    calls = choose(wide, 10, use, Room(budget))
     found = need(wide, 10, use, Room(int(budget / MARGIN)))
     assert found.fits
     assert found.calls == calls
@@ -166,7 +166,7 @@ def test_chosen_calls_keep_to_the_budget(width: int, extra: int, use: Use) -> No
     roomy = need(wide, 10, use, Room(1 << 40)).calls
     assert calls.batch <= roomy.batch == 16
     assert calls.labels <= roomy.labels == (1 if use == "classifier" else 10)
-    assert calls.micro_batch <= roomy.micro_batch == (16 if use == "update" else 1)
+    assert calls.micro_batch <= roomy.micro_batch == (8 if use == "update" else 1)
 
 
 def ffruntime_plan(*arguments: object) -> subprocess.CompletedProcess[str]:
