@@ -46,6 +46,7 @@ def test_the_picture_shows_every_cell_in_its_place() -> None:
         ("paper", (), ["pattern", "K = 0.35"]),
         ("cpu", ("--image", THREE), ["pattern", "input"]),
         ("cifar-morphology", ("--image", THREE), ["pattern", "K = 0.5"]),
+        ("intff", ("--image", THREE), ["pattern", "input"]),
     ],
 )
 def test_every_kind_of_label_is_drawn(recipe: str, image: tuple, rows: list[str], tmp_path: Path) -> None:

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from msgspec import structs
+from torch.utils.flop_counter import FlopCounterMode
 
 from ffruntime.errors import UsageError
+from fftrain.arithmetic import training_macs
 from fftrain.data import Dataset, Split
 from fftrain.optimizer import learning_rates
 from fftrain.recipe import Recipe, load_recipe
-from fftrain.train import Run, start, train
+from fftrain.step import training_step
+from fftrain.train import Run, epoch_batches, start, train
 
 
 def narrow(epochs: int, *more: tuple[str, object]) -> Recipe:
@@ -60,6 +63,19 @@ def test_a_rate_that_falls_once_an_epoch_falls_within_its_unit(dataset: Dataset)
     rates = [learning_rates(run.recipe, run.network, *step) for step in steps]
     assert [rate.get("unit1") for rate in rates] == [1, 0.5, None, None]
     assert [rate.get("unit2") for rate in rates] == [None, None, 1, 0.5]
+
+
+def test_the_arithmetic_is_the_mean_over_the_training(dataset: Dataset) -> None:
+    """Counted as torch does it: one unit's gradients at a time."""
+    run = new_run(narrow(2), dataset)
+    done = []
+    for unit in ("unit1", "unit2"):
+        run.learning = frozenset({unit, "head"})
+        batch = next(epoch_batches(run.dataset.train, run.recipe, 0, 0, skip=0))
+        with FlopCounterMode(display=False) as counter:
+            training_step(run, batch, torch.tensor(0.0))
+        done.append(counter.get_total_flops() / 2 / 50)
+    assert training_macs(run.recipe, run.network) == sum(done) / 2
 
 
 def test_one_gradient_for_the_whole_network_has_no_sequence(dataset: Dataset) -> None:

@@ -12,6 +12,7 @@ from msgspec import structs
 from ffexport.export import export_onnx
 from ffruntime import Model, golden
 from fftrain.data import Dataset, Split
+from fftrain.override import Override
 from fftrain.pack import write_bundle
 from fftrain.recipe import Recipe, load_recipe, with_epochs
 from fftrain.train import Interrupted, Run, start, train
@@ -25,6 +26,7 @@ SYSTEMS = [
     "ff-mlp-sequential",
     "hinton-unsupervised",
 ]
+MODES = {"hinton-unsupervised": {"classifier"}, "intff-": {"goodness"}}
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +38,10 @@ def small(dataset: Dataset) -> Dataset:
 
 
 def narrow(name: str) -> Recipe:
-    """The recipe with layers of 12 neurons or channels, for two epochs."""
-    return with_epochs(load_recipe(name, [("network.units.*.ops.*.out", 12)]), 2)
+    """The recipe with layers of 12 neurons or channels, for two epochs; `name-` without the linear classifier."""
+    fields: list[Override] = [("network.units.*.ops.*.out", 12)]
+    fields += [("schedule.head_lr", 0)] if name.endswith("-") else []
+    return with_epochs(load_recipe(name.removesuffix("-"), fields), 2)
 
 
 def run_to_the_end(recipe: Recipe, data: Dataset, out: Path, stop: Callable[[], bool] | None = None) -> Run:
@@ -51,7 +55,7 @@ def run_to_the_end(recipe: Recipe, data: Dataset, out: Path, stop: Callable[[], 
     return run
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", [*SYSTEMS, "intff-"])
 def test_from_training_to_the_answer(name: str, small: Dataset, digit_files: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "model.ff"
     run = run_to_the_end(narrow(name), small, path)
@@ -59,6 +63,7 @@ def test_from_training_to_the_answer(name: str, small: Dataset, digit_files: lis
     export_onnx(path)
     model = Model(path, state=False)
     golden.require(golden.check(model), "onnxruntime-cpu")
+    assert set(run.modes) == MODES.get(name, {"goodness", "classifier"})
     for mode in run.modes:
         answer = model.classify(digit_files[0], mode, preprocess=False)
         assert answer.label in small.classes
