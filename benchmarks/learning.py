@@ -1,0 +1,255 @@
+"""An update on the device beside PyTorch's, the same network and batch, for 3, 6 and 12 equal units:
+
+(a) the layer-local step of `ffruntime learn`: gradient graphs in ONNX Runtime, Adam in numpy, without torch;
+(b) a Forward-Forward step in PyTorch as it is usually written, layer by layer, with autograd;
+(c) a backpropagation step in PyTorch through the same network, with a linear classifier on its last unit.
+
+    python benchmarks/learning.py [--width 32] [--kernel 3] [--batch 32] [--micro-batch 2] [--threads 1]
+
+Each contender has a fresh process of its own. Transient memory is what the process has resident at most in its
+first steps, above what it has before them and two moments for every parameter that learns. Then they take turns;
+times are ratios to (b).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+DEPTHS = (3, 6, 12)
+CONTENDERS = ("learn", "torch_ff", "torch_bp")
+STEPS, ROUNDS = 3, 5
+FLOAT = 4
+Step = Callable[[int], None]  # do so many steps
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--kernel", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--micro-batch", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--bundle", type=Path, help=argparse.SUPPRESS)
+    o = parser.parse_args()
+    if o.contender:
+        take_part(o)
+    else:
+        compare(o)
+
+
+def compare(o: argparse.Namespace) -> None:
+    """Make the bundles, start the contenders, and write down what they needed."""
+    from common import record
+
+    memory: dict[str, dict[int, float]] = {name: {} for name in CONTENDERS}
+    times: dict[str, dict[int, float]] = {name: {} for name in CONTENDERS}
+    with tempfile.TemporaryDirectory() as folder:
+        for depth in DEPTHS:
+            path = make_bundle(Path(folder) / f"{depth}.ff", o.width, o.kernel, depth, o.batch)
+            processes = {name: contender(name, path) for name in CONTENDERS}
+            for name, process in processes.items():
+                memory[name][depth] = ask(process)
+            seconds = {name: min(turn) for name, turn in turns(processes).items()}
+            for name, process in processes.items():
+                times[name][depth] = seconds[name] / seconds["torch_ff"]
+                process.communicate()
+    record(
+        "learning",
+        {
+            "network": f"{o.width} filters of {o.kernel}x{o.kernel} in each unit, 28x28, batch {o.batch}",
+            "micro_batch": o.micro_batch,
+            "threads": o.threads,
+            "transient_mb": {name: {d: round(v / 1e6, 1) for d, v in m.items()} for name, m in memory.items()},
+            "time_over_torch_ff": {name: {d: round(v, 2) for d, v in m.items()} for name, m in times.items()},
+            "learn_12_units_over_3": round(memory["learn"][12] / memory["learn"][3], 2),
+            "learn_over_torch_bp_at_12": round(memory["learn"][12] / memory["torch_bp"][12], 2),
+            "learn_over_torch_ff_time_at_12": round(times["learn"][12], 2),
+        },
+    )
+
+
+def contender(name: str, path: Path) -> subprocess.Popen[str]:
+    """A fresh process: this script, with the options it was called with."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--contender", name, "--bundle", str(path)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(process: subprocess.Popen[str]) -> float:
+    """The next number that a contender has for us."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    return float(json.loads(process.stdout.readline()))
+
+
+def turns(processes: dict[str, subprocess.Popen[str]]) -> dict[str, list[float]]:
+    """Seconds of some steps of each contender, one after the other, in rounds."""
+    seconds: dict[str, list[float]] = {name: [] for name in processes}
+    for _ in range(ROUNDS):
+        for name, process in processes.items():
+            seconds[name].append(ask(process))
+    return seconds
+
+
+def take_part(o: argparse.Namespace) -> None:
+    """Answer each line on standard input: first with transient bytes, then with the seconds of some steps."""
+    makers: dict[str, Callable[[argparse.Namespace], tuple[Step, int]]] = {
+        "learn": learn,
+        "torch_ff": torch_ff,
+        "torch_bp": torch_bp,
+    }
+    step, parameters = makers[o.contender](o)
+    sys.stdin.readline()
+    idle = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins here
+    step(STEPS)
+    print(resident("VmHWM") - idle - 2 * FLOAT * parameters, flush=True)
+    for _ in range(ROUNDS):
+        sys.stdin.readline()
+        begun = time.perf_counter()
+        step(STEPS)
+        print(time.perf_counter() - begun, flush=True)
+
+
+def resident(what: str) -> int:
+    """Bytes that this process has resident now (VmRSS) or had at most (VmHWM)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(f"{what}:")).split()[1]) << 10
+
+
+def some_images(batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 (B, 1, 28, 28) and labels (B,): noise, which costs what pictures cost."""
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (batch, 1, 28, 28), np.uint8), rng.integers(0, 10, batch)
+
+
+def learn(o: argparse.Namespace) -> tuple[Step, int]:
+    """(a), and how many parameters learn."""
+    from ffruntime import bundle
+    from ffruntime.learning.update import Settings, learned_names, learning_units, update_units
+    from ffruntime.model import Model
+
+    model = Model(o.bundle, threads=o.threads, arena=False, state=False)
+    network, (images, labels) = model.manifest.network, some_images(o.batch)
+    units, rng = learning_units(network, model.manifest.files), np.random.default_rng(0)
+    weights = bundle.read_weights(model.path, model.manifest)
+    names = [name for name in learned_names(network, units) if not name.startswith("head.")]
+    weights |= {name: weights[name].copy() for name in names}
+    for index in units:
+        model.graph(f"gradient{index + 1}")
+
+    def step(count: int) -> None:
+        settings = Settings(steps=count, batch=o.batch, micro_batch=o.micro_batch, hard=0.0, lr=1e-5)
+        scores = np.zeros((o.batch, 10), np.float32)
+        update_units(
+            network, model.graph, units, weights, lambda _: (images, labels), lambda _: scores, settings, {}, rng
+        )
+
+    return step, sum(weights[name].size for name in names)
+
+
+def torch_ff(o: argparse.Namespace) -> tuple[Step, int]:
+    """(b), and how many parameters learn."""
+    import torch
+    from torch.nn import functional as F
+
+    layers, with_label, images, labels = torch_network(o)
+    optimizers = [torch.optim.Adam(layer.parameters(), lr=1e-5) for layer in layers[1:]]
+
+    def step(count: int) -> None:
+        for _ in range(count):
+            wrong = (labels + torch.randint(1, 10, labels.shape)) % 10
+            positive, negative = with_label(images, labels), with_label(images, wrong)
+            for k, layer in enumerate(layers):
+                positive, negative = layer(positive).relu(), layer(negative).relu()
+                if k > 0:
+                    good, bad = (y.square().mean((1, 2, 3)) for y in (positive, negative))
+                    loss = F.softplus(4 * (bad - good)).mean()
+                    optimizers[k - 1].zero_grad()
+                    loss.backward()
+                    optimizers[k - 1].step()
+                positive, negative = divisive(positive.detach()), divisive(negative.detach())
+
+    return step, sum(p.numel() for layer in layers[1:] for p in layer.parameters())
+
+
+def torch_bp(o: argparse.Namespace) -> tuple[Step, int]:
+    """(c), and how many parameters learn."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    layers, with_label, images, labels = torch_network(o)
+    head = nn.Linear(o.width * 28 * 28, 10)
+    learned = [p for layer in (*layers[1:], head) for p in layer.parameters()]
+    optimizer = torch.optim.Adam(learned, lr=1e-5)
+
+    def step(count: int) -> None:
+        for _ in range(count):
+            x = with_label(images, labels)
+            for layer in layers:
+                x = divisive(layer(x).relu())
+            optimizer.zero_grad()
+            F.cross_entropy(head(x.flatten(1)), labels).backward()
+            optimizer.step()
+
+    return step, sum(p.numel() for p in learned)
+
+
+def torch_network(o: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """The bundle's convolutions (the first one does not learn), a label put into images, images and labels."""
+    import torch
+    from torch import nn
+
+    torch.set_num_threads(o.threads)
+    depth = int(o.bundle.stem)
+    layers = [nn.Conv2d(o.width if k else 1, o.width, o.kernel, padding=o.kernel // 2) for k in range(depth)]
+    layers[0].requires_grad_(False)
+    pixels, right = some_images(o.batch)
+    patterns = torch.rand(10, 1, 28, 28)
+
+    def with_label(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return 0.65 * images + 0.35 * patterns[labels]
+
+    return layers, with_label, torch.from_numpy(pixels).float() / 255, torch.from_numpy(right)
+
+
+def divisive(x):  # type: ignore[no-untyped-def]
+    """x / √mean(x²), sample by sample."""
+    return x / (x.square().mean((1, 2, 3), keepdim=True) + 1e-8).sqrt()
+
+
+def make_bundle(path: Path, width: int, kernel: int, depth: int, batch: int) -> Path:
+    """A bundle of the paper's recipe with so many equal units, which have not trained; its gradient graphs."""
+    import msgspec
+    import torch
+    from training import ff_recipe
+
+    from ffexport.export import export_onnx
+    from ffruntime.datasets import data_directory
+    from fftrain.data import load_dataset
+    from fftrain.pack import write_bundle
+    from fftrain.recipe import Symmetric, with_epochs
+    from fftrain.train import start
+
+    recipe = with_epochs(ff_recipe(width, kernel, depth, batch), 0)
+    recipe = msgspec.structs.replace(recipe, loss=Symmetric())
+    run = start(recipe, load_dataset("mnist", data_directory(None)), 0, torch.device("cpu"), torch.float32)
+    write_bundle(path, run, "equal units", "cpu", "fp32", {})
+    export_onnx(path)
+    return path
+
+
+if __name__ == "__main__":
+    main()
