@@ -6,6 +6,7 @@ A backend that was asked for and is not what would run is an error, never a sile
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,7 @@ def _load_plugin() -> str | None:
 
 
 def _import_onnxruntime():  # type: ignore[no-untyped-def]
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # since 1.29 it reports home, and writes to flash
     try:
         import onnxruntime
     except ImportError as error:

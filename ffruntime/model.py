@@ -16,6 +16,7 @@ from msgspec import Struct
 from . import bundle, picture, shortlist
 from .architecture import Network, gradient_tensors, parameter_shapes, scored_units, unit_name
 from .backend import DEFAULT_BACKEND, ENGINES, Graph, load_graph
+from .chunks import in_chunks
 from .errors import UsageError, unknown
 from .labels import to_unit_interval
 from .precision import PRECISIONS, Precision, in_folder
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 SHORTLIST = "shortlist"
 BATCH = 16  # images in one call of the engine; bounds what its activations take
+MANY = 1 << 16  # labels: as many as there are
 
 
 class Answer(Struct, frozen=True):
@@ -84,6 +86,7 @@ class Model:
             raise unknown("precision", precision, known)
         self.path, self.backend, self.threads, self.arena = Path(path), backend, threads, arena
         self.precision: Precision = known[precision]
+        self.batch, self.at_once = BATCH, MANY  # images, and labels, in one call of a graph
         self.manifest = bundle.read_manifest(self.path)
         self._graphs: dict[str, Graph] = {}
         self._state = state
@@ -138,6 +141,19 @@ class Model:
         """The same model, which goes on with these weights whatever is learned meanwhile."""
         with self._lock:
             return copy.copy(self)
+
+    def limited(self, batch: int, at_once: int) -> Model:
+        """The same model with so many images and labels in one call at most, and memory given back after each.
+
+        The whole process gives freed memory back from now on (`heap.py`).
+        """
+        from .heap import return_freed_blocks  # only who has little memory waits for it
+
+        return_freed_blocks()
+        other = copy.copy(self)
+        other._lock, other._graphs = threading.Lock(), {}
+        other.batch, other.at_once, other.arena = batch, at_once, False
+        return other
 
     def _learn(self, learned: Mapping[str, np.ndarray], classes: Sequence[str], doubtful: frozenset[str]) -> None:
         if learned and self.precision != "fp32":
@@ -224,13 +240,15 @@ class Model:
 
     def _goodness(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Total goodness: images uint8 (N, C, H, W), labels (L,) -> (N, L)."""
-        graph = self.graph("goodness")
-        return np.concatenate([graph({"images": part, "labels": labels})["total"] for part in _parts(images)])
+        graph = in_chunks(self.graph("goodness"), self.batch, self.at_once)
+        parts = _parts(images, self.batch)
+        return np.concatenate([graph({"images": part, "labels": labels})["total"] for part in parts])
 
     def _logits(self, images: np.ndarray) -> np.ndarray:
         """The classifier's logits: images uint8 (N, C, H, W) -> (N, classes)."""
         graph, classes = self.graph("classifier"), len(self.classes)
-        return np.concatenate([graph({"images": part})["logits"][:, :classes] for part in _parts(images)])
+        parts = _parts(images, self.batch)
+        return np.concatenate([graph({"images": part})["logits"][:, :classes] for part in parts])
 
     def _chosen(self, logits: np.ndarray, labels: int | None) -> np.ndarray:
         """Labels in play, bool (N, classes)."""
@@ -300,9 +318,9 @@ def learned_state(
     return current(directory, manifest)
 
 
-def _parts(images: np.ndarray) -> Iterator[np.ndarray]:
-    """uint8 images (N, C, H, W) -> float32 in [0, 1], at most `BATCH` at a time."""
-    return (to_unit_interval(images[start : start + BATCH]) for start in range(0, len(images), BATCH))
+def _parts(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """uint8 images (N, C, H, W) -> float32 in [0, 1], at most so many at a time."""
+    return (to_unit_interval(images[start : start + size]) for start in range(0, len(images), size))
 
 
 def graph_tensors(network: Network, graph: str) -> set[str]:

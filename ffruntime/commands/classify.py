@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
-from .common import backend_options, json_option, model_option, state_options, state_to_use
+from .common import (
+    backend_options,
+    budget_options,
+    calls_within,
+    json_option,
+    model_option,
+    state_options,
+    state_to_use,
+)
 
 if TYPE_CHECKING:
     from ..model import Answer
+    from ..plan import Use
     from ..streams import Named
 
 EPILOG = """\b
@@ -54,6 +63,7 @@ all the same), 6 backend, 7 a backend that fails the golden check, 9 learned sta
 @click.option("--show", is_flag=True, help="Draw what the network was shown.")
 @state_options
 @backend_options
+@budget_options
 @json_option
 def classify(
     images: tuple[str, ...],
@@ -70,6 +80,8 @@ def classify(
     backend: str,
     precision: str,
     threads: int | None,
+    device: str | None,
+    memory: int | None,
     as_json: bool,
 ) -> None:
     """Say what IMAGE… show: files, folders, `-` for standard input. Any size, colour and polarity."""
@@ -82,7 +94,8 @@ def classify(
     from ..picture import display_name
 
     model = Model(model_path, backend, threads or 0, precision, state=state_to_use(state, shipped))
-    model.mode(mode, labels)
+    if calls := calls_within(model, cast("Use", model.mode(mode, labels)), device, memory):
+        model = model.limited(calls.batch, calls.labels)
     failed, passes = False, []
     for path, get in _stream(images, watch, camera):
         try:

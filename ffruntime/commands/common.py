@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
+
+if TYPE_CHECKING:
+    from ..model import Model
+    from ..plan import Calls, Use
 
 
 def model_option(function):  # type: ignore[no-untyped-def]
@@ -59,6 +63,35 @@ def backend_options(function):  # type: ignore[no-untyped-def]
         "--precision", default="fp32", show_default=True, help="fp32, or fp16 or int8 where ffexport made it."
     )
     return backend(precision(threads(function)))
+
+
+def budget_options(function):  # type: ignore[no-untyped-def]
+    """`--device` and `--memory`: how much is computed at a time."""
+    device = click.option(
+        "--device", help="Calls as large as fit a device: a profile's name ('ffruntime devices'), or a TOML file."
+    )
+    memory = click.option(
+        "--memory", type=click.IntRange(min=1), metavar="MIB", help="Calls as large as keep the process to that."
+    )
+    return device(memory(function))
+
+
+def calls_within(model: Model, use: Use, device: str | None, memory: int | None) -> Calls | None:
+    """The largest calls for a use that keep to a device's memory, to `memory` MiB, or to both; None: as they come.
+
+    Raises `BackendError` with the numbers where none does.
+    """
+    if not (device or memory):
+        return None
+    from msgspec import structs
+
+    from ..plan import MIB, UNLIMITED, choose, room_on
+    from ..profile import load_profile
+
+    room = room_on(load_profile(device)) if device else UNLIMITED
+    if memory:
+        room = structs.replace(room, memory=min(room.memory, memory * MIB))
+    return choose(model.manifest.network, len(model.classes), use, room, model.precision)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")

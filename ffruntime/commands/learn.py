@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import json_option, model_option
-from .state import state_option
+from .common import budget_options, calls_within, json_option, model_option, state_option
 
 if TYPE_CHECKING:
     from ..learning.learner import Learner, Outcome
@@ -75,6 +74,7 @@ def byte_count(text: str) -> int:
 @click.option("--no-preprocess", is_flag=True, help="The images are ready: as the network was trained on.")
 @click.option("--backend", default="onnxruntime-cpu", show_default=True, help="An ONNX Runtime backend.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
+@budget_options
 @json_option
 def learn(
     pictures: tuple[str, ...],
@@ -90,6 +90,8 @@ def learn(
     no_preprocess: bool,
     backend: str,
     threads: int | None,
+    device: str | None,
+    memory: int | None,
     as_json: bool,
 ) -> None:
     """Learn what pictures show, durably: examples are stored, then the network is updated layer by layer.
@@ -103,9 +105,11 @@ def learn(
     from ..learning.update import Settings
     from ..model import Model
 
+    model = Model(model_path, backend, threads or 0, state=False)
+    if calls := calls_within(model, "update", device, memory):
+        model, micro_batch = model.limited(calls.batch, calls.labels), micro_batch or calls.micro_batch
     asked = {"steps": steps, "head_steps": steps, "lr": lr, "micro_batch": micro_batch}
     settings = Settings(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
-    model = Model(model_path, backend, threads or 0, state=False)
     learner = Learner(
         model,
         state or state_directory(model.path),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import backend_options, json_option, model_option
+from .common import backend_options, json_option, model_option, state_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,17 +27,6 @@ Examples:
   ffruntime export-state learned.state          for another device, or for 'ffexport --state'
   ffruntime apply-state learned.state           on the other device
   ffruntime reset                               forget everything, examples too"""
-
-
-def state_option(function):  # type: ignore[no-untyped-def]
-    """`--state`, where what is learned lies."""
-    return click.option(
-        "--state",
-        metavar="DIR",
-        envvar="FF_STATE",
-        type=click.Path(path_type=Path),
-        help="What was learned; also $FF_STATE. Default: model.state beside model.ff.",
-    )(function)
 
 
 @click.command(epilog=EPILOG)

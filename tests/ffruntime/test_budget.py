@@ -1,0 +1,50 @@
+"""`--memory` and `--device`: a limit is kept by computing less at a time, or refused with the numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PEAK = """
+import sys
+from ffruntime.cli import cli
+cli.main(sys.argv[1:], standalone_mode=False)
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(int(peak.split()[1]) / 1024, file=sys.stderr)
+"""
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "ffruntime", *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+@pytest.mark.parametrize("action", ["classify", "learn"])
+def test_a_limit_is_kept(action: str, exported: Path, digit_files: list[Path], tmp_path: Path) -> None:
+    model = shutil.copytree(exported, tmp_path / "model.ff")
+    refused = run(
+        action, digit_files[0], *(["--label", "3"] if action == "learn" else []), "--model", model, "--memory", 5
+    )
+    assert refused.returncode == 6
+    assert refused.stderr.startswith("error: ")
+    assert refused.stderr.count("\n") == 1
+    enough = int(refused.stderr.rsplit("allow ", 1)[1].split()[0].replace(",", ""))
+    arguments = [action, digit_files[0], "--model", model, "--memory", enough]
+    arguments += ["--label", "3", "--tolerance", 1] if action == "learn" else []
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *map(str, arguments)], capture_output=True, text=True, check=True
+    )
+    assert float(done.stderr.split()[-1]) <= enough
+
+
+def test_a_device_chooses_the_calls(exported: Path, digit_files: list[Path]) -> None:
+    done = run("classify", digit_files[0], "--model", exported, "--device", "raspberry-pi-zero-2w", "--json")
+    assert json.loads(done.stdout)["label"] in "0123456789"
+    wrong = run("classify", digit_files[0], "--model", exported, "--device", "raspberry-pi-zero")
+    assert wrong.returncode == 2
+    assert "did you mean 'raspberry-pi-zero-2w'?" in wrong.stderr
