@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from msgspec import Struct
 
@@ -98,28 +99,41 @@ class Learner:
         Raises `StateError` where another process is learning.
         """
         with alone(self.store.directory):
-            start = time.perf_counter()
             now = self.refresh()
             ids = self.store.pending(AT_ONCE)
-            if not ids:
-                return None
-            shipped = self._shipped()
-            rng = np.random.default_rng([now.version, ids[0]])
-            weights, losses = self._weights(now, ids, rng, stepped)
-            learned = self.model.relearned(weights, now.classes, now.doubtful)
-            after = self._judge(learned)
-            harmful = shipped is not None and after is not None and after < shipped - self.tolerance
-            if harmful or not all(np.isfinite(tensor).all() for tensor in weights.values()):
-                stored = sum(map(len, self.store.ids(BUNDLES, LEARNED).values()))
-                gone = self._beyond_budget(self._refused(), stored + len(ids))  # those of now can be tried again
-                version = self.store.refuse(now.version, ids, shipped, after, gone)
-                seconds = time.perf_counter() - start
-                return Outcome(version, False, tuple(ids), shipped, after, losses, len(gone), seconds)
-            gone = self._evictions(ids, rng)
-            version = self.store.adopt(now.version, "update", weights, ids, gone, shipped, after)
-            self.refresh()
+            return self._attempt(now, ids, "update", self.settings, stepped) if ids else None
+
+    def rehearse(self, steps: int, stepped: Callable[[], None] = lambda: None) -> Outcome | None:
+        """`steps` on stored examples alone, drawn evenly over the classes; None where nothing is stored.
+
+        For a device at rest. Raises `StateError` where another process is learning.
+        """
+        settings = msgspec.structs.replace(self.settings, steps=steps, head_steps=steps)
+        with alone(self.store.directory):
+            now = self.refresh()
+            some = self.store.ids(BUNDLES, LEARNED)
+            return self._attempt(now, [], "rehearsal", settings, stepped) if some else None
+
+    def _attempt(
+        self, now: Current, ids: list[int], kind: str, settings: Settings, stepped: Callable[[], None]
+    ) -> Outcome:
+        """Change the weights, judge them, and adopt or refuse them."""
+        start, shipped = time.perf_counter(), self._shipped()
+        rng = np.random.default_rng([now.version, *ids[:1]])
+        weights, losses = self._weights(now, ids, settings, rng, stepped)
+        after = self._judge(self.model.relearned(weights, now.classes, now.doubtful))
+        harmful = shipped is not None and after is not None and after < shipped - self.tolerance
+        if harmful or not all(np.isfinite(tensor).all() for tensor in weights.values()):
+            stored = sum(map(len, self.store.ids(BUNDLES, LEARNED).values()))
+            gone = self._beyond_budget(self._refused(), stored + len(ids))  # those of now can be tried again
+            version = self.store.refuse(now.version, ids, shipped, after, gone)
             seconds = time.perf_counter() - start
-            return Outcome(version, True, tuple(ids), shipped, after, losses, len(gone), seconds)
+            return Outcome(version, False, tuple(ids), shipped, after, losses, len(gone), seconds)
+        gone = self._evictions(ids, rng)
+        version = self.store.adopt(now.version, kind, weights, ids, gone, shipped, after)
+        self.refresh()
+        seconds = time.perf_counter() - start
+        return Outcome(version, True, tuple(ids), shipped, after, losses, len(gone), seconds)
 
     def apply(self, file: Path) -> int:
         """Make a version of what another device has learned (`docs/state.md`); its number.
@@ -132,10 +146,15 @@ class Learner:
         return version
 
     def _weights(
-        self, now: Current, ids: list[int], rng: np.random.Generator, stepped: Callable[[], None]
+        self,
+        now: Current,
+        ids: list[int],
+        settings: Settings,
+        rng: np.random.Generator,
+        stepped: Callable[[], None],
     ) -> tuple[Arrays, tuple[float, ...]]:
         """The tensors that learning changes, after the update, and the last losses."""
-        model, settings = self.model, self.settings
+        model = self.model
         network, recipe = model.manifest.network, model.manifest.training.recipe
         names = learned_names(network, self.units)
         weights = {**bundle.read_weights(model.path, model.manifest), **now.tensors}
@@ -167,10 +186,10 @@ class Learner:
     def _draw(self, ids: list[int], rng: np.random.Generator) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
         """Batches: a share of the pending examples, the others replayed, evenly over the classes."""
         images, labels = self.store.read(ids)
-        replay = self.store.ids(BUNDLES, LEARNED)
+        replay, share = self.store.ids(BUNDLES, LEARNED), self.settings.fresh if ids else 0.0
 
         def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
-            fresh = round(count * self.settings.fresh) if replay else count
+            fresh = round(count * share) if replay else count
             chosen = rng.choice(len(ids), fresh, replace=fresh > len(ids))
             if fresh == count:
                 return images[chosen], labels[chosen]

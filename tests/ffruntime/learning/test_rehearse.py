@@ -1,0 +1,58 @@
+"""Rehearsal: an update on stored examples alone."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ffruntime.learning.learner import CALIBRATION, Learner, exemplars
+from ffruntime.learning.store import BUNDLES, LEARNED
+from ffruntime.learning.update import Settings
+from ffruntime.model import Model
+
+FAST = Settings(steps=2, head_steps=2, batch=8)
+
+
+@pytest.fixture(scope="module")
+def model(exported: Path) -> Model:
+    return Model(exported, threads=1, state=False)
+
+
+def test_rehearsal_makes_a_version_and_takes_no_example(model: Model, tmp_path: Path) -> None:
+    images, _ = exemplars(model, CALIBRATION)
+    taken: list[None] = []
+    with closing(Learner(model, tmp_path / "model.state", FAST, tolerance=1.0)) as learner:
+        list(learner.learn(images[:4], ["3"] * 4))
+        before, stored = learner.store.current().tensors, learner.store.ids(BUNDLES, LEARNED)
+        pending = learner.store.add(images[4:6], ["3", "3"])
+        outcome = learner.rehearse(3, lambda: taken.append(None))
+        assert outcome
+        assert (outcome.version, outcome.adopted, outcome.examples, outcome.evicted) == (2, True, (), 0)
+        assert len(taken) == 6  # of the units, and of the classifier
+        assert learner.version == 2
+        assert [(version.kind, version.examples) for version in learner.store.history()] == [
+            ("update", 4),
+            ("rehearsal", 0),
+        ]
+        assert learner.store.ids(BUNDLES, LEARNED) == stored
+        assert learner.store.pending() == pending
+        after = learner.store.current().tensors
+        assert any(not np.array_equal(after[name], before[name]) for name in before)
+        assert learner.store.current().examples == 4
+
+
+def test_rehearsal_is_judged(model: Model, tmp_path: Path) -> None:
+    with closing(Learner(model, tmp_path / "model.state", FAST, tolerance=-2.0)) as learner:
+        outcome = learner.rehearse(1)
+        assert outcome
+        assert not outcome.adopted
+        assert learner.version == 0
+
+
+def test_without_examples_there_is_nothing_to_rehearse(model: Model, tmp_path: Path) -> None:
+    with closing(Learner(model, tmp_path / "model.state", FAST, seeded=False)) as learner:
+        assert learner.rehearse(1) is None
+        assert learner.store.history() == []
