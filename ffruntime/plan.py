@@ -39,7 +39,7 @@ MIB = 1 << 20
 FLOAT = 4
 # Measured, Linux x86-64, Python 3.11, ONNX Runtime 1.31:
 PROCESS = 68 * MIB  # the command, a picture, numpy, and ONNX Runtime on a CPU after a call, without a network
-LEARNING = 14 * MIB  # what `ffruntime learn` has beside: SQLite, Pillow and a picture, images changed anew
+LEARNING = 8 * MIB  # what `ffruntime learn` has beside: SQLite, random numbers, images changed anew
 CUDA = 512 * MIB  # an assumption: CUDA's context and libraries
 STEP = 32  # images in a step of an update
 BATCH = 16  # images in one call, where nothing smaller is needed
