@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,7 @@ Examples:
   ffruntime learn photos --label cat            every picture in a folder; a label never seen is a new class
   ffruntime learn pets                          a folder with a folder for each class: pets/cat, pets/dog
   ffruntime learn                               what is stored and was not learned from, after Ctrl-C, say
+  ffruntime learn --rehearse 150                that, and then rehearse what is stored
   ffruntime learn --retry --lr 1e-4             refused examples, more gently
   ffruntime history; ffruntime diff; ffruntime rollback; ffruntime reset
 
@@ -53,6 +54,12 @@ def byte_count(text: str) -> int:
 @state_option
 @click.option("--label", help="What all of the pictures show. Default: the name of the folder that each is in.")
 @click.option("--retry", is_flag=True, help="Learn from the examples of refused updates once more.")
+@click.option(
+    "--rehearse",
+    type=click.IntRange(min=1),
+    metavar="STEPS",
+    help="Afterwards, so many steps on stored examples: what a device at rest is good for.",
+)
 @click.option("--steps", type=click.IntRange(min=1), help="Steps in an update, and as many of the classifier.")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate of the units.")
 @click.option(
@@ -82,6 +89,7 @@ def learn(
     state: Path | None,
     label: str | None,
     retry: bool,
+    rehearse: int | None,
     steps: int | None,
     lr: float | None,
     micro_batch: int | None,
@@ -122,7 +130,7 @@ def learn(
             learner.store.retry()
         failed = _store(learner, examples, not no_preprocess, as_json)
         last = None
-        for last in _updates(learner):
+        for last in _updates(learner, rehearse):
             click.echo(_outcome_json(last) if as_json else _outcome_line(last))
     if last and not last.adopted:
         raise UpdateRefused(
@@ -176,18 +184,21 @@ def _store(learner: Learner, examples: Iterator[tuple[str, Named]], preprocess: 
     return failed
 
 
-def _updates(learner: Learner) -> Iterator[Outcome]:
-    """Updates until nothing is pending, each with a bar where somebody watches."""
-    steps = learner.settings.steps + learner.settings.head_steps
-    while True:
-        if sys.stderr.isatty():
-            with click.progressbar(length=steps, label="learning", file=sys.stderr) as bar:
-                outcome = learner.update(partial(bar.update, 1))
-        else:
-            outcome = learner.update()
-        if outcome is None:
-            return
+def _updates(learner: Learner, rehearse: int | None) -> Iterator[Outcome]:
+    """Updates until nothing is pending, then `rehearse` steps of rehearsal."""
+    settings = learner.settings
+    while outcome := _with_bar("learning", settings.steps + settings.head_steps, learner.update):
         yield outcome
+    if rehearse and (outcome := _with_bar("rehearsing", 2 * rehearse, partial(learner.rehearse, rehearse))):
+        yield outcome
+
+
+def _with_bar(label: str, steps: int, work: Callable[[Callable[[], None]], Outcome | None]) -> Outcome | None:
+    """Do it, with a bar where somebody watches."""
+    if not sys.stderr.isatty():
+        return work(lambda: None)
+    with click.progressbar(length=steps, label=label, file=sys.stderr) as bar:
+        return work(partial(bar.update, 1))
 
 
 @contextlib.contextmanager
@@ -217,4 +228,5 @@ def _outcome_line(outcome: Outcome) -> str:
     held_back = "nothing held back to judge by"
     if outcome.before is not None and outcome.after is not None:
         held_back = f"held-back images {100 * outcome.before:.1f} % → {100 * outcome.after:.1f} %"
-    return f"version {outcome.version} {what}: {_examples(outcome.examples)}, {held_back}, {outcome.seconds:.1f} s"
+    of = _examples(outcome.examples) if outcome.examples else "rehearsal"
+    return f"version {outcome.version} {what}: {of}, {held_back}, {outcome.seconds:.1f} s"

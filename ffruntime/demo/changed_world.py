@@ -25,11 +25,12 @@ class Plan(Struct, frozen=True):
 
     portions: int = 5
     portion: int = 64  # labelled images in each
-    measured: int = 1000  # images, as they were and changed
+    rehearsal: int = 300  # steps in the end, when the device is at rest
+    measured: int = 500  # images, as they were and changed
     settings: Settings = Settings()  # the defaults of `ffruntime learn`
 
 
-QUICK = Plan(portions=1, portion=32, measured=100, settings=Settings(steps=10, head_steps=10))
+QUICK = Plan(portions=1, portion=32, rehearsal=5, measured=100, settings=Settings(steps=10, head_steps=10))
 
 
 def require(model: Model) -> None:
@@ -50,7 +51,8 @@ def portions(model: Model, training: Digits, world: str, plan: Plan, seed: int) 
 
 def steps(plan: Plan) -> int:
     """Steps of all updates in all worlds."""
-    return len(WORLDS) * plan.portions * (plan.settings.steps + plan.settings.head_steps)
+    update = plan.settings.steps + plan.settings.head_steps
+    return len(WORLDS) * (plan.portions * update + 2 * plan.rehearsal)
 
 
 def run(
@@ -67,4 +69,4 @@ def run(
     old = some(tested.of(*(int(name) for name in model.manifest.classes)), plan.measured)
     new = Digits(change(world, old.pixels), old.labels)
     with contextlib.closing(Learner(model, state, plan.settings)) as learner:
-        yield from follow(learner, portions(model, training, world, plan, seed), new, old, stepped)
+        yield from follow(learner, portions(model, training, world, plan, seed), new, old, stepped, plan.rehearsal)

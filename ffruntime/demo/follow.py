@@ -17,6 +17,7 @@ class Point(Struct, frozen=True):
     """How it stands after so many examples. Accuracies are by inference mode, shares of right answers."""
 
     examples: int  # that were stored so far
+    rehearsed: int  # steps of rehearsal so far
     adopted: bool  # whether the last update was
     seconds: float  # from storing the last portion to its adoption
     new: dict[str, float]  # on what is being learned
@@ -24,23 +25,33 @@ class Point(Struct, frozen=True):
 
 
 def follow(
-    learner: Learner, portions: Iterable[Digits], new: Digits, old: Digits, stepped: Callable[[], None]
+    learner: Learner,
+    portions: Iterable[Digits],
+    new: Digits,
+    old: Digits,
+    stepped: Callable[[], None],
+    rehearsal: int = 0,
 ) -> Iterator[Point]:
-    """A point before anything is learned, and one after each portion; `stepped` is called after each step."""
+    """A point before anything is learned, one after each portion, and one after `rehearsal` steps of rehearsal.
 
-    def point(examples: int, adopted: bool, seconds: float) -> Point:
+    `stepped` is called after each step.
+    """
+
+    def point(examples: int, rehearsed: int, adopted: bool, seconds: float) -> Point:
         known, modes = learner.model, measured_modes(learner.model)
         on_new, on_old = ({mode: accuracy(known, images, mode) for mode in modes} for images in (new, old))
-        return Point(examples, adopted, seconds, on_new, on_old)
+        return Point(examples, rehearsed, adopted, seconds, on_new, on_old)
 
     examples = 0
-    yield point(examples, True, 0.0)
+    yield point(examples, 0, True, 0.0)
     for portion in portions:
         start, adopted = time.perf_counter(), True
         for outcome in learner.learn(portion.pixels, [str(digit) for digit in portion.labels], stepped=stepped):
             adopted = outcome.adopted
         examples += len(portion)
-        yield point(examples, adopted, time.perf_counter() - start)
+        yield point(examples, 0, adopted, time.perf_counter() - start)
+    if rehearsal and (rehearsed := learner.rehearse(rehearsal, stepped)):
+        yield point(examples, rehearsal, rehearsed.adopted, rehearsed.seconds)
 
 
 def measured_modes(model: Model) -> list[str]:

@@ -69,7 +69,8 @@ def show_changed_world(
         "A changed world",
         f"The digits begin to arrive {', '.join(worlds)}. In each of these worlds, from the shipped network, "
         f"{plan.portions} portions of {plan.portion} labelled images are learned with the defaults of 'ffruntime "
-        f"learn'. Measured on {plan.measured:,} {where} images, changed and as they were.",
+        f"learn'; then the device rests, and rehearses what it has stored for {plan.rehearsal} steps. Measured on "
+        f"{plan.measured:,} {where} images, changed and as they were.",
         headline,
         charts,
         [picture for world in worlds for picture in _pictures(taught[world], 8, f"{world}: ")],
@@ -181,7 +182,7 @@ def _points(caption: str, points: Sequence[Point]) -> Table:
             str(point.examples),
             *(percent(part[mode]) for part in (point.new, point.old) for mode in modes),
             f"{point.seconds:.1f}",
-            "" if point.adopted else "refused",
+            " ".join(["rehearsed"] * (point.rehearsed > 0) + ["refused"] * (not point.adopted)),
         )
         for point in points
     )

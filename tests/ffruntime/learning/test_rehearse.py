@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from ffruntime.cli import cli
 from ffruntime.learning.learner import CALIBRATION, Learner, exemplars
 from ffruntime.learning.store import BUNDLES, LEARNED
 from ffruntime.learning.update import Settings
@@ -56,3 +58,22 @@ def test_without_examples_there_is_nothing_to_rehearse(model: Model, tmp_path: P
     with closing(Learner(model, tmp_path / "model.state", FAST, seeded=False)) as learner:
         assert learner.rehearse(1) is None
         assert learner.store.history() == []
+
+
+def test_the_command_rehearses_after_what_is_pending(exported: Path, tmp_path: Path) -> None:
+    words = (
+        "learn",
+        "--model",
+        exported,
+        "--state",
+        tmp_path / "s",
+        "--steps",
+        1,
+        "--tolerance",
+        1,
+        "--rehearse",
+        1,
+    )
+    done = CliRunner().invoke(cli, list(map(str, words)))
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("version 1 adopted: rehearsal, held-back images")
