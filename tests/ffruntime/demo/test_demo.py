@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from msgspec import structs
 
+from ffruntime.bundle import read_manifest, write
 from ffruntime.cli import cli
+from ffruntime.demo.bundles import require_digits
 from ffruntime.errors import BundleError, DataError, FFError, UsageError
+from ffruntime.model import Model
 
 
 @pytest.fixture
@@ -85,9 +89,6 @@ def test_what_is_missing_is_said_in_one_line(
 def test_a_bundle_without_gradients_teaches_nothing(
     demo: Callable[..., Result], nine: Path, tmp_path: Path
 ) -> None:
-    from msgspec import structs
-
-    from ffruntime.bundle import read_manifest, write
 
     manifest = read_manifest(nine)
     kept = {name: (nine / name).read_bytes() for name in manifest.files if not name.startswith("gradient")}
@@ -95,3 +96,15 @@ def test_a_bundle_without_gradients_teaches_nothing(
     done = demo("--scene", "new-class", "--nine", tmp_path / "bare.ff")
     assert isinstance(done.exception, BundleError)
     assert "no gradient graphs" in str(done.exception)
+
+
+def test_other_images_and_other_things_are_refused(nine: Path) -> None:
+    model = Model(nine, state=False)
+    manifest = model.manifest
+    network = structs.replace(manifest.network, image=structs.replace(manifest.network.image, shape=(3, 32, 32)))
+    model.manifest = structs.replace(manifest, network=network)
+    with pytest.raises(BundleError, match=r"takes images of 3×32×32, MNIST's are 1×28×28; make one: fftrain mnist"):
+        require_digits(model, "fftrain mnist")
+    model.manifest = structs.replace(manifest, classes=("1", "2", "cat"))
+    with pytest.raises(BundleError, match="knows cat, not only digits; make one: fftrain mnist"):
+        require_digits(model, "fftrain mnist")
