@@ -11,6 +11,7 @@ import numpy as np
 from msgspec import Struct
 
 from .. import bundle
+from ..chunks import in_chunks
 from ..model import Model
 from .replay import draw_balanced, evictions
 from .store import BUNDLES, LEARNED, REFUSED, Current, Store, alone
@@ -176,9 +177,7 @@ class Learner:
         deeper = model.relearned({**now.tensors, **changed})
 
         def features(images: np.ndarray) -> np.ndarray:
-            size = settings.micro_batch
-            parts = (images[start : start + size] for start in range(0, len(images), size))
-            return np.concatenate([deeper.graph("classifier")({"images": part})["features"] for part in parts])
+            return in_chunks(deeper.graph("classifier"), settings.micro_batch, 1)({"images": images})["features"]
 
         head = update_head(self._graphs.graph, features, weights, draw, settings, recipe, rng, stepped)
         return {**now.tensors, **{name: weights[name] for name in names}}, (*units, head)
@@ -205,9 +204,10 @@ class Learner:
         """
         known = len(now.classes)
         doubtful = [label for label, name in enumerate(now.classes) if name in now.doubtful]
+        classify = in_chunks(self.model.graph("classifier"), self.settings.micro_batch, 1)
 
         def scores(images: np.ndarray) -> np.ndarray:
-            logits = self.model.graph("classifier")({"images": images})["logits"].copy()
+            logits = classify({"images": images})["logits"]
             logits[:, known:] = -np.inf
             logits[:, doubtful] = logits.max(1, keepdims=True)
             return logits

@@ -35,7 +35,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     steps: Positive = 60
     batch: Positive = 32  # images in a step, each with its negatives
-    micro_batch: Positive = 32  # images in one call of a gradient graph
+    micro_batch: Positive = 8  # images in one call of a gradient graph
     fresh: Annotated[float, Meta(gt=0, le=1)] = 0.2  # share of them that is new; the others are replayed
     lr: Annotated[float, Meta(gt=0)] = 5e-4
     head_steps: Annotated[int, Meta(ge=0)] = 60
