@@ -6,7 +6,7 @@ import click
 
 from . import command
 from .commands.bench import bench
-from .commands.classify import EPILOG, classify
+from .commands.classify import classify
 from .commands.demo import demo
 from .commands.devices import devices
 from .commands.explain import explain
@@ -15,6 +15,21 @@ from .commands.learn import learn
 from .commands.plan import plan
 from .commands.state import apply_state, diff, export_state, history, reset, rollback
 from .commands.verify import verify
+
+EPILOG = """\b
+Examples:
+  ffruntime classify three.png                  the answer, how sure, how fast
+  ffruntime classify --watch inbox --json       every picture that appears there
+  ffruntime learn sketch.png --label A          a symbol that the network has never seen
+  ffruntime history; ffruntime rollback         what was learned, and back
+  ffruntime plan --device raspberry-pi-zero-2w  what fits there
+  ffruntime demo                                learning, measured and shown
+  ffruntime COMMAND --help                      more examples
+
+\b
+Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 bundle, 4 image (the others are done all the
+same), 5 data set, 6 backend or device, 7 golden check, 8 cannot write, 9 learned state, 10 update refused,
+130 interrupted."""
 
 
 @click.group(

@@ -152,6 +152,8 @@ def _labelled(paths: tuple[str, ...], label: str | None) -> Iterator[tuple[str, 
         return ((label, named) for named in pictures(paths))
     folders = []
     for path in map(Path, paths):
+        if not path.exists():
+            raise UsageError(f"{path}: no such file or folder")
         classes = sorted(f for f in path.iterdir() if f.is_dir() and f.name[0] != ".") if path.is_dir() else []
         if not classes:
             raise UsageError(

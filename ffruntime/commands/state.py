@@ -156,7 +156,7 @@ def export_state(file: Path, model_path: str, state: Path | None, force: bool, a
     if as_json:
         click.echo(json.dumps({"version": now.version, "tensors": list(tensors), **to_builtins(written)}))
     else:
-        click.echo(f"{file}: version {now.version}, {now.updates} updates on {now.examples} examples")
+        click.echo(f"{file}: version {now.version}; updates: {now.updates}, examples: {now.examples}")
 
 
 @click.command("apply-state", epilog=EPILOG)
