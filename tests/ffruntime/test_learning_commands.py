@@ -83,7 +83,8 @@ def test_what_cannot_be_read_is_said_and_the_others_are_learned(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["none.png"], "--label"),
+        (["none.png"], "no such file"),
+        ([__file__], "--label"),
         (["--label", "7"], "of which pictures"),
         (["--replay-bytes", "4X", "a.png", "--label", "7"], "no number of bytes"),
         (["--backend", "abacus", "a.png", "--label", "7"], "unknown backend"),
@@ -161,7 +162,7 @@ def test_a_state_goes_to_another_device(
 ) -> None:
     run("learn", *FEW, "--label", "fresh", digit_files[0])
     file, other = tmp_path / "learned.state", tmp_path / "other.state"
-    assert "version 1, 1 updates on 1 examples" in run("export-state", file).stdout
+    assert "version 1; updates: 1, examples: 1" in run("export-state", file).stdout
     tensors, state = read_state(file, read_manifest(exported))
     assert state.classes[10:] == ("fresh",)
     assert "head.weight" in tensors
