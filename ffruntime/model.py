@@ -142,7 +142,7 @@ class Model:
         with self._lock:
             return copy.copy(self)
 
-    def limited(self, batch: int, at_once: int) -> Model:
+    def limited(self, batch: int, at_once: int, threads: int = 0) -> Model:
         """The same model with so many images and labels in one call at most, and memory given back after each.
 
         The whole process gives freed memory back from now on (`heap.py`).
@@ -152,7 +152,7 @@ class Model:
         return_freed_blocks()
         other = copy.copy(self)
         other._lock, other._graphs = threading.Lock(), {}
-        other.batch, other.at_once, other.arena = batch, at_once, False
+        other.batch, other.at_once, other.threads, other.arena = batch, at_once, threads, False
         return other
 
     def _learn(self, learned: Mapping[str, np.ndarray], classes: Sequence[str], doubtful: frozenset[str]) -> None:

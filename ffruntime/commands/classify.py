@@ -12,11 +12,11 @@ import click
 from .common import (
     backend_options,
     budget_options,
-    calls_within,
     json_option,
     model_option,
     state_options,
     state_to_use,
+    within,
 )
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ def classify(
     from ..picture import display_name
 
     model = Model(model_path, backend, threads or 0, precision, state=state_to_use(state, shipped))
-    if calls := calls_within(model, cast("Use", model.mode(mode, labels)), device, memory):
-        model = model.limited(calls.batch, calls.labels)
+    model, _ = within(model, cast("Use", model.mode(mode, labels)), device, memory)
     failed, passes = False, []
     for path, get in _stream(images, watch, camera):
         try:

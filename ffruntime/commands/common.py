@@ -76,22 +76,27 @@ def budget_options(function):  # type: ignore[no-untyped-def]
     return device(memory(function))
 
 
-def calls_within(model: Model, use: Use, device: str | None, memory: int | None) -> Calls | None:
-    """The largest calls for a use that keep to a device's memory, to `memory` MiB, or to both; None: as they come.
+def within(model: Model, use: Use, device: str | None, memory: int | None) -> tuple[Model, Calls | None]:
+    """The model, limited to the largest calls that keep to a device's memory, to `memory` MiB, or to both.
 
-    Raises `BackendError` with the numbers where none does.
+    A device says the number of threads, too, where nobody else did. Without either, as it was, and None. Raises
+    `BackendError` with the numbers where no call is small enough.
     """
     if not (device or memory):
-        return None
+        return model, None
     from msgspec import structs
 
     from ..plan import MIB, UNLIMITED, choose, room_on
     from ..profile import load_profile
 
-    room = room_on(load_profile(device)) if device else UNLIMITED
+    room, threads = UNLIMITED, model.threads
+    if device:
+        profile = load_profile(device)
+        room, threads = room_on(profile), threads or profile.cpu.cores
     if memory:
         room = structs.replace(room, memory=min(room.memory, memory * MIB))
-    return choose(model.manifest.network, len(model.classes), use, room, model.precision)
+    calls = choose(model.manifest.network, len(model.classes), use, room, model.precision)
+    return model.limited(calls.batch, calls.labels, threads), calls
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import budget_options, calls_within, json_option, model_option, state_option
+from .common import budget_options, json_option, model_option, state_option, within
 
 if TYPE_CHECKING:
     from ..learning.learner import Learner, Outcome
@@ -114,8 +114,8 @@ def learn(
     from ..model import Model
 
     model = Model(model_path, backend, threads or 0, state=False)
-    if calls := calls_within(model, "update", device, memory):
-        model, micro_batch = model.limited(calls.batch, calls.labels), micro_batch or calls.micro_batch
+    model, calls = within(model, "update", device, memory)
+    micro_batch = micro_batch or (calls.micro_batch if calls else None)
     asked = {"steps": steps, "head_steps": steps, "lr": lr, "micro_batch": micro_batch}
     settings = Settings(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
     learner = Learner(

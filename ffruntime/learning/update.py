@@ -69,8 +69,8 @@ def learning_units(network: Network, graphs: Mapping[str, Any]) -> list[int]:
     units = [index for index in range(len(network.units)) if f"gradient{index + 1}.onnx" in graphs]
     if not units:
         raise BundleError(
-            "the bundle has no gradient graphs, so nothing can be learned on it; ffexport makes them where units were "
-            "trained by a loss of right and wrong labels"
+            "the bundle has no gradient graphs, so nothing can be learned on it; ffexport makes them where units "
+            "were trained by a loss of right and wrong labels"
         )
     return units
 
