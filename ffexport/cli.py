@@ -156,8 +156,9 @@ def cli(
         from ffruntime.report import shortlist_text
 
         whose = "the trainer's" if state is None else "its own"
-        if shortlist := read_manifest(target).shortlist:
-            click.echo(f"mode shortlist: {shortlist_text(shortlist)}")
+        manifest = read_manifest(target)
+        if manifest.shortlist:
+            click.echo(f"mode shortlist: {shortlist_text(manifest.shortlist, len(manifest.classes))}")
         click.echo(f"{target}: every graph reproduces {whose} golden vectors; next: ffruntime classify image.png")
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, TypeAlias
 
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from .architecture import (
     Conv,
@@ -320,8 +320,10 @@ class Need(Struct, frozen=True):
 
 
 def need(network: Network, classes: int, use: Use, room: Room, precision: Precision = "fp32") -> Need:
-    """The largest calls for a use. All labels in one call come before many images in one, and both, in an update,
-    before a large micro-batch: judging it takes calls of a mode, too.
+    """The largest calls for a use that keep to the room, with a margin for what the figures are off by.
+
+    All labels in one call come before many images in one, and both, in an update, before a large micro-batch:
+    judging it takes calls of a mode, too.
     """
 
     def memory(calls: Calls) -> Memory:
@@ -337,24 +339,21 @@ def need(network: Network, classes: int, use: Use, room: Room, precision: Precis
         for labels in halvings(1 if use == "classifier" else min(classes, room.labels))
         for batch in halvings(room.batch)
     ]
-    calls = next((one for one in tried if memory(one).total <= room.memory), tried[-1])
+    available = int(room.memory / MARGIN)
+    calls = next((one for one in tried if memory(one).total <= available), tried[-1])
     if use == "update":
         tried = [Calls(calls.batch, calls.labels, micro) for micro in halvings(min(MICRO_BATCH, room.batch))]
-        calls = next((one for one in tried if memory(one).total <= room.memory), tried[-1])
+        calls = next((one for one in tried if memory(one).total <= available), tried[-1])
     needed = memory(calls)
-    return Need(use, calls, needed, needed.total <= room.memory)
+    return Need(use, calls, needed, needed.total <= available)
 
 
 def choose(network: Network, classes: int, use: Use, room: Room, precision: Precision = "fp32") -> Calls:
-    """The largest calls for which a use of the network keeps to the room there is, the whole process counted, with
-    a margin for what the figures are off by.
-
-    Raises `BackendError` with the numbers where not even one image with one label does.
-    """
-    available = int(room.memory / MARGIN)
-    found = need(network, classes, use, structs.replace(room, memory=available), precision)
+    """The calls of `need`. Raises `BackendError` with the numbers where not even one image with one label fits."""
+    found = need(network, classes, use, room, precision)
     if not found.fits:
         enough, given = _mib(math.ceil(found.memory.total * MARGIN)), _mib(room.memory)
+        available = int(room.memory / MARGIN)
         raise BackendError(f"{use} in {given} MiB: {_short(found.memory, available)}; allow {enough} MiB")
     return found.calls
 

@@ -67,7 +67,7 @@ def manifest_text(path: Path, manifest: Manifest) -> str:
             f"accuracy  {split}: " + ", ".join(f"{mode} {100 * share:.2f} %" for mode, share in modes.items())
         )
     if manifest.shortlist:
-        lines.append(f"shortlist {shortlist_text(manifest.shortlist)}")
+        lines.append(f"shortlist {shortlist_text(manifest.shortlist, len(manifest.classes))}")
     units = []
     for index, (unit, (below, above)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
         ops = " ".join(name for name, _ in named_ops(unit))
@@ -84,10 +84,11 @@ def manifest_text(path: Path, manifest: Manifest) -> str:
     )
 
 
-def shortlist_text(shortlist: Shortlist) -> str:
+def shortlist_text(shortlist: Shortlist, classes: int) -> str:
     """What mode `shortlist` costs and keeps."""
     agree = f"{100 * shortlist.agree:.1f} % decided as by goodness of every label"
-    return f"{shortlist.passes:.2f} passes on average, {agree} (exemplars; threshold {shortlist.threshold:.3g})"
+    cost = f"{shortlist.passes:.2f} passes on average, {1 + classes} at worst"
+    return f"{cost}, {agree} (exemplars; threshold {shortlist.threshold:.3g})"
 
 
 def learned_text(learned: Current, manifest: Manifest) -> str:

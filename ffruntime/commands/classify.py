@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -52,7 +53,12 @@ all the same), 6 backend, 7 a backend that fails the golden check, 9 learned sta
 @click.option("--labels", type=click.IntRange(min=1), help="Mode shortlist: try so many, the most plausible ones.")
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to print.")
 @click.option("--no-preprocess", is_flag=True, help="The images are ready: as the network was trained on.")
-@click.option("--watch", metavar="DIR", help="Every picture that appears there or changes, once it is written.")
+@click.option(
+    "--watch",
+    metavar="DIR",
+    help="Every picture that appears there or changes, once it is written. What is learned meanwhile counts from "
+    "the next start on.",
+)
 @click.option(
     "--camera",
     metavar="[N]",
@@ -95,28 +101,38 @@ def classify(
 
     model = Model(model_path, backend, threads or 0, precision, state=state_to_use(state, shipped))
     model, _ = within(model, cast("Use", model.mode(mode, labels)), device, memory)
-    failed, passes = False, []
-    for path, get in _stream(images, watch, camera):
-        try:
-            pixels = model.prepare(get(), display_name(path), not no_preprocess)
-        except ImageError as error:  # say so, and go on with the others
-            click.echo(f"error: {error}", err=True)
-            failed = True
-            continue
-        answer = model.classify_batch(pixels[None], mode, labels)[0]
-        passes.append(answer.passes)
-        if show:
-            from ..report import draw
+    costs: Counter[int] = Counter()  # how many images took so many passes
+    failed = False
+    try:
+        for path, get in _stream(images, watch, camera):
+            try:
+                pixels = model.prepare(get(), display_name(path), not no_preprocess)
+            except ImageError as error:  # say so, and go on with the others
+                click.echo(f"error: {error}", err=True)
+                failed = True
+                continue
+            answer = model.classify_batch(pixels[None], mode, labels)[0]
+            costs[answer.passes] += 1
+            if show:
+                from ..report import draw
 
-            click.echo(draw(pixels), err=as_json)
-        click.echo(_answer_json(path, answer, top) if as_json else _answer_line(path, answer, top))
-    if model.mode(mode, labels) == SHORTLIST and len(passes) > 1 and not as_json:
-        click.echo(
-            f"{len(passes)} images, {sum(passes) / len(passes):.2f} passes on average; worst case "
-            f"{1 + len(model.classes)}, goodness of every label {len(model.classes)}"
-        )
+                click.echo(draw(pixels), err=as_json)
+            click.echo(_answer_json(path, answer, top) if as_json else _answer_line(path, answer, top))
+    finally:  # Ctrl-C is how a stream ends
+        if model.mode(mode, labels) == SHORTLIST and costs.total() > 1 and not as_json:
+            click.echo(_cost_line(costs, len(model.classes), labels, len(model.doubtful)))
     if failed:
         raise click.exceptions.Exit(ImageError.exit_code)
+
+
+def _cost_line(costs: Counter[int], classes: int, labels: int | None, doubtful: int) -> str:
+    count = costs.total()
+    average = sum(passes * times for passes, times in costs.items()) / count
+    worst = 1 + min((labels or classes) + doubtful, classes)
+    return (
+        f"{count} images, {average:.2f} passes on average, {max(costs)} at most; worst case {worst}, goodness of "
+        f"every label {classes}"
+    )
 
 
 def _stream(images: tuple[str, ...], watch: str | None, camera: str | None) -> Iterator[Named]:

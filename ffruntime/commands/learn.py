@@ -43,7 +43,7 @@ def byte_count(text: str) -> int:
     """`500k` -> 512000: bytes, or k (1024 of them) or M."""
     factor = {"k": 1 << 10, "m": 1 << 20}.get(text[-1:].lower())
     digits = text[:-1] if factor else text
-    if not digits.isdecimal():
+    if not digits.isdecimal() or int(digits) * (factor or 1) > 1 << 62:
         raise click.BadParameter(f"'{text}' is no number of bytes, such as 500k or 4M")
     return int(digits) * (factor or 1)
 
@@ -108,13 +108,17 @@ def learn(
     """
     examples = _labelled(pictures, label)
     from ..bundle import state_directory
-    from ..errors import ImageError, UpdateRefused
+    from ..errors import BackendError, ImageError, UpdateRefused
     from ..learning.learner import TOLERANCE, Learner
     from ..learning.update import Settings
     from ..model import Model
 
     model = Model(model_path, backend, threads or 0, state=False)
     model, calls = within(model, "update", device, memory)
+    if calls and micro_batch and micro_batch > calls.micro_batch:
+        raise BackendError(
+            f"--micro-batch {micro_batch}: no more than {calls.micro_batch} keep to the memory allowed"
+        )
     micro_batch = micro_batch or (calls.micro_batch if calls else None)
     asked = {"steps": steps, "head_steps": steps, "lr": lr, "micro_batch": micro_batch}
     settings = Settings(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ Examples:
   ffruntime plan --memory 100                   in 100 MiB, Python and the engine included
 
 \b
-Exit codes: 0 at least one mode fits, 2 usage, 3 bundle, 6 none does."""
+Exit codes: 0 at least one mode fits, 2 usage, 3 bundle, 6 none does, or flash is too small."""
 
 
 @click.command(epilog=EPILOG)
@@ -43,8 +43,8 @@ def plan(model_path: str, device: str | None, memory: int | None, precision: str
     from msgspec import structs, to_builtins
 
     from ..bundle import read_manifest
-    from ..errors import unknown
-    from ..plan import MIB, UNLIMITED, flash_bytes, need, require_any, room_on
+    from ..errors import BackendError, unknown
+    from ..plan import MARGIN, MIB, UNLIMITED, flash_bytes, need, require_any, room_on
     from ..precision import PRECISIONS
     from ..profile import load_profile
 
@@ -58,7 +58,7 @@ def plan(model_path: str, device: str | None, memory: int | None, precision: str
         room = structs.replace(room, memory=memory * MIB)
     uses = _uses(manifest)
     needs = [need(manifest.network, len(manifest.classes), use, room, known[precision]) for use in uses]
-    require_any(needs, room.memory)
+    require_any(needs, int(room.memory / MARGIN))
     flash = flash_bytes(manifest.network, known[precision], {n: entry.size for n, entry in manifest.files.items()})
     there = profile.storage.usable_mib * MIB if profile else None
     if as_json:
@@ -69,7 +69,12 @@ def plan(model_path: str, device: str | None, memory: int | None, precision: str
     click.echo(_table(needs, room))
     parts = ", ".join(f"{name} {size / MIB:.1f}" for name, size in flash.items())
     limit = f" of {there / MIB:,.0f}" if there else ""
-    click.echo(f"\nflash: {sum(flash.values()) / MIB:,.1f}{limit} MiB ({parts})")
+    full = there is not None and sum(flash.values()) > there
+    click.echo(f"\nflash: {sum(flash.values()) / MIB:,.1f}{limit} MiB ({parts}){', does not fit' if full else ''}")
+    if _limit(room) is not None:
+        click.echo(f"'fits' leaves a margin: the figures are off by up to {100 * (MARGIN - 1):.0f} %")
+    if full:
+        raise click.exceptions.Exit(BackendError.exit_code)
 
 
 def _uses(manifest: Manifest) -> list[Use]:

@@ -159,7 +159,7 @@ def test_chosen_calls_keep_to_the_budget(width: int, extra: int, use: Use) -> No
         choose(wide, 10, use, Room(smallest - MIB))
     budget = smallest + extra * MIB // 4 + 1
     calls = choose(wide, 10, use, Room(budget))
-    found = need(wide, 10, use, Room(int(budget / MARGIN)))
+    found = need(wide, 10, use, Room(budget))
     assert found.fits
     assert found.calls == calls
     assert found.memory.total * MARGIN <= budget
