@@ -28,7 +28,7 @@ from .student import Student
 TASKS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 Stored: TypeAlias = dict[int, list[int]]  # of each label, the places of its examples among the training images
 MODE = "classifier"  # the inference mode of R, ACC, BWT and forgetting: chosen on validation images
-SETTINGS = Settings(batch=64, micro_batch=32, fresh=0.25, lr=2e-3, head_lr=2e-3)
+SETTINGS = Settings(batch=64, micro_batch=32, fresh=0.25, lr=4e-3, head_lr=2e-3)
 AUGMENT = {"shift": 2, "rotate": 15.0, "scale": 0.15}
 REMEDY = "fftrain mnist --recipe stream --epochs 0 --out untrained.ff && ffexport --model untrained.ff"
 
@@ -41,7 +41,7 @@ class Plan(Struct, frozen=True):
     per_task: int = 20_000  # images at most, so all
     rehearsal: int = 200  # steps on stored examples after each task, when the device is at rest
     gdumb: int = 1000  # steps of GDumb
-    stream_rate: float = 0.5  # of the learning rates, while a task arrives
+    stream_rate: float = 0.25  # of the learning rates, while a task arrives
     goodness: int = 2000  # images on which goodness is measured in the end
 
 
