@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +35,7 @@ class State(Struct, frozen=True, forbid_unknown_fields=True):
     format: int
     weights: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # SHA-256 of the bundle's weights.safetensors
     classes: Annotated[tuple[str, ...], Meta(min_length=1)]  # the bundle's, then those learned
+    doubtful: tuple[str, ...]  # those of them that the linear classifier hardly knows
     updates: NonNegative  # adopted since the bundle's weights
     examples: NonNegative  # that they learned from
     ffedge: str  # version of what wrote the file
@@ -52,14 +53,18 @@ def write_state(
     classes: Sequence[str],
     updates: int,
     examples: int,
+    doubtful: Collection[str] | None = None,
 ) -> State:
     """Write what was learned on the bundle of `manifest`: the tensors that changed, float32, by their names there.
 
+    `doubtful`: those of the classes that the linear classifier hardly knows; by default all that were learned.
     Raises `BundleError` where `read_state` would refuse it, `StorageError`, with what was at `path` unchanged.
     """
     from safetensors.numpy import save
 
-    state = State(FORMAT, manifest.files[WEIGHTS].sha256, tuple(classes), updates, examples, __version__)
+    unsure = classes[len(manifest.classes) :] if doubtful is None else [n for n in classes if n in doubtful]
+    own = manifest.files[WEIGHTS].sha256
+    state = State(FORMAT, own, tuple(classes), tuple(unsure), updates, examples, __version__)
     _check(path, manifest, tensors, state)
     text = msgspec.json.encode(state).decode()
     whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
@@ -136,6 +141,8 @@ def _check(path: Path, manifest: Manifest, tensors: Mapping[str, np.ndarray], st
         raise BundleError(f"{path}: a class is named twice")
     if state.classes[: len(manifest.classes)] != manifest.classes:
         raise BundleError(f"{path}: its classes do not begin with the bundle's")
+    if list(state.doubtful) != [name for name in state.classes if name in state.doubtful]:
+        raise BundleError(f"{path}: its doubtful classes are none of its classes, or not in their order")
     shapes = parameter_shapes(manifest.network)
     check_shapes(path, tensors, {name: shape for name, shape in shapes.items() if name in tensors})
     for name, tensor in tensors.items():

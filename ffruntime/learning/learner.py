@@ -120,14 +120,14 @@ class Learner:
     ) -> Outcome:
         """Change the weights, judge them, and adopt or refuse them."""
         start, shipped = time.perf_counter(), self._shipped()
-        rng = np.random.default_rng([now.version, *ids[:1]])
+        rng = np.random.default_rng([len(self.store.history()), *ids[:1]])  # another one for each attempt
         weights, losses = self._weights(now, ids, settings, rng, stepped)
         after = self._judge(self.model.relearned(weights, now.classes, now.doubtful))
         harmful = shipped is not None and after is not None and after < shipped - self.tolerance
         if harmful or not all(np.isfinite(tensor).all() for tensor in weights.values()):
             stored = sum(map(len, self.store.ids(BUNDLES, LEARNED).values()))
             gone = self._beyond_budget(self._refused(), stored + len(ids))  # those of now can be tried again
-            version = self.store.refuse(now.version, ids, shipped, after, gone)
+            version = self.store.refuse(now.version, kind, ids, shipped, after, gone)
             seconds = time.perf_counter() - start
             return Outcome(version, False, tuple(ids), shipped, after, losses, len(gone), seconds)
         gone = self._evictions(ids, rng)

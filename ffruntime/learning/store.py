@@ -49,7 +49,7 @@ class Version(Struct, frozen=True):
 
     id: int
     parent: int
-    kind: str  # update, applied
+    kind: str  # update, rehearsal, applied
     adopted: bool
     examples: int  # that this version was the first to learn from
     before: float | None  # share of held-back examples that the shipped weights classify rightly, if there are any
@@ -260,8 +260,10 @@ class Store:
             number, row = self._current_row()
             updates, examples = (row.updates, row.learned) if row else (0, 0)
             try:
-                tensors, known = self._read(number)
-                return Current(number, tensors, self.classes(), self._doubtful(known), updates, examples)
+                tensors, known, doubtful = self._read(number)
+                classes = self.classes()
+                unsure = frozenset(name for name in classes if name in doubtful or name not in known)
+                return Current(number, tensors, classes, unsure, updates, examples)
             except (StateError, UsageError):
                 if self.current_version() == number:
                     raise  # else another process has gone on meanwhile
@@ -300,24 +302,29 @@ class Store:
         """Make a version of these weights and make it current; its number. Older ones' weights make room.
 
         `tensors`: all that differ from the bundle's. `examples` were learned from, `evicted` leave the store.
-        `learned`: updates and examples of a state that came from elsewhere. Raises `StateError` where another
-        process has changed the version meanwhile, `StorageError` where there is no room; nothing is changed then.
+        `learned`: classes, updates and examples of a state that came from elsewhere. Raises `StateError` where
+        another process has changed the version meanwhile, `StorageError` where there is no room, `UsageError` where
+        a pattern means one class here and another there; nothing is changed then.
         """
         with self._db.transaction() as db:
             now, row = self._current_row()
             if now != parent:
                 raise StateError(f"{self.directory}: another process has changed the version meanwhile; try again")
             self.sweep()
+            if learned:
+                self._take_classes(db, learned.classes)
             updates = learned.updates if learned else (row.updates if row else 0) + 1
             total = learned.examples if learned else (row.learned if row else 0) + len(examples)
             number = self._next_number(db)
             file = self.version_file(number)
-            write_state(file, self.manifest, tensors, self.classes(), updates, total)
+            self._mark(db, examples, LEARNED)
+            classes = learned.classes if learned else self.classes()
+            doubtful = self._hardly_seen(total).union(learned.doubtful if learned else ())
+            write_state(file, self.manifest, tensors, classes, updates, total, doubtful)
             row = Version(
                 number, parent, kind, True, len(examples), before, after, _now(), updates, total, sha256(file)
             )
             self._insert(db, row)
-            self._mark(db, examples, LEARNED)
             self._evict(db, evicted, number)
             db.execute("UPDATE settings SET value = ? WHERE name = 'current'", (number,))
             self._forget(db, number, parent)
@@ -327,6 +334,7 @@ class Store:
     def refuse(
         self,
         parent: int,
+        kind: str,
         examples: Sequence[int],
         before: float | None,
         after: float | None,
@@ -337,9 +345,7 @@ class Store:
             row = self._row(parent)
             updates, total = (row.updates, row.learned) if row else (0, 0)
             number = self._next_number(db)
-            row = Version(
-                number, parent, "update", False, len(examples), before, after, _now(), updates, total, None
-            )
+            row = Version(number, parent, kind, False, len(examples), before, after, _now(), updates, total, None)
             self._insert(db, row)
             self._mark(db, examples, REFUSED)
             self._evict(db, evicted, number)
@@ -353,7 +359,6 @@ class Store:
         """
         tensors, state = read_state(file, self.manifest)
         with alone(self.directory):
-            self._take_classes(state.classes)
             return self.adopt(self.current_version(), "applied", tensors, (), learned=state)
 
     def rollback(self, to: int | None = None) -> int:
@@ -382,10 +387,10 @@ class Store:
 
     # --- inside
 
-    def _read(self, number: int) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-        """A version's tensors, and the classes that were known when it was made."""
+    def _read(self, number: int) -> tuple[dict[str, np.ndarray], tuple[str, ...], tuple[str, ...]]:
+        """A version's tensors, the classes that were known when it was made, and the doubtful ones of these."""
         if number == 0:
-            return {}, self.manifest.classes
+            return {}, self.manifest.classes, ()
         kept = {version.id: version for version in self.history() if version.kept}
         if number not in kept:
             numbers = ", ".join(map(str, (0, *kept)))
@@ -399,7 +404,7 @@ class Store:
             raise StateError(f"{file}: {error.strerror}; {remedy}") from error
         except BundleError as error:
             raise StateError(f"{error}; {remedy}") from error
-        return tensors, state.classes
+        return tensors, state.classes, state.doubtful
 
     def _set_up(self, seeds: Seeds | None) -> None:
         """Tables and the first examples, in one transaction."""
@@ -433,7 +438,7 @@ class Store:
             known[name] = len(known)
         return [known[name] for name in names]
 
-    def _take_classes(self, classes: Sequence[str]) -> None:
+    def _take_classes(self, db: sqlite3.Connection, classes: Sequence[str]) -> None:
         """Know all of `classes`, which begin with those known here, or are the beginning of them."""
         known = self.classes()
         shorter = min(len(known), len(classes))
@@ -442,14 +447,13 @@ class Store:
                 f"it knows the classes {', '.join(classes)}, and {self.directory} {', '.join(known)}: "
                 "the same pattern would mean two things"
             )
-        with self._db.transaction() as db:
-            self._labels(db, classes)
+        self._labels(db, classes)
 
-    def _doubtful(self, known: Sequence[str]) -> frozenset[str]:
-        """Classes that were learned from few examples, or not by a version that knew only `known` ones."""
+    def _hardly_seen(self, examples: int) -> frozenset[str]:
+        """Learned classes that weights which learned from so many examples in all can have seen but few of."""
         seen, first = self.seen(), len(self.manifest.classes)
         new = enumerate(self.classes()[first:], first)
-        return frozenset(name for label, name in new if seen.get(label, 0) < WELL_KNOWN or name not in known)
+        return frozenset(name for label, name in new if min(seen.get(label, 0), examples) < WELL_KNOWN)
 
     def _value(self, setting: str) -> object:
         rows = self._db.all("SELECT value FROM settings WHERE name = ?", (setting,))
@@ -494,10 +498,10 @@ class Store:
     def _evict(db: sqlite3.Connection, examples: Sequence[int], version: int) -> None:
         for id in examples:
             db.execute(
-                "INSERT INTO evictions SELECT id, label, status, ?, ? FROM examples WHERE id = ?",
-                (version, _now(), id),
+                "INSERT INTO evictions SELECT id, label, status, ?, ? FROM examples WHERE id = ? AND status != ?",
+                (version, _now(), id, PENDING),  # by another process' `learn --retry`
             )
-            db.execute("DELETE FROM examples WHERE id = ?", (id,))
+            db.execute("DELETE FROM examples WHERE id = ? AND status != ?", (id, PENDING))
 
     def _forget(self, db: sqlite3.Connection, number: int, parent: int) -> None:
         """Versions beyond the retention limit lose their weights; never the current one, nor its parent."""

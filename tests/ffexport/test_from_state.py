@@ -258,6 +258,8 @@ BAD_STATES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "too many classes": (lambda s: rewritten(s, classes=[*DIGITS, *map(str, range(10, 40))]), "40 classes"),
     "named twice": (lambda s: rewritten(s, classes=[*DIGITS, "3"]), "twice"),
     "renamed": (lambda s: rewritten(s, classes=["zero", *DIGITS[1:]]), "do not begin"),
+    "doubtful of none": (lambda s: rewritten(s, doubtful=["x"]), "doubtful"),
+    "doubtful twice": (lambda s: rewritten(s, doubtful=[NEW, NEW]), "doubtful"),
     "forgotten": (lambda s: rewritten(s, classes=DIGITS[:9]), "do not begin"),
     "unknown tensor": (lambda s: rewritten(s, {"unit9.conv1.bias": np.zeros(3, "f4")}), "unit9.conv1.bias"),
     "other shape": (lambda s: rewritten(s, {"head.bias": np.zeros(3, "f4")}), "head.bias"),

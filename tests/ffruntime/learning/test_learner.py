@@ -107,13 +107,24 @@ def test_a_harmful_update_is_refused_and_can_be_tried_again(learner: Learner) ->
     assert learner.store.history()[-1].parent == 0
 
 
+def test_another_attempt_is_another_one(learner: Learner) -> None:
+    """A retry, or another rehearsal, that repeated the refused one bit for bit would be refused again."""
+    learner.tolerance = REFUSES
+    (first,) = learn(learner, 5)
+    learner.store.retry()
+    (second,) = learn(learner, 0)
+    assert first.examples == second.examples
+    assert first.losses != second.losses
+    rehearsals = [learner.rehearse(1), learner.rehearse(1)]
+    assert len({rehearsal.losses for rehearsal in rehearsals if rehearsal}) == 2
+
+
 def test_stored_images_keep_to_their_budget(model: Model, place: Path) -> None:
     with closing(Learner(model, place, FAST, tolerance=1.0, replay_bytes=210 * 784)) as learner:
         learn(learner, 40)
-        assert (
-            sizes(learner) == {BUNDLES: 200 - 30, PENDING: 0, LEARNED: 40, REFUSED: 0}
-            or sum(sizes(learner).values()) == 210
-        )
+        assert (sizes(learner)[PENDING], sizes(learner)[REFUSED], sum(sizes(learner).values())) == (0, 0, 210)
+        kept = {label: len(ids) for label, ids in learner.store.ids(BUNDLES, LEARNED).items()}
+        assert kept == {**dict.fromkeys(range(10), 20), 3: 30}
         learner.tolerance = REFUSES
         learn(learner, 20)
         learn(learner, 20)

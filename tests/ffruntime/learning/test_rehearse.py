@@ -52,6 +52,7 @@ def test_rehearsal_is_judged(model: Model, tmp_path: Path) -> None:
         assert outcome
         assert not outcome.adopted
         assert learner.version == 0
+        assert [(version.kind, version.adopted) for version in learner.store.history()] == [("rehearsal", False)]
 
 
 def test_without_examples_there_is_nothing_to_rehearse(model: Model, tmp_path: Path) -> None:

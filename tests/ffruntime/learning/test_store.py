@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ffruntime.bundle import Manifest, read_manifest, read_weights
-from ffruntime.errors import BundleError, FFError, StateError, UsageError
+from ffruntime.errors import BundleError, FFError, StateError, StorageError, UsageError
 from ffruntime.learning import store as module
 from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, Store, current, reset
 from ffruntime.state_file import read_state, write_state
@@ -110,13 +110,25 @@ def test_numbers_are_never_given_twice(store: Store, weights: dict[str, np.ndarr
 
 def test_refused_examples_are_kept_and_can_be_tried_again(store: Store) -> None:
     ids = store.add(IMAGES[:4], ["3"] * 4)
-    assert store.refuse(0, ids, 0.9, 0.1, evicted=ids[:1]) == 1
+    assert store.refuse(0, "update", ids, 0.9, 0.1, evicted=ids[:1]) == 1
     assert store.current_version() == 0
     assert (store.pending(), store.ids(REFUSED)) == ([], {3: ids[1:]})
     assert store.retry() == 3
     assert store.pending() == ids[1:]
     (version,) = store.history()
     assert (version.adopted, version.kept, version.examples, version.after) == (False, False, 4, 0.1)
+
+
+def test_what_is_pending_again_is_not_evicted(store: Store, weights: dict[str, np.ndarray]) -> None:
+    """Another process says `learn --retry` between the choice of what goes and its going."""
+    ids = store.add(IMAGES[:3], ["3"] * 3)
+    store.refuse(0, "update", ids, 0.9, 0.1)
+    store.retry()
+    store.adopt(0, "update", bias(1, weights), (), evicted=ids[:1])
+    store.refuse(1, "update", (), 0.9, 0.1, evicted=ids[1:])
+    assert store.pending() == ids
+    with closing(sqlite3.connect(store.directory / "learning.db")) as db:
+        assert db.execute("SELECT * FROM evictions").fetchall() == []
 
 
 # --- versions
@@ -142,7 +154,7 @@ def test_the_newest_versions_are_kept_with_the_current_one_and_its_parent(
 
 def test_updates_and_examples_are_counted_along_the_branch(store: Store, weights: dict[str, np.ndarray]) -> None:
     first = store.adopt(0, "update", bias(1, weights), store.add(IMAGES[:3], ["3"] * 3))
-    store.refuse(first, store.add(IMAGES[:9], ["3"] * 9), 0.9, 0.1)
+    store.refuse(first, "update", store.add(IMAGES[:9], ["3"] * 9), 0.9, 0.1)
     store.adopt(first, "update", bias(2, weights), store.add(IMAGES[:4], ["3"] * 4))
     now = store.current()
     assert (now.version, now.updates, now.examples) == (3, 2, 7)
@@ -198,6 +210,43 @@ def test_what_another_device_learned(
     np.testing.assert_array_equal(now.tensors["head.bias"], 5)
     assert (now.classes[10:], now.doubtful, now.updates, now.examples) == (("new",), {"new"}, 7, 70)
     assert (store.history()[-1].kind, store.rollback()) == ("applied", 1)
+
+
+def test_a_class_is_well_known_only_under_weights_that_saw_it(
+    store: Store, manifest: Manifest, weights: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    """Counts grow, but a version's weights saw what they saw: also after a rollback, or a state from elsewhere."""
+    many = np.concatenate([IMAGES, IMAGES])
+    first = store.adopt(0, "update", bias(1, weights), store.add(many[:31], ["3"] * 30 + ["new"]))
+    assert store.current().doubtful == {"new"}
+    store.adopt(first, "update", bias(2, weights), store.add(IMAGES, ["new"] * 20))
+    assert store.current().doubtful == set()
+    store.rollback(first)
+    assert store.current().doubtful == {"new"}
+    for classes, doubtful in ((manifest.classes, ()), ((*manifest.classes, "new"), ("new",))):
+        write_state(tmp_path / "their.state", manifest, bias(3, weights), classes, 5, 500, doubtful)
+        store.apply(tmp_path / "their.state")
+        assert store.current().doubtful == {"new"}
+    store.rollback(0)
+    store.adopt(0, "update", bias(4, weights), store.add(IMAGES[:1], ["new"]))
+    assert store.current().doubtful == {"new"}
+
+
+def test_a_state_that_cannot_be_adopted_takes_no_pattern(
+    store: Store,
+    manifest: Manifest,
+    weights: dict[str, np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_arguments: object) -> None:
+        raise StorageError("no room")
+
+    write_state(tmp_path / "their.state", manifest, bias(5, weights), [*manifest.classes, "new"], 7, 70)
+    monkeypatch.setattr(module, "write_state", full)
+    with pytest.raises(StorageError, match="no room"):
+        store.apply(tmp_path / "their.state")
+    assert (store.classes(), store.history()) == (manifest.classes, [])
 
 
 def test_a_pattern_cannot_mean_two_things(
