@@ -66,6 +66,15 @@ def test_shortlist_is_what_the_benchmark_wrote() -> None:
         assert f"{100 * modes[mode]['accuracy']:.2f} % in" in README
 
 
+def test_learning_and_memory_are_what_the_benchmarks_wrote() -> None:
+    learning = json.loads((RESULTS / "learning.json").read_text())
+    for figure in ("learn_12_units_over_3", "learn_over_torch_bp_at_12", "learn_over_torch_ff_time_at_12"):
+        assert f"{learning[figure]:.2f}" in README
+    memory = json.loads((RESULTS / "memory.json").read_text())
+    assert 0.85 < memory["lowest"] <= memory["highest"] < 1.15
+    assert f"between {memory['lowest']:.2f} and {memory['highest']:.2f} of what a fresh process" in README
+
+
 def test_every_file_that_the_readme_links_is_there() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
