@@ -84,7 +84,7 @@ def export_state(
     manifest = bundle.read_manifest(source)
     tensors, learned = read_state(state, manifest)
     weights = {**bundle.read_weights(source, manifest), **tensors}
-    old = read_golden(Model(source, REFERENCE))
+    old = read_golden(Model(source, REFERENCE, state=False))
     exemplars = {}
     if EXEMPLARS in manifest.files:
         exemplars[EXEMPLARS] = _bytes(bundle.verified(source, manifest, EXEMPLARS))

@@ -16,5 +16,5 @@ def return_freed_blocks() -> None:
     largest call, and larger with every new size. What is returned has to be fetched again: calls take longer. Other
     C libraries have no such setting, and nothing happens.
     """
-    with contextlib.suppress(AttributeError, OSError):
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # the last: Windows, where None is no library
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, BLOCK)

@@ -106,14 +106,14 @@ class Model:
 
         Cheap: hashes are not computed again, and graphs that hold none of the tensors that differ are shared.
         """
-        other = copy.copy(self)
-        other._lock = threading.Lock()
-        other._learn(learned, classes or self.classes, doubtful)
-        before, after = self.weights_override, other.weights_override
-        changed = {name for name in before.keys() | after.keys() if before.get(name) is not after.get(name)}
         with self._lock:
-            graphs = self._graphs.items()
-            other._graphs = {n: g for n, g in graphs if changed.isdisjoint(graph_tensors(self.manifest.network, n))}
+            other, graphs = copy.copy(self), dict(self._graphs)
+        other._lock = threading.Lock()
+        before = other.weights_override
+        other._learn(learned, classes or other.classes, doubtful)
+        after, network = other.weights_override, self.manifest.network
+        changed = {name for name in before.keys() | after.keys() if before.get(name) is not after.get(name)}
+        other._graphs = {n: g for n, g in graphs.items() if changed.isdisjoint(graph_tensors(network, n))}
         return other
 
     def learn(self, images: np.ndarray, labels: Sequence[str]) -> list[Outcome]:
@@ -121,8 +121,8 @@ class Model:
 
         They are stored in the state directory, which is made where there is none, before anything else happens;
         then come updates of some examples each, those included that were still pending (`docs/learning.md`). Other
-        threads classify meanwhile as before. Raises `StateError`, `StorageError`, and `UsageError` for a model that
-        was opened as shipped, or images of another shape.
+        threads classify meanwhile as before. Where an update raises, those before it count. Raises `StateError`,
+        `StorageError`, and `UsageError` for a model that was opened as shipped, or images of another shape.
         """
         from .learning.learner import Learner  # only who learns waits for a database
 
@@ -130,12 +130,13 @@ class Model:
             raise UsageError("this model was opened as shipped, without a state that could learn")
         directory = Path(self._state) if self._state else bundle.state_directory(self.path)
         with contextlib.closing(Learner(self, directory)) as learner:
-            outcomes = list(learner.learn(images, labels))
-            now = learner.model
-        with self._lock:
-            self._graphs = now._graphs
-            self._learn(now.weights_override, now.classes, now.doubtful)
-        return outcomes
+            try:
+                return list(learner.learn(images, labels))
+            finally:
+                now = learner.model
+                with self._lock:
+                    self._graphs = now._graphs
+                    self._learn(now.weights_override, now.classes, now.doubtful)
 
     def _as_now(self) -> Model:
         """The same model, which goes on with these weights whatever is learned meanwhile."""
@@ -150,7 +151,7 @@ class Model:
         from .heap import return_freed_blocks  # only who has little memory waits for it
 
         return_freed_blocks()
-        other = copy.copy(self)
+        other = self._as_now()
         other._lock, other._graphs = threading.Lock(), {}
         other.batch, other.at_once, other.threads, other.arena = batch, at_once, threads, False
         return other
@@ -225,8 +226,10 @@ class Model:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Score of every class, and the passes it took: images uint8 (N, C, H, W) -> (N, classes), int (N,).
 
-        `labels`: in mode `shortlist`, how many labels to try, the most plausible ones, whatever the threshold says.
+        `labels`: in mode `shortlist`, how many labels to try, the most plausible ones, whatever the threshold says,
+        beside the doubtful ones.
         """
+        self._check(images)
         now, mode = self._as_now(), self.mode(mode, labels)
         count = len(now.classes)
         if mode == "goodness":
@@ -237,6 +240,15 @@ class Model:
         chosen = now._chosen(logits, labels)
         scores = shortlist.scores(logits, chosen, lambda rows, tried: now._goodness(images[rows], tried))
         return scores, shortlist.passes(chosen)
+
+    def _check(self, images: np.ndarray) -> None:
+        """Raises `UsageError` unless they are some images as the network takes them."""
+        shape = self.manifest.network.image.shape
+        if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
+            raise UsageError(
+                f"images: must be uint8 (N, {', '.join(map(str, shape))}), one at least, not {images.dtype} "
+                f"{images.shape}"
+            )
 
     def _goodness(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Total goodness: images uint8 (N, C, H, W), labels (L,) -> (N, L)."""
@@ -252,16 +264,21 @@ class Model:
 
     def _chosen(self, logits: np.ndarray, labels: int | None) -> np.ndarray:
         """Labels in play, bool (N, classes)."""
-        if labels:
-            return shortlist.most_plausible(logits, labels)
-        assert self.manifest.shortlist  # mode() has seen to it
         doubtful = [index for index, name in enumerate(self.classes) if name in self.doubtful]
+        if labels:
+            known = logits.copy()
+            known[:, doubtful] = -np.inf
+            chosen = shortlist.most_plausible(known, labels)
+            chosen[:, doubtful] = True
+            return chosen
+        assert self.manifest.shortlist  # mode() has seen to it
         return shortlist.in_play(logits, self.manifest.shortlist.threshold, doubtful)
 
     def classify_batch(
         self, images: np.ndarray, mode: str | None = None, labels: int | None = None
     ) -> list[Answer]:
         """Images that are ready, uint8 (N, C, H, W) -> an answer for each."""
+        self._check(images)
         now, mode = self._as_now(), self.mode(mode, labels)
         for graph in ("classifier", "goodness") if mode == SHORTLIST else (mode,):
             now.graph(graph)  # loading is not part of the time that is reported

@@ -296,6 +296,14 @@ def test_what_is_not_there(bundle: Path, state: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new.ff").exists()
 
 
+def test_what_the_device_has_learned_meanwhile_does_not_matter(bundle: Path, state: Path, tmp_path: Path) -> None:
+    """Its state directory beside the bundle is not read, damaged or not."""
+    (tmp_path / "model.state").mkdir()
+    (tmp_path / "model.state" / "learning.db").write_bytes(b"no database" * 99)
+    export_state(bundle, state, tmp_path / "new.ff")
+    assert read_manifest(tmp_path / "new.ff").classes[-1] == NEW
+
+
 @pytest.mark.parametrize("name", ["weights.safetensors", "golden.safetensors", "exemplars.safetensors"])
 def test_a_damaged_bundle(name: str, bundle: Path, state: Path, tmp_path: Path) -> None:
     data = bytearray((bundle / name).read_bytes())

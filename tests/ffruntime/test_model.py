@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -70,6 +71,24 @@ def test_unknown_mode(model: Model) -> None:
         model.scores(np.zeros((1, 1, 28, 28), np.uint8), "fast")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "images",
+    [
+        np.zeros((2, 1, 28, 28), np.float32),
+        np.zeros((2, 28, 28), np.uint8),
+        np.zeros((2, 1, 28, 27), np.uint8),
+        np.zeros((0, 1, 28, 28), np.uint8),
+        np.zeros((), np.uint8),
+    ],
+    ids=lambda images: f"{images.dtype} {images.shape}",
+)
+def test_arrays_that_are_no_images(images: np.ndarray, model: Model) -> None:
+    for use in (model.scores, model.scores_and_passes, model.classify_batch):
+        with pytest.raises(UsageError, match=r"must be uint8 \(N, 1, 28, 28\)") as caught:
+            use(images)
+        assert "\n" not in str(caught.value)
+
+
 def test_a_graph_that_is_not_there(model: Model) -> None:
     with pytest.raises(BundleError, match=r"holds no unit9\.onnx"):
         model.relearned({"head.bias": np.zeros(12, np.float32)}).graph("unit9")
@@ -133,6 +152,27 @@ def test_a_model_made_of_another_shares_nothing_stale(bundle: Path, trained_run:
     np.testing.assert_array_equal(shipped.scores(pixels), before)
     np.testing.assert_array_equal(once.relearned({}, shipped.classes).scores(pixels), before)
     assert once.relearned(learned).graph("goodness") is once.graph("goodness")
+
+
+def test_a_model_made_while_another_thread_ends_its_learning_shares_nothing_stale(bundle: Path) -> None:
+    model, learned = Model(bundle), {"head.bias": np.zeros(12, np.float32)}
+    lock = threading.Lock()
+
+    class Late:
+        """A lock that another thread held until just now."""
+
+        def __enter__(self) -> None:
+            lock.acquire()
+            model._graphs = {"classifier": lambda _: {}}
+            model._learn(learned, (*model.manifest.classes, "new"), frozenset())
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    model._lock = Late()  # type: ignore[assignment]
+    other = model.relearned({})
+    assert other._graphs == {}
+    assert other.classes[-1] == "new"
 
 
 def test_hashes_are_computed_once(bundle: Path) -> None:

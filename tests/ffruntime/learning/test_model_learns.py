@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,14 @@ import pytest
 
 from ffruntime import Model
 from ffruntime.bundle import read_tensors
-from ffruntime.errors import UsageError
+from ffruntime.errors import StorageError, UsageError
+from ffruntime.learning.learner import Learner, Outcome
 
 
 @pytest.fixture
-def model(exported: Path, tmp_path: Path) -> Model:
+def model(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
+    """Whatever it learns is adopted: that some digits are of a new class does harm."""
+    monkeypatch.setattr(Learner, "_judge", lambda *_: None)
     return Model(shutil.copytree(exported, tmp_path / "model.ff"))
 
 
@@ -29,33 +33,60 @@ def test_a_model_goes_on_with_what_it_learned_and_so_does_the_next_one(model: Mo
     (outcome,) = model.learn(images, ["new"] * 4)
     again = Model(model.path)
     shipped = Model(model.path, state=False)
-    if outcome.adopted:
-        assert model.classes == (*shipped.classes, "new") == again.classes
-        assert not np.array_equal(model.scores(images)[:, :10], shipped.scores(images))
+    assert outcome.adopted
+    assert model.classes == (*shipped.classes, "new") == again.classes
+    assert not np.array_equal(model.scores(images)[:, :10], shipped.scores(images))
     assert np.array_equal(model.scores(images), again.scores(images))
     assert (model.path.parent / "model.state" / "learning.db").exists()
     with pytest.raises(UsageError, match="as shipped"):
         shipped.learn(images, labels)
 
 
+def test_what_was_adopted_counts_where_a_later_update_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, labels = _exemplars(model, 4)
+    update, updates = Learner.update, []
+
+    def fails_at_last(self: Learner, stepped: Callable[[], None]) -> Outcome | None:
+        if updates:
+            raise StorageError("no room")
+        updates.append(update(self, stepped))
+        return updates[0]
+
+    monkeypatch.setattr(Learner, "update", fails_at_last)
+    with pytest.raises(StorageError):
+        model.learn(images, labels)
+    assert updates[0].adopted
+    np.testing.assert_array_equal(model.scores(images), Model(model.path).scores(images))
+    assert model.weights_override
+
+
 def test_other_threads_classify_while_one_learns(model: Model) -> None:
+    """Every score that they get is of one version: the one before, or the one after."""
     images, _ = _exemplars(model, 8)
-    done, failures = threading.Event(), []
+    done, failures, seen = threading.Event(), [], []
 
     def classify() -> None:
         while not done.is_set():
             try:
-                answers = model.classify_batch(images)
-                assert all(len(answer.scores) in (10, 11) for answer in answers)
+                seen.append(model.scores(images))
             except Exception as error:
                 failures.append(error)
+
+    known = [model.scores(images)]
 
     threads = [threading.Thread(target=classify) for _ in range(3)]
     for thread in threads:
         thread.start()
-    model.learn(images[:3], ["new"] * 3)
-    model.learn(images[3:6], ["new"] * 3)
+    for some in (images[:3], images[3:6]):
+        model.learn(some, ["new"] * 3)
+        known.append(model.scores(images))
     done.set()
     for thread in threads:
         thread.join()
     assert not failures
+    assert not np.allclose(known[1], known[2], rtol=1e-3)
+    which = [
+        [k.shape == scores.shape and np.allclose(k, scores, rtol=1e-5, atol=1e-5) for k in known] for scores in seen
+    ]
+    assert {sum(matches) for matches in which} == {1}
+    assert len(seen) > 3
