@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..bundle import sync_directory
 from ..errors import StateError, StorageError
 
 FORMAT = 1
@@ -95,6 +96,11 @@ class Database:
                     self._db.execute("ROLLBACK")
                 raise
 
+    def shrink(self) -> None:
+        """Give back the room of what was deleted; the file itself is smaller when its log is next taken over."""
+        with self._guard, contextlib.suppress(sqlite3.Error):  # then the next one does
+            self._db.executescript("PRAGMA incremental_vacuum")  # `execute` would free a single page
+
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
         """What SQLite and the file system say, as `StateError` or `StorageError`."""
@@ -116,7 +122,7 @@ class Database:
 
     def _open(self, writing: bool) -> None:
         if writing:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            _make_durably(self.directory)
             self._db = self._connect(self._file, "mode=rwc")
         else:
             self._db = self._readable() if self._file.exists() else self._connect()
@@ -142,6 +148,7 @@ class Database:
 
     def _make_durable(self) -> None:
         """Every commit synced from now on; the file and its types checked."""
+        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before there is anything, or without effect
         patient_until = time.monotonic() + PATIENCE
         while True:
             try:
@@ -189,6 +196,15 @@ def create(db: sqlite3.Connection) -> None:
         db.execute(statement)
     db.execute(f"PRAGMA application_id = {APPLICATION}")
     db.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+def _make_durably(directory: Path) -> None:
+    """Make a directory and those above it, each entry synced."""
+    made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
+    for folder in made:
+        with contextlib.suppress(PermissionError):  # one that may be written to, and not read
+            sync_directory(folder.parent)
 
 
 def _inode(file: Path) -> int | None:

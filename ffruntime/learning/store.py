@@ -329,6 +329,8 @@ class Store:
             db.execute("UPDATE settings SET value = ? WHERE name = 'current'", (number,))
             self._forget(db, number, parent)
         self.sweep()
+        if evicted:
+            self._db.shrink()
         return number
 
     def refuse(

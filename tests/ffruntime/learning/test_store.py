@@ -14,6 +14,7 @@ import pytest
 
 from ffruntime.bundle import Manifest, read_manifest, read_weights
 from ffruntime.errors import BundleError, FFError, StateError, StorageError, UsageError
+from ffruntime.learning import database
 from ffruntime.learning import store as module
 from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, Store, current, reset
 from ffruntime.state_file import read_state, write_state
@@ -106,6 +107,30 @@ def test_numbers_are_never_given_twice(store: Store, weights: dict[str, np.ndarr
     assert min(store.add(IMAGES[:1], ["3"])) == ids[-1] + 1
     assert store.ids(LEARNED) == {3: ids[:10]}
     assert store.seen() == {3: 20}  # those evicted count
+
+
+def test_what_was_evicted_leaves_no_hole_in_the_file(
+    store: Store, place: Path, weights: dict[str, np.ndarray]
+) -> None:
+    sizes = []
+    ids = store.add(np.repeat(IMAGES, 50, 0), ["3"] * 1000)
+    for evicted in ((), ids[:900]):
+        store.adopt(store.current_version(), "update", bias(1, weights), ids, evicted=evicted)
+        with closing(sqlite3.connect(place / "learning.db")) as db:
+            db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        sizes.append((place / "learning.db").stat().st_size)
+    assert sizes[0] > 1000 * 784
+    assert sizes[1] < 0.3 * sizes[0]
+
+
+def test_every_directory_that_is_made_is_durable(
+    tmp_path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(database, "sync_directory", synced.append)
+    for _ in range(2):
+        Store(tmp_path / "a" / "b" / "c.state", manifest).close()
+    assert synced == [tmp_path / "a" / "b", tmp_path / "a", tmp_path]
 
 
 def test_refused_examples_are_kept_and_can_be_tried_again(store: Store) -> None:
