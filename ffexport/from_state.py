@@ -98,7 +98,7 @@ def export_state(
             raise BundleError(f"{state}: with it the network computes no finite numbers; roll the learning back")
         bundle.write(copy, written, {GOLDEN: save(golden)})  # without graphs: the export adds them
         report = export_onnx(copy, precisions, data=data, device=device, progress=progress)
-        final = bundle.read_manifest(copy)
+        final = _with_doubtful(bundle.read_manifest(copy), manifest, learned)
         files = {name: _bytes(bundle.verified(copy, final, name)) for name in final.files}
     _commit(target, structs.replace(final, files={}), files)
     return report
@@ -113,6 +113,15 @@ def new_manifest(manifest: Manifest, learned: State, digest: str) -> Manifest:
     golden = f"ONNX Runtime {version}, CPU, fp32, of the weights after learning"
     made_with = {**manifest.made_with, "learned": "; ".join([*origins, origin]), "golden": golden}
     return structs.replace(manifest, classes=learned.classes, accuracy={}, made_with=made_with, files={})
+
+
+def _with_doubtful(new: Manifest, old: Manifest, learned: State) -> Manifest:
+    """The new manifest, whose shortlist always tries the classes that the classifier hardly knows."""
+    if not new.shortlist:
+        return new
+    unsure = {*learned.doubtful, *(old.shortlist.always if old.shortlist else ())}
+    always = tuple(name for name in new.classes if name in unsure)
+    return structs.replace(new, shortlist=structs.replace(new.shortlist, always=always))
 
 
 def golden_vectors(

@@ -92,6 +92,7 @@ class Shortlist(Struct, frozen=True, forbid_unknown_fields=True):
     threshold: Annotated[float, Meta(ge=0)]  # how far below the best logit a label's may be
     passes: Annotated[float, Meta(ge=1)]  # mean for an image
     agree: Annotated[float, Meta(ge=0, le=1)]  # share of the decisions that are those by goodness of all labels
+    always: tuple[str, ...] = ()  # classes to try in any case: the classifier hardly knows them
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):

@@ -17,7 +17,7 @@ from . import bundle, picture, shortlist
 from .architecture import Network, gradient_tensors, parameter_shapes, scored_units, unit_name
 from .backend import DEFAULT_BACKEND, ENGINES, Graph, load_graph
 from .chunks import in_chunks
-from .errors import UsageError, unknown
+from .errors import BundleError, UsageError, unknown
 from .labels import to_unit_interval
 from .precision import PRECISIONS, Precision, in_folder
 
@@ -88,6 +88,8 @@ class Model:
         self.precision: Precision = known[precision]
         self.batch, self.at_once = BATCH, MANY  # images, and labels, in one call of a graph
         self.manifest = bundle.read_manifest(self.path)
+        if self.manifest.shortlist and set(self.manifest.classes) <= set(self.manifest.shortlist.always):
+            raise BundleError(f"{self.path}: its shortlist leaves the classifier no class to judge by")
         self._graphs: dict[str, Graph] = {}
         self._state = state
         self._verified: set[str] = set()  # files of the bundle whose hash was checked
@@ -164,7 +166,8 @@ class Model:
             )
         self.weights_override: dict[str, np.ndarray] = dict(learned)
         self.classes: tuple[str, ...] = tuple(classes)
-        self.doubtful: frozenset[str] = doubtful
+        always = self.manifest.shortlist.always if self.manifest.shortlist else ()
+        self.doubtful: frozenset[str] = doubtful.union(always)
 
     def graph(self, name: str) -> Graph:
         """The bundle's graph `name` (such as `unit1`), after its hash and its weights' have been checked."""

@@ -203,7 +203,7 @@ class Learner:
         Classes that it does not know well are as plausible as the best of the others, spare patterns not at all.
         """
         known = len(now.classes)
-        doubtful = [label for label, name in enumerate(now.classes) if name in now.doubtful]
+        doubtful = [label for label, name in enumerate(now.classes) if name in self.model.doubtful]
         classify = in_chunks(self.model.graph("classifier"), self.settings.micro_batch, 1)
 
         def scores(images: np.ndarray) -> np.ndarray:

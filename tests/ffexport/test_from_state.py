@@ -125,6 +125,26 @@ def test_the_new_bundle_proves_itself_and_knows_the_new_class(exported: Path, st
         assert answers[len(images) :].count(NEW) >= len(images) - 1, mode
 
 
+def test_classes_that_the_classifier_hardly_knows_are_always_tried(
+    exported: Path, learned: Path, tmp_path: Path
+) -> None:
+    """The bundle says so, and so does one made of it by another state; else the classifier's word counts."""
+    (image,) = read_tensors(learned, read_manifest(learned), "golden.safetensors")["images"][:1]
+    for place, classes in ((exported, (*"0123456789", "a")), (tmp_path / "a.ff", (*"0123456789", "a", "b"))):
+        manifest, target = read_manifest(place), tmp_path / f"{classes[-1]}.ff"
+        write_state(tmp_path / "s", manifest, {}, classes, 1, 1, doubtful=classes[-1:])
+        export_state(place, tmp_path / "s", target)
+        model = Model(target)
+        assert model.manifest.shortlist
+        assert model.manifest.shortlist.always == classes[10:]
+        assert model.doubtful == {*classes[10:]}
+        assert model.classify(image, "shortlist", labels=1).passes == len(classes) - 10 + 2
+    shortlist = structs.replace(model.manifest.shortlist, always=model.manifest.classes)
+    write(target, structs.replace(model.manifest, shortlist=shortlist), {})
+    with pytest.raises(BundleError, match="no class to judge by"):
+        Model(target)
+
+
 def test_weights_are_the_bundles_with_the_states_in_them(exported: Path, state: Path, learned: Path) -> None:
     before, after = (read_weights(path, read_manifest(path)) for path in (exported, learned))
     tensors, _ = read_state(state, read_manifest(exported))
