@@ -110,7 +110,8 @@ def _shortlist(copy: Path, backend: str, progress: Progress) -> Shortlist | None
         return None
     exemplars = affordable(read_exemplars(copy, manifest, part=0), manifest.network, len(manifest.classes))
     decided = scores(Model(copy, backend), exemplars, progress, "shortlist")
-    return calibrate(decided["classifier"], decided["goodness"])
+    always = manifest.shortlist.always if manifest.shortlist else ()
+    return structs.replace(calibrate(decided["classifier"], decided["goodness"]), always=always)
 
 
 def _validation(path: Path, manifest: Manifest, data: Path | None) -> Images | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +13,7 @@ from msgspec import Struct
 
 from . import bundle
 from .energy import Meter, measured
-from .errors import UsageError
-from .model import BATCH, SHORTLIST, Model
+from .model import BATCH, Model
 
 BATCHES = (1, 4, BATCH)  # images in one call
 FEWEST = 3  # calls that are measured, whatever the time
@@ -33,15 +31,6 @@ class Result(Struct, frozen=True):
     peak_mib: dict[int, float | None]  # of the process and so far, by images in one call; None where it is not told
     joules_per_image: float | None  # one at a time; None without a meter
     meters: tuple[str, ...]
-
-
-def offered_modes(model: Model) -> list[str]:
-    """Every inference mode that the model has, best first."""
-    modes = []
-    for name in (*model.manifest.modes, SHORTLIST):
-        with suppress(UsageError):  # trained for one mode, or exported without a threshold
-            modes.append(model.mode(name))
-    return modes
 
 
 def sample_images(model: Model) -> np.ndarray:

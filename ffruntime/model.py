@@ -200,6 +200,11 @@ class Model:
             self._verified.add(file)
         return self.path / file
 
+    def modes(self) -> list[str]:
+        """Every inference mode that the model has, best first."""
+        modes: list[str] = [*self.manifest.modes]
+        return [*modes, SHORTLIST] if len(modes) > 1 and self.manifest.shortlist else modes
+
     def mode(self, asked: str | None, labels: int | None = None) -> str:
         """The inference mode asked for, by default the model's best; with a number of `labels`, `shortlist`.
 

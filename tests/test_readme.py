@@ -75,6 +75,20 @@ def test_learning_and_memory_are_what_the_benchmarks_wrote() -> None:
     assert f"between {memory['lowest']:.2f} and {memory['highest']:.2f} of what a fresh process" in README
 
 
+def test_export_and_inference_are_what_the_benchmarks_wrote() -> None:
+    export = json.loads((RESULTS / "export.json").read_text())
+    assert f"{export['graphs_over_torch']:.2f} times as long as one `torch.onnx.export`" in README
+    assert f"{export['graphs_with_all_checks_over_torch']:.0f} times" in README
+    inference = json.loads((RESULTS / "inference.json").read_text())
+    default, paper = (inference[network]["batch_1"] for network in ("bundle", "paper"))
+    speed = default["speed_of_goodness_over"]
+    peak = paper["share_of_convolution_peak"]
+    figures = [speed["eager_loop"], speed["compiled"], speed["classifier"], peak["goodness"], peak["eager_loop"]]
+    for figure in figures:
+        assert f"{figure:.2f}" in README
+    assert f"{inference['classify_resident_mb_at_exit']:.1f} MB resident" in README
+
+
 def test_every_file_that_the_readme_links_is_there() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target

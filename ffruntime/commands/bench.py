@@ -53,7 +53,7 @@ def bench(
     from msgspec import convert, to_builtins
 
     from ..backend import DEFAULT_BACKEND
-    from ..bench import Result, measure, offered_modes
+    from ..bench import Result, measure
     from ..energy import find_meters
     from ..model import Model
 
@@ -70,7 +70,7 @@ def bench(
         ]
         options += [f"--threads={threads}"] if threads else []
         options += ["--shipped"] if shipped else [f"--state={state}"] if state else []
-        rows = (_in_a_process([*options, f"--mode={name}"]) for name in offered_modes(model))
+        rows = (_in_a_process([*options, f"--mode={name}"]) for name in model.modes())
         results = [convert(row, Result, strict=False) for row in rows]
     if not as_json:
         click.echo(_table(results))

@@ -152,7 +152,7 @@ def export_state(file: Path, model_path: str, state: Path | None, force: bool, a
     with _opened(model_path, state) as store:
         now, manifest = store.current(), store.manifest
     tensors = changed(read_weights(Path(model_path), manifest), now.tensors)
-    written = write_state(file, manifest, tensors, now.classes, now.updates, now.examples)
+    written = write_state(file, manifest, tensors, now.classes, now.updates, now.examples, now.doubtful)
     if as_json:
         click.echo(json.dumps({"version": now.version, "tensors": list(tensors), **to_builtins(written)}))
     else:

@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Struct
 
 from ..learning.learner import Learner
-from ..model import SHORTLIST, Model
+from ..model import Model
 from .mnist_files import Digits
 
 
@@ -38,7 +38,7 @@ def follow(
     """
 
     def point(examples: int, rehearsed: int, adopted: bool, seconds: float) -> Point:
-        known, modes = learner.model, measured_modes(learner.model)
+        known, modes = learner.model, learner.model.modes()
         on_new, on_old = ({mode: accuracy(known, images, mode) for mode in modes} for images in (new, old))
         return Point(examples, rehearsed, adopted, seconds, on_new, on_old)
 
@@ -52,11 +52,6 @@ def follow(
         yield point(examples, 0, adopted, time.perf_counter() - start)
     if rehearsal and (rehearsed := learner.rehearse(rehearsal, stepped)):
         yield point(examples, rehearsal, rehearsed.adopted, rehearsed.seconds)
-
-
-def measured_modes(model: Model) -> list[str]:
-    """The inference modes that the model has."""
-    return [*model.manifest.modes, *([SHORTLIST] if model.manifest.shortlist else [])]
 
 
 def accuracy(model: Model, images: Digits, mode: str) -> float:

@@ -12,7 +12,7 @@ import pytest
 from msgspec import structs
 
 from ffruntime.backend import DEFAULT_BACKEND, open_session
-from ffruntime.bench import BATCHES, FEWEST, measure, offered_modes, peak_mib, repeat, sample_images
+from ffruntime.bench import BATCHES, FEWEST, measure, peak_mib, repeat, sample_images
 from ffruntime.bundle import read_manifest, write
 from ffruntime.energy import Meter
 from ffruntime.model import Model
@@ -27,7 +27,7 @@ def test_every_mode_is_an_object(exported: Path) -> None:
     done = bench("--model", exported, "--json", "--threads", 1)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["mode"] for row in rows] == offered_modes(Model(exported))
+    assert [row["mode"] for row in rows] == Model(exported).modes()
     for row in rows:
         assert row["images"] >= FEWEST
         assert 0 < row["median_ms"] <= row["p99_ms"]
@@ -41,7 +41,7 @@ def test_every_mode_is_an_object(exported: Path) -> None:
 def test_a_table_for_people(exported: Path) -> None:
     done = bench("--model", exported)
     header, *rows, legend, energy = done.stdout.splitlines()
-    assert [row.split()[0] for row in rows] == offered_modes(Model(exported))
+    assert [row.split()[0] for row in rows] == Model(exported).modes()
     assert header.split()[:3] == ["mode", "median", "ms"]
     assert legend.startswith("×16")
     assert energy.startswith("energy: ")
@@ -56,7 +56,7 @@ def test_a_mode_that_fails_says_so_once(bundle: Path) -> None:
     assert "classifier.onnx" in done.stderr
     assert bench("--model", bundle, "--mode", "goodness").returncode == 0
     write(bundle, structs.replace(manifest, modes=("goodness",)), {})
-    assert offered_modes(Model(bundle)) == ["goodness"]
+    assert Model(bundle).modes() == ["goodness"]
     assert "did you mean 'goodness'" in bench("--model", bundle, "--mode", "godness").stderr
 
 
