@@ -8,6 +8,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # tests run side by side, a core for ea
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
+import signal
 import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
@@ -29,6 +30,11 @@ from fftrain.train import Run, start, train
 
 settings.register_profile("ffedge", deadline=None)  # no test asserts a time
 settings.load_profile("ffedge")
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as in a shell's background job: what tests start inherits it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = Path(__file__).parent / "tiny.toml"
 

@@ -135,8 +135,12 @@ class Database:
 
     def _check(self) -> None:
         """That it is empty or ours, table by table. Reads only: what is not ours stays as it is."""
-        application, version = (self.all(f"PRAGMA {n}")[0][0] for n in ("application_id", "user_version"))
-        tables = {sql for (sql,) in self.all("SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")}
+        self._db.execute("BEGIN")  # one look: another process may be making the tables
+        try:
+            application, version = (self.all(f"PRAGMA {n}")[0][0] for n in ("application_id", "user_version"))
+            tables = {sql for (sql,) in self.all("SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")}
+        finally:
+            self._db.execute("ROLLBACK")
         if not (application or tables):
             return
         if application != APPLICATION:

@@ -342,7 +342,9 @@ def test_a_state_begun_by_two_at_once(exported: Path, server: Server, model: Mod
                 [tmp_path / f"{count}.{name}" for name in ("first", "second")],
             )
             processes = [server.start(state, said[0], count), other.start(state, said[1], count + 100)]
+            patient_until = time.monotonic() + 60
             while not all(map(acknowledged_ids, said)):
+                assert time.monotonic() < patient_until, "a process has not begun"
                 time.sleep(0.005)
             server.kill(processes[0])
             other.kill(processes[1])
