@@ -10,10 +10,17 @@ from pathlib import Path
 
 import pytest
 
+from ffruntime.commands.common import within
+from ffruntime.model import Model
+from ffruntime.profile import load_profile
+
 PEAK = """
 import sys
 from ffruntime.cli import cli
-cli.main(sys.argv[1:], standalone_mode=False)
+try:
+    cli.main(sys.argv[1:], standalone_mode=False)
+except SystemExit:
+    pass
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(int(peak.split()[1]) / 1024, file=sys.stderr)
 """
@@ -43,8 +50,15 @@ def test_a_limit_is_kept(action: str, exported: Path, digit_files: list[Path], t
 
 
 def test_a_device_chooses_the_calls(exported: Path, digit_files: list[Path]) -> None:
-    done = run("classify", digit_files[0], "--model", exported, "--device", "raspberry-pi-zero-2w", "--json")
+    name = "raspberry-pi-zero-2w"
+    done = run("classify", digit_files[0], "--model", exported, "--device", name, "--json")
     assert json.loads(done.stdout)["label"] in "0123456789"
+    device = load_profile(name)
+    model, calls = within(Model(exported, state=False), "goodness", name, None)
+    assert calls
+    assert (model.batch, model.at_once) == (calls.batch, calls.labels)
+    assert (calls.batch, calls.labels) == (device.inference.max_batch, device.inference.max_labels)
+    assert (model.threads, model.arena) == (device.cpu.cores, False)
     wrong = run("classify", digit_files[0], "--model", exported, "--device", "raspberry-pi-zero")
     assert wrong.returncode == 2
     assert "did you mean 'raspberry-pi-zero-2w'?" in wrong.stderr
