@@ -12,8 +12,9 @@ import numpy as np
 from msgspec import Struct
 
 from . import bundle
+from .chunks import BATCH
 from .energy import Meter, measured
-from .model import BATCH, Model
+from .model import Model
 
 BATCHES = (1, 4, BATCH)  # images in one call
 FEWEST = 3  # calls that are measured, whatever the time

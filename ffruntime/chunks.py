@@ -12,6 +12,8 @@ import numpy as np
 
 from .backend import Graph
 
+BATCH = 16  # images in one call of an inference graph, where nothing smaller is asked for
+
 
 def in_chunks(graph: Graph, batch: int, labels: int) -> Graph:
     """The inference graph `graph`, called with at most `batch` rows and, where it takes them, `labels` labels.

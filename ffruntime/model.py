@@ -16,7 +16,7 @@ from msgspec import Struct
 from . import bundle, picture, shortlist
 from .architecture import Network, gradient_tensors, parameter_shapes, scored_units, unit_name
 from .backend import DEFAULT_BACKEND, ENGINES, Graph, load_graph
-from .chunks import in_chunks
+from .chunks import BATCH, in_chunks
 from .errors import BundleError, UsageError, unknown
 from .labels import to_unit_interval
 from .precision import PRECISIONS, Precision, in_folder
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from .learning.store import Current
 
 SHORTLIST = "shortlist"
-BATCH = 16  # images in one call of the engine; bounds what its activations take
 MANY = 1 << 16  # labels: as many as there are
 
 

@@ -31,7 +31,11 @@ from .architecture import (
     unit_name,
     unit_shapes,
 )
+from .chunks import BATCH
 from .errors import BackendError
+from .learning import KEPT as VERSIONS
+from .learning import MICRO_BATCH, STEP
+from .learning import REPLAY_BYTES as REPLAY
 from .precision import Precision, in_folder
 from .profile import Profile
 
@@ -41,12 +45,7 @@ FLOAT = 4
 PROCESS = 68 * MIB  # the command, a picture, numpy, and ONNX Runtime on a CPU after a call, without a network
 LEARNING = 8 * MIB  # what `ffruntime learn` has beside: SQLite, random numbers, images changed anew
 CUDA = 512 * MIB  # an assumption: CUDA's context and libraries
-STEP = 32  # images in a step of an update
-BATCH = 16  # images in one call, where nothing smaller is needed
-MICRO_BATCH = 8  # images in one call of a gradient graph: more are hardly faster, benchmarks/README.md
 MARGIN = 1.1  # measured over planned, at most: `benchmarks/memory.py`
-VERSIONS = 3  # of learned weights that are kept on flash
-REPLAY = 1 << 20  # of images that are kept there to be replayed
 GRAPHS = 256 << 10  # all graphs of a precision together, generously
 
 Kind: TypeAlias = Literal["goodness", "classifier", "shortlist"]  # of inference

@@ -17,12 +17,12 @@ from rich.progress import track
 from ffruntime import picture
 from ffruntime.bundle import Photo
 from ffruntime.errors import DataError, ImageError
+from ffruntime.streams import SUFFIXES
 
 from .classes import choose_classes
 from .picture_tree import Name, Reader, open_tree
 from .torchvision_sets import Arrays
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp")
 PARTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}  # by the folder's name
 SHARE = 0.1  # of the training pictures, for each part that the tree does not have
 FEWEST = 3  # training pictures of a class

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -86,6 +85,8 @@ def bench(
 
 def _in_a_process(options: Sequence[str]) -> dict[str, object]:
     """What this command prints with those options in a process of its own; where that fails, as it failed."""
+    import subprocess  # only who measures waits for it
+
     command = [sys.executable, "-m", "ffruntime", "bench", "--json", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -104,6 +103,8 @@ def demo(
     shown = []
     if quick and not as_json:
         click.echo(QUICK)
+    import tempfile  # only who asks for it waits for it
+
     with contextlib.ExitStack() as closing:
         states = state or Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="ffruntime-demo-")))
         for name, opened in models.items():

@@ -21,12 +21,11 @@ from msgspec import Struct
 from ..bundle import WEIGHTS, Manifest, sha256, sync_directory
 from ..errors import BundleError, StateError, StorageError, UsageError
 from ..state_file import State, read_state, write_state
+from . import KEPT, REPLAY_BYTES
 from .database import BUNDLES, DATABASE, LEARNED, PENDING, REFUSED, Database, ForeignDatabase, create
 
 LOCK, VERSIONS = "learning.lock", "versions"
 OURS = re.compile(r"\d+\.state|\.\d+\.state\.new")  # names in `versions`
-REPLAY_BYTES = 1 << 20  # of images
-KEPT = 3  # versions whose weights stay on the flash
 WELL_KNOWN = 20  # examples of a new class after which the linear classifier's word on it counts
 INSERT = "INSERT INTO examples (label, image, status, at) VALUES (?, ?, ?, ?)"
 

@@ -19,6 +19,7 @@ from ..chunks import gradient_in_chunks, in_chunks
 from ..errors import BundleError
 from ..labels import first_input, to_unit_interval
 from ..optimizer import adam, sgd, zeros_like
+from . import MICRO_BATCH, STEP
 from .augment import augment
 from .negatives import choose_negatives
 
@@ -34,8 +35,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """How an update is done. The loss is the gradient graphs' own, augmentation the recipe's."""
 
     steps: Positive = 60
-    batch: Positive = 32  # images in a step, each with its negatives
-    micro_batch: Positive = 8  # images in one call of a gradient graph
+    batch: Positive = STEP  # images in a step
+    micro_batch: Positive = MICRO_BATCH  # images in one call of a gradient graph
     fresh: Annotated[float, Meta(gt=0, le=1)] = 0.2  # share of them that is new; the others are replayed
     lr: Annotated[float, Meta(gt=0)] = 5e-4
     head_steps: Annotated[int, Meta(ge=0)] = 60
