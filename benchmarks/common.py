@@ -36,3 +36,10 @@ def record(name: str, result: dict[str, Any]) -> None:
     print(text)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(text + "\n")
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """What `results/<name>.json` says; nothing where it is not there."""
+    path = RESULTS / f"{name}.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return result
