@@ -308,9 +308,12 @@ class Model:
         image = source if isinstance(source, np.ndarray) else self.read(str(source), preprocess)
         return self.classify_batch(image[None], mode, labels)[0]
 
-    def read(self, path: str, preprocess: bool = True) -> np.ndarray:
-        """An image file (`-`: standard input) as the network's input, uint8 (C, H, W)."""
-        return self.prepare(picture.read_picture(path), picture.display_name(path), preprocess)
+    def read(self, path: str, preprocess: bool = True, room: int | None = None) -> np.ndarray:
+        """An image file (`-`: standard input) as the network's input, uint8 (C, H, W).
+
+        `room`: bytes of memory that the picture may take, as for `picture.read_picture`.
+        """
+        return self.prepare(picture.read_picture(path, room), picture.display_name(path), preprocess)
 
     def prepare(self, opened: Image, name: str, preprocess: bool = True) -> np.ndarray:
         """A picture as the network's input, uint8 (C, H, W). Raises `ImageError` with its name."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 from .bundle import Digit, Photo, Preprocessing
 from .errors import ImageError
@@ -33,6 +33,8 @@ CLEAN = 0.004  # of full scale, one grey level of 255: a background this even is
 TRIM = 0.05  # of full scale: what differs less from the background is trimmed off a garment (Xiao et al.)
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
 BAND = 16  # rows of the averaged picture that are converted at once; bounds the memory it takes
+PREPARING = 160  # bytes of memory for each pixel of the averaged picture while it is prepared; measured
+ORDINARY = 9 << 20  # bytes: what the planner's figure for a process has of a picture (`examples/three.png`)
 
 
 def display_name(path: str) -> str:
@@ -40,22 +42,60 @@ def display_name(path: str) -> str:
     return "standard input" if path == "-" else path
 
 
-def read_picture(path: str) -> Image.Image:
-    """The picture at `path` (`-`: standard input), upright. Raises `ImageError` naming the file."""
+def read_picture(path: str, room: int | None = None) -> Image.Image:
+    """The picture at `path` (`-`: standard input), upright. Raises `ImageError` naming the file.
+
+    `room`: bytes that reading and preparing it may take beyond an ordinary picture; one that would take more is
+    not decoded.
+    """
     name = display_name(path)
-    return decode_picture(_read_bytes(path, name), name)
+    return decode_picture(_read_bytes(path, name, room), name, room)
 
 
-def decode_picture(data: bytes, name: str) -> Image.Image:
-    """The picture in a file's bytes, upright. Raises `ImageError` with the name.
+def decode_picture(data: bytes, name: str, room: int | None = None) -> Image.Image:
+    """The picture in a file's bytes, upright, `room` as for `read_picture`. Raises `ImageError` with the name.
 
     A JPEG much larger than `prepare` needs is decoded at a fraction of its size.
     """
+    _require_room(name, len(data), room, "at least ")
     with _refusing(name):
         picture = _open(data, name)
+        beside = len(data) + _decoder_bytes(picture)
         picture.draft(None, (2 * WORKING_SIDE, 2 * WORKING_SIDE))
+        if picture.format == "PNG" and "exif" not in picture.info:  # it may follow: looking for it decodes the PNG
+            _require_room(name, beside + _pixel_bytes(picture), room)
+        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        _require_room(name, beside + _pixel_bytes(picture, copies=1 + turned), room)
         ImageOps.exif_transpose(picture, in_place=True)
     return picture
+
+
+def _decoder_bytes(picture: Image.Image) -> int:
+    """What a decoder has beside the picture, at most, by what the header says."""
+    pixels, channels = math.prod(picture.size), len(picture.getbands())
+    if picture.format == "WEBP":
+        return 12 * pixels  # three canvases
+    if picture.format == "TIFF":
+        return channels * pixels  # a strip, which can be all of it
+    return 2 * channels * pixels if "progressive" in picture.info else 0  # a JPEG's coefficients
+
+
+def _pixel_bytes(picture: Image.Image, copies: int = 1) -> int:
+    """What a picture and `prepare` take."""
+    (width, height), factor = picture.size, _reduction(picture.size)
+    each = {"1": 1, "L": 1, "P": 1, "I;16": 2}.get(picture.mode, 4)
+    band = width * min(height, BAND * factor) * (each + 4)
+    return copies * each * width * height + band + PREPARING * width * height // factor**2
+
+
+def _require_room(name: str, needed: int, room: int | None, least: str = "") -> None:
+    """Raises `ImageError` with the numbers where a picture needs more than an ordinary one does, and `room`."""
+    if room is not None and needed > room + ORDINARY:
+        takes, more = (math.ceil(size / (1 << 20)) for size in (needed - ORDINARY, needed - ORDINARY - room))
+        raise ImageError(
+            f"{name}: takes {least}{takes} MiB more than an ordinary picture, and the memory allowed leaves "
+            f"{room >> 20}; make it smaller, or allow {least}{more} MiB more"
+        )
 
 
 def shorter_side(data: bytes, name: str) -> int:
@@ -95,12 +135,14 @@ def _refusing(name: str) -> Iterator[None]:
         raise ImageError(f"{name}: damaged image: {reason}") from error
 
 
-def _read_bytes(path: str, name: str) -> bytes:
+def _read_bytes(path: str, name: str, room: int | None) -> bytes:
+    """A file's bytes, or so many of them that it is seen to be too large."""
+    most = 1 + (MAX_BYTES if room is None else min(MAX_BYTES, room + ORDINARY))
     try:
         if path == "-":
-            return sys.stdin.buffer.read(MAX_BYTES + 1)
+            return sys.stdin.buffer.read(most)
         with Path(path).open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+            return file.read(most)
     except OSError as error:
         raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
 
@@ -117,12 +159,17 @@ def shrink(picture: Image.Image, box: Box | None = None) -> Image.Image:
     mode = "F" if picture.mode[0] in "FI" else "RGBA"
     left, upper, right, lower = box or (0, 0, *picture.size)
     width, height = right - left, lower - upper
-    factor = math.ceil(max(width, height) / WORKING_SIDE)
+    factor = _reduction((width, height))
     small = Image.new(mode, (math.ceil(width / factor), math.ceil(height / factor)))
     for top in range(0, small.height, BAND):
-        band = picture.crop((left, upper + top * factor, right, min(upper + (top + BAND) * factor, lower)))
-        small.paste(band.convert(mode).reduce(factor), (0, top))
+        band = (left, upper + top * factor, right, min(upper + (top + BAND) * factor, lower))
+        small.paste(picture.crop(band).convert(mode).reduce(factor), (0, top))
     return small
+
+
+def _reduction(size: tuple[int, int]) -> int:
+    """By how much a picture (width, height) is averaged down."""
+    return math.ceil(max(size) / WORKING_SIDE)
 
 
 def to_channels(picture: Image.Image) -> np.ndarray:
@@ -171,7 +218,8 @@ def find_ink(channels: np.ndarray) -> np.ndarray:
         y, x = np.meshgrid(*(np.linspace(-1, 1, side) for side in ink.shape), indexing="ij")
         surface = np.stack([np.ones(ink.shape), y, x, y * y, y * x, x * x], axis=-1)  # (H, W, 6)
         coefficients = np.linalg.lstsq(surface[even], channels[even], rcond=None)[0]  # (6, C)
-        ink = np.abs(channels - surface @ coefficients).max(axis=-1)
+        away = surface @ coefficients  # (H, W, C)
+        ink = np.abs(np.subtract(channels, away, out=away), out=away).max(axis=-1)
         ripple = np.percentile(ink[_even_border(ink)], 95)
     peak = ink.max()
     if peak < max(FIGURE_CONTRAST, 3.5 * ripple):

@@ -27,16 +27,19 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".p
 INTERVAL = 0.2  # seconds between two looks at a folder
 
 
-def pictures(paths: Iterable[str]) -> Iterator[Named]:
-    """Pictures at `paths`; of a folder all that are in it, by name, none of folders in it. `-`: standard input."""
+def pictures(paths: Iterable[str], room: int | None = None) -> Iterator[Named]:
+    """Pictures at `paths`; of a folder all that are in it, by name, none of folders in it. `-`: standard input.
+
+    `room`, here and below: bytes that getting one may take, as for `read_picture`.
+    """
     for path in paths:
         listed = _listing(path)
         if listed is None:
-            yield path, partial(read_picture, path)
+            yield path, partial(read_picture, path, room)
         elif not listed:
             yield path, partial(_refuse, f"{path}: no pictures in this folder ({' '.join(SUFFIXES)})")
         for file in listed or ():
-            yield str(file), partial(read_picture, str(file))
+            yield str(file), partial(read_picture, str(file), room)
 
 
 def _listing(path: str) -> list[Path] | None:
@@ -56,16 +59,16 @@ def _refuse(message: str) -> Image.Image:
     raise ImageError(message)
 
 
-def arrivals(folder: Path, interval: float = INTERVAL) -> Iterator[Named]:
+def arrivals(folder: Path, interval: float = INTERVAL, room: int | None = None) -> Iterator[Named]:
     """Pictures that appear in a folder or change, from this call on, each once it is completely written; no end.
 
     A picture is complete when two looks, `interval` seconds apart, find the same file, of the same size and time of
     change, and not empty. Raises `ImageError` where the folder cannot be read, or no longer.
     """
-    return _arrivals(folder, _stamps(folder), interval)
+    return _arrivals(folder, _stamps(folder), interval, room)
 
 
-def _arrivals(folder: Path, known: dict[Path, Stamp], interval: float) -> Iterator[Named]:
+def _arrivals(folder: Path, known: dict[Path, Stamp], interval: float, room: int | None) -> Iterator[Named]:
     before = known
     while True:
         time.sleep(interval)
@@ -74,7 +77,7 @@ def _arrivals(folder: Path, known: dict[Path, Stamp], interval: float) -> Iterat
         for file in sorted(now):
             if now[file] == before.get(file) != known.get(file):
                 known[file] = now[file]
-                yield str(file), partial(read_picture, str(file))
+                yield str(file), partial(read_picture, str(file), room)
         before = now
 
 

@@ -100,11 +100,11 @@ def classify(
     from ..picture import display_name
 
     model = Model(model_path, backend, threads or 0, precision, state=state_to_use(state, shipped))
-    model, _ = within(model, cast("Use", model.mode(mode, labels)), device, memory)
+    model, limits = within(model, cast("Use", model.mode(mode, labels)), device, memory)
     costs: Counter[int] = Counter()  # how many images took so many passes
     failed = False
     try:
-        for path, get in _stream(images, watch, camera):
+        for path, get in _stream(images, watch, camera, limits.picture):
             try:
                 pixels = model.prepare(get(), display_name(path), not no_preprocess)
             except ImageError as error:  # say so, and go on with the others
@@ -135,11 +135,12 @@ def _cost_line(costs: Counter[int], classes: int, labels: int | None, doubtful: 
     )
 
 
-def _stream(images: tuple[str, ...], watch: str | None, camera: str | None) -> Iterator[Named]:
+def _stream(images: tuple[str, ...], watch: str | None, camera: str | None, room: int | None) -> Iterator[Named]:
     from ..streams import arrivals, frames, pictures
 
-    appearing = arrivals(Path(watch)) if watch else iter(())  # what appears while the others are classified, too
-    yield from pictures(images)
+    # What appears while the others are classified, too.
+    appearing = arrivals(Path(watch), room=room) if watch else iter(())
+    yield from pictures(images, room)
     if watch:
         click.echo(f"watching {watch}; Ctrl-C ends it", err=True)
     yield from frames(camera) if camera else appearing

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
@@ -76,17 +76,24 @@ def budget_options(function):  # type: ignore[no-untyped-def]
     return device(memory(function))
 
 
-def within(model: Model, use: Use, device: str | None, memory: int | None) -> tuple[Model, Calls | None]:
+class Limits(NamedTuple):
+    """What a budget leaves."""
+
+    calls: Calls | None = None
+    picture: int | None = None  # bytes for reading a picture, beyond what an ordinary one takes
+
+
+def within(model: Model, use: Use, device: str | None, memory: int | None) -> tuple[Model, Limits]:
     """The model, limited to the largest calls that keep to a device's memory, to `memory` MiB, or to both.
 
-    A device says the number of threads, too, where nobody else did. Without either, as it was, and None. Raises
+    A device says the number of threads, too, where nobody else did. Without either: as it was, no limits. Raises
     `BackendError` with the numbers where no call is small enough.
     """
     if not (device or memory):
-        return model, None
+        return model, Limits()
     from msgspec import structs
 
-    from ..plan import MIB, UNLIMITED, choose, room_on
+    from ..plan import MARGIN, MIB, UNLIMITED, choose, need, room_on
     from ..profile import load_profile
 
     room, threads = UNLIMITED, model.threads
@@ -95,8 +102,10 @@ def within(model: Model, use: Use, device: str | None, memory: int | None) -> tu
         room, threads = room_on(profile), threads or profile.cpu.cores
     if memory:
         room = structs.replace(room, memory=min(room.memory, memory * MIB))
-    calls = choose(model.manifest.network, len(model.classes), use, room, model.precision)
-    return model.limited(calls.batch, calls.labels, threads), calls
+    asked = (model.manifest.network, len(model.classes), use, room, model.precision)
+    calls, needed = choose(*asked), need(*asked).memory
+    picture = int(room.memory / MARGIN) - needed.process - needed.weights  # read while the network is at rest
+    return model.limited(calls.batch, calls.labels, threads), Limits(calls, picture)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")

@@ -49,7 +49,7 @@ def byte_count(text: str) -> int:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("pictures", nargs=-1, metavar="[IMAGE… | FOLDER…]")
+@click.argument("paths", nargs=-1, metavar="[IMAGE… | FOLDER…]")
 @model_option
 @state_option
 @click.option("--label", help="What all of the pictures show. Default: the name of the folder that each is in.")
@@ -84,7 +84,7 @@ def byte_count(text: str) -> int:
 @budget_options
 @json_option
 def learn(
-    pictures: tuple[str, ...],
+    paths: tuple[str, ...],
     model_path: str,
     state: Path | None,
     label: str | None,
@@ -106,15 +106,17 @@ def learn(
 
     Without pictures, learn from examples that are stored and pending.
     """
-    examples = _labelled(pictures, label)
+    labelled = _labelled(paths, label)
     from ..bundle import state_directory
     from ..errors import BackendError, ImageError, UpdateRefused
     from ..learning.learner import TOLERANCE, Learner
     from ..learning.update import Settings
     from ..model import Model
+    from ..streams import pictures
 
     model = Model(model_path, backend, threads or 0, state=False)
-    model, calls = within(model, "update", device, memory)
+    model, (calls, room) = within(model, "update", device, memory)
+    examples = ((name, picture) for name, path in labelled for picture in pictures([path], room))
     if calls and micro_batch and micro_batch > calls.micro_batch:
         raise BackendError(
             f"--micro-batch {micro_batch}: no more than {calls.micro_batch} keep to the memory allowed"
@@ -145,15 +147,14 @@ def learn(
         raise click.exceptions.Exit(ImageError.exit_code)
 
 
-def _labelled(paths: tuple[str, ...], label: str | None) -> Iterator[tuple[str, Named]]:
-    """Pictures with what they show. Raises `UsageError`, before any is read, where nothing says so."""
+def _labelled(paths: tuple[str, ...], label: str | None) -> list[tuple[str, str]]:
+    """What is shown, and a picture or a folder that shows it. Raises `UsageError` where nothing says so."""
     from ..errors import UsageError
-    from ..streams import pictures
 
     if label is not None:
         if not paths:
             raise UsageError("--label: of which pictures?")
-        return ((label, named) for named in pictures(paths))
+        return [(label, path) for path in paths]
     folders = []
     for path in map(Path, paths):
         if not path.exists():
@@ -164,7 +165,7 @@ def _labelled(paths: tuple[str, ...], label: str | None) -> Iterator[tuple[str, 
                 f"{path}: say with --label what it shows, or name a folder with a folder for each class"
             )
         folders += classes
-    return ((folder.name, named) for folder in folders for named in pictures([str(folder)]))
+    return [(folder.name, str(folder)) for folder in folders]
 
 
 def _store(learner: Learner, examples: Iterator[tuple[str, Named]], preprocess: bool, as_json: bool) -> bool:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from ffruntime.commands.common import within
 from ffruntime.model import Model
+from ffruntime.plan import MARGIN
 from ffruntime.profile import load_profile
 
 PEAK = """
@@ -47,6 +50,23 @@ def test_a_limit_is_kept(action: str, exported: Path, digit_files: list[Path], t
         [sys.executable, "-c", PEAK, *map(str, arguments)], capture_output=True, text=True, check=True
     )
     assert float(done.stderr.split()[-1]) <= enough
+    # A picture that does not fit is refused before it is decoded, the others go on; with that much more it fits.
+    huge = tmp_path / "huge.png"
+    Image.open(digit_files[0]).resize((4000, 4000)).convert("RGB").save(huge)
+    arguments.insert(1, huge)
+    refused = run(*arguments)
+    assert refused.returncode == 4
+    assert refused.stderr.startswith(f"error: {huge}: takes ")
+    assert refused.stderr.count("\n") == 1
+    assert "adopted" in refused.stdout or str(digit_files[0]) in refused.stdout
+    more = int(refused.stderr.rsplit("allow ", 1)[1].split()[0])
+    enough += math.ceil(more * MARGIN)
+    arguments[arguments.index("--memory") + 1] = enough
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *map(str, arguments)], capture_output=True, text=True, check=True
+    )
+    assert "takes" not in done.stderr
+    assert enough - more < float(done.stderr.split()[-1]) <= enough
 
 
 def test_a_device_chooses_the_calls(exported: Path, digit_files: list[Path]) -> None:
@@ -54,8 +74,9 @@ def test_a_device_chooses_the_calls(exported: Path, digit_files: list[Path]) -> 
     done = run("classify", digit_files[0], "--model", exported, "--device", name, "--json")
     assert json.loads(done.stdout)["label"] in "0123456789"
     device = load_profile(name)
-    model, calls = within(Model(exported, state=False), "goodness", name, None)
+    model, (calls, picture) = within(Model(exported, state=False), "goodness", name, None)
     assert calls
+    assert picture
     assert (model.batch, model.at_once) == (calls.batch, calls.labels)
     assert (calls.batch, calls.labels) == (device.inference.max_batch, device.inference.max_labels)
     assert (model.threads, model.arena) == (device.cpu.cores, False)

@@ -410,6 +410,8 @@ def peak():
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
+for ordinary in sys.argv[2:]:
+    prepare(read_picture(ordinary), ordinary, KIND, (1, 28, 28))
 before = peak()
 try:
     prepare(read_picture(sys.argv[1]), sys.argv[1], KIND, (1, 28, 28))
@@ -429,6 +431,51 @@ def test_peak_memory(kind: str, side: int, limit: int, tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(tmp_path / "large.png")]
     grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert float(grown) < limit
+
+
+TURNED = Image.Exif()
+TURNED[0x0112] = 6
+LARGE: dict[str, dict] = {  # options of Pillow's
+    "grey.png": {},
+    "colour.png": {},
+    "turned.png": {"exif": TURNED},
+    "read small.jpg": {},
+    "progressive.jpg": {"progressive": True, "subsampling": 0},
+    "colour.webp": {"lossless": True},
+    "one strip.tiff": {"compression": "tiff_adobe_deflate", "tiffinfo": {278: 3000}},
+    "colour.bmp": {},
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux' /proc")
+@pytest.mark.parametrize("name", LARGE)
+def test_a_picture_takes_no_more_than_its_refusal_says(name: str, digits: np.ndarray, tmp_path: Path) -> None:
+    """MiB beyond an ordinary picture, beside what a process grows by that reads it."""
+    path = str(tmp_path / name)
+    stored = to_image(255 * (1 - enlarge(digits[2]))).resize((3000, 3000))
+    stored.convert("L" if name.startswith("grey") else "RGB").save(path, **LARGE[name])
+    room = max(0, (tmp_path / name).stat().st_size - picture.ORDINARY)  # for the file, and nothing else
+    with pytest.raises(ImageError, match=r"and the memory allowed leaves .* make it smaller, or allow") as caught:
+        read_picture(path, room)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: takes ")
+    takes = int(message.removeprefix(f"{path}: takes ").split()[0])
+    ordinary = Path(__file__).parents[2] / "examples" / "three.png"
+    command = [sys.executable, "-c", PEAK.replace("KIND", "bundle.Digit(20)"), path, str(ordinary)]
+    grown = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert 0.4 * takes < grown <= takes
+    assert min(read_picture(path, room=takes << 20).size) >= 1000
+
+
+def test_an_ordinary_picture_is_read_without_room_and_a_large_file_is_not(
+    digits: np.ndarray, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "digit.png")
+    to_image(255 * (1 - enlarge(digits[2], 5))).save(path)
+    assert difference(prepare(read_picture(path, room=0), path, MNIST, SHAPE), digits[2]) < 5
+    (tmp_path / "film.mp4").write_bytes(bytes(11 << 20))
+    with pytest.raises(ImageError, match="takes at least 2 MiB more than an ordinary picture"):
+        read_picture(str(tmp_path / "film.mp4"), room=1 << 20)
 
 
 # Garments: as Fashion-MNIST was made ------------------------------------------------------------
