@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from common import record, recorded
-from msgspec import json
+from msgspec import convert
 
 from ffruntime.bundle import MANIFEST, read_manifest
 from fftrain.checkpoint import checkpoint_path
@@ -59,15 +59,9 @@ def main() -> None:
         record("systems", {"rows": dict(sorted(rows.items()))})
 
 
-def as_json(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as a manifest has it."""
-    data: dict[str, Any] = json.decode(json.encode(recipe))
-    return data
-
-
 def is_trained(path: Path, recipe: Recipe) -> bool:
     """Whether the bundle at `path` is there, and trained by just this recipe."""
-    return (path / MANIFEST).exists() and read_manifest(path).training.recipe == as_json(recipe)
+    return (path / MANIFEST).exists() and convert(read_manifest(path).training.recipe, Recipe) == recipe
 
 
 def figures(path: Path) -> dict[str, Any]:
