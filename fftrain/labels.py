@@ -1,20 +1,22 @@
 """Label patterns: one for every class, and spare ones for classes that are not known yet.
 
-Waves (Scodellaro et al., 2023, sets 1 and 2), noise, structuring elements that erode or dilate the image itself, or
-one-hot pixels in its corner (Hinton, 2022).
+Waves (Scodellaro et al., 2023, sets 1 and 2), noise, structuring elements that erode or dilate the image itself,
+one-hot pixels in its corner (Hinton, 2022), or what a file holds.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ffruntime.errors import UsageError
 
-from .recipe import Fourier, Morphology, NoLabel, Overlay, Patterns
+from .recipe import Fourier, Morphology, NoLabel, Overlay, PatternFile, Patterns
 
 # Set 1 as (ky, kx), cycles per image: four orientations × three frequencies; the paper leaves the last two spare.
 FOURIER_MODES = (
@@ -125,14 +127,27 @@ def one_hot_pixels(count: int, height: int, width: int) -> Tensor:
     return torch.eye(count, height * width).view(count, 1, height, width)
 
 
+def read_patterns(kind: PatternFile, shape: tuple[int, ...]) -> Tensor:
+    """The patterns in a file, of that shape. Raises `UsageError` where it holds none."""
+    try:
+        with Path(kind.path).open("rb") as file:
+            array = np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"patterns: {kind.path}: no .npy file that can be read: {error}") from error
+    if array.shape != shape or array.dtype.kind not in "biuf" or not np.isfinite(array).all():
+        raise UsageError(f"patterns: {kind.path}: must hold finite numbers of shape {shape}")
+    return torch.from_numpy(array.astype(np.float32))
+
+
 def make_patterns(kind: Patterns, classes: int, height: int, width: int) -> dict[str, Tensor]:
     """The label tensors of a bundle, for `classes` classes and the spare ones that `kind` asks for: P in all.
 
     `labels.patterns` (P, Q, H, W), classes first; `labels.neutral` (Q, H, W), the mean of the classes' patterns;
-    `labels.keep` (1, H, W), the image's share: 1 − K beside waves, all of it beside noise, nothing of the P pixels
-    that an overlay replaces. Of morphological labels, patterns and neutral are structuring elements of `size`
-    pixels a side instead, the neutral one the identity, and 1 − K is the share of the image that is neither eroded
-    nor dilated. Raises `UsageError` where there are fewer patterns than that.
+    `labels.keep` (1, H, W), the image's share: 1 − K beside waves, all of it beside noise and patterns of a file,
+    nothing of the P pixels that an overlay replaces. Of morphological labels, patterns and neutral are structuring
+    elements of `size` pixels a side instead, the neutral one the identity, and 1 − K is the share of the image that
+    is neither eroded nor dilated. Raises `UsageError` where there are fewer patterns than that, or a file holds
+    others.
     """
     count = classes + kind.spare
     kept = torch.ones(1, height, width)
@@ -147,6 +162,8 @@ def make_patterns(kind: Patterns, classes: int, height: int, width: int) -> dict
     elif isinstance(kind, Overlay):
         patterns = one_hot_pixels(count, height, width)
         kept = 1 - patterns.sum(0)
+    elif isinstance(kind, PatternFile):
+        patterns = read_patterns(kind, (count, kind.channels, height, width))
     elif isinstance(kind, NoLabel):
         patterns = torch.zeros(count, 1, height, width)
     else:

@@ -66,13 +66,21 @@ class Overlay(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind",
     spare: NonNegative = 2
 
 
+class PatternFile(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="file"):
+    """Patterns of your own, from a `.npy` file: (P, `channels`, H, W), the classes' first, then the spare ones."""
+
+    path: str  # from the working directory
+    channels: Positive = 1
+    spare: NonNegative = 2
+
+
 class NoLabel(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="none"):
     """Nothing: images without labels, which only the classifier is told (Hinton, section 3.2)."""
 
     spare: NonNegative = 2  # rows of the classifier
 
 
-Patterns: TypeAlias = Fourier | RandomPatterns | Morphology | Overlay | NoLabel
+Patterns: TypeAlias = Fourier | RandomPatterns | Morphology | Overlay | PatternFile | NoLabel
 
 
 class Negatives(Struct, frozen=True, forbid_unknown_fields=True):
@@ -239,7 +247,7 @@ def build_network(recipe: Recipe, image: Image, patterns: int) -> Network:
     hybrid, unlabelled = recipe.negatives.source == "hybrid", isinstance(recipe.patterns, NoLabel)
     if hybrid != unlabelled:
         raise UsageError("recipe: negatives.source is 'hybrid' and patterns.kind 'none', or neither is")
-    channels = recipe.patterns.channels if isinstance(recipe.patterns, RandomPatterns) else 1
+    channels = recipe.patterns.channels if isinstance(recipe.patterns, RandomPatterns | PatternFile) else 1
     network = Network(
         image=image,
         label=Label(r.placement, patterns, channels, r.normalise, element or 1),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from fftrain.recipe import (
     Fourier,
     Morphology,
     Overlay,
+    PatternFile,
     Patterns,
     RandomPatterns,
     Recipe,
@@ -208,3 +211,45 @@ def test_an_element_larger_than_the_image_is_refused() -> None:
     plain["patterns"]["size"] = 31
     with pytest.raises(UsageError, match="31 pixels"):
         build_network(msgspec.convert(plain, Recipe), Image((1, 28, 28)), 12)
+
+
+# ---------------------------------------- a file ----------------------------------------
+
+
+def test_patterns_of_a_file_are_those_and_the_image_stays_whole(tmp_path: Path) -> None:
+    own = np.random.default_rng(0).normal(size=(12, 2, 28, 28))
+    np.save(tmp_path / "own.npy", own)
+    made = make_patterns(PatternFile(str(tmp_path / "own.npy"), channels=2), 10, 28, 28)
+    assert torch.equal(made["labels.patterns"], torch.tensor(own, dtype=torch.float32))
+    assert torch.allclose(made["labels.neutral"], made["labels.patterns"][:10].mean(0))
+    assert (made["labels.keep"] == 1).all()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((11, 1, 28, 28)),
+        np.zeros((12, 2, 28, 28)),
+        np.zeros((12, 28, 28)),
+        np.full((12, 1, 28, 28), np.nan),
+        np.full((12, 1, 28, 28), "a"),
+    ],
+)
+def test_other_patterns_than_those_asked_for_are_refused(array: np.ndarray, tmp_path: Path) -> None:
+    np.save(tmp_path / "own.npy", array)
+    with pytest.raises(UsageError, match=r"own\.npy: must hold finite numbers of shape \(12, 1, 28, 28\)"):
+        make_patterns(PatternFile(str(tmp_path / "own.npy")), 10, 28, 28)
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "text", "zip", "objects"])
+def test_a_file_that_holds_no_array_is_refused(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "own.npy"
+    if kind == "zip":
+        np.savez(path.with_suffix(".npz"), a=np.zeros(3))
+        path.with_suffix(".npz").rename(path)
+    elif kind == "objects":
+        np.save(path, np.array([{}], dtype=object))
+    elif kind != "missing":
+        path.write_bytes(b"" if kind == "empty" else b"no array")
+    with pytest.raises(UsageError, match=r"own\.npy: no \.npy file that can be read"):
+        make_patterns(PatternFile(str(path)), 10, 28, 28)
