@@ -32,6 +32,7 @@ SYSTEMS: dict[str, tuple[str, float | None]] = {
     "hinton-local": ("cifar10", 59.0),  # squares minimised, every label
     "intff": ("mnist", 98.00),
     "intff-small": ("mnist", 94.04),
+    "intff-output": ("mnist", None),  # theta is ours
     "intff-cnn": ("mnist", None),  # ours
     "ff-mlp-sequential": ("mnist", None),  # unstated in our notes of the paper
 }
