@@ -15,7 +15,7 @@ from spox import Var
 
 from ffruntime.architecture import Conv, Linear, Local, MaxPool, Op, Shape, op_shape
 
-from .graphs import Weights, constant, dtype_of, fields, scalar
+from .operations import Weights, constant, dtype_of, fields, scalar
 
 
 def parameter_gradients(operation: Op, name: str, x: Var, dy: Var, shape: Shape) -> Weights:

@@ -20,15 +20,19 @@ from ffruntime.labels import to_unit_interval
 from .precision import INT8_LARGEST
 
 
-def with_layer_inputs(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """The graph with the input of every layer as a further output; the names of those outputs by layer."""
+def with_layer_inputs(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[str, str]]]:
+    """The graph with the inputs of every layer as further outputs; each layer with the name of such an output.
+
+    Where steps are unrolled, a layer is there several times.
+    """
     result = onnx.ModelProto()
     result.CopyFrom(model)
-    names = {node.name: node.input[0] for node in model.graph.node if node.op_type in ("Conv", "Gemm")}
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    taps = [(node.input[1].removesuffix(".weight"), node.input[0]) for node in layers]
     present = {output.name for output in model.graph.output}
-    for name in sorted(set(names.values()) - present):
+    for name in sorted({name for _, name in taps} - present):
         result.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    return result, names
+    return result, taps
 
 
 def input_scales(
@@ -48,7 +52,7 @@ def input_scales(
     largest: dict[str, float] = {}
     for name, inputs in _calls(images, labels, classes):
         outputs = graphs[name](inputs)
-        for layer, output in taps[name].items():
+        for layer, output in taps[name]:
             largest[layer] = max(largest.get(layer, 0.0), float(np.abs(outputs[output]).max()))
     return {layer: (value or 1.0) / INT8_LARGEST for layer, value in largest.items()}
 

@@ -7,6 +7,8 @@ import onnx
 GRAPHS = {
     "unit": "One Forward-Forward unit: its activation, its goodness (the mean square of the activation), and the "
     "activation normalised as the next unit's graph takes it.",
+    "recurrent unit": "One synchronous step of one unit of a recurrent Forward-Forward network: its activity and "
+    "goodness after the step, and what it makes of its input from below alone.",
     "goodness": "Goodness of every image with every label asked for; the answer is the label with the most.",
     "classifier": "The linear classifier: one pass with the neutral label, which favours no class.",
     "gradient": "The layer-local gradient of one Forward-Forward unit: of its own loss, on pairs of positive and "
@@ -17,6 +19,10 @@ VALUES = {
     "input": "The unit's input, already normalised: for unit 1 the image with its label, else the 'output' of the "
     "graph below.",
     "activation": "The unit's activation, not normalised.",
+    "below": "Activity of the unit below a step ago, not normalised: for unit 1 the standardised image.",
+    "above": "Activity of the unit above a step ago, not normalised: for the topmost unit the label's pattern.",
+    "self": "The unit's own activity a step ago, not normalised.",
+    "start": "The unit's activity before the first step: what it makes of its input from below alone.",
     "output": "The activation, normalised as the next unit asks for it (of the topmost unit, divisively).",
     "images": "Images (N, C, H, W): pixels / 255, in [0, 1]. The graph standardises them.",
     "labels": "Labels to try (L): indices of patterns, in any order; repeats are allowed.",

@@ -23,6 +23,7 @@ from ffruntime.architecture import (
     head_features,
     parameter_shapes,
     shaped_ops,
+    sign,
     unit_name,
     unit_parameters,
     unit_shapes,
@@ -30,7 +31,17 @@ from ffruntime.architecture import (
 from ffruntime.losses import LOWEST_GOODNESS, PairLoss, Ratio, Symmetric
 
 from .adjoints import input_gradient, parameter_gradients
-from .graphs import Weights, apply_op, build, constant, dtype_of, mean_square, normalise, normalise_divisive, scalar
+from .operations import (
+    Weights,
+    apply_op,
+    build,
+    constant,
+    dtype_of,
+    mean_square,
+    normalise,
+    normalise_divisive,
+    scalar,
+)
 
 Batch: TypeAlias = tuple[int, int]  # N images, and M negatives for each
 
@@ -61,7 +72,7 @@ def gradient_graph(
 
     images = constant([batch[0]]) if batch else op.shape(positive, end=1)  # [N]
     goodness = op.reshape(mean_square(x, shape), op.concat([constant([-1]), images], axis=0))  # (1 + M, N)
-    value, slopes = pair_loss(loss, goodness, math.prod(shape))
+    value, slopes = pair_loss(loss, goodness, math.prod(shape), sign(network))
     factor = op.div(scalar(2 / math.prod(shape), x), op.cast(images, to=dtype_of(x).type))
     dy = op.mul(x, op.reshape(op.mul(slopes, factor), constant([-1, *[1] * len(shape)])))
 
@@ -78,8 +89,8 @@ def gradient_graph(
     outputs = {f"gradient.{name}": gradients[name] for name in unit_parameters(network, index)}
     halves = {"next": (split(above, images), shape), "goodness": (split(goodness, constant([1])), ())}
     for name, (parts, size) in halves.items():
-        for part, sign in zip(parts, ("positive", "negative"), strict=True):
-            outputs[f"{name}.{sign}"] = op.reshape(part, constant([-1, *size]))
+        for part, side in zip(parts, ("positive", "negative"), strict=True):
+            outputs[f"{name}.{side}"] = op.reshape(part, constant([-1, *size]))
     outputs["loss"] = op.reduce_mean(value, keepdims=0)
     return build({"positive": positive, "negative": negative}, weights, outputs, f"ffedge gradient{index + 1}")
 
@@ -102,20 +113,20 @@ def split(x: Var, count: Var) -> tuple[Var, Var]:
     return op.slice(x, start, count, axis), op.slice(x, count, end, axis)
 
 
-def pair_loss(loss: PairLoss, goodness: Var, neurons: int) -> tuple[Var, Var]:
+def pair_loss(loss: PairLoss, goodness: Var, neurons: int, sign: int = 1) -> tuple[Var, Var]:
     """Goodness (1 + M, N), the right labels' first -> each image's loss (N,), and its slopes (1 + M, N).
 
-    The formulas are those of `docs/bundle.md`, training.recipe.loss. Exponentials are of what is left below the
-    largest exponent, so that none overflows.
+    The formulas are those of `docs/bundle.md`, training.recipe.loss; `sign` −1 is for goodness that is to be low.
+    Exponentials are of what is left below the largest exponent, so that none overflows.
     """
     if isinstance(loss, Symmetric):
-        return pair_softplus(loss.alpha, goodness)
+        return pair_softplus(sign * loss.alpha, goodness)
     if isinstance(loss, Ratio):
         lowest = scalar(LOWEST_GOODNESS, goodness)
         clipped = op.max([goodness, lowest])
-        value, slopes = pair_softplus(loss.alpha, op.log(clipped))
+        value, slopes = pair_softplus(sign * loss.alpha, op.log(clipped))
         return value, op.where(op.less(goodness, lowest), scalar(0.0, goodness), op.div(slopes, clipped))
-    scale = scalar(float(neurons if loss.reduce == "sum" else 1), goodness)
+    scale = scalar(float(sign * (neurons if loss.reduce == "sum" else 1)), goodness)
     excess = op.mul(scale, op.sub(goodness, scalar(loss.theta, goodness)))
     positive, negative = split(excess, constant([1]))
     (cost, share), (costs, shares) = softplus(op.neg(positive)), softplus(negative)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from ffruntime.architecture import Conv, Linear, Local, Network, named_ops, unit_name
+from ffruntime.architecture import Conv, Linear, Local, Network, unit_layers
 
 INT8_LARGEST = 127  # symmetric: −128 is not used
 
@@ -21,9 +21,9 @@ Tensors = dict[str, np.ndarray]
 def layers(network: Network) -> list[str]:
     """Every layer that can be lowered, from the input up: `unit1.conv1`, …, `head`."""
     named = [
-        f"{unit_name(index)}.{name}"
-        for index, unit in enumerate(network.units)
-        for name, operation in named_ops(unit)
+        name
+        for index in range(len(network.units))
+        for name, operation, _, _ in unit_layers(network, index)
         if isinstance(operation, Conv | Linear) and not isinstance(operation, Local)
     ]
     return [*named, "head"]

@@ -60,22 +60,28 @@ class Relu(Struct, frozen=True, forbid_unknown_fields=True, tag_field="op", tag=
 Op: TypeAlias = Conv | Local | Linear | MaxPool | Relu
 
 
+Source: TypeAlias = Literal["below", "above", "self"]
+
+
 class Input(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where a unit's input comes from and how it is normalised before the unit's first operation.
+    """Where a unit's input comes from and how it is normalised before its first operation.
 
     `divisive` divides each sample by the root of its mean square (Hinton; Scodellaro et al.);
     `batch` standardises each channel with batch statistics, frozen outside training (Trifecta).
+    In a recurrent network (`Steps`) a unit has several: from the unit `below`, the one `above` (of the topmost, the
+    label) and from it`self`, of a step ago. Each has its own `ops`; what they make is added up.
     """
 
-    source: Literal["below"] = "below"
+    source: Source = "below"
     normalise: Literal["none", "divisive", "batch"] = "divisive"
+    ops: tuple[Op, ...] = ()
 
 
 class Unit(Struct, frozen=True, forbid_unknown_fields=True):
     """Operations that end in one ReLU, whose mean square is the unit's goodness."""
 
     ops: Annotated[tuple[Op, ...], Meta(min_length=1)]
-    inputs: Annotated[tuple[Input, ...], Meta(min_length=1, max_length=1)] = (Input(),)
+    inputs: Annotated[tuple[Input, ...], Meta(min_length=1, max_length=3)] = (Input(),)
     trained: bool = True  # by its own loss; otherwise it stays as initialised
     scored: bool = True  # counts in the total goodness and feeds the classifier
 
@@ -95,27 +101,44 @@ class Label(Struct, frozen=True, forbid_unknown_fields=True):
     also *replace* pixels); `channel`: the pattern as further channels beside the image; `morphology`:
     keep · image + (1 − keep) · the image eroded or dilated by the pattern, a structuring element of
     `element` × `element` pixels (`ffruntime/labels.py`). `range` then brings each sample to [0, 1]
-    (Scodellaro et al.).
+    (Scodellaro et al.). With `top` the image stays as it is: the pattern, a vector of `channels` numbers, is what
+    the topmost unit of a recurrent network has above it (Hinton, section 3.4).
     """
 
-    placement: Literal["add", "channel", "morphology"]
+    placement: Literal["add", "channel", "morphology", "top"]
     patterns: Positive  # how many: one for every class, and the spare ones
     channels: Positive = 1
     normalise: Literal["none", "range"] = "none"
     element: Positive = 1  # pixels a side of a structuring element; odd
 
 
+class Steps(Struct, frozen=True, forbid_unknown_fields=True):
+    """How a recurrent network runs: `count` synchronous steps (Hinton, section 3.4).
+
+    Before the first, activities are those of one pass from below alone. In a step each unit's activity becomes
+    keep · its activity + (1 − keep) · what the unit makes of its inputs of a step ago. Its goodness is the mean
+    over the steps from score[0] to score[1], counted from 1.
+    """
+
+    count: Annotated[int, Meta(ge=1, le=1000)]
+    keep: Annotated[float, Meta(ge=0, lt=1)]
+    score: tuple[Positive, Positive]
+
+
 class Network(Struct, frozen=True, forbid_unknown_fields=True):
-    """A feed-forward FF network: image and label -> units, each with a goodness -> one total.
+    """An FF network: image and label -> units, each with a goodness -> one total, the most for the right label.
 
     `score` says how the scored units' goodness makes the total: `sum` (Scodellaro et al.), or
-    `log_sum`, the sum of logarithms, which weighs every unit alike.
+    `log_sum`, the sum of logarithms, which weighs every unit alike. Where goodness is to be `low` for right labels
+    (Hinton, section 4), the total is its negative. Without `steps` the network is feed-forward: one pass.
     """
 
     image: Image
     label: Label
     units: Annotated[tuple[Unit, ...], Meta(min_length=1, max_length=1000)]
     score: Literal["sum", "log_sum"] = "sum"
+    goodness: Literal["high", "low"] = "high"
+    steps: Steps | None = None
 
 
 def unit_name(index: int) -> str:
@@ -123,10 +146,10 @@ def unit_name(index: int) -> str:
     return f"unit{index + 1}"
 
 
-def named_ops(unit: Unit) -> Iterator[tuple[str, Op]]:
-    """The unit's operations, each with the name its parameters have: `conv1`, `relu1`, `conv2`, …"""
+def named_ops(chain: Unit | Input) -> Iterator[tuple[str, Op]]:
+    """The operations of a unit or an input, each with the name its parameters have: `conv1`, `relu1`, `conv2`, …"""
     seen: dict[str, int] = {}
-    for op in unit.ops:
+    for op in chain.ops:
         kind = str(op.__struct_config__.tag)
         seen[kind] = seen.get(kind, 0) + 1
         yield f"{kind}{seen[kind]}", op
@@ -139,8 +162,10 @@ def embedded_shape(network: Network) -> Shape:
 
 
 def pattern_shape(network: Network) -> Shape:
-    """Shape of one label pattern: as large as the image, or a structuring element."""
+    """Shape of one label pattern: as large as the image, a structuring element, or a vector at the top."""
     label = network.label
+    if label.placement == "top":
+        return (label.channels,)
     sides = (label.element,) * 2 if label.placement == "morphology" else network.image.shape[1:]
     return (label.channels, *sides)
 
@@ -167,26 +192,63 @@ def op_shape(op: Op, shape: Shape, where: str) -> Shape:
     return out
 
 
-def shaped_ops(unit: Unit, prefix: str, shape: Shape) -> Iterator[tuple[str, Op, Shape, Shape]]:
-    """Every operation of a unit that receives `shape`: (name, operation, shape before it, shape after it)."""
-    for name, op in named_ops(unit):
+def shaped_ops(chain: Unit | Input, prefix: str, shape: Shape) -> Iterator[tuple[str, Op, Shape, Shape]]:
+    """Every operation of a unit or an input that receives `shape`: (name, operation, shape before it, after it)."""
+    for name, op in named_ops(chain):
         below, shape = shape, op_shape(op, shape, f"{prefix}.{name}")
         yield name, op, below, shape
 
 
+def shape_after(chain: Unit | Input, prefix: str, shape: Shape) -> Shape:
+    """What the operations of a unit or an input make of `shape`."""
+    for _, _, _, above in shaped_ops(chain, prefix, shape):
+        shape = above
+    return shape
+
+
 def unit_shapes(network: Network) -> list[tuple[Shape, Shape]]:
-    """(input shape, activation shape) of every unit, without the batch."""
+    """(shape from below, activation shape) of every unit, without the batch."""
     shape, shapes = embedded_shape(network), []
     for index, unit in enumerate(network.units):
-        *_, (_, _, _, above) = shaped_ops(unit, unit_name(index), shape)
+        above = shape_after(unit, unit_name(index), summed_shape(unit, index, shape))
         shapes.append((shape, above))
         shape = above
     return shapes
 
 
+def summed_shape(unit: Unit, index: int, below: Shape) -> Shape:
+    """Shape of what a unit's own operations receive: of the sum of its inputs, which is that of the first."""
+    return shape_after(unit.inputs[0], f"{unit_name(index)}.below", below)
+
+
+def source_shape(network: Network, index: int, source: Source) -> Shape:
+    """Shape of what a unit gets from that source."""
+    shapes = unit_shapes(network)
+    if source == "above":
+        return shapes[index + 1][1] if index + 1 < len(shapes) else pattern_shape(network)
+    return shapes[index][0 if source == "below" else 1]
+
+
+def unit_layers(network: Network, index: int) -> Iterator[tuple[str, Op, Shape, Shape]]:
+    """Every operation of a unit and of its inputs: (full name, operation, shape before it, shape after it)."""
+    unit, prefix = network.units[index], unit_name(index)
+    for inputs in unit.inputs:
+        path = f"{prefix}.{inputs.source}"
+        for name, op, before, after in shaped_ops(inputs, path, source_shape(network, index, inputs.source)):
+            yield f"{path}.{name}", op, before, after
+    below = summed_shape(unit, index, unit_shapes(network)[index][0])
+    for name, op, before, after in shaped_ops(unit, prefix, below):
+        yield f"{prefix}.{name}", op, before, after
+
+
 def scored_units(network: Network) -> list[int]:
     """Indices of the units that count at inference."""
     return [index for index, unit in enumerate(network.units) if unit.scored]
+
+
+def sign(network: Network) -> int:
+    """1 where goodness is to be high for right labels, −1 where it is to be low."""
+    return 1 if network.goodness == "high" else -1
 
 
 def head_features(network: Network) -> int:
@@ -208,6 +270,31 @@ def validate(network: Network) -> None:
     if network.label.placement == "add" and network.label.channels not in (1, network.image.shape[0]):
         raise BundleError("label: added patterns need one channel, or as many as the image")
     _validate_element(network.label, network.image.shape)
+    _validate_inputs(network)
+
+
+def _validate_inputs(network: Network) -> None:
+    steps, last = network.steps, len(network.units) - 1
+    if (steps is None) != (network.label.placement != "top"):
+        raise BundleError("network: a label at the top needs steps, and steps need a label at the top")
+    if steps is not None and not steps.score[0] <= steps.score[1] <= steps.count:
+        raise BundleError(f"steps: goodness of steps {steps.score[0]} to {steps.score[1]} of {steps.count}")
+    for index, unit in enumerate(network.units):
+        name, sources = unit_name(index), [inputs.source for inputs in unit.inputs]
+        if sources[0] != "below" or len(set(sources)) < len(sources):
+            raise BundleError(f"{name}: its inputs are from below, and then from others, each once")
+        if steps is None and (len(sources) > 1 or unit.inputs[0].ops):
+            raise BundleError(f"{name}: several inputs, and operations of an input, need steps")
+        if steps is not None and any(inputs.normalise == "batch" for inputs in unit.inputs):
+            raise BundleError(f"{name}: batch statistics are not for recurrent networks")
+        if steps is not None and index == last and "above" not in sources:
+            raise BundleError(f"{name}: the topmost unit needs an input from above, where the label is")
+        summed = summed_shape(unit, index, unit_shapes(network)[index][0])
+        for inputs in unit.inputs[1:]:
+            path = f"{name}.{inputs.source}"
+            made = shape_after(inputs, path, source_shape(network, index, inputs.source))
+            if math.prod(made) != math.prod(summed):
+                raise BundleError(f"{path}: makes {made}, and below {summed}; they cannot be added")
 
 
 def _validate_element(label: Label, image: Shape) -> None:
@@ -228,20 +315,20 @@ def parameter_shapes(network: Network) -> dict[str, Shape]:
     label, image = network.label, network.image.shape
     pattern = pattern_shape(network)
     shapes: dict[str, Shape] = {"labels.patterns": (label.patterns, *pattern), "labels.neutral": pattern}
-    if label.placement != "channel":
+    if label.placement in ("add", "morphology"):
         shapes["labels.keep"] = (label.channels, *image[1:])
     for index, (unit, (inputs, _)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
         prefix = unit_name(index)
         if unit.inputs[0].normalise == "batch":
             shapes[f"{prefix}.below.mean"] = shapes[f"{prefix}.below.var"] = (inputs[0],)
-        for name, op, below, shape in shaped_ops(unit, prefix, inputs):
+        for name, op, below, shape in unit_layers(network, index):
             positions = shape[1:] if isinstance(op, Local) else ()
             if isinstance(op, Conv):
-                shapes[f"{prefix}.{name}.weight"] = (*positions, op.out, below[0], op.kernel, op.kernel)
+                shapes[f"{name}.weight"] = (*positions, op.out, below[0], op.kernel, op.kernel)
             elif isinstance(op, Linear):
-                shapes[f"{prefix}.{name}.weight"] = (op.out, math.prod(below))
+                shapes[f"{name}.weight"] = (op.out, math.prod(below))
             if isinstance(op, Conv | Linear) and op.bias:
-                shapes[f"{prefix}.{name}.bias"] = (op.out, *positions)
+                shapes[f"{name}.bias"] = (op.out, *positions)
     rows = label.patterns
     shapes["head.weight"], shapes["head.bias"] = (rows, head_features(network)), (rows,)
     return shapes

@@ -11,9 +11,8 @@ from .architecture import (
     Op,
     Shape,
     head_features,
-    shaped_ops,
+    unit_layers,
     unit_name,
-    unit_shapes,
 )
 
 
@@ -29,15 +28,32 @@ def op_macs(op: Op, below: Shape, above: Shape) -> int:
 def layer_macs(network: Network) -> list[tuple[int, ...]]:
     """Of every unit, the multiply-accumulates of each layer that has weights, for one image and one label."""
     units = []
-    for index, (unit, (shape, _)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
-        layers = [op_macs(op, below, above) for _, op, below, above in shaped_ops(unit, unit_name(index), shape)]
+    for index in range(len(network.units)):
+        layers = [op_macs(op, below, above) for _, op, below, above in unit_layers(network, index)]
         units.append(tuple(macs for macs in layers if macs))
     return units
 
 
 def unit_macs(network: Network) -> list[int]:
-    """Multiply-accumulates of every unit for one image and one label."""
-    return [sum(layers) for layers in layer_macs(network)]
+    """Multiply-accumulates of every unit for the goodness of one image and one label.
+
+    In a recurrent network: in every step up to the last that counts.
+    """
+    steps = network.steps.score[1] if network.steps else 1
+    return [steps * sum(layers) for layers in layer_macs(network)]
+
+
+def pass_macs(network: Network) -> int:
+    """Multiply-accumulates of one pass from below, which the classifier needs, for one image."""
+    if not network.steps:
+        return sum(unit_macs(network))
+    below = [
+        op_macs(op, *shapes)
+        for index in range(len(network.units))
+        for name, op, *shapes in unit_layers(network, index)
+        if not name.startswith((f"{unit_name(index)}.above.", f"{unit_name(index)}.self."))
+    ]
+    return sum(below)
 
 
 def head_macs(network: Network) -> int:

@@ -6,6 +6,7 @@ The bundle's golden vectors are a few real images, and what the trainer made of 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -14,7 +15,7 @@ from msgspec import Struct, structs
 from . import bundle
 from .architecture import gradient_tensors, unit_name, unit_parameters, unit_shapes
 from .errors import BundleError, ParityError
-from .labels import first_input, to_unit_interval
+from .labels import embed, first_input, to_unit_interval
 from .losses import pair_loss_of, sharpness
 from .model import Model
 from .precision import Precision
@@ -100,18 +101,54 @@ def _row(graph: str, output: str, value: np.ndarray, golden: np.ndarray, decide:
 
 
 def _check_units(model: Model, golden: Arrays, weights: Arrays) -> list[Check]:
-    """The unit graphs as a chain, each fed with what the one below it put out."""
+    """The unit graphs against the golden goodness, fed with what the other ones put out."""
     network, patterns = model.manifest.network, weights["labels.patterns"]
     images = to_unit_interval(golden["images"])
     n, k = len(images), len(patterns)
-    x = first_input(network, weights, images.repeat(k, 0), np.tile(patterns, (n, 1, 1, 1)))
-    rows = []
-    for index in range(len(network.units)):
+    images, patterns = images.repeat(k, 0), np.concatenate([patterns] * n)
+    if network.steps:
+        goodness = list(_settle(model, embed(network, weights, images, patterns), patterns))
+    else:
+        goodness = list(_chain(model, first_input(network, weights, images, patterns)))
+    return [
+        _row(unit_name(index), "goodness", value.reshape(n, k), golden["goodness"][:, :, index])
+        for index, value in enumerate(goodness)
+    ]
+
+
+def _chain(model: Model, x: np.ndarray) -> Iterator[np.ndarray]:
+    """Goodness (N,) of every unit of a feed-forward network, from the first unit's input."""
+    for index in range(len(model.manifest.network.units)):
         outputs = model.graph(unit_name(index))({"input": x})
         x = outputs["output"]
-        value = outputs["goodness"].reshape(n, k)
-        rows.append(_row(unit_name(index), "goodness", value, golden["goodness"][:, :, index]))
-    return rows
+        yield outputs["goodness"]
+
+
+def _settle(model: Model, x: np.ndarray, patterns: np.ndarray) -> np.ndarray:
+    """Goodness of every unit of a recurrent network (U, N), from its image and the label at its top."""
+    network = model.manifest.network
+    assert network.steps
+    first, last = network.steps.score
+    shapes = [shape for _, shape in unit_shapes(network)]
+
+    def step(index: int, below: np.ndarray, own: np.ndarray, above: np.ndarray) -> Arrays:
+        given = {"below": below, "self": own, "above": above}
+        wanted = {"self", *(inputs.source for inputs in network.units[index].inputs)}
+        return model.graph(unit_name(index))({name: given[name] for name in wanted})
+
+    silent = [*(np.zeros((len(x), *shape), np.float32) for shape in shapes), np.zeros_like(patterns)]
+    activities: list[np.ndarray] = []
+    for index in range(len(shapes)):
+        activities.append(step(index, [x, *activities][-1], silent[index], silent[index + 1])["start"])
+    counted = []
+    for number in range(1, last + 1):
+        around = [x, *activities, patterns]
+        outputs = [step(index, *around[index : index + 3]) for index in range(len(shapes))]
+        activities = [output["activation"] for output in outputs]
+        if number >= first:
+            counted.append([output["goodness"] for output in outputs])
+    mean: np.ndarray = np.mean(counted, axis=0)
+    return mean
 
 
 def _check_goodness(model: Model, golden: Arrays) -> list[Check]:

@@ -23,7 +23,9 @@ def embed(
     Returns (N, C', H, W) float32.
     """
     x = (images - np.float32(network.image.mean)) / np.float32(network.image.std)
-    if network.label.placement == "channel":
+    if network.label.placement == "top":
+        pass  # the pattern meets the topmost unit, not the image
+    elif network.label.placement == "channel":
         spread = np.broadcast_to(patterns, (len(x), *patterns.shape[-3:]))
         x = np.concatenate([x, spread], axis=1)  # (N, C + P, H, W)
     elif network.label.placement == "morphology":

@@ -51,9 +51,10 @@ def pair_loss_of(recipe: Mapping[str, Any]) -> PairLoss | None:
     """The loss of each unit that a manifest's `training.recipe` names.
 
     None where units have none of their own (backpropagation), where it is not one of right and wrong labels (the
-    negatives are hybrid images), or where that free object names none known here.
+    negatives are hybrid images) or not one of a single pass (recurrent networks), or where that free object names
+    none known here.
     """
-    if recipe.get("negatives", {}).get("source") == "hybrid":
+    if recipe.get("negatives", {}).get("source") == "hybrid" or recipe.get("network", {}).get("steps"):
         return None
     try:
         return msgspec.convert(recipe.get("loss"), PairLoss)

@@ -7,7 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .architecture import named_ops, unit_name, unit_shapes
+from .architecture import Unit, named_ops, unit_name, unit_shapes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +70,7 @@ def manifest_text(path: Path, manifest: Manifest) -> str:
         lines.append(f"shortlist {shortlist_text(manifest.shortlist, len(manifest.classes))}")
     units = []
     for index, (unit, (below, above)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
-        ops = " ".join(name for name, _ in named_ops(unit))
+        ops = " ".join((*inputs_text(unit), *(name for name, _ in named_ops(unit))))
         shapes = ["×".join(map(str, shape)) for shape in (below, above)]
         yes = ["yes" if flag else "no" for flag in (unit.trained, unit.scored)]
         units.append((unit_name(index), ops, unit.inputs[0].normalise, *shapes, *yes))
@@ -82,6 +82,12 @@ def manifest_text(path: Path, manifest: Manifest) -> str:
             table(("file", "bytes", "sha256"), files),
         ]
     )
+
+
+def inputs_text(unit: Unit) -> list[str]:
+    """A recurrent unit's inputs, such as `below(linear1)`; of another, nothing."""
+    of = {inputs.source: " ".join(name for name, _ in named_ops(inputs)) for inputs in unit.inputs}
+    return [f"{source}({ops})" for source, ops in of.items()] if len(of) > 1 or of["below"] else []
 
 
 def shortlist_text(shortlist: Shortlist, classes: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ffruntime.architecture import Network, unit_name
-from ffruntime.cost import head_macs, layer_macs
+from ffruntime.cost import head_macs, layer_macs, pass_macs, unit_macs
 
 from .optimizer import trained_parts
 from .recipe import CrossEntropy, Recipe
@@ -16,6 +16,7 @@ def training_macs(recipe: Recipe, network: Network) -> int:
     the trained weights and, within a unit of several layers, of their inputs; where gradients cross units, of the
     inputs of every layer but the first. The linear classifier takes one more pass, and negatives that are chosen by
     goodness one for every pattern. Where units are trained one after the other, it is the mean over the training.
+    A recurrent network does so in every step, after one pass from below; its inputs count as of one layer each.
     """
     units, head = layer_macs(network), head_macs(network)
     forward = sum(map(sum, units))
@@ -29,9 +30,12 @@ def training_macs(recipe: Recipe, network: Network) -> int:
         gradients = sum(_gradients([layers]) for layers in trained)
         if recipe.schedule.order == "sequential":
             gradients //= len(trained)  # of one unit at a time, each for the same share of the training
-    classifier = forward + 2 * head if "head" in parts else 0
+    classifier = pass_macs(network) + 2 * head if "head" in parts else 0
     chosen = recipe.negatives.hard > 0 and recipe.negatives.source == "goodness"
-    choice = network.label.patterns * forward if chosen else 0
+    choice = network.label.patterns * sum(unit_macs(network)) if chosen else 0
+    if network.steps:
+        steps = network.steps.count * (forward + sum(map(sum, trained)))
+        return (1 + recipe.negatives.count) * steps + pass_macs(network) + classifier + choice
     return (1 + recipe.negatives.count) * (forward + gradients) + classifier + choice
 
 

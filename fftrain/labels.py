@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ffruntime.errors import UsageError
 
-from .recipe import Fourier, Morphology, NoLabel, Overlay, PatternFile, Patterns
+from .recipe import Fourier, Morphology, NoLabel, OneHot, Overlay, PatternFile, Patterns
 
 # Set 1 as (ky, kx), cycles per image: four orientations × three frequencies; the paper leaves the last two spare.
 FOURIER_MODES = (
@@ -164,6 +164,8 @@ def make_patterns(kind: Patterns, classes: int, height: int, width: int) -> dict
         kept = 1 - patterns.sum(0)
     elif isinstance(kind, PatternFile):
         patterns = read_patterns(kind, (count, kind.channels, height, width))
+    elif isinstance(kind, OneHot):
+        patterns = torch.eye(count)
     elif isinstance(kind, NoLabel):
         patterns = torch.zeros(count, 1, height, width)
     else:

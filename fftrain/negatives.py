@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ffruntime.architecture import Network, scored_units
+from ffruntime.architecture import Network, scored_units, sign
 
 from . import network as net
 from .network import Tensors
@@ -23,8 +23,8 @@ def plausibility(
     if not negatives.hard or negatives.source == "classifier":
         return logits if negatives.hard else None
     labels = torch.arange(network.label.patterns, device=images.device)
-    goodness = net.label_goodness(network, tensors, images, labels)  # (B, P, U)
-    return negatives.sharpness * goodness[..., scored_units(network)].clamp_min(1e-30).log().sum(-1)
+    goodness = net.label_goodness(network, tensors, images, labels)[..., scored_units(network)]  # (B, P, S)
+    return sign(network) * negatives.sharpness * goodness.clamp_min(1e-30).log().sum(-1)
 
 
 def choose_negatives(labels: Tensor, patterns: int, scores: Tensor | None, hard: Tensor, noise: Tensor) -> Tensor:

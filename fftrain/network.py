@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import product
 from typing import TypeAlias
 
@@ -17,35 +18,40 @@ from ffruntime.architecture import (
     EPS_BATCH,
     EPS_DIVISIVE,
     Conv,
+    Input,
     Linear,
     Local,
     MaxPool,
     Network,
     Op,
+    Source,
     Unit,
     named_ops,
     parameter_shapes,
     scored_units,
+    sign,
     unit_name,
 )
 
 from .distributed import average, world
 
 Tensors: TypeAlias = dict[str, Tensor]
+NOTHING: Mapping[Source, Tensor] = {}  # no input from elsewhere than below
 BATCH_MOMENTUM = 0.1  # of the newest batch in the running statistics
 FP32_BLOCK = 1 << 18  # figures that a CPU converts to fp32 at once: they stay in its cache, and a copy small
 
 
 def initialise(network: Network, patterns: Tensors, generator: torch.Generator) -> Tensors:
-    """An untrained network on the CPU: normal weights of standard deviation √(2 / fan-in), biases and the
-    classifier zero, batch statistics those of a standardised input."""
+    """An untrained network on the CPU: normal weights of standard deviation √(2 / fan-in), of a unit with n inputs
+    √(2 / (n · fan-in)), biases and the classifier zero, batch statistics those of a standardised input."""
+    inputs = {unit_name(index): len(unit.inputs) for index, unit in enumerate(network.units)}
     tensors: Tensors = {}
     for name, shape in parameter_shapes(network).items():
         if name in patterns:
             tensors[name] = patterns[name]
         elif name.startswith("unit") and name.endswith(".weight"):
-            deviation = math.sqrt(2 / math.prod(shape[1:][-3:]))  # (C, k, k) at a position, or (F,)
-            tensors[name] = deviation * torch.randn(shape, generator=generator)
+            fan_in = inputs[name.partition(".")[0]] * math.prod(shape[1:][-3:])  # (C, k, k) at a position, or (F,)
+            tensors[name] = math.sqrt(2 / fan_in) * torch.randn(shape, generator=generator)
         else:
             tensors[name] = torch.ones(shape) if name.endswith(".var") else torch.zeros(shape)
     return tensors
@@ -78,7 +84,9 @@ def morphology(images: Tensor, elements: Tensor) -> Tensor:
 
 def embed(network: Network, tensors: Tensors, images: Tensor, patterns: Tensor) -> Tensor:
     """Standardised images (N, C, H, W) and patterns (N or 1, *pattern_shape) -> the first unit's input."""
-    if network.label.placement == "channel":
+    if network.label.placement == "top":
+        x = images
+    elif network.label.placement == "channel":
         x = torch.cat([images, patterns.to(images).expand(len(images), -1, -1, -1)], dim=1)  # (N, C + P, H, W)
     elif network.label.placement == "morphology":
         changed = morphology(images, patterns.to(images))
@@ -150,17 +158,33 @@ def locally_connected(op: Local, weight: Tensor, bias: Tensor | None, x: Tensor)
     return y if bias is None else y + bias
 
 
-def preactivation(network: Network, index: int, tensors: Tensors, x: Tensor) -> Tensor:
-    """What a unit's last ReLU receives, from the unit's normalised input."""
-    *ops, _ = named_ops(network.units[index])
-    for name, op in ops:
-        x = apply_op(op, f"{unit_name(index)}.{name}", tensors, x)
+def preactivation(
+    network: Network, index: int, tensors: Tensors, x: Tensor, others: Mapping[Source, Tensor] = NOTHING
+) -> Tensor:
+    """What a unit's last ReLU receives, from its normalised input `x` from below and those from elsewhere."""
+    unit, name = network.units[index], unit_name(index)
+    x = apply_input(unit.inputs[0], name, tensors, x)
+    for inputs in unit.inputs[1:]:
+        if inputs.source in others:
+            x = x + apply_input(inputs, name, tensors, others[inputs.source]).view_as(x)
+    *ops, _ = named_ops(unit)
+    for short, op in ops:
+        x = apply_op(op, f"{name}.{short}", tensors, x)
     return x
 
 
-def activation(network: Network, index: int, tensors: Tensors, x: Tensor) -> Tensor:
-    """A unit's activation from its normalised input."""
-    return F.relu(preactivation(network, index, tensors, x))
+def apply_input(inputs: Input, unit: str, tensors: Tensors, x: Tensor) -> Tensor:
+    """The operations of one of a unit's inputs."""
+    for short, op in named_ops(inputs):
+        x = apply_op(op, f"{unit}.{inputs.source}.{short}", tensors, x)
+    return x
+
+
+def activation(
+    network: Network, index: int, tensors: Tensors, x: Tensor, others: Mapping[Source, Tensor] = NOTHING
+) -> Tensor:
+    """A unit's activation from its normalised input `x` from below and those from elsewhere."""
+    return F.relu(preactivation(network, index, tensors, x, others))
 
 
 class _MeanSquare(torch.autograd.Function):
@@ -219,18 +243,23 @@ def relu_goodness(x: Tensor) -> Tensor:
 def total_goodness(network: Network, goodness: Tensor) -> Tensor:
     """Goodness per unit (…, U) -> total (…) over the scored units."""
     scored = goodness[..., scored_units(network)]
-    return scored.clamp_min(1e-30).log().sum(-1) if network.score == "log_sum" else scored.sum(-1)
+    return sign(network) * (scored.clamp_min(1e-30).log() if network.score == "log_sum" else scored).sum(-1)
+
+
+def activations(network: Network, tensors: Tensors, x: Tensor) -> list[Tensor]:
+    """Activation of every unit in one pass from below, from the embedded input, statistics frozen."""
+    result = []
+    for index, unit in enumerate(network.units):
+        x = activation(network, index, tensors, normalise(unit, unit_name(index), tensors, x, training=False))
+        result.append(x)
+    return result
 
 
 def forward(network: Network, tensors: Tensors, x: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Embedded input -> (goodness per unit (N, U), activations of the scored units), statistics frozen."""
-    goodness, scored = [], []
-    for index, unit in enumerate(network.units):
-        x = activation(network, index, tensors, normalise(unit, unit_name(index), tensors, x, training=False))
-        goodness.append(mean_square(x))
-        if unit.scored:
-            scored.append(x)
-    return torch.stack(goodness, dim=-1), scored
+    activities = activations(network, tensors, x)
+    goodness = torch.stack([mean_square(y) for y in activities], dim=-1)
+    return goodness, [activities[index] for index in scored_units(network)]
 
 
 def features(scored: list[Tensor]) -> Tensor:
@@ -254,7 +283,50 @@ def head_logits(tensors: Tensors, x: Tensor) -> Tensor:
 def label_goodness(network: Network, tensors: Tensors, images: Tensor, labels: Tensor) -> Tensor:
     """Standardised images (N, …) × labels (L,) -> goodness of every unit for every pair, (N, L, U)."""
     n, count = len(images), len(labels)
-    patterns = tensors["labels.patterns"][labels].repeat(n, 1, 1, 1)  # (N·L, P, H, W)
+    patterns = tensors["labels.patterns"][labels]
+    patterns = patterns.repeat(n, *[1] * (patterns.ndim - 1))  # (N·L, *pattern_shape)
     x = embed(network, tensors, images.repeat_interleave(count, dim=0), patterns)
-    goodness, _ = forward(network, tensors, x)
+    goodness = settle(network, tensors, x, patterns) if network.steps else forward(network, tensors, x)[0]
     return goodness.view(n, count, -1)
+
+
+def settle(network: Network, tensors: Tensors, x: Tensor, patterns: Tensor) -> Tensor:
+    """A recurrent network from the embedded image (N, …) and the label at its top (N, Q): goodness (N, U)."""
+    assert network.steps
+    first, last = network.steps.score
+    below = normalise(network.units[0], unit_name(0), tensors, x, training=False)
+    activities, counted = activations(network, tensors, x), []
+    for step in range(1, last + 1):
+        inputs = step_inputs(network, below, patterns, activities)
+        new = [activation(network, index, tensors, *of_unit) for index, of_unit in enumerate(inputs)]
+        activities = [damped(network, old, y) for old, y in zip(activities, new, strict=True)]
+        if step >= first:
+            counted.append(torch.stack([mean_square(y) for y in activities], dim=-1))
+    return torch.stack(counted).mean(0)
+
+
+def step_inputs(
+    network: Network, below: Tensor, patterns: Tensor, activities: list[Tensor]
+) -> list[tuple[Tensor, dict[Source, Tensor]]]:
+    """What every unit receives in the next step, normalised: from below, and from elsewhere.
+
+    `below`: the first unit's normalised input; `patterns`: the label at the top; `activities` of a step ago.
+    """
+    around = [below, *activities, patterns.to(below)]
+    offset: dict[Source, int] = {"below": 0, "self": 1, "above": 2}
+
+    def received(index: int, inputs: Input) -> Tensor:
+        x = around[index + offset[inputs.source]]
+        return normalise_divisive(x) if inputs.normalise == "divisive" and x is not below else x
+
+    result = []
+    for index, unit in enumerate(network.units):
+        first, *others = unit.inputs
+        result.append((received(index, first), {one.source: received(index, one) for one in others}))
+    return result
+
+
+def damped(network: Network, old: Tensor, new: Tensor) -> Tensor:
+    """A unit's activity after a step, from the one before and what its inputs make of it."""
+    assert network.steps
+    return torch.lerp(new, old.detach(), network.steps.keep)

@@ -26,9 +26,9 @@ from ffruntime.losses import pair_loss_of
 
 from . import network as net
 from .data import Split
+from .gradient import local_gradient
 from .network import Tensors
 from .recipe import PairLoss
-from .step import local_gradient
 from .train import Run
 
 GOLDEN_IMAGES = 16

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ffruntime.architecture import Network, embedded_shape, shaped_ops, unit_name
+from ffruntime.architecture import Local, Network, embedded_shape, unit_layers, unit_name
 from ffruntime.bundle import Manifest
 
 from .confusion import WIDEST, most_confused
@@ -128,7 +128,10 @@ def confusion(figures: Figures, split: str, mode: str) -> dict[str, Any]:
 
 
 def patterns(manifest: Manifest, weights: dict[str, np.ndarray]) -> list[tuple[str, bytes]]:
-    """The first label patterns, with their classes' names, the spare ones among them, and the neutral one."""
+    """The first label patterns, with their classes' names, the spare ones among them, and the neutral one; of
+    labels that are vectors, none."""
+    if manifest.network.label.placement == "top":
+        return []
     tensors = [*weights["labels.patterns"][:PATTERNS], weights["labels.neutral"]]
     spare = range(1, manifest.network.label.patterns - len(manifest.classes) + 1)
     names = [*manifest.classes, *(f"spare {number}" for number in spare)][:PATTERNS]
@@ -139,9 +142,11 @@ def patterns(manifest: Manifest, weights: dict[str, np.ndarray]) -> list[tuple[s
 
 def filters(network: Network, weights: dict[str, np.ndarray]) -> list[tuple[str, bytes]]:
     """What the first unit's first weights look for: a picture for every channel of the input, `FILTERS` at most."""
-    for name, _, shape, _ in shaped_ops(network.units[0], unit_name(0), embedded_shape(network)):
-        weight = weights.get(f"{unit_name(0)}.{name}.weight")
+    for name, operation, shape, _ in unit_layers(network, 0):
+        weight = weights.get(f"{name}.weight")
         if weight is not None:
+            if isinstance(operation, Local):
+                weight = weight.reshape(-1, *weight.shape[3:])  # those of every position
             tiles = weight[:FILTERS].reshape(-1, shape[0], *(weight.shape[2:] or shape[1:]))  # (out, C, h, w)
             most = float(np.abs(tiles).max())
             return [

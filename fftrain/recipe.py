@@ -11,15 +11,15 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ffruntime.architecture import (
-    Conv,
     Image,
     Label,
-    Linear,
     Network,
     NonNegative,
     Positive,
+    Steps,
     Unit,
     unit_name,
+    unit_parameters,
     validate,
 )
 from ffruntime.errors import FFError, UsageError, unknown
@@ -74,13 +74,19 @@ class PatternFile(Struct, frozen=True, forbid_unknown_fields=True, tag_field="ki
     spare: NonNegative = 2
 
 
+class OneHot(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="one_hot"):
+    """A vector with a 1 for the label, above the topmost unit of a recurrent network (Hinton, section 3.4)."""
+
+    spare: NonNegative = 2
+
+
 class NoLabel(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="none"):
     """Nothing: images without labels, which only the classifier is told (Hinton, section 3.2)."""
 
     spare: NonNegative = 2  # rows of the classifier
 
 
-Patterns: TypeAlias = Fourier | RandomPatterns | Morphology | Overlay | PatternFile | NoLabel
+Patterns: TypeAlias = Fourier | RandomPatterns | Morphology | Overlay | PatternFile | OneHot | NoLabel
 
 
 class Negatives(Struct, frozen=True, forbid_unknown_fields=True):
@@ -158,9 +164,11 @@ class RecipeNetwork(Struct, frozen=True, forbid_unknown_fields=True):
     """The network, but for what the data set and the patterns decide (image shape, number of patterns)."""
 
     units: tuple[Unit, ...]
-    placement: Literal["add", "channel", "morphology"]
+    placement: Literal["add", "channel", "morphology", "top"]
     normalise: Literal["none", "range"] = "none"
     score: Literal["sum", "log_sum"] = "sum"
+    goodness: Literal["high", "low"] = "high"
+    steps: Steps | None = None
     standardise: bool = False  # with the mean and deviation of the training images
 
 
@@ -247,12 +255,18 @@ def build_network(recipe: Recipe, image: Image, patterns: int) -> Network:
     hybrid, unlabelled = recipe.negatives.source == "hybrid", isinstance(recipe.patterns, NoLabel)
     if hybrid != unlabelled:
         raise UsageError("recipe: negatives.source is 'hybrid' and patterns.kind 'none', or neither is")
+    if (r.placement == "top") != isinstance(recipe.patterns, OneHot):
+        raise UsageError("recipe: network.placement is 'top' and patterns.kind 'one_hot', or neither is")
     channels = recipe.patterns.channels if isinstance(recipe.patterns, RandomPatterns | PatternFile) else 1
+    if isinstance(recipe.patterns, OneHot):
+        channels = patterns
     network = Network(
         image=image,
         label=Label(r.placement, patterns, channels, r.normalise, element or 1),
         units=r.units,
         score=r.score,
+        goodness=r.goodness,
+        steps=r.steps,
     )
     try:
         validate(network)
@@ -261,7 +275,7 @@ def build_network(recipe: Recipe, image: Image, patterns: int) -> Network:
     if not any(unit.trained for unit in network.units):
         raise UsageError("recipe: no unit is trained, so there is nothing to do")
     for index, unit in enumerate(network.units):
-        if unit.trained and not any(isinstance(op, Conv | Linear) for op in unit.ops):
+        if unit.trained and not unit_parameters(network, index):
             raise UsageError(f"recipe: {unit_name(index)} is trained, but has no weights")
     return network
 

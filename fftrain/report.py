@@ -11,8 +11,9 @@ from msgspec import Struct
 
 from ffruntime.architecture import named_ops, parameter_shapes, unit_name, unit_shapes
 from ffruntime.bundle import WEIGHTS, Manifest, read_manifest, read_weights, write_atomically
-from ffruntime.cost import head_macs, unit_macs
+from ffruntime.cost import head_macs, pass_macs, unit_macs
 from ffruntime.errors import BundleError, MissingExtra
+from ffruntime.report import inputs_text
 
 from .arithmetic import training_macs
 from .calibration import confidences
@@ -168,7 +169,7 @@ def count_cost(manifest: Manifest) -> Cost:
     parts = [
         Part(
             unit_name(index),
-            " → ".join(name for name, _ in named_ops(unit)),
+            " → ".join((*inputs_text(unit), *(name for name, _ in named_ops(unit)))),
             above,
             parameters(f"{unit_name(index)}."),
             macs,
@@ -177,9 +178,11 @@ def count_cost(manifest: Manifest) -> Cost:
             zip(network.units, unit_shapes(network), unit_macs(network), strict=True)
         )
     ]
-    forward = sum(unit_macs(network))
     head = Part("classifier", "linear", (network.label.patterns,), parameters("head."), head_macs(network))
-    by_mode = {"goodness": len(manifest.classes) * forward, "classifier": forward + head.macs}
+    by_mode = {
+        "goodness": len(manifest.classes) * sum(unit_macs(network)),
+        "classifier": pass_macs(network) + head.macs,
+    }
     seen = training.data.train * training.epochs
     once = training_macs(recipe, network)
     return Cost(

@@ -53,7 +53,7 @@ def _places(network: Network) -> list[tuple[float, float]]:
     """Of every unit, where on the image the centre of its first cell lies, and how far the next one is: pixels."""
     offset, stride, places = 0.0, 1.0, []
     for unit in network.units:
-        for op in unit.ops:
+        for op in (*unit.inputs[0].ops, *unit.ops):
             if isinstance(op, Conv):
                 offset += ((op.kernel - 1) / 2 - op.padding) * stride
                 stride *= op.stride

@@ -10,50 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ffruntime.architecture import Network, unit_name
+from ffruntime.architecture import unit_name
 
 from . import network as net
 from .distributed import average
-from .loss import discriminated, pair_loss
+from .gradient import local_gradient, unit_loss
 from .negatives import choose_negatives, plausibility
 from .network import Tensors
 from .optimizer import apply_gradients
-from .peer import peer_term
-from .recipe import CrossEntropy, PairLoss, Peer
+from .recipe import CrossEntropy
+from .recurrent import recurrent_units
 from .state import Batch, State
-
-
-def local_gradient(
-    network: Network,
-    index: int,
-    tensors: Tensors,
-    x: Tensor,
-    loss: PairLoss,
-    copies: int = 2,
-    peer: tuple[Peer, Tensor] | None = None,
-) -> tuple[Tensors, Tensor, Tensor]:
-    """Gradient of one unit's own loss: nothing flows in from the unit above or out to the one below.
-
-    `x` (copies · B, …) is the unit's normalised input, the positive copies first; `peer`: peer normalisation, with
-    the unit's running mean, which is updated. Returns (gradient by parameter name, activation, [loss,
-    discrimination accuracy] of the batch, without the peer term).
-    """
-    own = {name: t.detach().requires_grad_() for name, t in net.parameters(unit_name(index), tensors).items()}
-    with torch.enable_grad():
-        y = net.preactivation(network, index, own, x.detach())
-        pull = peer_term(*peer, y[: len(y) // copies]) if peer else 0.0  # before the ReLU, which is in place
-        goodness = net.relu_goodness(y)
-        value, report = unit_loss(loss, goodness, y[0].numel(), copies)
-        gradients = torch.autograd.grad(value + pull, list(own.values()))
-    return dict(zip(own, gradients, strict=True)), y.detach(), report
-
-
-def unit_loss(loss: PairLoss, goodness: Tensor, neurons: int, copies: int) -> tuple[Tensor, Tensor]:
-    """Goodness (copies · B,), positives first -> (the batch's loss, [loss, discrimination accuracy] detached)."""
-    copy = goodness.view(copies, -1)
-    value = pair_loss(loss, copy[0], copy[1:], neurons).mean()
-    right = discriminated(loss, copy[0].detach(), copy[1:].detach()).mean()
-    return value, torch.stack([value.detach(), right])
 
 
 @torch.no_grad()
@@ -71,7 +38,10 @@ def training_step(state: State, batch: Batch, hard: Tensor) -> Tensor:
     if batch.hybrids is None:
         scores = plausibility(recipe.negatives, network, state.tensors, images, logits)
         wrong = choose_negatives(batch.labels, network.label.patterns, scores, hard, batch.noise)
-        x = net.embed_copies(network, state.tensors, images, torch.cat([batch.labels[None], wrong]))
+        labels = torch.cat([batch.labels[None], wrong])
+        if network.steps:
+            return torch.cat([recurrent_units(state, images, labels), classifier[None]])
+        x = net.embed_copies(network, state.tensors, images, labels)
     else:
         hybrids = net.to_images(batch.hybrids.transpose(0, 1).flatten(0, 1), network, state.dtype)
         x = net.embed(network, state.tensors, torch.cat([images, hybrids]), state.tensors["labels.neutral"][None])
@@ -95,7 +65,7 @@ def local_units(state: State, x: Tensor, copies: int) -> Tensor:
             apply_gradients(state.optimizers[name], state.tensors, gradients)
         else:
             x = net.activation(network, index, own, x)
-            _, report = unit_loss(loss, net.mean_square(x), x[0].numel(), copies)
+            _, report = unit_loss(network, loss, net.mean_square(x), x[0].numel(), copies)
         reports.append(report)
     return torch.stack(reports)
 
@@ -110,7 +80,7 @@ def crossing_units(state: State, x: Tensor, copies: int) -> Tensor:
         for index, unit in enumerate(network.units):
             x = net.normalise(unit, unit_name(index), state.tensors, x, training=True)
             x = net.activation(network, index, own, x)
-            value, report = unit_loss(loss, net.mean_square(x), x[0].numel(), copies)
+            value, report = unit_loss(network, loss, net.mean_square(x), x[0].numel(), copies)
             total = total + value if unit.trained else total
             reports.append(report)
         _descend(state, own, total)

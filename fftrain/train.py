@@ -105,6 +105,10 @@ def _check(recipe: Recipe) -> None:
         raise UsageError("recipe: head_lr is 0, but the loss or the hard negatives come from the classifier")
     if recipe.schedule.order == "sequential" and one_graph:
         raise UsageError("recipe: units in sequence need gradients that stay in their unit")
+    if recipe.network.steps and (one_graph or recipe.schedule.order == "sequential"):
+        raise UsageError(
+            "recipe: units of a recurrent network learn together, by gradients that stay in their unit"
+        )
     if recipe.peer.weight and one_graph:
         raise UsageError("recipe: peer normalisation needs gradients that stay in their unit")
     if not recipe.schedule.head_lr and isinstance(recipe.patterns, NoLabel):

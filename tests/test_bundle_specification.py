@@ -40,7 +40,7 @@ Json: TypeAlias = dict[str, Any]
 
 def read_manifest(path: Path) -> Json:
     manifest: Json = json.loads((path / "manifest.json").read_bytes())
-    assert manifest["format"] in (1, 2, 3)
+    assert manifest["format"] in (1, 2, 3, 4)
     assert "weights.safetensors" in manifest["files"]
     for name, entry in manifest["files"].items():
         data = (path / name).read_bytes()
@@ -82,7 +82,9 @@ def embed(network: Json, tensors: Tensors, images: np.ndarray, pattern: np.ndarr
     """Pixels uint8 (N, C, H, W) with one label's pattern (P, H, W) -> the first unit's input."""
     x = (images.astype(np.float32) / 255 - network["image"]["mean"]) / network["image"]["std"]
     x = x.astype(np.float64)
-    if network["label"]["placement"] == "channel":
+    if network["label"]["placement"] == "top":
+        pass
+    elif network["label"]["placement"] == "channel":
         x = np.concatenate([x, np.broadcast_to(pattern, (len(x), *pattern.shape))], axis=1)
     elif network["label"]["placement"] == "morphology":
         x = tensors["labels.keep"] * x + (1 - tensors["labels.keep"]) * morphology(x, pattern[0])
@@ -134,13 +136,40 @@ def apply(op: Json, name: str, tensors: Tensors, x: np.ndarray) -> np.ndarray:
     return y + (bias if op["op"] == "local" else per_channel(bias, y))
 
 
-def activation(network: Json, tensors: Tensors, k: int, x: np.ndarray) -> np.ndarray:
-    """Activation of unit k (from 1) on its normalised input."""
+def apply_all(ops: list[Json], prefix: str, tensors: Tensors, x: np.ndarray) -> np.ndarray:
     seen: Counter[str] = Counter()
-    for op in network["units"][k - 1]["ops"]:
+    for op in ops:
         seen[op["op"]] += 1
-        x = apply(op, f"unit{k}.{op['op']}{seen[op['op']]}", tensors, x)
+        x = apply(op, f"{prefix}.{op['op']}{seen[op['op']]}", tensors, x)
     return x
+
+
+def activation(network: Json, tensors: Tensors, k: int, x: np.ndarray) -> np.ndarray:
+    """Activation of unit k (from 1) on its normalised input from below alone."""
+    unit = network["units"][k - 1]
+    x = apply_all(unit["inputs"][0]["ops"], f"unit{k}.below", tensors, x)
+    return apply_all(unit["ops"], f"unit{k}", tensors, x)
+
+
+def settle(network: Json, tensors: Tensors, x: np.ndarray, pattern: np.ndarray) -> np.ndarray:
+    """Goodness of every unit of a recurrent network, (N, U), for the image x and one label at the top."""
+    steps, label = network["steps"], np.broadcast_to(pattern, (len(x), *pattern.shape))
+    ys, counted = activations(network, tensors, x), []
+    for n in range(1, steps["count"] + 1):
+        new = []
+        for k, unit in enumerate(network["units"], 1):
+            total: Any = 0
+            for inputs in unit["inputs"]:
+                place = k + {"below": -1, "self": 0, "above": 1}[inputs["source"]]
+                part = [x, *ys, label][place]
+                part = divisive(part) if inputs["normalise"] == "divisive" else part
+                part = apply_all(inputs["ops"], f"unit{k}.{inputs['source']}", tensors, part)
+                total = total + (part if inputs["source"] == "below" else part.reshape(np.shape(total)))
+            new.append(apply_all(unit["ops"], f"unit{k}", tensors, total))
+        ys = [steps["keep"] * y + (1 - steps["keep"]) * a for y, a in zip(ys, new, strict=True)]
+        if steps["score"][0] <= n <= steps["score"][1]:
+            counted.append(np.stack([goodness(y) for y in ys], axis=-1))
+    return np.mean(counted, axis=0)
 
 
 def activations(network: Json, tensors: Tensors, x: np.ndarray) -> list[np.ndarray]:
@@ -237,18 +266,71 @@ def test_goodness_of_locally_connected_units(dataset: Dataset, tiny_recipe: Reci
     )
 
 
+@pytest.mark.parametrize("goodness", ["high", "low"])
+def test_goodness_of_recurrent_networks(goodness: str, dataset: Dataset, tmp_path: Path) -> None:
+    """Inputs from all sides, some not normalised, local and linear ones, in the shape of an image."""
+    local = {"op": "local", "out": 2, "kernel": 5, "stride": 4, "padding": 1}
+    units: list[Json] = [
+        {
+            "inputs": [
+                {"source": "below", "normalise": "none", "ops": [local]},
+                {"source": "self", "ops": [{"op": "linear", "out": 98}]},
+                {"source": "above", "ops": [{"op": "linear", "out": 98, "bias": False}]},
+            ],
+            "ops": [{"op": "relu"}, {"op": "conv", "out": 3, "kernel": 2}, {"op": "relu"}],
+        },
+        {
+            "inputs": [
+                {"source": "below", "ops": [{"op": "linear", "out": 9}]},
+                {"source": "above", "normalise": "none", "ops": [{"op": "linear", "out": 9}]},
+            ],
+            "ops": [{"op": "relu"}],
+        },
+    ]
+    recipe = {
+        "about": "",
+        "network": {
+            "units": units,
+            "placement": "top",
+            "goodness": goodness,
+            "steps": {"count": 4, "keep": 0.3, "score": [2, 3]},
+        },
+        "patterns": {"kind": "one_hot"},
+        "loss": {"kind": "symmetric"},
+        "schedule": {"epochs": 0},
+    }
+    run = start(msgspec.convert(recipe, Recipe), dataset, 0, torch.device("cpu"), torch.float32)
+    for name, tensor in run.tensors.items():
+        if name.endswith(".bias"):
+            tensor += torch.rand(tensor.shape)
+    write_bundle(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
+    manifest, golden = (
+        read_manifest(tmp_path / "model.ff"),
+        read_safetensors(tmp_path / "model.ff/golden.safetensors"),
+    )
+    weights = read_safetensors(tmp_path / "model.ff" / "weights.safetensors")
+    assert weights["unit2.above.linear1.weight"].shape == (9, 12)
+    exact = {name: tensor.astype(np.float64) for name, tensor in weights.items()}
+    check_goodness(manifest, exact, golden)
+    test_classifier(manifest, exact, golden)
+
+
 def check_goodness(manifest: Json, weights: Tensors, golden: Tensors) -> None:
     network = manifest["network"]
     assert len(weights["labels.patterns"]) == network["label"]["patterns"] >= len(manifest["classes"])
     table = np.empty(golden["goodness"].shape)  # (G, P, U)
     for label, pattern in enumerate(weights["labels.patterns"]):
-        ys = activations(network, weights, embed(network, weights, golden["images"], pattern))
-        table[:, label] = np.stack([goodness(y) for y in ys], axis=-1)
+        x = embed(network, weights, golden["images"], pattern)
+        if network["steps"]:
+            table[:, label] = settle(network, weights, x, pattern)
+        else:
+            table[:, label] = np.stack([goodness(y) for y in activations(network, weights, x)], axis=-1)
     np.testing.assert_allclose(table, golden["goodness"], rtol=1e-4)
     total = table[:, :, scored(network)]
     if network["score"] == "log_sum":
         total = np.log(np.maximum(total, 1e-30))
-    np.testing.assert_allclose(total.sum(-1), golden["total"], rtol=1e-4)
+    total = total.sum(-1) if network["goodness"] == "high" else -total.sum(-1)
+    np.testing.assert_allclose(total, golden["total"], rtol=1e-4)
 
 
 def test_classifier(manifest: Json, weights: Tensors, golden: Tensors) -> None:

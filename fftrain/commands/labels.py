@@ -133,6 +133,9 @@ def _rows(recipes: dict[str, Recipe], classes: int, pixels: np.ndarray) -> list[
     from ..labels import make_patterns
     from ..recipe import build_network
 
+    for recipe in recipes.values():
+        if recipe.network.placement == "top":
+            raise UsageError("this recipe's labels are above the topmost unit: they are not in the image")
     rows: list[Row] = []
     image = to_unit_interval(pixels)[None]
     for title, recipe in recipes.items():

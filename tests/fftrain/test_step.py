@@ -28,7 +28,8 @@ from fftrain.recipe import (
     load_recipe,
 )
 from fftrain.state import Batch
-from fftrain.step import local_gradient, training_step
+from fftrain.gradient import local_gradient
+from fftrain.step import training_step
 from fftrain.train import Run, start
 
 LOSSES = [Threshold(1.0, "sum"), Threshold(0.3, "mean"), Symmetric(4.0), Ratio(15.0)]

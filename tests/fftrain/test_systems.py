@@ -26,6 +26,7 @@ SYSTEMS = [
     "intff-cnn",
     "ff-mlp-sequential",
     "hinton-unsupervised",
+    "hinton-recurrent",
 ]
 MODES = {"hinton-unsupervised": {"classifier"}, "intff": {"goodness"}, "intff-small": {"goodness"}}
 
@@ -40,7 +41,8 @@ def small(dataset: Dataset) -> Dataset:
 
 def narrow(name: str) -> Recipe:
     """The recipe with layers of 12 neurons or channels, for two epochs."""
-    fields: list[Override] = [("network.units.*.ops.*.out", 12)]
+    recurrent = load_recipe(name).network.steps is not None
+    fields: list[Override] = [(f"network.units.*.{'inputs.*.' if recurrent else ''}ops.*.out", 12)]
     return with_epochs(load_recipe(name, fields), 2)
 
 

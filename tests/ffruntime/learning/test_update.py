@@ -26,7 +26,7 @@ from ffruntime.learning.update import (
 from ffruntime.model import Model
 from fftrain import network as net
 from fftrain.recipe import Recipe
-from fftrain.step import local_gradient
+from fftrain.gradient import local_gradient
 
 STEPS, BATCH = 5, 24
 

@@ -1,0 +1,59 @@
+"""The gradient of one unit's own loss: nothing flows in from the unit above or out to the one below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ffruntime.architecture import Network, Source, sign, unit_name
+
+from . import network as net
+from .loss import discriminated, pair_loss
+from .network import NOTHING, Tensors
+from .peer import peer_term
+from .recipe import PairLoss, Peer
+
+
+def local_gradient(
+    network: Network,
+    index: int,
+    tensors: Tensors,
+    x: Tensor,
+    loss: PairLoss,
+    copies: int = 2,
+    peer: tuple[Peer, Tensor] | None = None,
+    others: Mapping[Source, Tensor] = NOTHING,
+    old: Tensor | None = None,
+) -> tuple[Tensors, Tensor, Tensor]:
+    """The gradient of the unit at `index`, and what it makes of its input.
+
+    `x` (copies · B, …) is the unit's normalised input, the positive copies first; `peer`: peer normalisation, with
+    the unit's running mean, which is updated. In a recurrent network, `others` are its inputs from elsewhere and
+    `old` its activity of a step ago. Returns (gradient by parameter name, activation, [loss, discrimination
+    accuracy] of the batch, without the peer term).
+    """
+    own = {name: t.detach().requires_grad_() for name, t in net.parameters(unit_name(index), tensors).items()}
+    with torch.enable_grad():
+        y = net.preactivation(network, index, own, x.detach(), others)
+        pull = peer_term(*peer, y[: len(y) // copies]) if peer else 0.0  # before the ReLU, which is in place
+        if old is None:
+            goodness = net.relu_goodness(y)
+        else:
+            y = net.damped(network, old, F.relu(y))
+            goodness = net.mean_square(y)
+        value, report = unit_loss(network, loss, goodness, y[0].numel(), copies)
+        gradients = torch.autograd.grad(value + pull, list(own.values()))
+    return dict(zip(own, gradients, strict=True)), y.detach(), report
+
+
+def unit_loss(
+    network: Network, loss: PairLoss, goodness: Tensor, neurons: int, copies: int
+) -> tuple[Tensor, Tensor]:
+    """Goodness (copies · B,), positives first -> (the batch's loss, [loss, discrimination accuracy] detached)."""
+    copy, way = goodness.view(copies, -1), sign(network)
+    value = pair_loss(loss, copy[0], copy[1:], neurons, way).mean()
+    right = discriminated(loss, copy[0].detach(), copy[1:].detach(), way).mean()
+    return value, torch.stack([value.detach(), right])
