@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .recipe import PairLoss, Ratio, Symmetric
+from .recipe import PairLoss, Ratio, Symmetric, Threshold
 
 
 def pair_loss(loss: PairLoss, positive: Tensor, negative: Tensor, neurons: int, sign: int = 1) -> Tensor:
@@ -31,7 +31,7 @@ def discriminated(loss: PairLoss, positive: Tensor, negative: Tensor, sign: int 
 
     With a threshold all copies are judged against it, without one the pairs by their order. Shapes as above.
     """
-    if isinstance(loss, Symmetric | Ratio):
+    if not isinstance(loss, Threshold):
         return (sign * positive > sign * negative).float().mean(0)
     bar = sign * loss.theta
     right = (sign * positive > bar).float() + (sign * negative <= bar).float().mean(0)
