@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Struct
 from PIL import Image, ImageDraw
 
-BATCH = 100  # images whose occluded copies, for a row of windows, are one tensor
+BATCH = 25  # images whose occluded copies, for a row of windows, are one tensor: of CIFAR 2.5 MB
 TILE = 140  # pixels a side of a map in the picture, at least
 COLUMNS = 6
 NEEDED, HARMFUL = (224, 130, 20), (84, 39, 136)  # orange and purple, of ColorBrewer's PuOr

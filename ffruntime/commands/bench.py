@@ -5,27 +5,29 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import click
 
-from .common import backend_options, json_option, model_option, state_options, state_to_use
+from .common import Asked, budget_options, json_option, running_options, within
 
 if TYPE_CHECKING:
     from ..bench import Result
+    from ..plan import Use
 
 EPILOG = """\b
 Examples:
-  ffruntime bench                               every mode of model.ff, on all cores
+  ffruntime bench                                  every mode of model.ff, on all cores
   ffruntime bench --threads 1 --precision int8
-  sudo ffruntime bench                          with the processor's energy, where only root may read it
+  ffruntime bench --device raspberry-pi-zero-2w    in calls as small as that device needs
+  sudo ffruntime bench                             with the processor's energy, where only root may read it
 
 Every mode has a process of its own: the memory is what that mode alone takes, at its highest, Python included.
 Energy is what the meters count meanwhile, one image at a time, whoever uses it: close other programs."""
 
 
 @click.command(epilog=EPILOG)
-@model_option
+@running_options
 @click.option("--mode", help="Only this mode, in this process; default: every mode that the model has.")
 @click.option(
     "--seconds",
@@ -34,18 +36,14 @@ Energy is what the meters count meanwhile, one image at a time, whoever uses it:
     show_default=True,
     help="How long, for each mode and number of images in a call.",
 )
-@state_options
-@backend_options
+@budget_options
 @json_option
 def bench(
-    model_path: str,
+    asked: Asked,
     mode: str | None,
     seconds: float,
-    state: str | None,
-    shipped: bool,
-    backend: str,
-    precision: str,
-    threads: int | None,
+    device: str | None,
+    memory: int | None,
     as_json: bool,
 ) -> None:
     """Measure latency, throughput, memory and energy on the bundle's own images, reading pictures left out."""
@@ -54,21 +52,21 @@ def bench(
     from ..backend import DEFAULT_BACKEND
     from ..bench import Result, measure
     from ..energy import find_meters
-    from ..model import Model
 
-    model = Model(model_path, backend, threads or 0, precision, state=state_to_use(state, shipped))
-    meters, reasons = find_meters(gpu=backend != DEFAULT_BACKEND)
+    model = asked.model()
+    meters, reasons = find_meters(gpu=asked.backend != DEFAULT_BACKEND)
+    how = {
+        "model": asked.model_path,
+        **{name: getattr(asked, name) for name in ("backend", "precision", "threads")},
+        **{"device": device, "memory": memory, "seconds": seconds},
+    }
     if mode:
-        results = [measure(model, model.mode(mode), seconds, meters)]
+        mode = model.mode(mode)
+        model, _ = within(model, cast("Use", mode), device, memory)
+        results = [measure(model, mode, seconds, meters)]
     else:
-        options = [
-            f"--model={model_path}",
-            f"--seconds={seconds}",
-            f"--backend={backend}",
-            f"--precision={precision}",
-        ]
-        options += [f"--threads={threads}"] if threads else []
-        options += ["--shipped"] if shipped else [f"--state={state}"] if state else []
+        options = [f"--{name}={value}" for name, value in how.items() if value is not None]
+        options += ["--shipped"] if asked.shipped else [f"--state={asked.state}"] if asked.state else []
         rows = (_in_a_process([*options, f"--mode={name}"]) for name in model.modes())
         results = [convert(row, Result, strict=False) for row in rows]
     if not as_json:
@@ -78,7 +76,6 @@ def bench(
         )
         click.echo(f"energy: {', '.join(meter.name for meter in meters) or 'not measured: ' + '; '.join(reasons)}")
         return
-    how = {"model": model_path, "backend": backend, "precision": precision, "threads": threads, "seconds": seconds}
     for result in results:
         click.echo(json.dumps({**how, **to_builtins(result, str_keys=True), "no_energy": reasons}))
 

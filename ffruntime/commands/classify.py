@@ -10,15 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from .common import (
-    backend_options,
-    budget_options,
-    json_option,
-    model_option,
-    state_options,
-    state_to_use,
-    within,
-)
+from .common import Asked, budget_options, json_option, running_options, within
 
 if TYPE_CHECKING:
     from ..model import Answer
@@ -44,7 +36,7 @@ all the same), 6 backend, 7 a backend that fails the golden check, 9 learned sta
 
 @click.command(epilog=EPILOG)
 @click.argument("images", nargs=-1, metavar="[IMAGE…]")
-@model_option
+@running_options
 @click.option(
     "--mode",
     help="goodness (every label), classifier (one pass) or shortlist (the classifier, then goodness of the labels "
@@ -67,13 +59,11 @@ all the same), 6 backend, 7 a backend that fails the golden check, 9 learned sta
     help="Every frame of camera N (default: 0); or of a video, a file or an address.",
 )
 @click.option("--show", is_flag=True, help="Draw what the network was shown.")
-@state_options
-@backend_options
 @budget_options
 @json_option
 def classify(
+    asked: Asked,
     images: tuple[str, ...],
-    model_path: str,
     mode: str | None,
     labels: int | None,
     top: int,
@@ -81,11 +71,6 @@ def classify(
     watch: str | None,
     camera: str | None,
     show: bool,
-    state: Path | None,
-    shipped: bool,
-    backend: str,
-    precision: str,
-    threads: int | None,
     device: str | None,
     memory: int | None,
     as_json: bool,
@@ -96,10 +81,10 @@ def classify(
     if watch and camera:
         raise click.UsageError("--watch and --camera both go on: ask for one of them")
     from ..errors import ImageError
-    from ..model import SHORTLIST, Model
+    from ..model import SHORTLIST
     from ..picture import display_name
 
-    model = Model(model_path, backend, threads or 0, precision, state=state_to_use(state, shipped))
+    model = asked.model()
     model, limits = within(model, cast("Use", model.mode(mode, labels)), device, memory)
     costs: Counter[int] = Counter()  # how many images took so many passes
     failed = False

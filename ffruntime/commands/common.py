@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -63,6 +64,35 @@ def backend_options(function):  # type: ignore[no-untyped-def]
         "--precision", default="fp32", show_default=True, help="fp32, or fp16 or int8 where ffexport made it."
     )
     return backend(precision(threads(function)))
+
+
+class Asked(NamedTuple):
+    """Which model a command was asked to run, and on what."""
+
+    model_path: str
+    state: Path | None
+    shipped: bool
+    backend: str
+    precision: str
+    threads: int | None
+
+    def model(self) -> Model:
+        """That model, with what was learned on it unless it is to be as shipped."""
+        from ..model import Model
+
+        state = state_to_use(self.state, self.shipped)
+        return Model(self.model_path, self.backend, self.threads or 0, self.precision, state=state)
+
+
+def running_options(function):  # type: ignore[no-untyped-def]
+    """`--model`, `--state`, `--shipped`, `--backend`, `--precision` and `--threads`, which every command that runs
+    a model has; it takes them as its first argument, an `Asked`."""
+
+    @functools.wraps(function)
+    def run(**options):  # type: ignore[no-untyped-def]
+        return function(Asked(**{name: options.pop(name) for name in Asked._fields}), **options)
+
+    return model_option(state_options(backend_options(run)))
 
 
 def budget_options(function):  # type: ignore[no-untyped-def]

@@ -6,16 +6,17 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
-from .common import backend_options, json_option, model_option, state_options, state_to_use
+from .common import Asked, budget_options, json_option, running_options, within
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..model import Model
+    from ..plan import Use
     from ..saliency import Predict
 
 EPILOG = """\b
@@ -38,39 +39,37 @@ count_option = click.option(
 
 @click.command(epilog=EPILOG)
 @click.argument("folder", required=False, metavar="[DIR]", type=click.Path(path_type=Path))
-@model_option
+@running_options
 @window_option
 @count_option
 @click.option("--mode", help="goodness, classifier or shortlist; default: the model's best.")
 @click.option("--no-preprocess", is_flag=True, help="The images are ready: as the network was trained on.")
 @click.option("--out", metavar="FILE.png", type=click.Path(path_type=Path), help="Default: model.ads.png.")
-@state_options
-@backend_options
+@budget_options
 @json_option
 def explain(
+    asked: Asked,
     folder: Path | None,
-    model_path: str,
     window: int,
     count: int,
     mode: str | None,
     no_preprocess: bool,
     out: Path | None,
-    state: Path | None,
-    shipped: bool,
-    backend: str,
-    precision: str,
-    threads: int | None,
+    device: str | None,
+    memory: int | None,
     as_json: bool,
 ) -> None:
     """Draw what accuracy rests on: how much of it is lost with the pixels around each place hidden.
 
     Over the bundle's exemplars, or the pictures in DIR/CLASS. This is accuracy-differential saliency: no gradient.
     """
-    from ..model import Model
-
-    model = Model(model_path, backend, threads or 0, precision, state=state_to_use(state, shipped))
+    model = asked.model()
     mode = model.mode(mode)
-    images, labels = _pictures(model, folder, count, not no_preprocess) if folder else _exemplars(model, count)
+    model, limits = within(model, cast("Use", mode), device, memory)
+    if folder:
+        images, labels = _pictures(model, folder, count, not no_preprocess, limits.picture)
+    else:
+        images, labels = _exemplars(model, count)
     target = out or Path(f"{model.path.stem}.ads.png")
     explain_accuracy(lambda x: model.scores(x, mode), images, labels, model.classes, window, mode, target, as_json)
 
@@ -83,7 +82,9 @@ def _exemplars(model: Model, count: int) -> tuple[np.ndarray, np.ndarray]:
     return tensors["images"][:count], tensors["labels"][:count]
 
 
-def _pictures(model: Model, folder: Path, count: int, preprocess: bool) -> tuple[np.ndarray, np.ndarray]:
+def _pictures(
+    model: Model, folder: Path, count: int, preprocess: bool, room: int | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Pictures in folders named like the model's classes, likewise by turns. Raises `DataError`, `ImageError`."""
     import numpy as np
 
@@ -97,7 +98,7 @@ def _pictures(model: Model, folder: Path, count: int, preprocess: bool) -> tuple
     if not found:
         raise DataError(f"{folder}: no pictures in folders named like classes, such as {folder / model.classes[0]}")
     chosen = sorted(found)[:count]
-    images = np.stack([model.read(str(file), preprocess) for *_, file in chosen])
+    images = np.stack([model.read(str(file), preprocess, room) for *_, file in chosen])
     return images, np.array([label for _, label, _ in chosen])
 
 

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from .common import (
-    backend_options,
-    json_option,
-    model_option,
-    state_options,
-    state_to_use,
-)
+from .common import Asked, json_option, running_options, state_to_use
 
 if TYPE_CHECKING:
     from ..learning.store import Current
@@ -22,19 +15,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@model_option
-@state_options
-@backend_options
+@running_options
 @json_option
-def verify(
-    model_path: str,
-    state: Path | None,
-    shipped: bool,
-    backend: str,
-    precision: str,
-    threads: int | None,
-    as_json: bool,
-) -> None:
+def verify(asked: Asked, as_json: bool) -> None:
     """Check a bundle's hashes, then its golden vectors on this machine's backend: of the bundle as it was shipped.
 
     Where something was learned since, say what, and how many golden images are still decided as by the bundle.
@@ -47,7 +30,7 @@ def verify(
     from ..model import Model, learned_state
     from ..report import check_table, learned_text
 
-    model = Model(model_path, backend, threads or 0, precision, state=False)
+    model = Model(asked.model_path, asked.backend, asked.threads or 0, asked.precision, state=False)
     if conflict := engine_conflict():
         click.echo(f"warning: {conflict}", err=True)
     for name in model.manifest.files:
@@ -56,14 +39,19 @@ def verify(
     if not as_json:
         click.echo(f"{len(model.manifest.files)} files as the manifest says")
         click.echo(check_table(checks))
-        require(checks, backend)
-        click.echo(f"{backend} reproduces the trainer's golden vectors on this machine")
-    learned = learned_state(model.path, model.manifest, state_to_use(state, shipped))
+        require(checks, model.backend)
+        click.echo(f"{model.backend} reproduces the trainer's golden vectors on this machine")
+    learned = learned_state(model.path, model.manifest, state_to_use(asked.state, asked.shipped))
     since = _since(model, learned) if learned and all(row.passed for row in checks) else None
     if as_json:
-        report = {"model": model_path, "backend": backend, "checks": to_builtins(checks), "learned": since}
+        report = {
+            "model": asked.model_path,
+            "backend": model.backend,
+            "checks": to_builtins(checks),
+            "learned": since,
+        }
         click.echo(json.dumps(report))
-        require(checks, backend)
+        require(checks, model.backend)
     elif learned and since:
         count = f"{since['as_shipped']} of {since['images']} golden images decided as shipped"
         click.echo(f"learned since: {learned_text(learned, model.manifest)}; {count}")

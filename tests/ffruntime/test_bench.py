@@ -38,6 +38,20 @@ def test_every_mode_is_an_object(exported: Path) -> None:
         assert (row["threads"], row["precision"], row["seconds"]) == (1, "fp32", 0.05)
 
 
+def test_a_budget_is_kept_in_every_mode(exported: Path) -> None:
+    """By smaller calls, or with the numbers; what is measured is the process that keeps to it."""
+    refused = bench("--model", exported, "--memory", 5)
+    assert (refused.returncode, refused.stdout) == (6, "")
+    assert refused.stderr.count("\n") == 1
+    enough = 8 + int(refused.stderr.rsplit("allow ", 1)[1].split()[0].replace(",", ""))
+    done = bench("--model", exported, "--json", "--memory", enough, "--device", "raspberry-pi-zero-2w")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["mode"] for row in rows] == Model(exported).modes()
+    assert {(row["memory"], row["device"]) for row in rows} == {(enough, "raspberry-pi-zero-2w")}
+    assert max(row["peak_mib"]["16"] for row in rows) <= enough
+
+
 def test_a_table_for_people(exported: Path) -> None:
     done = bench("--model", exported)
     header, *rows, legend, energy = done.stdout.splitlines()

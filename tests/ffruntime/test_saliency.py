@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from PIL import Image
 
 from ffruntime.bundle import EXEMPLARS, read_tensors
 from ffruntime.commands.explain import explain
-from ffruntime.errors import DataError, ImageError
+from ffruntime.errors import BackendError, DataError, ImageError
 from ffruntime.model import Model
 from ffruntime.saliency import BATCH, occlude, occluded_copies, picture, steps
 
@@ -116,6 +118,18 @@ def test_over_the_exemplars(exported: Path, tmp_path: Path) -> None:
     assert saliency.min() < 0
     assert (saliency[0] == 0).all()  # nothing is in the corners
     assert Image.open(out).format == "PNG"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+def test_a_limit_is_kept(exported: Path, tmp_path: Path) -> None:
+    words = ["--model", exported, "--images", "30", "--mode", "classifier", "--out", tmp_path / "s.png", "--json"]
+    with pytest.raises(BackendError, match="allow") as caught:
+        run_explain(*words, "--memory", "5")
+    enough = int(str(caught.value).rsplit("allow ", 1)[1].split()[0])
+    code = "import sys; from ffruntime import bench, cli\ncli.cli.main(sys.argv[1:], standalone_mode=False)\n"
+    command = [sys.executable, "-c", code + "print(bench.peak_mib())", "explain", *map(str, words)]
+    done = subprocess.run([*command, "--memory", str(enough)], capture_output=True, text=True, check=True)
+    assert float(done.stdout.splitlines()[-1]) <= enough
 
 
 def test_over_a_folder_of_pictures(exported: Path, digit_files: list[Path], tmp_path: Path) -> None:
