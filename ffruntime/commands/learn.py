@@ -16,7 +16,10 @@ import click
 from .common import budget_options, json_option, model_option, state_option, within
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..learning.learner import Learner, Outcome
+    from ..model import Model
     from ..streams import Named
 
 EPILOG = """\b
@@ -107,9 +110,11 @@ def learn(
     Without pictures, learn from examples that are stored and pending.
     """
     labelled = _labelled(paths, label)
+    import numpy as np
+
     from ..bundle import state_directory
     from ..errors import BackendError, ImageError, UpdateRefused
-    from ..learning.learner import TOLERANCE, Learner
+    from ..learning.learner import AT_ONCE, TOLERANCE, Learner
     from ..learning.update import Settings
     from ..model import Model
     from ..streams import pictures
@@ -131,13 +136,22 @@ def learn(
         TOLERANCE if tolerance is None else tolerance,
         replay_bytes,
     )
-    with contextlib.closing(learner), _hint_on_interrupt(learner):
+    count = sum(1 for _, path in labelled for _ in pictures([path]))
+    read, failed, last = 0, False, None
+    with contextlib.closing(learner), _hint_on_interrupt(learner, lambda: count - read):
         if retry:
             learner.store.retry()
-        failed = _store(learner, examples, not no_preprocess, as_json)
-        last = None
-        for last in _updates(learner, rehearse):
-            click.echo(_outcome_json(last) if as_json else _outcome_line(last))
+        for start in range(0, max(count, 1), AT_ONCE):  # in portions: what is pending does not grow beyond one
+            some = list(islice(examples, AT_ONCE))
+            images, labels = _prepared(model, some, not no_preprocess)
+            failed |= len(images) < len(some)
+            ids = learner.store.add(np.stack(images), labels) if images else []
+            read = min(start + AT_ONCE, count)
+            if ids:
+                click.echo(json.dumps({"event": "stored", "ids": ids}) if as_json else f"stored {_examples(ids)}")
+            how_far = f"learning, {read} of {count}" if count > AT_ONCE else "learning"
+            for last in _updates(learner, None if read < count else rehearse, how_far):
+                click.echo(_outcome_json(last) if as_json else _outcome_line(last))
     if last and not last.adopted:
         raise UpdateRefused(
             f"version {last.version}: the update cost more than is tolerated; its examples are kept: "
@@ -168,33 +182,26 @@ def _labelled(paths: tuple[str, ...], label: str | None) -> list[tuple[str, str]
     return [(folder.name, str(folder)) for folder in folders]
 
 
-def _store(learner: Learner, examples: Iterator[tuple[str, Named]], preprocess: bool, as_json: bool) -> bool:
-    """Make examples durable, some at a time, and say so; whether there were pictures that could not be read."""
-    import numpy as np
-
+def _prepared(
+    model: Model, examples: Sequence[tuple[str, Named]], preprocess: bool
+) -> tuple[list[np.ndarray], list[str]]:
+    """Images as the network takes them, and what they show, of the pictures that can be read."""
     from ..errors import ImageError
-    from ..learning.learner import AT_ONCE
 
-    failed = False
-    while some := list(islice(examples, AT_ONCE)):
-        images, labels = [], []
-        for label, (name, get) in some:
-            try:
-                images.append(learner.model.prepare(get(), name, preprocess))
-                labels.append(label)
-            except ImageError as error:  # say so, and go on with the others
-                click.echo(f"error: {error}", err=True)
-                failed = True
-        if images:
-            ids = learner.store.add(np.stack(images), labels)
-            click.echo(json.dumps({"event": "stored", "ids": ids}) if as_json else f"stored {_examples(ids)}")
-    return failed
+    images, labels = [], []
+    for label, (name, get) in examples:
+        try:
+            images.append(model.prepare(get(), name, preprocess))
+            labels.append(label)
+        except ImageError as error:  # say so, and go on with the others
+            click.echo(f"error: {error}", err=True)
+    return images, labels
 
 
-def _updates(learner: Learner, rehearse: int | None) -> Iterator[Outcome]:
+def _updates(learner: Learner, rehearse: int | None, label: str) -> Iterator[Outcome]:
     """Updates until nothing is pending, then `rehearse` steps of rehearsal."""
     settings = learner.settings
-    while outcome := _with_bar("learning", settings.steps + settings.head_steps, learner.update):
+    while outcome := _with_bar(label, settings.steps + settings.head_steps, learner.update):
         yield outcome
     if rehearse and (outcome := _with_bar("rehearsing", 2 * rehearse, partial(learner.rehearse, rehearse))):
         yield outcome
@@ -209,12 +216,14 @@ def _with_bar(label: str, steps: int, work: Callable[[Callable[[], None]], Outco
 
 
 @contextlib.contextmanager
-def _hint_on_interrupt(learner: Learner) -> Iterator[None]:
+def _hint_on_interrupt(learner: Learner, unread: Callable[[], int]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
         if pending := len(learner.store.pending()):
             click.echo(f"stored and pending: {pending}; 'ffruntime learn' goes on", err=True)
+        if others := unread():
+            click.echo(f"pictures that were not stored, the last ones named: {others}", err=True)
         raise
 
 

@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from ffruntime.cli import cli
 from ffruntime.commands.learn import byte_count
 from ffruntime.errors import FFError, StateError, UpdateRefused, UsageError
 from ffruntime.learning.learner import TOLERANCE
+from ffruntime.learning.store import Store
 from ffruntime.state_file import read_state
 
 FEW = ("--steps", "2", "--tolerance", "1")
@@ -68,6 +71,56 @@ def test_folders_say_what_is_in_them(run: Callable, digit_files: list[Path], tmp
     assert lines(run("learn", *FEW, "--json", one, "--label", "fresh"))[0]["ids"][0] == 208
     answer = run("classify", "--json", digit_files[7])
     assert json.loads(answer.stdout)["scores"].keys() == {*"0123456789", "fresh"}
+
+
+def test_a_large_folder_is_learned_in_portions(run: Callable, digit_files: list[Path], tmp_path: Path) -> None:
+    """Stored, learned, stored, learned: what is pending, and so the database, does not grow with the folder."""
+    many = tmp_path / "many"
+    many.mkdir()
+    for index in range(150):
+        (many / f"{index:03}.png").symlink_to(digit_files[0])
+    (many / "070.png").unlink()
+    (many / "070.png").write_bytes(b"no picture")
+    done = run(
+        "learn", "--steps", "1", "--tolerance", "1", "--json", "--replay-bytes", "160k", "--label", "3", many
+    )
+    assert done.exit_code == 4
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["event"] for event in events] == ["stored", "adopted"] * 3
+    ids = [event.get("ids") or event.get("examples") for event in events]
+    assert [len(some) for some in ids] == [64, 64, 63, 63, 22, 22]
+    assert ids[0::2] == ids[1::2]
+    with closing(sqlite3.connect(tmp_path / "model.state" / "learning.db")) as db:
+        assert db.execute("SELECT COUNT(*) FROM examples").fetchone()[0] <= 160 * 1024 // 784
+        assert db.execute("PRAGMA page_count").fetchone()[0] * 4096 < 160 * 1024 + 64 * 1024 + 48 * 4096
+
+
+def test_ctrl_c_between_portions_says_what_is_left(exported: Path, digit_files: list[Path], tmp_path: Path) -> None:
+    """What was acknowledged was learned or is pending, and the pictures that were not read are counted."""
+    place = ["--model", str(exported), "--state", str(tmp_path / "model.state")]
+    command = [
+        sys.executable,
+        "-m",
+        "ffruntime",
+        "learn",
+        *place,
+        *FEW,
+        "--label",
+        "7",
+        *map(str, digit_files * 50),
+    ]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = [running.stdout.readline() for _ in range(3)]
+    assert [line.split()[0] for line in said] == ["stored", "version", "stored"]
+    running.send_signal(signal.SIGINT)
+    rest, errors = running.communicate(timeout=60)
+    assert running.returncode == 130
+    said += rest.splitlines()
+    stored = 64 * sum(line.startswith("stored") for line in said)
+    assert f"pictures that were not stored, the last ones named: {1000 - stored}\n" in errors
+    with closing(Store(tmp_path / "model.state", read_manifest(exported))) as store:
+        learned = 64 * sum(version.adopted for version in store.history())
+        assert learned + len(store.pending()) == stored
 
 
 def test_what_cannot_be_read_is_said_and_the_others_are_learned(
