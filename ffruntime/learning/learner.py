@@ -74,7 +74,8 @@ class Learner:
     def refresh(self) -> Current:
         """Make `model` that of the current version, which another process may have changed, and return it."""
         now = self.store.current()
-        self.version, self.model = now.version, self._graphs.relearned(now.tensors, now.classes, now.doubtful)
+        like = self.model if now.version == self.version else self._graphs  # whose loaded graphs go on
+        self.version, self.model = now.version, like.relearned(now.tensors, now.classes, now.doubtful)
         return now
 
     def learn(

@@ -30,6 +30,8 @@ WELL_KNOWN = 20  # examples of a new class after which the linear classifier's w
 INSERT = "INSERT INTO examples (label, image, status, at) VALUES (?, ?, ?, ?)"
 
 Seeds: TypeAlias = Callable[[], tuple[np.ndarray, np.ndarray]]  # images uint8 (N, C, H, W), labels (N,)
+# A version's tensors, the classes that were known when it was made, and the doubtful ones of these.
+Content: TypeAlias = tuple[dict[str, np.ndarray], tuple[str, ...], tuple[str, ...]]
 
 
 class Current(Struct, frozen=True):
@@ -134,6 +136,7 @@ class Store:
         """
         self.directory, self.manifest = directory, manifest
         self._db = Database(directory, writing)
+        self._last: tuple[int, Content] = (0, ({}, manifest.classes, ()))  # what was last read or adopted
         try:
             if self._db.empty:
                 self._set_up(seeds)
@@ -254,12 +257,17 @@ class Store:
     # --- versions
 
     def current(self) -> Current:
-        """The version that counts now, with its weights. Raises `StateError` where they are damaged."""
+        """The version that counts now, with its weights. Raises `StateError` where they are damaged.
+
+        They are read and checked once, however often they are asked for; those that were adopted here, not at all.
+        """
         for _ in range(5):
             number, row = self._current_row()
             updates, examples = (row.updates, row.learned) if row else (0, 0)
             try:
-                tensors, known, doubtful = self._read(number)
+                last, content = self._last
+                tensors, known, doubtful = content if last == number else self._read(number)
+                self._last = number, (tensors, known, doubtful)
                 classes = self.classes()
                 unsure = frozenset(name for name in classes if name in doubtful or name not in known)
                 return Current(number, tensors, classes, unsure, updates, examples)
@@ -300,10 +308,10 @@ class Store:
     ) -> int:
         """Make a version of these weights and make it current; its number. Older ones' weights make room.
 
-        `tensors`: all that differ from the bundle's. `examples` were learned from, `evicted` leave the store.
-        `learned`: classes, updates and examples of a state that came from elsewhere. Raises `StateError` where
-        another process has changed the version meanwhile, `StorageError` where there is no room, `UsageError` where
-        a pattern means one class here and another there; nothing is changed then.
+        `tensors`: all that differ from the bundle's; they must not change any more. `examples` were learned from,
+        `evicted` leave the store. `learned`: classes, updates and examples of a state that came from elsewhere.
+        Raises `StateError` where another process has changed the version meanwhile, `StorageError` where there is
+        no room, `UsageError` where a pattern means one class here and another there; nothing is changed then.
         """
         with self._db.transaction() as db:
             now, row = self._current_row()
@@ -319,7 +327,7 @@ class Store:
             self._mark(db, examples, LEARNED)
             classes = learned.classes if learned else self.classes()
             doubtful = self._hardly_seen(total).union(learned.doubtful if learned else ())
-            write_state(file, self.manifest, tensors, classes, updates, total, doubtful)
+            state = write_state(file, self.manifest, tensors, classes, updates, total, doubtful)
             row = Version(
                 number, parent, kind, True, len(examples), before, after, _now(), updates, total, sha256(file)
             )
@@ -327,6 +335,7 @@ class Store:
             self._evict(db, evicted, number)
             db.execute("UPDATE settings SET value = ? WHERE name = 'current'", (number,))
             self._forget(db, number, parent)
+        self._last = number, (dict(tensors), state.classes, state.doubtful)
         self.sweep()
         if evicted:
             self._db.shrink()
@@ -388,8 +397,8 @@ class Store:
 
     # --- inside
 
-    def _read(self, number: int) -> tuple[dict[str, np.ndarray], tuple[str, ...], tuple[str, ...]]:
-        """A version's tensors, the classes that were known when it was made, and the doubtful ones of these."""
+    def _read(self, number: int) -> Content:
+        """What is in a version's file, checked."""
         if number == 0:
             return {}, self.manifest.classes, ()
         kept = {version.id: version for version in self.history() if version.kept}

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffruntime.bundle import read_weights
+from ffruntime.bundle import Manifest, read_weights
 from ffruntime.errors import StateError
 from ffruntime.learning import learner as module
+from ffruntime.learning import store
 from ffruntime.learning.learner import CALIBRATION, HELD_BACK, REPLAY, Learner, Outcome, exemplars
 from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, alone, current
 from ffruntime.learning.update import Settings
 from ffruntime.model import Model
-from ffruntime.state_file import write_state
+from ffruntime.state_file import State, read_state, write_state
 
 FAST = Settings(steps=2, head_steps=2, batch=8)
 REFUSES = -2.0  # tolerance
@@ -156,6 +157,35 @@ def test_what_was_applied_is_learned_on(learner: Learner, model: Model, tmp_path
     np.testing.assert_array_equal(learner.model.weights_override["labels.neutral"], neutral["labels.neutral"])
     now = learner.store.current()
     assert (now.updates, now.examples) == (4, 33)
+
+
+def test_weights_are_read_once_and_those_made_here_not_at_all(
+    learner: Learner, model: Model, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(path: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray], State]:
+        read.append(path.name)
+        return read_state(path, manifest)
+
+    monkeypatch.setattr(store, "read_state", counted)
+    for _ in range(2):
+        learn(learner, 2)
+    classify = learner.model.graph("classifier")
+    assert learner.refresh().version == 2
+    assert learner.model.graph("classifier") is classify
+    assert read == []
+    with closing(Learner(model, place, FAST, tolerance=1.0)) as other:
+        assert read == ["2.state"]
+        learn(other, 2)
+    learner.refresh()
+    learner.refresh()
+    assert read == ["2.state", "3.state"]
+    for name, tensor in other.model.weights_override.items():
+        np.testing.assert_array_equal(tensor, learner.model.weights_override[name])
+    learner.store.version_file(2).write_bytes(b"damaged")
+    with pytest.raises(StateError, match="damaged"):
+        learner.store.rollback(2)
 
 
 def test_another_learners_versions_are_taken_over(learner: Learner, model: Model, place: Path) -> None:
