@@ -3,13 +3,11 @@
     python benchmarks/memory.py [FOLDER]
 
 Networks that have not trained, exported into FOLDER (default: a temporary one; what is there already is taken), in
-every mode and in an update, in small and in large calls. The engine's arena is off, and MALLOC_MMAP_THRESHOLD_ is
-1 MiB, so that freed memory goes back and what is measured is what was alive. The result is planned over measured.
+every mode and in updates, in small and in large calls (`peak.py`). The result is planned over measured.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -28,23 +26,22 @@ from fftrain.train import start
 
 PEAK = Path(__file__).parent / "peak.py"
 MIB = 1 << 20
-USES = {
+USES = {  # modes by images and labels in a call; updates by those, and images in a call of a gradient graph
     "cpu": (
         *("goodness 1 1", "goodness 1 10", "goodness 4 4", "goodness 16 10", "classifier 1 1", "classifier 64 1"),
-        *("shortlist 16 4", "update 1", "update 8", "update 32"),
+        *("shortlist 16 4", "update 1 1 1", "update 1 1 8", "update 16 10 8", "update 1 1 32"),
     ),
     "paper-32-3x3": (
         *("goodness 1 1", "goodness 1 10", "goodness 4 4", "goodness 16 10", "classifier 1 1", "classifier 64 1"),
-        *("shortlist 4 4", "update 1", "update 8", "update 32"),
+        *("shortlist 4 4", "update 1 1 1", "update 1 1 8", "update 16 10 8", "update 1 1 32"),
     ),
-    "paper": ("goodness 1 1", "goodness 4 4", "classifier 4 1", "shortlist 1 4", "update 1", "update 4"),
+    "paper": (
+        *("goodness 1 1", "goodness 4 4", "classifier 4 1", "shortlist 1 4"),
+        *("update 1 1 1", "update 1 1 4", "update 16 10 4"),
+    ),
     "3 x 1000 linear": (
-        "goodness 1 1",
-        "goodness 16 10",
-        "classifier 16 1",
-        "shortlist 4 4",
-        "update 1",
-        "update 32",
+        *("goodness 1 1", "goodness 16 10", "classifier 16 1", "shortlist 4 4"),
+        *("update 1 1 1", "update 16 10 8", "update 1 1 32"),
     ),
 }
 
@@ -73,13 +70,8 @@ def bundle_of(name: str, folder: Path) -> Path:
 
 def peak(path: Path, use: str) -> tuple[int, int]:
     """Planned and measured bytes of a fresh process."""
-    run = subprocess.run(
-        [sys.executable, PEAK, path, *use.split()],
-        env={**os.environ, "MALLOC_MMAP_THRESHOLD_": str(MIB)},
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-    )
+    command = [sys.executable, str(PEAK), str(path), *use.split()]
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     planned, measured = map(int, run.stdout.split())
     return planned, measured
 

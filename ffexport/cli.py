@@ -16,7 +16,7 @@ from ffruntime.errors import MissingExtra, UsageError, unknown
 from ffruntime.precision import PRECISIONS, Precision
 
 if TYPE_CHECKING:
-    from ffruntime.plan import Verdict
+    from ffruntime.plan import Plan
 
     from .export import Report
     from .table import Artefact
@@ -124,25 +124,25 @@ def cli(
         raise UsageError("--check makes nothing: leave out --state")
     path = Path(model or os.environ.get("FF_MODEL") or "model.ff")
     target = new_bundle(path, out, force) if state is not None else path
-    verdict = fit(path, device, precisions, state) if device else None
-    if verdict and not as_json:
-        from ffruntime.report import verdict_text
+    plan = fit(path, device, precisions, state) if device else None
+    if plan and not as_json:
+        from ffruntime.report import plan_text
 
-        click.echo(verdict_text(verdict))
-    if verdict and not precisions:
-        precisions = (verdict.precision,)
-    wanted = formats or (("onnx",) if verdict is None or only_check else verdict.formats)
-    from .deploy import deploy, has_graphs
+        click.echo(plan_text(plan))
+    if plan and not precisions:
+        precisions = (plan.precision,)
+    from .deploy import deploy, formats_of, has_graphs
     from .engine_options import Options
     from .table import artefact_table
 
+    wanted = formats or (("onnx",) if device is None or only_check else formats_of(device))
     report = None
     if state is not None or "onnx" in wanted or not has_graphs(path, precisions):
-        report = run(path, precisions, data, verdict, only_check, state, target)
+        report = run(path, precisions, data, plan, only_check, state, target)
         if not as_json:
             click.echo(artefact_table(report.artefacts))
     options = Options(version_compatible, hardware_compatible)
-    more = deploy(target, wanted, providers, precisions, device, verdict, options, asked=bool(formats))
+    more = deploy(target, wanted, providers, precisions, device, plan, options, asked=bool(formats))
     if as_json:
         click.echo(as_json_text({"model": str(target), **report_object(report, more)}))
     elif more:
@@ -198,23 +198,22 @@ def new_bundle(path: Path, out: str | None, force: bool) -> Path:
     return target_of(path, Path(out) if out is not None else None, force)
 
 
-def fit(path: Path, device: str, precisions: tuple[Precision, ...], state: str | None = None) -> Verdict:
-    """The verdict on a device, before any work. Raises `BackendError` with the numbers where it does not fit."""
+def fit(path: Path, device: str, precisions: tuple[Precision, ...], state: str | None = None) -> Plan:
+    """The plan for a device, before any work. Raises `BackendError` with the numbers where nothing fits."""
     from ffruntime.bundle import read_manifest
-    from ffruntime.plan import plan, require_fit
+    from ffruntime.plan import plan, require_fit, room_on
     from ffruntime.profile import load_profile
     from ffruntime.state_file import read_state
 
     manifest, profile = read_manifest(path), load_profile(device)
-    size = sum(entry.size for entry in manifest.files.values())
     classes = len(manifest.classes if state is None else read_state(Path(state), manifest)[1].classes)
 
-    def verdict(precision: Precision) -> Verdict:
-        return plan(manifest.network, classes, Path(device).stem, profile, precision, size)
+    def planned(precision: Precision) -> Plan:
+        return plan(manifest, classes, precision, room_on(profile), Path(device).stem)
 
     offered = profile.inference.precision
-    wanted = verdict(precisions[-1] if precisions else offered[0])
-    require_fit(wanted, [verdict(precision) for precision in offered])
+    wanted = planned(precisions[-1] if precisions else offered[0])
+    require_fit(wanted, [planned(precision) for precision in offered])
     return wanted
 
 
@@ -222,7 +221,7 @@ def run(
     path: Path,
     precisions: tuple[Precision, ...],
     data: str | None,
-    verdict: Verdict | None,
+    plan: Plan | None,
     only_check: bool,
     state: str | None,
     target: Path,
@@ -240,8 +239,8 @@ def run(
         if only_check:
             return check_export(path, data=directory, progress=progress)
         if state is not None:
-            return export_state(path, Path(state), target, precisions, directory, verdict, progress)
-        return export_onnx(path, precisions, data=directory, device=verdict, progress=progress)
+            return export_state(path, Path(state), target, precisions, directory, plan, progress)
+        return export_onnx(path, precisions, data=directory, device=plan, progress=progress)
     finally:
         progress("", 0)
 

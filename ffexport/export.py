@@ -15,7 +15,7 @@ from ffruntime.engine import FOLDER
 from ffruntime.golden import require
 from ffruntime.losses import pair_loss_of
 from ffruntime.model import Model
-from ffruntime.plan import Verdict
+from ffruntime.plan import Plan
 from ffruntime.precision import Precision
 
 from .assess import Progress, affordable, scores
@@ -40,7 +40,7 @@ def export_onnx(
     precisions: Sequence[Precision] = (),
     backend: str = DEFAULT_BACKEND,
     data: Path | None = None,
-    device: Verdict | None = None,
+    device: Plan | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Add the fp32 graphs, and the weights and graphs of `precisions`, to the bundle at `path`.

@@ -33,7 +33,7 @@ from .export import export_onnx, fp32_graphs, silent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ffruntime.plan import Verdict
+    from ffruntime.plan import Plan
     from ffruntime.precision import Precision
 
     from .report import Report
@@ -73,7 +73,7 @@ def export_state(
     target: Path,
     precisions: Sequence[Precision] = (),
     data: Path | None = None,
-    device: Verdict | None = None,
+    device: Plan | None = None,
     progress: Progress = silent,
 ) -> Report:
     """Write the bundle at `source`, with what `state` has learned, to `target`, exported in fp32 and `precisions`.

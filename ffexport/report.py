@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from ffruntime import bundle
 from ffruntime.golden import Check
-from ffruntime.plan import Verdict
+from ffruntime.plan import Plan
 
 from .table import Artefact
 
@@ -24,7 +24,7 @@ class Report(Struct, frozen=True):
     onnx: str  # version of the onnx package
     artefacts: tuple[Artefact, ...]
     checks: tuple[Check, ...]
-    device: Verdict | None = None
+    device: Plan | None = None
 
 
 def encode_report(report: Report) -> bytes:

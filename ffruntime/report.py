@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .bundle import Manifest, Preprocessing, Shortlist
     from .golden import Check
     from .learning.store import Current
-    from .plan import Memory, Verdict
+    from .plan import Calls, Plan
     from .profile import Profile
 
 
@@ -136,25 +136,36 @@ def profile_text(profile: Profile) -> str:
     return "\n".join(lines)
 
 
-def verdict_text(verdict: Verdict) -> str:
-    """What a network needs on a device, and what the device has."""
-    mib = 1 << 20
+def plan_text(plan: Plan) -> str:
+    """What a bundle needs, in MiB: a row for each use, and flash; and what there is."""
+    from .plan import MARGIN, MIB
 
-    def line(what: str, memory: Memory) -> str:
-        figures = {name: getattr(memory, name) for name in memory.__struct_fields__}
-        parts = ", ".join(f"{name} {size / mib:.1f}" for name, size in figures.items() if size)
-        return f"{what}: {memory.total / mib:,.1f} of {verdict.memory / mib:,.0f} MiB ({parts})"
+    names = plan.needs[0].memory.__struct_fields__
+    parts = [name for name in names if any(getattr(row.memory, name) for row in plan.needs)]
+    rows = []
+    for row in plan.needs:
+        figures = [*(getattr(row.memory, part) for part in parts), row.memory.total]
+        fits = "" if plan.memory is None else "fits" if row.fits else "does not fit"
+        rows.append((row.use, _calls_text(row.use, row.calls), *(f"{size / MIB:,.1f}" for size in figures), fits))
+    limit = "MiB" if plan.memory is None else f"of {plan.memory / MIB:,.0f} MiB"
+    flash, there = plan.flash, "" if plan.storage is None else f" of {plan.storage / MIB:,.0f}"
+    sizes = ", ".join(f"{name} {getattr(flash, name) / MIB:.1f}" for name in flash.__struct_fields__)
+    lines = [
+        ", ".join(filter(None, (plan.device, plan.precision))),
+        table(("", "in one call", *parts, "in all", limit), rows),
+        f"flash: {flash.total / MIB:,.1f}{there} MiB ({sizes})",
+    ]
+    if plan.memory is not None:
+        lines.append(f"'fits' leaves a margin: the figures are off by up to {100 * (MARGIN - 1):.0f} %")
+    return "\n".join(lines)
 
-    calls = f"{verdict.batch} images × {verdict.labels} labels in one call"
-    return "\n".join(
-        [
-            f"{verdict.device}, {verdict.precision}: {'fits' if verdict.fits else 'DOES NOT FIT'}, {calls}",
-            line("  inference", verdict.inference),
-            line("  an update", verdict.update),
-            f"  flash: {verdict.flash_needed / mib:,.1f} of {verdict.flash / mib:,.0f} MiB",
-            f"  formats, best first: {', '.join(verdict.formats)}",
-        ]
-    )
+
+def _calls_text(use: str, calls: Calls) -> str:
+    from .learning import STEP
+
+    images = "1 image" if calls.batch == 1 else f"{calls.batch} images"
+    labels = f" × {calls.labels} labels" if calls.labels > 1 else ""
+    return f"{calls.micro_batch} of {STEP}, then {images}{labels}" if use == "update" else images + labels
 
 
 def draw(pixels: np.ndarray) -> str:

@@ -113,17 +113,19 @@ class Limits(NamedTuple):
     picture: int | None = None  # bytes for reading a picture, beyond what an ordinary one takes
 
 
-def within(model: Model, use: Use, device: str | None, memory: int | None) -> tuple[Model, Limits]:
+def within(
+    model: Model, use: Use, device: str | None, memory: int | None, micro_batch: int | None = None
+) -> tuple[Model, Limits]:
     """The model, limited to the largest calls that keep to a device's memory, to `memory` MiB, or to both.
 
-    A device says the number of threads, too, where nobody else did. Without either: as it was, no limits. Raises
-    `BackendError` with the numbers where no call is small enough.
+    `micro_batch`: how many images are wanted at once. A device says the number of threads, too, where nobody else
+    did. Without either: as it was, no limits. Raises `BackendError` with the numbers where no call is small enough.
     """
     if not (device or memory):
         return model, Limits()
     from msgspec import structs
 
-    from ..plan import MARGIN, MIB, UNLIMITED, choose, need, room_on
+    from ..plan import MIB, UNLIMITED, choose, room_on
     from ..profile import load_profile
 
     room, threads = UNLIMITED, model.threads
@@ -132,9 +134,10 @@ def within(model: Model, use: Use, device: str | None, memory: int | None) -> tu
         room, threads = room_on(profile), threads or profile.cpu.cores
     if memory:
         room = structs.replace(room, memory=min(room.memory, memory * MIB))
-    asked = (model.manifest.network, len(model.classes), use, room, model.precision)
-    calls, needed = choose(*asked), need(*asked).memory
-    picture = int(room.memory / MARGIN) - needed.process - needed.weights  # read while the network is at rest
+    room = structs.replace(room, micro_batch=micro_batch or room.micro_batch)
+    found = choose(model.manifest.network, len(model.classes), use, room, model.precision)
+    calls, needed = found.calls, found.memory
+    picture = room.available - needed.process - needed.weights  # read while the network is at rest
     return model.limited(calls.batch, calls.labels, threads), Limits(calls, picture)
 
 

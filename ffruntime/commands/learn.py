@@ -120,7 +120,7 @@ def learn(
     from ..streams import pictures
 
     model = Model(model_path, backend, threads or 0, state=False)
-    model, (calls, room) = within(model, "update", device, memory)
+    model, (calls, room) = within(model, "update", device, memory, micro_batch)
     examples = ((name, picture) for name, path in labelled for picture in pictures([path], room))
     if calls and micro_batch and micro_batch > calls.micro_batch:
         raise BackendError(

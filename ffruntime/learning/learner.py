@@ -225,7 +225,7 @@ class Learner:
     def _shipped(self) -> float | None:
         """The same of the bundle's own weights, computed once in a state's life."""
         share = self.store.setting("shipped")
-        if share is None and (share := self._judge(self._graphs)) is not None:
+        if share is None and (share := self._judge(self._graphs.relearned({}))) is not None:
             self.store.set("shipped", share)
         return share
 

@@ -102,12 +102,12 @@ def test_a_device_decides_the_precision(bundle: Path) -> None:
     done = ffexport("--model", bundle, "--device", "raspberry-pi-5", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    verdict = report["device"]
-    assert (verdict["device"], verdict["precision"]) == ("raspberry-pi-5", "int8")
-    assert verdict["inference"]["activations"] > 0
-    assert verdict["formats"] == ["onnx"]
+    plan = report["device"]
+    assert (plan["device"], plan["precision"]) == ("raspberry-pi-5", "int8")
+    assert [row["use"] for row in plan["needs"]] == ["goodness", "classifier", "shortlist", "update"]
+    assert all(row["fits"] and row["memory"]["activations"] > 0 for row in plan["needs"])
     assert (bundle / "int8" / "goodness.onnx").exists()
-    assert json.loads((bundle / REPORT).read_text())["device"] == verdict
+    assert json.loads((bundle / REPORT).read_text())["device"] == plan
 
 
 def device(folder: Path, **figures: int) -> Path:
@@ -134,7 +134,7 @@ def test_what_a_device_runs_and_cannot_be_made_here_is_said_and_not_failed(bundl
 def test_a_device_that_is_too_small_is_refused_before_any_work(bundle: Path, tmp_path: Path) -> None:
     before = contents(bundle)
     done = ffexport("--model", bundle, "--device", device(tmp_path, total_mib=64, usable_mib=32))
-    assert_one_line(done, 6, "tiny, fp32", "does not fit", "of 32 MiB", "weights", "would fit")
+    assert_one_line(done, 6, "tiny, fp32", "does not fit", "of 29 MiB", "weights", "would fit")
     assert contents(bundle) == before
 
 
