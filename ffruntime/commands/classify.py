@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -13,7 +13,7 @@ import click
 from .common import Asked, budget_options, json_option, running_options, within
 
 if TYPE_CHECKING:
-    from ..model import Answer
+    from ..model import Answer, Model
     from ..plan import Use
     from ..streams import Named
 
@@ -49,7 +49,7 @@ all the same), 6 backend, 7 a backend that fails the golden check, 9 learned sta
     "--watch",
     metavar="DIR",
     help="Every picture that appears there or changes, once it is written. What is learned meanwhile counts from "
-    "the next start on.",
+    "the next picture on.",
 )
 @click.option(
     "--camera",
@@ -88,8 +88,10 @@ def classify(
     model, limits = within(model, cast("Use", model.mode(mode, labels)), device, memory)
     costs: Counter[int] = Counter()  # how many images took so many passes
     failed = False
+    newest = _newest(model, asked) if (watch or camera) and not asked.shipped else None
     try:
         for path, get in _stream(images, watch, camera, limits.picture):
+            model = newest() if newest else model
             try:
                 pixels = model.prepare(get(), display_name(path), not no_preprocess)
             except ImageError as error:  # say so, and go on with the others
@@ -108,6 +110,15 @@ def classify(
             click.echo(_cost_line(costs, len(model.classes), labels, len(model.doubtful)))
     if failed:
         raise click.exceptions.Exit(ImageError.exit_code)
+
+
+def _newest(model: Model, asked: Asked) -> Callable[[], Model]:
+    """The model with what another process has learned meanwhile."""
+    from ..bundle import state_directory
+    from ..following import following
+
+    directory = asked.state or state_directory(model.path)
+    return following(model, directory, lambda problem: click.echo(f"warning: {problem}", err=True))
 
 
 def _cost_line(costs: Counter[int], classes: int, labels: int | None, doubtful: int) -> str:

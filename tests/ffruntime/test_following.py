@@ -1,0 +1,93 @@
+"""While pictures keep coming, what another process learns counts from the next one on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ffruntime import following as module
+from ffruntime.bundle import read_manifest, read_weights, state_directory
+from ffruntime.following import following
+from ffruntime.learning.store import Store, reset
+from ffruntime.model import Model
+
+
+@pytest.fixture
+def store(bundle: Path) -> Iterator[Store]:
+    with closing(Store(state_directory(bundle), read_manifest(bundle))) as opened:
+        yield opened
+
+
+def adopt(store: Store, bundle: Path, by: float) -> int:
+    """A new version, in which a bias differs from the bundle's."""
+    bias = read_weights(bundle, store.manifest)["unit2.conv1.bias"] + np.float32(by)
+    return store.adopt(store.current_version(), "update", {"unit2.conv1.bias": bias}, ())
+
+
+def test_every_change_counts_and_nothing_is_read_without_one(
+    bundle: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, warnings, opened = Model(bundle), [], []
+    newest = following(model, store.directory, warnings.append)
+    real = module.Store
+    monkeypatch.setattr(module, "Store", lambda *a, **k: opened.append(1) or real(*a, **k))
+    image = np.full((1, 1, 28, 28), 99, np.uint8)
+    shipped = model.scores(image)
+    np.testing.assert_array_equal(newest().scores(image), shipped)
+    adopt(store, bundle, 0.2)
+    first = newest()
+    assert not np.array_equal(first.scores(image), shipped)
+    np.testing.assert_array_equal(first.scores(image), Model(bundle).scores(image))
+    looked = len(opened)
+    assert all(newest() is first for _ in range(20))
+    assert len(opened) == looked
+    ids = store.add(image[0][None], ["ten"])  # a class, and no new version
+    assert newest().classes[-1] == "ten"
+    assert ids
+    assert store.rollback(0) == 0
+    np.testing.assert_array_equal(newest().scores(image)[:, :10], shipped)
+    number = adopt(store, bundle, 0.3)
+    store.version_file(number).write_bytes(b"damaged")
+    np.testing.assert_array_equal(newest().scores(image)[:, :10], shipped)
+    (problem,) = warnings
+    assert "damaged" in problem
+    assert problem.endswith("what was learned before counts")
+    store.close()
+    reset(store.directory)
+    assert newest().classes == model.manifest.classes
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize("options", [(), ("--shipped",)])
+def test_classify_watch_takes_up_what_is_learned(
+    options: tuple[str, ...], bundle: Path, digit_files: list[Path], tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    command = [sys.executable, "-m", "ffruntime", "classify", "--model", str(bundle), "--json", *options]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([*command, "--watch", str(inbox)], stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout
+    assert process.stderr
+    assert "Ctrl-C ends it" in process.stderr.readline()
+
+    def classes(name: str) -> set[str]:
+        shutil.copy(digit_files[0], inbox / name)
+        return set(json.loads(process.stdout.readline())["scores"])
+
+    assert len(classes("before.png")) == 10
+    with closing(Store(state_directory(bundle), read_manifest(bundle))) as store:  # was not there at the start
+        store.add(np.zeros((1, 1, 28, 28), np.uint8), ["ten"])
+        adopt(store, bundle, 0.2)
+    assert classes("after.png") - set(map(str, range(10))) == (set() if options else {"ten"})
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
