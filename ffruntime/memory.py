@@ -24,8 +24,8 @@ from .architecture import (
     parameter_shapes,
     pattern_shape,
     scored_units,
-    shaped_ops,
-    unit_name,
+    summed_shape,
+    unit_layers,
     unit_shapes,
 )
 from .precision import Precision
@@ -34,6 +34,7 @@ FLOAT = 4
 # Measured, Linux x86-64, Python 3.11, ONNX Runtime 1.31: the command, a picture, numpy, and ONNX Runtime on a CPU
 # after a call, without a network.
 PROCESS = 68 << 20
+TOP_DOWN = (".above.", ".self.")  # in names of what a recurrent network has beside the pass from below
 
 Kind: TypeAlias = Literal["goodness", "classifier", "shortlist"]  # of inference
 
@@ -72,28 +73,31 @@ def weights_bytes(network: Network, precision: Precision) -> int:
 def session_bytes(network: Network, precision: Precision, kind: Kind) -> tuple[int, int]:
     """Weights in the engine, and at the highest point of loading them.
 
-    A convolution's are reordered, and what they were before goes only when all are loaded; a linear layer's are
-    copied when it is packed, one layer after the other.
+    A convolution's are reordered, and what they were before goes only when all are loaded, as it does of a layer
+    that is used at every step; a linear layer's are copied when it is packed, one layer after the other.
     """
     if kind == "shortlist":
         (first, highest), (second, later) = (
             session_bytes(network, precision, k) for k in ("classifier", "goodness")
         )
         return first + second, max(highest, first + later)
-    held = reordered = highest = 0
+    steps = network.steps is not None and kind == "goodness"
+    left_out = ("head.",) if kind == "goodness" else TOP_DOWN
+    held = waiting = highest = 0
     for name, size in weight_sizes(network, precision).items():
-        if name.startswith("head.") and kind == "goodness":
+        if any(part in name for part in left_out):
             continue
         axes = len(parameter_shapes(network)[name])
         held += size
-        reordered += size if axes == 4 and name.startswith("unit") else 0
-        highest = max(highest, held + reordered + (size if axes == 2 else 0))
+        waiting += size if (axes == 4 or steps) and name.startswith("unit") else 0
+        highest = max(highest, held + waiting + (size if axes == 2 else 0))
     return held, highest
 
 
 def goodness_bytes(network: Network, precision: Precision) -> int:
-    """Activations of one image with one label at the highest point of a pass."""
-    return max(_embedding(network), *_units(network, precision))
+    """Activations of one image with one label at the highest point of a pass, or of all steps."""
+    settling = _settling(network) if network.steps else 0
+    return max(_embedding(network), settling, *_units(network, precision))
 
 
 def classifier_bytes(network: Network, precision: Precision) -> int:
@@ -115,14 +119,29 @@ def _embedding(network: Network) -> int:
 
 
 def _units(network: Network, precision: Precision) -> Iterator[int]:
-    """Bytes that each unit has alive at its highest point, for one row of its input."""
+    """Bytes that each unit has alive at its highest point, for one row of its input from below."""
     for index, (unit, (below, above)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
         alive = [(1 if unit.inputs[0].normalise == "none" else 2) * math.prod(below) * FLOAT]
-        for _, op, shape, result in shaped_ops(unit, unit_name(index), below):
+        for name, op, shape, result in unit_layers(network, index):
+            if any(part in name for part in TOP_DOWN):
+                continue
             alive.append((math.prod(shape) + math.prod(result)) * FLOAT + _lowered_bytes(op, shape, precision))
         top = index + 1 == len(network.units)
         alive.append((2 if top else 3) * math.prod(above) * FLOAT)  # y and y², one of them in two layouts
         yield max(alive)
+
+
+def _settling(network: Network) -> int:
+    """Bytes alive in a step of a recurrent network: all activities, before it and after, what does not change from
+    step to step, and of one unit what its inputs add, with one of them normalised."""
+    shapes = unit_shapes(network)
+    sums = [
+        math.prod(summed_shape(unit, index, below))
+        for index, (unit, (below, _)) in enumerate(zip(network.units, shapes, strict=True))
+    ]
+    activities = [math.prod(above) for _, above in shapes]
+    unit = max(len(unit.inputs) * size for unit, size in zip(network.units, sums, strict=True))
+    return (2 * sum(activities) + sums[0] + sums[-1] + unit + max(activities)) * FLOAT
 
 
 def _lowered_bytes(op: Op, shape: tuple[int, ...], precision: Precision) -> int:

@@ -7,7 +7,7 @@ One plan answers `ffruntime plan` and `ffexport --device`, one row of it `--memo
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -118,9 +118,8 @@ class Plan(Struct, frozen=True):
 def plan(manifest: Manifest, classes: int, precision: Precision, room: Room, device: str | None = None) -> Plan:
     """A plan for a bundle that knows so many classes; `device`: whose room it is."""
     needs = tuple(need(manifest.network, classes, use, room, precision) for use in uses(manifest))
-    sizes = {name: entry.size for name, entry in manifest.files.items()}
     memory = None if room.memory == UNLIMITED.memory else room.memory
-    return Plan(device, precision, needs, flash(manifest.network, precision, sizes), memory, room.storage)
+    return Plan(device, precision, needs, flash(manifest, precision), memory, room.storage)
 
 
 def uses(manifest: Manifest) -> list[Use]:
@@ -170,12 +169,14 @@ def choose(network: Network, classes: int, use: Use, room: Room, precision: Prec
     return found
 
 
-def flash(network: Network, precision: Precision, files: Mapping[str, int]) -> Flash:
-    """What is on flash of a bundle of these files, by their sizes."""
-    added = 0
-    if in_folder("goodness.onnx", precision) not in files:
-        added = GRAPHS + (0 if precision == "fp32" else weights_bytes(network, precision))
-    return Flash(sum(files.values()) + added, KEPT * learned_bytes(network), REPLAY_BYTES)
+def flash(manifest: Manifest, precision: Precision) -> Flash:
+    """What a bundle needs on flash."""
+    network, bundle = manifest.network, sum(entry.size for entry in manifest.files.values())
+    if in_folder("goodness.onnx", precision) not in manifest.files:
+        bundle += GRAPHS + (0 if precision == "fp32" else weights_bytes(network, precision))
+    if "update" not in uses(manifest):
+        return Flash(bundle, 0, 0)
+    return Flash(bundle, KEPT * learned_bytes(network), REPLAY_BYTES)
 
 
 def require_fit(wanted: Plan, others: Sequence[Plan] = ()) -> None:

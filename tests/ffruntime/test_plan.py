@@ -12,7 +12,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ffruntime.architecture import Conv, Image, Input, Label, Linear, MaxPool, Network, Relu, Unit, parameter_shapes
+from ffruntime.architecture import (
+    Conv,
+    Image,
+    Input,
+    Label,
+    Linear,
+    MaxPool,
+    Network,
+    Relu,
+    Steps,
+    Unit,
+    parameter_shapes,
+    validate,
+)
 from ffruntime.bundle import Manifest, read_manifest
 from ffruntime.errors import BackendError
 from ffruntime.learning import STEP
@@ -89,6 +102,20 @@ def test_an_update_grows_with_pairs_width_and_the_calls_that_judge_it(width: int
     shallow = msgspec.structs.replace(network(width), units=deeper.units[2:])
     if width > 1:
         assert update_memory(deeper, pairs).activations == update_memory(shallow, pairs).activations
+
+
+@given(widths, st.integers(1, 20), precisions)
+def test_many_steps_need_no_more_than_few_but_than_a_pass(width: int, count: int, precision: Precision) -> None:
+    layer = (Linear(width, bias=False),)
+    unit = Unit((Relu(),), (Input(ops=layer), Input("above", ops=layer), Input("self", ops=layer)))
+    image, label = Image((1, 8, 8)), Label("top", 10, channels=10)
+    few, many = (Network(image, label, (unit,) * 2, steps=Steps(n, 0.3, (1, n))) for n in (1, count))
+    validate(many)
+    for kind in KINDS:
+        here = inference_memory(many, precision, 4, 10, kind)
+        assert here == inference_memory(few, precision, 4, 10, kind)
+    one_pass, steps = (inference_memory(many, precision, 4, 10, kind) for kind in ("classifier", "goodness"))
+    assert one_pass.weights + one_pass.activations < steps.weights + steps.activations
 
 
 @given(widths, placements)
@@ -182,6 +209,7 @@ def test_flash_is_a_budget_too(exported: Path) -> None:
 def test_what_cannot_learn_is_planned_without_an_update(loss: object, exported: Path) -> None:
     found = plan(bundle_of(exported, 32, loss=loss), 10, "fp32", UNLIMITED)
     assert [row.use for row in found.needs] == [*KINDS]
+    assert (found.flash.versions, found.flash.examples) == (0, 0)
     require_fit(found)
 
 
