@@ -105,6 +105,13 @@ def learned_text(learned: Current, manifest: Manifest) -> str:
     return f"{work}; new classes: {', '.join(new) or 'none'}"
 
 
+def held_back_text(before: float | None, after: float | None) -> str:
+    """How weights were judged: the shipped ones' share of right answers, and theirs."""
+    if before is None or after is None:
+        return "nothing held back to judge by"
+    return f"held-back images {100 * before:.1f} % → {100 * after:.1f} %"
+
+
 def profile_table(profiles: Mapping[str, Profile]) -> str:
     """Device profiles side by side."""
     rows = [

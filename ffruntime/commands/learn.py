@@ -240,9 +240,9 @@ def _outcome_json(outcome: Outcome) -> str:
 
 
 def _outcome_line(outcome: Outcome) -> str:
+    from ..report import held_back_text
+
     what = "adopted" if outcome.adopted else "refused"
-    held_back = "nothing held back to judge by"
-    if outcome.before is not None and outcome.after is not None:
-        held_back = f"held-back images {100 * outcome.before:.1f} % → {100 * outcome.after:.1f} %"
+    held_back = held_back_text(outcome.before, outcome.after)
     of = _examples(outcome.examples) if outcome.examples else "rehearsal"
     return f"version {outcome.version} {what}: {of}, {held_back}, {outcome.seconds:.1f} s"

@@ -26,7 +26,10 @@ Examples:
   ffruntime diff 0                              what changed since the bundle's weights
   ffruntime export-state learned.state          for another device, or for 'ffexport --state'
   ffruntime apply-state learned.state           on the other device
-  ffruntime reset                               forget everything, examples too"""
+  ffruntime reset                               forget everything, examples too
+
+\b
+Exit codes: those of 'ffruntime learn'; 10 is a state that was not applied."""
 
 
 @click.command(epilog=EPILOG)
@@ -163,17 +166,35 @@ def export_state(file: Path, model_path: str, state: Path | None, force: bool, a
 @click.argument("file", type=click.Path(path_type=Path))
 @model_option
 @state_option
+@click.option("--force", is_flag=True, help="Whatever it costs on images that were held back.")
 @json_option
-def apply_state(file: Path, model_path: str, state: Path | None, as_json: bool) -> None:
-    """Take what another device has learned on the same bundle (FILE) as a new version, and make it current."""
-    with _opened(model_path, state, writing=True, begin=True) as store:
-        number = store.apply(file)
-    click.echo(json.dumps({"version": number}) if as_json else f"version {number} is current")
+def apply_state(file: Path, model_path: str, state: Path | None, force: bool, as_json: bool) -> None:
+    """Take what another device has learned on the same bundle (FILE) as a new version, and make it current.
+
+    It is judged by held-back images, as an update is.
+    """
+    from ..bundle import state_directory
+    from ..errors import UpdateRefused
+    from ..learning.learner import Learner
+    from ..model import Model
+    from ..report import held_back_text
+
+    model = Model(model_path, state=False)
+    with contextlib.closing(Learner(model, state or state_directory(model.path))) as learner:
+        outcome = learner.apply(file, force)
+    judged = held_back_text(outcome.before, outcome.after)
+    if as_json:
+        result = {"version": outcome.version, "adopted": outcome.adopted}
+        click.echo(json.dumps({**result, "before": outcome.before, "after": outcome.after}))
+    elif outcome.adopted:
+        click.echo(f"version {outcome.version} is current: {judged}")
+    if not outcome.adopted:
+        raise UpdateRefused(f"{file}: costs more than is tolerated: {judged}; --force takes it all the same")
 
 
 @contextlib.contextmanager
-def _opened(model_path: str, state: Path | None, writing: bool = False, begin: bool = False) -> Iterator[Store]:
-    """The store of a model's state. Only with `begin` one that is to be written to need not be there."""
+def _opened(model_path: str, state: Path | None, writing: bool = False) -> Iterator[Store]:
+    """The store of a model's state; one that is to be written to has to be there."""
     from ..bundle import state_directory
     from ..errors import StateError
     from ..learning.learner import REPLAY, exemplars
@@ -182,7 +203,7 @@ def _opened(model_path: str, state: Path | None, writing: bool = False, begin: b
 
     model = Model(model_path, state=False)
     directory = state or state_directory(model.path)
-    if writing and not begin and not (directory / DATABASE).exists():
+    if writing and not (directory / DATABASE).exists():
         raise StateError(f"{directory}: nothing was learned yet")
     store = Store(directory, model.manifest, writing, seeds=lambda: exemplars(model, REPLAY))
     with contextlib.closing(store):

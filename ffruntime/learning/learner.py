@@ -13,6 +13,7 @@ from msgspec import Struct
 from .. import bundle
 from ..chunks import in_chunks
 from ..model import Model
+from ..state_file import read_state
 from .replay import draw_balanced, evictions
 from .store import BUNDLES, LEARNED, REFUSED, Current, Store, alone
 from .update import Arrays, Settings, learned_names, learning_units, update_head, update_units
@@ -23,7 +24,7 @@ CALIBRATION, REPLAY, HELD_BACK = 0, 1, 2  # parts of the exemplars
 
 
 class Outcome(Struct, frozen=True):
-    """What came of an update."""
+    """What came of an update, or of a state that was applied: that has no examples and no losses."""
 
     version: int
     adopted: bool
@@ -124,8 +125,7 @@ class Learner:
         rng = np.random.default_rng([len(self.store.history()), *ids[:1]])  # another one for each attempt
         weights, losses = self._weights(now, ids, settings, rng, stepped)
         after = self._judge(self.model.relearned(weights, now.classes, now.doubtful))
-        harmful = shipped is not None and after is not None and after < shipped - self.tolerance
-        if harmful or not all(np.isfinite(tensor).all() for tensor in weights.values()):
+        if self._harmful(shipped, after) or not all(np.isfinite(tensor).all() for tensor in weights.values()):
             stored = sum(map(len, self.store.ids(BUNDLES, LEARNED).values()))
             gone = self._beyond_budget(self._refused(), stored + len(ids))  # those of now can be tried again
             version = self.store.refuse(now.version, kind, ids, shipped, after, gone)
@@ -137,15 +137,25 @@ class Learner:
         seconds = time.perf_counter() - start
         return Outcome(version, True, tuple(ids), shipped, after, losses, len(gone), seconds)
 
-    def apply(self, file: Path) -> int:
-        """Make a version of what another device has learned (`docs/state.md`); its number.
+    def apply(self, file: Path, force: bool = False) -> Outcome:
+        """Make a version of what another device has learned (`docs/state.md`), judged like an update.
 
-        Raises `BundleError` for a file that is damaged or of another bundle, `UsageError` where a pattern means one
-        class here and another there.
+        With `force` it is adopted whatever it costs. Raises `BundleError` for a file that is damaged or of another
+        bundle, `UsageError` where a pattern means one class here and another there, `StateError` where another
+        process is learning.
         """
-        version = self.store.apply(file)
-        self.refresh()
-        return version
+        start = time.perf_counter()
+        tensors, state = read_state(file, self.model.manifest)
+        with alone(self.store.directory):
+            now, shipped = self.refresh(), self._shipped()
+            after = self._judge(self._graphs.relearned(tensors, state.classes, frozenset(state.doubtful)))
+            adopted = force or not self._harmful(shipped, after)
+            if adopted:
+                number = self.store.adopt(now.version, "applied", tensors, (), (), shipped, after, state)
+                self.refresh()
+            else:
+                number = self.store.refuse(now.version, "applied", (), shipped, after)
+        return Outcome(number, adopted, (), shipped, after, (), 0, time.perf_counter() - start)
 
     def _weights(
         self,
@@ -221,6 +231,10 @@ class Learner:
         if not len(images):
             return None
         return float(np.mean(model.scores(images).argmax(1) == labels))
+
+    def _harmful(self, shipped: float | None, after: float | None) -> bool:
+        """Whether held-back examples cost more than is tolerated."""
+        return shipped is not None and after is not None and after < shipped - self.tolerance
 
     def _shipped(self) -> float | None:
         """The same of the bundle's own weights, computed once in a state's life."""

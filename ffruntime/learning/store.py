@@ -361,16 +361,6 @@ class Store:
             self._evict(db, evicted, number)
         return number
 
-    def apply(self, file: Path) -> int:
-        """Make a version of what another device has learned (`docs/state.md`), and make it current; its number.
-
-        Raises `BundleError` for a file that is damaged or of another bundle, `UsageError` where a pattern means one
-        class here and another there.
-        """
-        tensors, state = read_state(file, self.manifest)
-        with alone(self.directory):
-            return self.adopt(self.current_version(), "applied", tensors, (), learned=state)
-
     def rollback(self, to: int | None = None) -> int:
         """Make an earlier version current, by default the parent of the current one; its number.
 

@@ -221,7 +221,7 @@ def test_a_state_goes_to_another_device(
     assert "head.weight" in tensors
     assert isinstance(run("export-state", file).exception, UsageError)
     assert run("export-state", "--force", file).exit_code == 0
-    assert run("apply-state", file, place=other).stdout == "version 1 is current\n"
+    assert run("apply-state", file, place=other).stdout.startswith("version 1 is current: held-back images ")
     answers = [run("classify", "--json", digit_files[1], place=p).stdout for p in (other, tmp_path / "model.state")]
     assert json.loads(answers[0])["scores"] == json.loads(answers[1])["scores"]
     (row,) = lines(run("history", "--json", place=other))
@@ -230,6 +230,23 @@ def test_a_state_goes_to_another_device(
     nothing = tmp_path / "nothing.state"
     assert run("export-state", nothing, place=tmp_path / "none").exit_code == 0
     assert read_state(nothing, read_manifest(exported))[0] == {}
+
+
+def test_a_state_that_harms_is_refused(run: Callable, digit_files: list[Path], tmp_path: Path) -> None:
+    file, other = tmp_path / "learned.state", tmp_path / "other.state"
+    run("learn", "--steps", "30", "--lr", "10", "--tolerance", "1", "--label", "3", digit_files[0])
+    run("export-state", file)
+    done = run("apply-state", file, place=other)
+    assert isinstance(done.exception, UpdateRefused)
+    assert str(done.exception).startswith(f"{file}: costs more than is tolerated: held-back images ")
+    assert (done.stdout, "--force" in str(done.exception)) == ("", True)
+    row, forced = (
+        lines(run("history", "--json", place=other)),
+        lines(run("apply-state", "--json", "--force", file, place=other)),
+    )
+    assert [(version["kind"], version["adopted"]) for version in row] == [("applied", False)]
+    assert (forced[0]["version"], forced[0]["adopted"]) == (2, True)
+    assert forced[0]["after"] < forced[0]["before"] - TOLERANCE
 
 
 def test_reset_asks(run: Callable, digit_files: list[Path], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from ffruntime.errors import StateError
 from ffruntime.learning import learner as module
 from ffruntime.learning import store
 from ffruntime.learning.learner import CALIBRATION, HELD_BACK, REPLAY, Learner, Outcome, exemplars
-from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, alone, current
+from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, Current, alone, current
 from ffruntime.learning.update import Settings
 from ffruntime.model import Model
 from ffruntime.state_file import State, read_state, write_state
@@ -152,11 +152,35 @@ def test_what_was_applied_is_learned_on(learner: Learner, model: Model, tmp_path
     weights = read_weights(model.path, model.manifest)
     neutral = {"labels.neutral": weights["labels.neutral"] + 1}
     write_state(tmp_path / "their.state", model.manifest, neutral, model.manifest.classes, 3, 30)
-    assert learner.apply(tmp_path / "their.state") == learner.version == 1
+    assert learner.apply(tmp_path / "their.state", force=True).version == learner.version == 1
     learn(learner, 3)
     np.testing.assert_array_equal(learner.model.weights_override["labels.neutral"], neutral["labels.neutral"])
     now = learner.store.current()
     assert (now.updates, now.examples) == (4, 33)
+
+
+def test_a_state_from_elsewhere_is_judged(learner: Learner, model: Model, place: Path, tmp_path: Path) -> None:
+    """As an update is, by held-back examples; what is refused is in the history and changes nothing."""
+    worse = {
+        "head.bias": np.arange(12, dtype=np.float32) * 9,
+        "labels.patterns": read_weights(model.path, model.manifest)["labels.patterns"][::-1],
+    }
+    write_state(tmp_path / "worse.state", model.manifest, worse, [*model.manifest.classes, "new"], 3, 30)
+    learner.tolerance = 0.05
+    refused = learner.apply(tmp_path / "worse.state")
+    assert not refused.adopted
+    assert refused.after < refused.before - 0.05
+    assert learner.store.current() == Current(0, {}, model.manifest.classes, frozenset(), 0, 0)
+    (row,) = learner.store.history()
+    assert (row.kind, row.adopted, row.before, row.after) == ("applied", False, refused.before, refused.after)
+    forced = learner.apply(tmp_path / "worse.state", force=True)
+    assert (forced.adopted, forced.after, learner.version) == (True, refused.after, 2)
+    write_state(tmp_path / "same.state", model.manifest, {}, [*model.manifest.classes, "new"], 0, 0)
+    as_shipped = learner.apply(tmp_path / "same.state")
+    assert as_shipped.adopted
+    assert as_shipped.before == as_shipped.after == refused.before
+    with alone(place), pytest.raises(StateError, match="another process is learning"):
+        learner.apply(tmp_path / "same.state")
 
 
 def test_weights_are_read_once_and_those_made_here_not_at_all(

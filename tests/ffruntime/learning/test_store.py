@@ -224,13 +224,18 @@ def test_order_is_by_number_whatever_the_clock_says(
 # --- states from elsewhere
 
 
+def apply(store: Store, file: Path) -> int:
+    tensors, state = read_state(file, store.manifest)
+    return store.adopt(store.current_version(), "applied", tensors, (), learned=state)
+
+
 def test_what_another_device_learned(
     store: Store, place: Path, manifest: Manifest, weights: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     adopt(store, weights)
     file = tmp_path / "other.state"
     write_state(file, manifest, bias(5, weights), [*manifest.classes, "new"], updates=7, examples=70)
-    assert store.apply(file) == 2
+    assert apply(store, file) == 2
     now = current(place, manifest)
     np.testing.assert_array_equal(now.tensors["head.bias"], 5)
     assert (now.classes[10:], now.doubtful, now.updates, now.examples) == (("new",), {"new"}, 7, 70)
@@ -250,7 +255,7 @@ def test_a_class_is_well_known_only_under_weights_that_saw_it(
     assert store.current().doubtful == {"new"}
     for classes, doubtful in ((manifest.classes, ()), ((*manifest.classes, "new"), ("new",))):
         write_state(tmp_path / "their.state", manifest, bias(3, weights), classes, 5, 500, doubtful)
-        store.apply(tmp_path / "their.state")
+        apply(store, tmp_path / "their.state")
         assert store.current().doubtful == {"new"}
     store.rollback(0)
     store.adopt(0, "update", bias(4, weights), store.add(IMAGES[:1], ["new"]))
@@ -270,7 +275,7 @@ def test_a_state_that_cannot_be_adopted_takes_no_pattern(
     write_state(tmp_path / "their.state", manifest, bias(5, weights), [*manifest.classes, "new"], 7, 70)
     monkeypatch.setattr(module, "write_state", full)
     with pytest.raises(StorageError, match="no room"):
-        store.apply(tmp_path / "their.state")
+        apply(store, tmp_path / "their.state")
     assert (store.classes(), store.history()) == (manifest.classes, [])
 
 
@@ -281,10 +286,10 @@ def test_a_pattern_cannot_mean_two_things(
     file = tmp_path / "other.state"
     write_state(file, manifest, bias(5, weights), [*manifest.classes, "theirs"], 1, 1)
     with pytest.raises(UsageError, match=r"mine.*the same pattern"):
-        store.apply(file)
+        apply(store, file)
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(BundleError, match="damaged"):
-        store.apply(file)
+        apply(store, file)
     assert store.history() == []
     assert store.classes()[10:] == ("mine",)
 
