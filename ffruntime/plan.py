@@ -60,6 +60,7 @@ def room_on(profile: Profile) -> Room:
         memory,
         limits.max_batch,
         limits.max_labels,
+        min(MICRO_BATCH, limits.max_batch),
         process=PROCESS + (CUDA if gpu else 0),
         workspace=gpu.workspace_mib * MIB if gpu else 0,
         storage=profile.storage.usable_mib * MIB,
@@ -149,8 +150,7 @@ def need(network: Network, classes: int, use: Use, room: Room, precision: Precis
     all_labels = 1 if use == "classifier" else min(classes, room.labels)
     calls = largest([Calls(n, labels, 1) for labels in halvings(all_labels) for n in halvings(room.batch)])
     if use == "update":
-        micro_batches = halvings(min(room.micro_batch, room.batch))
-        calls = largest([Calls(calls.batch, calls.labels, micro_batch) for micro_batch in micro_batches])
+        calls = largest([Calls(calls.batch, calls.labels, pairs) for pairs in halvings(room.micro_batch)])
     needed = memory(calls)
     return Need(use, calls, needed, needed.total <= room.available)
 

@@ -119,7 +119,8 @@ def within(
     """The model, limited to the largest calls that keep to a device's memory, to `memory` MiB, or to both.
 
     `micro_batch`: how many images are wanted at once. A device says the number of threads, too, where nobody else
-    did. Without either: as it was, no limits. Raises `BackendError` with the numbers where no call is small enough.
+    did. Without either: as it was, no limits. Raises `BackendError` with the numbers where no call is small enough,
+    `BundleError` where it is to learn and cannot.
     """
     if not (device or memory):
         return model, Limits()
@@ -128,6 +129,10 @@ def within(
     from ..plan import MIB, UNLIMITED, choose, room_on
     from ..profile import load_profile
 
+    if use == "update":
+        from ..learning.update import learning_units
+
+        learning_units(model.manifest.network, model.manifest.files)
     room, threads = UNLIMITED, model.threads
     if device:
         profile = load_profile(device)

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ffruntime.commands.common import within
+from ffruntime.learning import MICRO_BATCH
 from ffruntime.model import Model
 from ffruntime.plan import MARGIN
 from ffruntime.profile import load_profile
@@ -83,3 +84,22 @@ def test_a_device_chooses_the_calls(exported: Path, digit_files: list[Path]) -> 
     wrong = run("classify", digit_files[0], "--model", exported, "--device", "raspberry-pi-zero")
     assert wrong.returncode == 2
     assert "did you mean 'raspberry-pi-zero-2w'?" in wrong.stderr
+
+
+def test_a_larger_micro_batch_counts_where_it_is_asked_for(exported: Path) -> None:
+    model = Model(exported, state=False)
+    for asked, got in ((None, MICRO_BATCH), (32, 32)):
+        calls = within(model, "update", None, 1 << 16, asked)[1].calls
+        assert calls
+        assert calls.micro_batch == got
+
+
+def test_a_bundle_that_cannot_learn_says_so_whatever_the_memory(exported: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(exported, tmp_path / "model.ff")
+    manifest = json.loads((model / "manifest.json").read_text())
+    manifest["files"] = {name: file for name, file in manifest["files"].items() if not name.startswith("gradient")}
+    (model / "manifest.json").write_text(json.dumps(manifest))
+    refused = run("learn", "--model", model, "--memory", 5)
+    assert refused.returncode == 3
+    assert "no gradient graphs" in refused.stderr
+    assert not (tmp_path / "model.state").exists()
