@@ -17,8 +17,7 @@ import numpy as np
 from msgspec import Struct
 
 from ffruntime import bundle
-from ffruntime.backend import PROVIDERS, open_session
-from ffruntime.errors import BackendError
+from ffruntime.backend import PROVIDERS, SHAPE_OPS, open_session, require_no_other
 from ffruntime.golden import check, require
 from ffruntime.model import Model
 from ffruntime.precision import Precision, in_folder
@@ -27,8 +26,6 @@ from .engines import graph_files
 from .table import Artefact
 
 NAMES = tuple(backend.removeprefix("onnxruntime-") for backend in PROVIDERS)  # cpu, cuda, tensorrt, tensorrt-rtx
-# Arithmetic on shapes: a few integers, which the CUDA provider leaves to the CPU on purpose.
-SHAPE_OPS = frozenset({"Add", "Concat", "Div", "Gather", "Mul", "Shape", "Slice", "Squeeze", "Sub", "Unsqueeze"})
 COPIES = frozenset({"MemcpyFromHost", "MemcpyToHost"})  # ONNX Runtime's own, between providers
 
 
@@ -72,10 +69,8 @@ def check_providers(path: Path, names: Sequence[str], precision: Precision = "fp
 
 def require_provider(file: Path, nodes: Sequence[Node], provider: str) -> None:
     """Raise `BackendError` naming the nodes, unless all that do more than shapes ran on `provider`."""
-    wrong = [node for node in nodes if node.provider != provider and not node.shape_only]
-    if wrong:
-        listed = ", ".join(map(str, wrong[:8])) + (f" and {len(wrong) - 8} more" if len(wrong) > 8 else "")
-        raise BackendError(f"{file}: {provider} does not run {listed}; it would not be what was asked for")
+    wrong = [str(node) for node in nodes if node.provider != provider and not node.shape_only]
+    require_no_other(file, provider, wrong)
 
 
 def placement(file: Path, backend: str) -> list[Node]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ PROVIDERS = {
 PLUGIN = "onnxruntime-tensorrt-rtx"  # its provider is a package of its own, which onnxruntime loads
 ENGINES = ("tensorrt", "tensorrt-rtx")  # backends that run engines, not graphs: `engine.py`
 DEFAULT_BACKEND = "onnxruntime-cpu"
+# Arithmetic on shapes: a few integers, which the CUDA provider leaves to the CPU on purpose.
+SHAPE_OPS = frozenset({"Add", "Concat", "Div", "Gather", "Mul", "Shape", "Slice", "Squeeze", "Sub", "Unsqueeze"})
 
 WARNING, FATAL = 2, 4  # onnxruntime's severities; the first is its default
 INSTALL_CUDA = (
@@ -80,9 +82,10 @@ def open_session(
 
     `weights` replace the graph's external initializers of those names, float32 in the same shapes; the session
     borrows the arrays, which must not change any more. Without `arena` memory goes back after each call: less is
-    held, each call is slower. `profile`: where to record which node runs where. What the provider does not take,
-    ONNX Runtime's CPU provider runs. Raises `BackendError` where the provider cannot run here at all, or the graph
-    has no such initializer.
+    held, each call is slower. `profile`: where to record which node runs where. Raises `BackendError` where the
+    provider cannot run here at all, or the graph has no such initializer; and where it leaves a node to the CPU
+    provider whose operator does more than shapes, if this ONNX Runtime tells (from 1.24 on). `ffexport --provider`
+    finds out by running.
     """
     if backend not in PROVIDERS:
         raise unknown("backend", backend, (*PROVIDERS, *ENGINES))
@@ -98,6 +101,8 @@ def open_session(
     options.enable_cpu_mem_arena = options.enable_mem_pattern = arena
     values = [ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for array in (weights or {}).values()]
     options.add_external_initializers(list(weights or {}), values)
+    if backend != DEFAULT_BACKEND:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if profile:
         options.enable_profiling = True
         options.profile_file_prefix = str(profile)
@@ -109,7 +114,8 @@ def open_session(
         providers = {}
     ort.set_default_logger_severity(FATAL)  # what goes wrong is said below, in one line
     try:
-        session = ort.InferenceSession(str(file), options, **providers)
+        # Without that, where the provider fails the session goes on with another one, and says so on stdout.
+        session = ort.InferenceSession(str(file), options, enable_fallback=0, **providers)
     except Exception as error:
         raise BackendError(f"{file}: {backend} cannot load it: {_one_line(error)}") from error
     finally:
@@ -120,7 +126,28 @@ def open_session(
             f"{backend}: {provider} cannot start here, its driver or its libraries (CUDA, cuDNN, TensorRT) are "
             "missing or of another version"
         )
+    if backend != DEFAULT_BACKEND:
+        require_no_other(file, provider, elsewhere(session, provider))
     return session
+
+
+def elsewhere(session: Any, provider: str) -> list[str]:
+    """Nodes that another provider got, but for operators of shapes; none where ONNX Runtime does not tell."""
+    parts: Sequence[Any] = getattr(session, "get_provider_graph_assignment_info", list)()
+    return [
+        f"{node.name} ({node.op_type}, {part.ep_name.removesuffix('ExecutionProvider')})"
+        for part in parts
+        if part.ep_name != provider
+        for node in part.get_nodes()
+        if node.op_type not in SHAPE_OPS
+    ]
+
+
+def require_no_other(file: Path, provider: str, wrong: Sequence[str]) -> None:
+    """Raise `BackendError` where there are nodes that `provider` does not run."""
+    if wrong:
+        listed = ", ".join(wrong[:8]) + (f" and {len(wrong) - 8} more" if len(wrong) > 8 else "")
+        raise BackendError(f"{file}: {provider} does not run {listed}; it would not be what was asked for")
 
 
 def provider_problem(backend: str) -> str | None:
