@@ -43,6 +43,7 @@ USES = {  # modes by images and labels in a call; updates by those, and images i
         *("goodness 1 1", "goodness 16 10", "classifier 16 1", "shortlist 4 4"),
         *("update 1 1 1", "update 16 10 8", "update 1 1 32"),
     ),
+    "hinton-recurrent": ("goodness 1 1", "goodness 256 10", "classifier 4 1", "shortlist 4 4"),
 }
 
 
