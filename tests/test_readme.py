@@ -89,6 +89,15 @@ def test_export_and_inference_are_what_the_benchmarks_wrote() -> None:
     assert f"{inference['classify_resident_mb_at_exit']:.1f} MB resident" in README
 
 
+def test_systems_are_what_the_benchmark_wrote() -> None:
+    for name, row in json.loads((RESULTS / "systems.json").read_text())["rows"].items():
+        cells = [f"`{name}`", f"{row['epochs']} of {row['of_epochs']}"]
+        for split in ("validation", "test"):
+            cells.append(" / ".join(f"{100 * share:.2f}" for share in row["accuracy"][split].values()))
+        cells.append("–" if row["published_test"] is None else f"{row['published_test']:.2f}")
+        assert f"| {' | '.join(cells)} |" in README
+
+
 def test_every_file_that_the_readme_links_is_there() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
