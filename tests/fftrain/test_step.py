@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ffruntime.architecture import Conv, Image, Label, Network, Relu, Unit
 from fftrain.data import Dataset
+from fftrain.gradient import local_gradient
 from fftrain.loss import pair_loss
 from fftrain.negatives import choose_negatives, plausibility
 from fftrain.network import label_goodness, to_images
@@ -28,7 +29,6 @@ from fftrain.recipe import (
     load_recipe,
 )
 from fftrain.state import Batch
-from fftrain.gradient import local_gradient
 from fftrain.step import training_step
 from fftrain.train import Run, start
 

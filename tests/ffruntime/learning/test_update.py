@@ -25,8 +25,8 @@ from ffruntime.learning.update import (
 )
 from ffruntime.model import Model
 from fftrain import network as net
-from fftrain.recipe import Recipe
 from fftrain.gradient import local_gradient
+from fftrain.recipe import Recipe
 
 STEPS, BATCH = 5, 24
 

@@ -1,0 +1,117 @@
+"""Recurrent networks as graphs: unrolled steps, unit by unit, in every precision, as engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from msgspec import structs
+
+from ffexport.calibrate import with_layer_inputs
+from ffexport.export import export_onnx
+from ffexport.precision import layers
+from ffruntime import golden
+from ffruntime.bundle import read_manifest
+from ffruntime.cost import pass_macs, unit_macs
+from ffruntime.errors import BackendError
+from ffruntime.labels import to_unit_interval
+from ffruntime.model import Model
+from fftrain import network as net
+from fftrain.arithmetic import training_macs
+from fftrain.data import Dataset, Split
+from fftrain.pack import write_bundle
+from fftrain.recipe import load_recipe, with_epochs
+from fftrain.train import Run, start, train
+
+LAYERS = [
+    "unit1.below.linear1",
+    "unit1.above.linear1",
+    "unit1.self.linear1",
+    "unit2.below.linear1",
+    "unit2.above.linear1",
+    "unit2.self.linear1",
+]
+WIDE, PIXELS = 16, 784
+
+
+@pytest.fixture(scope="module")
+def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """`hinton-recurrent` with 16 neurons in a layer, after an epoch of 1,000 images."""
+    recipe = with_epochs(load_recipe("hinton-recurrent", [("network.units.*.inputs.*.ops.0.out", WIDE)]), 1)
+    few = Split(dataset.train.pixels[:1000], dataset.train.labels[:1000])
+    run = start(recipe, structs.replace(dataset, train=few), 0, torch.device("cpu"), torch.float32)
+    list(train(run, tmp_path_factory.mktemp("recurrent") / "model.ff", resume=False, stop=lambda: False))
+    return run
+
+
+@pytest.fixture(scope="module")
+def recurrent(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recurrent") / "model.ff"
+    write_bundle(path, run, "hinton-recurrent", "cpu", "fp32", {})
+    export_onnx(path, ("fp16", "int8"))
+    return path
+
+
+def test_it_is_proven_in_every_precision(recurrent: Path) -> None:
+    for precision in ("fp32", "fp16", "int8"):
+        golden.require(golden.check(Model(recurrent, precision=precision, state=False)), "onnxruntime-cpu")
+    assert not [name for name in read_manifest(recurrent).files if "gradient" in name]
+
+
+def test_labels_in_any_order_and_some_of_them(run: Run, recurrent: Path) -> None:
+    pixels = run.dataset.validation.pixels[:5]
+    labels = np.array([7, 0, 7])
+    outputs = Model(recurrent, state=False).graph("goodness")(
+        {"images": to_unit_interval(pixels.numpy()), "labels": labels}
+    )
+    images = net.to_images(pixels, run.network, torch.float32)
+    expected = net.label_goodness(run.network, run.tensors, images, torch.from_numpy(labels))
+    np.testing.assert_allclose(outputs["goodness"], expected.numpy(), rtol=1e-4)
+    np.testing.assert_allclose(outputs["total"], expected.sum(-1).numpy(), rtol=1e-4)
+
+
+def test_the_label_changes_goodness_and_not_the_classifier(run: Run) -> None:
+    images = net.to_images(run.dataset.validation.pixels[:3], run.network, torch.float32)
+    goodness = net.label_goodness(run.network, run.tensors, images, torch.arange(10))
+    assert goodness.std(dim=1).min() > 0
+    other = {**run.tensors, "labels.neutral": torch.rand(10)}
+    for tensors in (other, {**other, "unit2.above.linear1.weight": torch.zeros(WIDE, 10)}):
+        assert torch.equal(*(net.classify_linear(run.network, t, images)[1] for t in (run.tensors, tensors)))
+
+
+def test_what_never_changes_is_computed_once(recurrent: Path) -> None:
+    """Of five steps: each layer at every step, but the image's and the label's once; from below once more before."""
+    model = onnx.load(recurrent / "goodness.onnx", load_external_data=False)
+    _, taps = with_layer_inputs(model)
+    calls = {layer: [name for name, _ in taps].count(layer) for layer in LAYERS}
+    assert calls["unit1.below.linear1"] <= 2
+    assert calls["unit2.above.linear1"] == 1
+    assert calls["unit2.below.linear1"] == 1 + 5
+    assert all(calls[layer] == 5 for layer in ("unit1.above.linear1", "unit1.self.linear1", "unit2.self.linear1"))
+    assert {name for name, _ in taps} == set(LAYERS)
+
+
+def test_every_layer_can_be_lowered_and_is_counted(run: Run) -> None:
+    assert layers(run.network) == [*LAYERS, "head"]
+    first, second = WIDE * (PIXELS + 2 * WIDE), WIDE * (WIDE + 10 + WIDE)
+    assert unit_macs(run.network) == [5 * first, 5 * second]
+    below, head = WIDE * PIXELS + WIDE * WIDE, 10 * 2 * WIDE
+    assert pass_macs(run.network) == below
+    # eight steps for the right and the wrong label, forward and gradients, from one pass; and the classifier's
+    assert training_macs(run.recipe, run.network) == 2 * 8 * 2 * (first + second) + below + below + 2 * head
+
+
+def test_a_real_engine_is_built_of_every_graph(recurrent: Path) -> None:
+    from ffexport.engine_options import Limits
+    from ffexport.engines import build_engines
+    from ffruntime.engine import import_library
+
+    try:
+        import_library("tensorrt-rtx")
+    except BackendError as error:
+        pytest.skip(str(error))
+    rows = build_engines(recurrent, "tensorrt-rtx", None, limit=Limits(batch=2, labels=10, workspace_mib=64))
+    assert {Path(row.artefact).stem for row in rows} == {"unit1", "unit2", "goodness", "classifier"}
