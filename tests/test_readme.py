@@ -98,6 +98,17 @@ def test_systems_are_what_the_benchmark_wrote() -> None:
         assert f"| {' | '.join(cells)} |" in README
 
 
+def test_robustness_is_what_the_benchmark_wrote() -> None:
+    result = json.loads((RESULTS / "robustness.json").read_text())
+    made_by, rows = result["corruption"], result["systems"].values()
+    assert f"deviation is {made_by['gaussian_deviation']} of a pixel's range" in README
+    assert f"{100 * made_by['dead_pixels']:.0f} % are dead" in README
+    assert len(rows) == 4
+    for row in rows:
+        assert f"| {row['mean']:.2f} ± {row['deviation']:.2f} % | {row['chosen']} |" in README
+        assert len(row["runs"]) == 3
+
+
 def test_every_file_that_the_readme_links_is_there() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
