@@ -85,7 +85,7 @@ def check_export(
 def fp32_graphs(path: Path, manifest: Manifest) -> Files:
     places = tensor_places(path / WEIGHTS)
     models = {name: use_external_weights(model, places) for name, model in all_graphs(manifest.network).items()}
-    models |= all_gradient_graphs(manifest.network, pair_loss_of(manifest.training.recipe))
+    models |= all_gradient_graphs(manifest.network, pair_loss_of(manifest.training.recipe, manifest.network))
     return {f"{name}.onnx": model.SerializeToString(deterministic=True) for name, model in models.items()}
 
 

@@ -221,22 +221,32 @@ def summed_shape(unit: Unit, index: int, below: Shape) -> Shape:
     return shape_after(unit.inputs[0], f"{unit_name(index)}.below", below)
 
 
-def source_shape(network: Network, index: int, source: Source) -> Shape:
-    """Shape of what a unit gets from that source."""
-    shapes = unit_shapes(network)
+def source_shape(
+    network: Network, index: int, source: Source, shapes: list[tuple[Shape, Shape]] | None = None
+) -> Shape:
+    """Shape of what a unit gets from that source; `shapes`: those of all units, where they are at hand."""
+    shapes = shapes or unit_shapes(network)
     if source == "above":
         return shapes[index + 1][1] if index + 1 < len(shapes) else pattern_shape(network)
     return shapes[index][0 if source == "below" else 1]
 
 
-def unit_layers(network: Network, index: int) -> Iterator[tuple[str, Op, Shape, Shape]]:
-    """Every operation of a unit and of its inputs: (full name, operation, shape before it, shape after it)."""
+def unit_layers(
+    network: Network, index: int, shapes: list[tuple[Shape, Shape]] | None = None
+) -> Iterator[tuple[str, Op, Shape, Shape]]:
+    """Every operation of a unit and of its inputs: (full name, operation, shape before it, shape after it).
+
+    `shapes`: those of all units, where they are at hand.
+    """
     unit, prefix = network.units[index], unit_name(index)
+    shapes = shapes or unit_shapes(network)
     for inputs in unit.inputs:
         path = f"{prefix}.{inputs.source}"
-        for name, op, before, after in shaped_ops(inputs, path, source_shape(network, index, inputs.source)):
+        for name, op, before, after in shaped_ops(
+            inputs, path, source_shape(network, index, inputs.source, shapes)
+        ):
             yield f"{path}.{name}", op, before, after
-    below = summed_shape(unit, index, unit_shapes(network)[index][0])
+    below = summed_shape(unit, index, shapes[index][0])
     for name, op, before, after in shaped_ops(unit, prefix, below):
         yield f"{prefix}.{name}", op, before, after
 
@@ -274,7 +284,7 @@ def validate(network: Network) -> None:
 
 
 def _validate_inputs(network: Network) -> None:
-    steps, last = network.steps, len(network.units) - 1
+    steps, last, shapes = network.steps, len(network.units) - 1, unit_shapes(network)
     if (steps is None) != (network.label.placement != "top"):
         raise BundleError("network: a label at the top needs steps, and steps need a label at the top")
     if steps is not None and not steps.score[0] <= steps.score[1] <= steps.count:
@@ -289,10 +299,10 @@ def _validate_inputs(network: Network) -> None:
             raise BundleError(f"{name}: batch statistics are not for recurrent networks")
         if steps is not None and index == last and "above" not in sources:
             raise BundleError(f"{name}: the topmost unit needs an input from above, where the label is")
-        summed = summed_shape(unit, index, unit_shapes(network)[index][0])
+        summed = summed_shape(unit, index, shapes[index][0])
         for inputs in unit.inputs[1:]:
             path = f"{name}.{inputs.source}"
-            made = shape_after(inputs, path, source_shape(network, index, inputs.source))
+            made = shape_after(inputs, path, source_shape(network, index, inputs.source, shapes))
             if math.prod(made) != math.prod(summed):
                 raise BundleError(f"{path}: makes {made}, and below {summed}; they cannot be added")
 
@@ -313,15 +323,15 @@ def parameter_shapes(network: Network) -> dict[str, Shape]:
     The names are one contract: the same in safetensors, in ONNX initializers and in the optimizer.
     """
     label, image = network.label, network.image.shape
-    pattern = pattern_shape(network)
+    pattern, of_units = pattern_shape(network), unit_shapes(network)
     shapes: dict[str, Shape] = {"labels.patterns": (label.patterns, *pattern), "labels.neutral": pattern}
     if label.placement in ("add", "morphology"):
         shapes["labels.keep"] = (label.channels, *image[1:])
-    for index, (unit, (inputs, _)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
+    for index, (unit, (inputs, _)) in enumerate(zip(network.units, of_units, strict=True)):
         prefix = unit_name(index)
         if unit.inputs[0].normalise == "batch":
             shapes[f"{prefix}.below.mean"] = shapes[f"{prefix}.below.var"] = (inputs[0],)
-        for name, op, below, shape in unit_layers(network, index):
+        for name, op, below, shape in unit_layers(network, index, of_units):
             positions = shape[1:] if isinstance(op, Local) else ()
             if isinstance(op, Conv):
                 shapes[f"{name}.weight"] = (*positions, op.out, below[0], op.kernel, op.kernel)

@@ -63,7 +63,8 @@ def check(model: Model) -> list[Check]:
         *_check_goodness(model, golden),
         _check_classifier(model, golden),
     ]
-    if "gradient_head.onnx" in model.manifest.files and model.precision == "fp32":
+    learns = "gradient_head.onnx" in model.manifest.files and not model.manifest.network.steps
+    if learns and model.precision == "fp32":
         rows += [*_check_gradients(model, golden, weights), *_check_head_gradient(model, golden, weights)]
     return [structs.replace(row, precision=model.precision) for row in rows]
 
@@ -174,7 +175,7 @@ def _check_classifier(model: Model, golden: Arrays) -> Check:
 def _check_gradients(model: Model, golden: Arrays, weights: Arrays) -> list[Check]:
     """The gradient graphs, fed by the unit graphs: against those, and one against the trainer's gradient."""
     network = model.manifest.network
-    loss, n = pair_loss_of(model.manifest.training.recipe), len(golden["images"])
+    loss, n = pair_loss_of(model.manifest.training.recipe, network), len(golden["images"])
     images = to_unit_interval(np.concatenate([golden["images"]] * 2))
     labels = np.concatenate([golden["labels"], golden["negatives"]])
     x = first_input(network, weights, images, weights["labels.patterns"][labels])

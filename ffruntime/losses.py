@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
+from .architecture import Network
+
 PositiveFloat: TypeAlias = Annotated[float, Meta(gt=0)]
 
 LOWEST_GOODNESS = 1e-12  # below it, the ratio loss no longer asks how low
@@ -47,19 +49,31 @@ PairLoss: TypeAlias = Threshold | Symmetric | Ratio  # of a positive and its neg
 Loss: TypeAlias = PairLoss | CrossEntropy
 
 
-def pair_loss_of(recipe: Mapping[str, Any]) -> PairLoss | None:
-    """The loss of each unit that a manifest's `training.recipe` names.
+class _Negatives(Struct, frozen=True):
+    source: str = ""
+
+
+class _Recipe(Struct, frozen=True):
+    """As much of a recipe as says what its gradients are."""
+
+    loss: PairLoss
+    negatives: _Negatives = _Negatives()
+
+
+def pair_loss_of(recipe: Mapping[str, Any], network: Network) -> PairLoss | None:
+    """The loss of each unit of `network` that its manifest's `training.recipe` names.
 
     None where units have none of their own (backpropagation), where it is not one of right and wrong labels (the
     negatives are hybrid images) or not one of a single pass (recurrent networks), or where that free object names
     none known here.
     """
-    if recipe.get("negatives", {}).get("source") == "hybrid" or recipe.get("network", {}).get("steps"):
+    if network.steps:
         return None
     try:
-        return msgspec.convert(recipe.get("loss"), PairLoss)
+        known = msgspec.convert(recipe, _Recipe)
     except msgspec.ValidationError:
         return None
+    return None if known.negatives.source == "hybrid" else known.loss
 
 
 def sharpness(loss: PairLoss, neurons: int, goodness: float) -> float:

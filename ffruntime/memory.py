@@ -84,10 +84,11 @@ def session_bytes(network: Network, precision: Precision, kind: Kind) -> tuple[i
     steps = network.steps is not None and kind == "goodness"
     left_out = ("head.",) if kind == "goodness" else TOP_DOWN
     held = waiting = highest = 0
+    shapes = parameter_shapes(network)
     for name, size in weight_sizes(network, precision).items():
         if any(part in name for part in left_out):
             continue
-        axes = len(parameter_shapes(network)[name])
+        axes = len(shapes[name])
         held += size
         waiting += size if (axes == 4 or steps) and name.startswith("unit") else 0
         highest = max(highest, held + waiting + (size if axes == 2 else 0))

@@ -128,7 +128,7 @@ def uses(manifest: Manifest) -> list[Use]:
     modes: list[Use] = [*manifest.modes]
     if len(modes) > 1:
         modes.append("shortlist")
-    return [*modes, "update"] if pair_loss_of(manifest.training.recipe) else modes
+    return [*modes, "update"] if pair_loss_of(manifest.training.recipe, manifest.network) else modes
 
 
 def need(network: Network, classes: int, use: Use, room: Room, precision: Precision = "fp32") -> Need:

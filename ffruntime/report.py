@@ -7,7 +7,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .architecture import Unit, named_ops, unit_name, unit_shapes
+from .architecture import Network, Unit, named_ops, unit_name, unit_shapes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +62,8 @@ def manifest_text(path: Path, manifest: Manifest) -> str:
     ]
     if data.offline_sample:
         lines.append("          OFFLINE SAMPLE: its accuracies are not those of MNIST")
+    if network.steps or network.goodness == "low":
+        lines.append(f"network   {network_text(network)}")
     for split, modes in manifest.accuracy.items():
         lines.append(
             f"accuracy  {split}: " + ", ".join(f"{mode} {100 * share:.2f} %" for mode, share in modes.items())
@@ -82,6 +84,18 @@ def manifest_text(path: Path, manifest: Manifest) -> str:
             table(("file", "bytes", "sha256"), files),
         ]
     )
+
+
+def network_text(network: Network) -> str:
+    """How a network differs from one pass with high goodness for right labels."""
+    parts = []
+    if network.steps:
+        count, (first, last) = network.steps.count, network.steps.score
+        parts.append(f"{count} synchronous steps, {100 * network.steps.keep:g} % of an activity kept")
+        parts.append(f"goodness of steps {first} to {last}")
+    if network.goodness == "low":
+        parts.append("goodness low for right labels")
+    return ", ".join(parts)
 
 
 def inputs_text(unit: Unit) -> list[str]:

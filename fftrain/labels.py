@@ -1,7 +1,7 @@
 """Label patterns: one for every class, and spare ones for classes that are not known yet.
 
 Waves (Scodellaro et al., 2023, sets 1 and 2), noise, structuring elements that erode or dilate the image itself,
-one-hot pixels in its corner (Hinton, 2022), or what a file holds.
+one-hot pixels in its corner or one-hot vectors above the network (Hinton, 2022), or what a file holds.
 """
 
 from __future__ import annotations
@@ -146,8 +146,8 @@ def make_patterns(kind: Patterns, classes: int, height: int, width: int) -> dict
     `labels.keep` (1, H, W), the image's share: 1 − K beside waves, all of it beside noise and patterns of a file,
     nothing of the P pixels that an overlay replaces. Of morphological labels, patterns and neutral are structuring
     elements of `size` pixels a side instead, the neutral one the identity, and 1 − K is the share of the image that
-    is neither eroded nor dilated. Raises `UsageError` where there are fewer patterns than that, or a file holds
-    others.
+    is neither eroded nor dilated. One-hot vectors are (P, P), and the neutral one (P,). Raises `UsageError` where
+    there are fewer patterns than that, or a file holds others.
     """
     count = classes + kind.spare
     kept = torch.ones(1, height, width)

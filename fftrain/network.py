@@ -180,7 +180,7 @@ def preactivation(
     x = apply_input(unit.inputs[0], name, tensors, x)
     for inputs in unit.inputs[1:]:
         if inputs.source in others:
-            x = x + apply_input(inputs, name, tensors, others[inputs.source]).view_as(x)
+            x = x + apply_input(inputs, name, tensors, others[inputs.source]).reshape(x.shape)
     *ops, _ = named_ops(unit)
     for short, op in ops:
         x = apply_op(op, f"{name}.{short}", tensors, x)

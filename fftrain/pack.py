@@ -128,7 +128,7 @@ def write_bundle(
         files={},
         modes=run.modes,
     )
-    loss = pair_loss_of(manifest.training.recipe)
+    loss = pair_loss_of(manifest.training.recipe, run.network)
     vectors = golden(run.network, tensors, run.dataset.train, len(classes), loss, run.seed)
     return write(
         out,

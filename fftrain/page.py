@@ -141,10 +141,10 @@ def patterns(manifest: Manifest, weights: dict[str, np.ndarray]) -> list[tuple[s
 
 
 def filters(network: Network, weights: dict[str, np.ndarray]) -> list[tuple[str, bytes]]:
-    """What the first unit's first weights look for: a picture for every channel of the input, `FILTERS` at most."""
+    """What the first unit's first weights look for from below: a picture for every channel, `FILTERS` at most."""
     for name, operation, shape, _ in unit_layers(network, 0):
         weight = weights.get(f"{name}.weight")
-        if weight is not None:
+        if weight is not None and not name.startswith((f"{unit_name(0)}.above.", f"{unit_name(0)}.self.")):
             if isinstance(operation, Local):
                 weight = weight.reshape(-1, *weight.shape[3:])  # those of every position
             tiles = weight[:FILTERS].reshape(-1, shape[0], *(weight.shape[2:] or shape[1:]))  # (out, C, h, w)
@@ -160,5 +160,5 @@ def _channels(network: Network) -> list[str]:
     colours = network.image.shape[0]
     names = ["red", "green", "blue"] if colours == 3 else [f"image {n}" for n in range(1, colours + 1)]
     if colours == 1:
-        names = ["image"] if network.label.placement == "channel" else ["image with its label"]
+        names = ["image"] if network.label.placement in ("channel", "top") else ["image with its label"]
     return [*names, *["label"] * (embedded_shape(network)[0] - colours)]

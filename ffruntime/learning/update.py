@@ -71,7 +71,7 @@ def learning_units(network: Network, graphs: Mapping[str, Any]) -> list[int]:
     if not units:
         raise BundleError(
             "the bundle has no gradient graphs, so nothing can be learned on it; ffexport makes them where units "
-            "were trained by a loss of right and wrong labels"
+            "were trained by a loss of right and wrong labels, in a feed-forward network"
         )
     return units
 

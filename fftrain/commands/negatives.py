@@ -46,7 +46,7 @@ def negatives(recipe: str, count: int, seed: int, out: str, as_json: bool) -> No
         raise MissingExtra("matplotlib", "train") from error
     kind = load_recipe(recipe).negatives
     if kind.source != "hybrid":
-        raise UsageError(f"recipe {recipe}: its negatives are images with wrong labels; fftrain labels shows them")
+        raise UsageError(f"recipe {recipe}: its negatives are wrong labels, not images mixed of two")
     random = torch.Generator().manual_seed(seed)
     digits = torch.tensor(load_offline_sample()[0])
     chosen = digits[torch.randperm(len(digits), generator=random)[:count]]

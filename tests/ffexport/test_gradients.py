@@ -25,6 +25,7 @@ from ffruntime.architecture import (
     Network,
     Op,
     Relu,
+    Steps,
     Unit,
     gradient_tensors,
     head_features,
@@ -348,8 +349,22 @@ def test_which_units_have_a_gradient() -> None:
         ({"loss": {"kind": "threshold"}}, Threshold()),
         ({"loss": {"kind": "cross_entropy"}}, None),
         ({"loss": {"kind": "unheard of"}}, None),
+        ({"loss": {"kind": "ratio"}, "negatives": {"source": "hybrid"}}, None),
+        ({"loss": {"kind": "ratio"}, "negatives": {"source": "goodness", "of tomorrow": 1}}, Ratio()),
+        ({"loss": {"kind": "ratio"}, "negatives": "of tomorrow"}, None),
+        ({"loss": {"kind": "ratio"}, "network": "of tomorrow"}, Ratio()),
         ({}, None),
     ],
 )
 def test_the_loss_comes_from_the_manifest(recipe: dict, loss: PairLoss | None) -> None:
-    assert pair_loss_of(recipe) == loss
+    """As much as that free object says of it."""
+    unit = Unit((Linear(3), Relu()))
+    assert pair_loss_of(recipe, Network(Image((1, 12, 12)), Label("add", 12), (unit,))) == loss
+
+
+def test_no_gradient_graphs_of_a_recurrent_network() -> None:
+    """Whatever the manifest's recipe, a free object, says."""
+    inputs = (Input(ops=(Linear(3),)), Input("above", ops=(Linear(3),)))
+    steps = Steps(2, 0.3, (1, 2))
+    network = Network(Image((1, 12, 12)), Label("top", 12, 12), (Unit((Relu(),), inputs),), steps=steps)
+    assert pair_loss_of({"loss": {"kind": "ratio"}}, network) is None

@@ -92,9 +92,10 @@ TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.I
 def network_of(name: str) -> tuple[Network, PairLoss | None]:
     """A recipe's network and the loss of its units, on images of the shape that it is for."""
     recipe = load_recipe(name)
-    colour = recipe.network.placement == "morphology"
+    colour = name.startswith(("cifar", "hinton-local"))
     image = Image((3, 32, 32) if colour else (1, 28, 28))
-    return build_network(recipe, image, 12), pair_loss_of(msgspec.to_builtins(recipe))
+    network = build_network(recipe, image, 12)
+    return network, pair_loss_of(msgspec.to_builtins(recipe), network)
 
 
 def precisions(network: Network) -> Iterator[Types]:

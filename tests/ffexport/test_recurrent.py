@@ -6,19 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from msgspec import structs
 
 from ffexport.calibrate import with_layer_inputs
 from ffexport.export import export_onnx
+from ffexport.graphs import goodness_graph
 from ffexport.precision import layers
 from ffruntime import golden
+from ffruntime.architecture import Conv, Image, Input, Label, Linear, Network, Relu, Steps, Unit, validate
 from ffruntime.bundle import read_manifest
 from ffruntime.cost import pass_macs, unit_macs
 from ffruntime.errors import BackendError
 from ffruntime.labels import to_unit_interval
 from ffruntime.model import Model
+from ffruntime.report import manifest_text
 from fftrain import network as net
 from fftrain.arithmetic import training_macs
 from fftrain.data import Dataset, Split
@@ -83,7 +87,7 @@ def test_the_label_changes_goodness_and_not_the_classifier(run: Run) -> None:
 
 
 def test_what_never_changes_is_computed_once(recurrent: Path) -> None:
-    """Of five steps: each layer at every step, but the image's and the label's once; from below once more before."""
+    """Of five steps: each layer at every step, but the image's and the label's once; first a pass from below."""
     model = onnx.load(recurrent / "goodness.onnx", load_external_data=False)
     _, taps = with_layer_inputs(model)
     calls = {layer: [name for name, _ in taps].count(layer) for layer in LAYERS}
@@ -92,6 +96,35 @@ def test_what_never_changes_is_computed_once(recurrent: Path) -> None:
     assert calls["unit2.below.linear1"] == 1 + 5
     assert all(calls[layer] == 5 for layer in ("unit1.above.linear1", "unit1.self.linear1", "unit2.self.linear1"))
     assert {name for name, _ in taps} == set(LAYERS)
+
+
+def test_inputs_of_other_shapes_are_added_in_c_order() -> None:
+    """An input from `self` of (8, 4, 4) and one from `above` of (128), to one from `below` of (2, 8, 8)."""
+    inputs = (
+        Input("below", ops=(Conv(2, 3, padding=1),)),
+        Input("self", ops=(Conv(8, 2, stride=2),)),
+        Input("above", ops=(Linear(128),)),
+    )
+    label, steps, random = Label("top", 10, 10), Steps(3, 0.3, (2, 3)), torch.Generator().manual_seed(0)
+    network = Network(Image((2, 8, 8)), label, (Unit((Relu(),), inputs),), steps=steps)
+    validate(network)
+    patterns = {"labels.patterns": torch.eye(10), "labels.neutral": torch.full((10,), 0.1)}
+    tensors, images = net.initialise(network, patterns, random), torch.rand(5, 2, 8, 8, generator=random)
+    session = onnxruntime.InferenceSession(goodness_graph(network).SerializeToString())
+    weights = {one.name: tensors[one.name].numpy() for one in session.get_inputs() if one.name in tensors}
+    given = {**weights, "images": images.numpy(), "labels": np.arange(10)}
+    (goodness,) = session.run(["goodness"], given)
+    expected = net.label_goodness(network, tensors, images, torch.arange(10))
+    np.testing.assert_allclose(goodness, expected.numpy(), rtol=1e-4)
+
+
+def test_info_says_how_it_runs(recurrent: Path) -> None:
+    manifest = read_manifest(recurrent)
+    assert "8 synchronous steps, 30 % of an activity kept, goodness of steps 3 to 5\n" in manifest_text(
+        recurrent, manifest
+    )
+    low = structs.replace(manifest, network=structs.replace(manifest.network, goodness="low"))
+    assert "goodness of steps 3 to 5, goodness low for right labels\n" in manifest_text(recurrent, low)
 
 
 def test_every_layer_can_be_lowered_and_is_counted(run: Run) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ffruntime import architecture
 from ffruntime.architecture import (
     Conv,
     Image,
@@ -20,6 +22,7 @@ from ffruntime.architecture import (
     MaxPool,
     Network,
     Relu,
+    Steps,
     Unit,
     head_features,
     parameter_shapes,
@@ -27,7 +30,7 @@ from ffruntime.architecture import (
     unit_shapes,
     validate,
 )
-from ffruntime.cost import unit_macs
+from ffruntime.cost import pass_macs, unit_macs
 from ffruntime.errors import BundleError
 
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
@@ -118,6 +121,80 @@ def test_batch_statistics_are_state_of_the_unit_below() -> None:
 def test_descriptions_that_cannot_be_computed(units: tuple[Unit, ...], message: str) -> None:
     with pytest.raises(BundleError, match=message):
         validate(network(*units))
+
+
+ONE, TOP = (Relu(),), Input("above", ops=(Linear(8),))
+BELOW, OWN = Input(ops=(Linear(8),)), Input("self", ops=(Linear(8),))
+
+
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [
+        ((Unit(ONE, (OWN, TOP)),), "unit1: its inputs are from below, and then from others, each once"),
+        ((Unit(ONE, (OWN,)), Unit(ONE, (BELOW, TOP))), "unit1: its inputs are from below"),
+        ((Unit(ONE, (BELOW, OWN, OWN)),), "unit1: its inputs are from below, and then from others, each once"),
+        ((Unit(ONE, (BELOW, OWN)),), "unit1: the topmost unit needs an input from above"),
+        ((Unit(ONE, (BELOW, Input("above", ops=(Linear(9),)))),), r"unit1\.above: makes \(9,\), and below \(8,\)"),
+        ((Unit(ONE, (BELOW, Input("above"))),), r"unit1\.above: makes \(12,\), and below \(8,\)"),
+        ((Unit(ONE, (BELOW, Input("above", ops=(Conv(8, 1),)))),), r"unit1\.above\.conv1: needs an image"),
+        ((Unit(ONE, (Input(normalise="batch", ops=(Linear(8),)), TOP)),), "unit1: batch statistics are not for"),
+    ],
+)
+def test_recurrent_descriptions_that_cannot_be_computed(units: tuple[Unit, ...], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        validate(Network(Image((1, 28, 28)), Label("top", 12, 12), units, steps=Steps(8, 0.3, (3, 5))))
+
+
+@pytest.mark.parametrize(
+    ("placement", "steps", "message"),
+    [
+        ("top", None, "a label at the top needs steps"),
+        ("add", Steps(8, 0.3, (3, 5)), "steps need a label at the top"),
+        ("top", Steps(8, 0.3, (5, 3)), "goodness of steps 5 to 3 of 8"),
+        ("top", Steps(4, 0.3, (3, 5)), "goodness of steps 3 to 5 of 4"),
+    ],
+)
+def test_steps_that_do_not_fit(placement: str, steps: Steps | None, message: str) -> None:
+    label = Label(placement, 12, 12 if placement == "top" else 1)  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match=message):
+        validate(Network(Image((1, 28, 28)), label, (Unit(ONE, (BELOW, TOP)),), steps=steps))
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        {"count": 1001, "keep": 0, "score": [1, 1]},
+        {"count": 8, "keep": 1, "score": [1, 1]},
+        {"count": 8, "keep": 0, "score": [0, 1]},
+        {"count": 8, "keep": 0, "score": [1, 2, 3]},
+        {"count": 8, "keep": 0},
+    ],
+)
+def test_steps_out_of_range(steps: dict) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert(steps, Steps)
+
+
+def test_many_units_are_read_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest may have 1,000 of them: twice as many take twice as long, and no more."""
+    looked = 0
+    of_op = architecture.op_shape
+
+    def counted(*args: Any) -> tuple[int, ...]:
+        nonlocal looked
+        looked += 1
+        return of_op(*args)
+
+    monkeypatch.setattr(architecture, "op_shape", counted)
+    counts = []
+    for many in (50, 100):
+        units = (Unit(ONE, (BELOW, TOP, OWN)),) * many
+        described = Network(Image((1, 28, 28)), Label("top", 12, 12), units, steps=Steps(8, 0.3, (3, 5)))
+        looked = 0
+        for read in (validate, parameter_shapes, unit_macs, pass_macs):
+            read(described)
+        counts.append(looked)
+    assert counts[1] == 2 * counts[0]
 
 
 @pytest.mark.parametrize(

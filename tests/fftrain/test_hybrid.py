@@ -95,5 +95,5 @@ def test_the_picture_of_hybrids(tmp_path: Path) -> None:
     }
     with Image.open(out) as picture:
         assert picture.height > 4 * 80
-    with pytest.raises(UsageError, match="fftrain labels"):
+    with pytest.raises(UsageError, match="its negatives are wrong labels"):
         CliRunner().invoke(negatives, ["--recipe", "cpu"], catch_exceptions=False)

@@ -42,11 +42,13 @@ INTENSITY = {"paper-32-7x7-k20": 0.20, "paper-64-7x7-k65": 0.65, "bp-baseline": 
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_makes_a_network_for_images_of_digits(name: str) -> None:
+def test_every_recipe_makes_a_network_for_its_images(name: str) -> None:
+    """Of digits, or where it is for CIFAR-10, colours."""
     recipe = load_recipe(name)
-    patterns = make_patterns(recipe.patterns, 10, 28, 28)["labels.patterns"]
+    image = Image((3, 32, 32) if name.startswith(("cifar", "hinton-local")) else (1, 28, 28))
+    patterns = make_patterns(recipe.patterns, 10, *image.shape[1:])["labels.patterns"]
     assert len(patterns) == 10 + recipe.patterns.spare
-    network = build_network(recipe, Image((1, 28, 28)), len(patterns))
+    network = build_network(recipe, image, len(patterns))
     assert len(network.units) == len(recipe.network.units)
     assert recipe.about
     assert "\n" not in recipe.about

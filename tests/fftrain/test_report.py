@@ -15,7 +15,20 @@ from click.testing import CliRunner
 from msgspec import structs, to_builtins
 from torch.utils.flop_counter import FlopCounterMode
 
-from ffruntime.architecture import Conv, Image, Input, Label, Network, Relu, Unit, parameter_shapes
+from ffruntime.architecture import (
+    Conv,
+    Image,
+    Input,
+    Label,
+    Linear,
+    Local,
+    Network,
+    Op,
+    Relu,
+    Steps,
+    Unit,
+    parameter_shapes,
+)
 from ffruntime.bundle import Manifest, read_manifest, read_weights, write
 from ffruntime.cost import unit_macs
 from ffruntime.errors import BundleError
@@ -27,7 +40,7 @@ from fftrain.data import Dataset, Split
 from fftrain.evaluate import Scores, predict
 from fftrain.labels import make_patterns
 from fftrain.optimizer import make_optimizers
-from fftrain.page import render, si
+from fftrain.page import filters, render, si
 from fftrain.recipe import Recipe, build_network, load_recipe
 from fftrain.report import Figures, collect, report_paths, write_report
 from fftrain.state import Batch, State
@@ -213,6 +226,28 @@ def test_colours_and_a_hundred_classes(
     assert page.tags["img"] == 4 + 24 + 49 + (4 if placement == "channel" else 3)
     assert "54 more are not drawn" in page.text
     assert "class & <7>" in page.text
+
+
+@pytest.mark.parametrize(
+    ("below", "own"),
+    [((Local(2, 3, padding=1),), ()), ((Linear(128),), ()), ((), (Conv(3, 3),)), ((), (Linear(9),))],
+)
+def test_a_label_at_the_top_is_no_picture(
+    exported: Path, below: tuple[Op, ...], own: tuple[Op, ...], few: tuple[Dataset, dict[str, Scores]]
+) -> None:
+    """Nor are the weights that bring it in: the filters are those that look at the image."""
+    size = 128 if below else 64
+    inputs = (Input(ops=below), Input("above", ops=(Linear(size),)))
+    units, steps = (Unit((*own, Relu()), inputs),), Steps(2, 0.3, (1, 2))
+    network = Network(Image((1, 8, 8)), Label("top", 10, 10), units, steps=steps)
+    random = np.random.default_rng(0)
+    weights = {n: random.normal(size=s).astype(np.float32) for n, s in parameter_shapes(network).items()}
+    assert [channel for channel, _ in filters(network, weights)] == ["image"]
+    manifest = without_training(structs.replace(read_manifest(exported), network=network))
+    page = Page(render("top.ff", manifest, weights, collect(manifest, few[0], {})))
+    assert page.tags["img"] == 1
+    assert "10 numbers) stands above its topmost unit" in page.text
+    assert "neutral" not in page.text
 
 
 def test_the_arithmetic_of_the_paper() -> None:
