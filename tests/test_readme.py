@@ -56,6 +56,28 @@ def test_precisions_are_what_the_benchmark_wrote() -> None:
         assert f"| {precision} | {size:.1f} MB | {figures[0]:.2f} % | {figures[1]:.2f} % |" in README
 
 
+def test_learning_on_the_device_is_what_the_benchmark_wrote() -> None:
+    result = json.loads((RESULTS / "continual.json").read_text())
+    assert not any(result[scene]["quick"] for scene in ("new-class", "changed-world", "split-mnist"))
+    points = {point["examples"]: point for point in result["new-class"]["points"]}
+    new, old = ([f"{100 * points[n][what]['goodness']:.1f}" for n in (0, 5, 20, 80)] for what in ("new", "old"))
+    assert f"| 0 % | {' / '.join(new[1:])} % | {old[0]} → {' / '.join(old[1:])} % |" in README
+    for world in result["changed-world"]["worlds"].values():
+        first, learned, rehearsed = world[0], world[-2], world[-1]
+        assert learned["examples"] == rehearsed["examples"] == 320
+        after = f"{100 * learned['new']['goodness']:.1f}, then {100 * rehearsed['new']['goodness']:.1f} %"
+        kept = f"{100 * first['old']['goodness']:.1f} → {100 * rehearsed['old']['goodness']:.1f} %"
+        assert f"| {100 * first['new']['goodness']:.1f} % | {after} | {kept} |" in README
+    scene = result["split-mnist"]
+    assert len(scene["seeds"]) == 5
+    for method in ("replay", "gdumb"):
+        mean, deviation = (100 * figure for figure in scene["summary"][method]["acc"])
+        assert f"{mean:.2f} ± {deviation:.2f} %" in README
+    replay = scene["summary"]["replay"]
+    assert f"BWT −{-100 * replay['bwt'][0]:.2f} %, forgetting {100 * replay['forgetting'][0]:.2f} %" in README
+    assert f"{100 * scene['summary']['naive']['acc'][0]:.2f} %" in README
+
+
 def test_shortlist_is_what_the_benchmark_wrote() -> None:
     modes = json.loads((RESULTS / "shortlist.json").read_text())["test"]["modes"]
     assert (
