@@ -7,6 +7,7 @@ a bundle's manifest and as TOML in a recipe, with the same field names.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Annotated, Literal, TypeAlias
@@ -125,7 +126,7 @@ class Steps(Struct, frozen=True, forbid_unknown_fields=True):
     score: tuple[Positive, Positive]
 
 
-class Network(Struct, frozen=True, forbid_unknown_fields=True):
+class Network(Struct, frozen=True, forbid_unknown_fields=True, cache_hash=True):
     """An FF network: image and label -> units, each with a goodness -> one total, the most for the right label.
 
     `score` says how the scored units' goodness makes the total: `sum` (Scodellaro et al.), or
@@ -208,12 +209,17 @@ def shape_after(chain: Unit | Input, prefix: str, shape: Shape) -> Shape:
 
 def unit_shapes(network: Network) -> list[tuple[Shape, Shape]]:
     """(shape from below, activation shape) of every unit, without the batch."""
+    return list(_unit_shapes(network))
+
+
+@functools.lru_cache(maxsize=16)  # asked for again for every unit, of which there may be a thousand
+def _unit_shapes(network: Network) -> tuple[tuple[Shape, Shape], ...]:
     shape, shapes = embedded_shape(network), []
     for index, unit in enumerate(network.units):
         above = shape_after(unit, unit_name(index), summed_shape(unit, index, shape))
         shapes.append((shape, above))
         shape = above
-    return shapes
+    return tuple(shapes)
 
 
 def summed_shape(unit: Unit, index: int, below: Shape) -> Shape:
@@ -221,32 +227,22 @@ def summed_shape(unit: Unit, index: int, below: Shape) -> Shape:
     return shape_after(unit.inputs[0], f"{unit_name(index)}.below", below)
 
 
-def source_shape(
-    network: Network, index: int, source: Source, shapes: list[tuple[Shape, Shape]] | None = None
-) -> Shape:
-    """Shape of what a unit gets from that source; `shapes`: those of all units, where they are at hand."""
-    shapes = shapes or unit_shapes(network)
+def source_shape(network: Network, index: int, source: Source) -> Shape:
+    """Shape of what a unit gets from that source."""
+    shapes = unit_shapes(network)
     if source == "above":
         return shapes[index + 1][1] if index + 1 < len(shapes) else pattern_shape(network)
     return shapes[index][0 if source == "below" else 1]
 
 
-def unit_layers(
-    network: Network, index: int, shapes: list[tuple[Shape, Shape]] | None = None
-) -> Iterator[tuple[str, Op, Shape, Shape]]:
-    """Every operation of a unit and of its inputs: (full name, operation, shape before it, shape after it).
-
-    `shapes`: those of all units, where they are at hand.
-    """
+def unit_layers(network: Network, index: int) -> Iterator[tuple[str, Op, Shape, Shape]]:
+    """Every operation of a unit and of its inputs: (full name, operation, shape before it, shape after it)."""
     unit, prefix = network.units[index], unit_name(index)
-    shapes = shapes or unit_shapes(network)
     for inputs in unit.inputs:
         path = f"{prefix}.{inputs.source}"
-        for name, op, before, after in shaped_ops(
-            inputs, path, source_shape(network, index, inputs.source, shapes)
-        ):
+        for name, op, before, after in shaped_ops(inputs, path, source_shape(network, index, inputs.source)):
             yield f"{path}.{name}", op, before, after
-    below = summed_shape(unit, index, shapes[index][0])
+    below = summed_shape(unit, index, unit_shapes(network)[index][0])
     for name, op, before, after in shaped_ops(unit, prefix, below):
         yield f"{prefix}.{name}", op, before, after
 
@@ -254,6 +250,11 @@ def unit_layers(
 def scored_units(network: Network) -> list[int]:
     """Indices of the units that count at inference."""
     return [index for index, unit in enumerate(network.units) if unit.scored]
+
+
+def from_below(name: str) -> bool:
+    """Whether a layer or tensor of that full name takes part in the pass from below, which needs no other input."""
+    return ".above." not in name and ".self." not in name
 
 
 def sign(network: Network) -> int:
@@ -302,7 +303,7 @@ def _validate_inputs(network: Network) -> None:
         summed = summed_shape(unit, index, shapes[index][0])
         for inputs in unit.inputs[1:]:
             path = f"{name}.{inputs.source}"
-            made = shape_after(inputs, path, source_shape(network, index, inputs.source, shapes))
+            made = shape_after(inputs, path, source_shape(network, index, inputs.source))
             if math.prod(made) != math.prod(summed):
                 raise BundleError(f"{path}: makes {made}, and below {summed}; they cannot be added")
 
@@ -323,15 +324,15 @@ def parameter_shapes(network: Network) -> dict[str, Shape]:
     The names are one contract: the same in safetensors, in ONNX initializers and in the optimizer.
     """
     label, image = network.label, network.image.shape
-    pattern, of_units = pattern_shape(network), unit_shapes(network)
+    pattern = pattern_shape(network)
     shapes: dict[str, Shape] = {"labels.patterns": (label.patterns, *pattern), "labels.neutral": pattern}
     if label.placement in ("add", "morphology"):
         shapes["labels.keep"] = (label.channels, *image[1:])
-    for index, (unit, (inputs, _)) in enumerate(zip(network.units, of_units, strict=True)):
+    for index, (unit, (inputs, _)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
         prefix = unit_name(index)
         if unit.inputs[0].normalise == "batch":
             shapes[f"{prefix}.below.mean"] = shapes[f"{prefix}.below.var"] = (inputs[0],)
-        for name, op, below, shape in unit_layers(network, index, of_units):
+        for name, op, below, shape in unit_layers(network, index):
             positions = shape[1:] if isinstance(op, Local) else ()
             if isinstance(op, Conv):
                 shapes[f"{name}.weight"] = (*positions, op.out, below[0], op.kernel, op.kernel)

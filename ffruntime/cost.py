@@ -10,10 +10,9 @@ from .architecture import (
     Network,
     Op,
     Shape,
+    from_below,
     head_features,
     unit_layers,
-    unit_name,
-    unit_shapes,
 )
 
 
@@ -28,9 +27,9 @@ def op_macs(op: Op, below: Shape, above: Shape) -> int:
 
 def layer_macs(network: Network) -> list[tuple[int, ...]]:
     """Of every unit, the multiply-accumulates of each layer that has weights, for one image and one label."""
-    units, shapes = [], unit_shapes(network)
+    units = []
     for index in range(len(network.units)):
-        layers = [op_macs(op, below, above) for _, op, below, above in unit_layers(network, index, shapes)]
+        layers = [op_macs(op, below, above) for _, op, below, above in unit_layers(network, index)]
         units.append(tuple(macs for macs in layers if macs))
     return units
 
@@ -48,12 +47,11 @@ def pass_macs(network: Network) -> int:
     """Multiply-accumulates of one pass from below, which the classifier needs, for one image."""
     if not network.steps:
         return sum(unit_macs(network))
-    shapes = unit_shapes(network)
     below = [
         op_macs(op, before, after)
         for index in range(len(network.units))
-        for name, op, before, after in unit_layers(network, index, shapes)
-        if not name.startswith((f"{unit_name(index)}.above.", f"{unit_name(index)}.self."))
+        for name, op, before, after in unit_layers(network, index)
+        if from_below(name)
     ]
     return sum(below)
 

@@ -20,6 +20,7 @@ from .architecture import (
     Network,
     Op,
     embedded_shape,
+    from_below,
     head_features,
     parameter_shapes,
     pattern_shape,
@@ -34,7 +35,6 @@ FLOAT = 4
 # Measured, Linux x86-64, Python 3.11, ONNX Runtime 1.31: the command, a picture, numpy, and ONNX Runtime on a CPU
 # after a call, without a network.
 PROCESS = 68 << 20
-TOP_DOWN = (".above.", ".self.")  # in names of what a recurrent network has beside the pass from below
 
 Kind: TypeAlias = Literal["goodness", "classifier", "shortlist"]  # of inference
 
@@ -82,11 +82,10 @@ def session_bytes(network: Network, precision: Precision, kind: Kind) -> tuple[i
         )
         return first + second, max(highest, first + later)
     steps = network.steps is not None and kind == "goodness"
-    left_out = ("head.",) if kind == "goodness" else TOP_DOWN
     held = waiting = highest = 0
     shapes = parameter_shapes(network)
     for name, size in weight_sizes(network, precision).items():
-        if any(part in name for part in left_out):
+        if name.startswith("head.") if kind == "goodness" else not from_below(name):
             continue
         axes = len(shapes[name])
         held += size
@@ -124,7 +123,7 @@ def _units(network: Network, precision: Precision) -> Iterator[int]:
     for index, (unit, (below, above)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
         alive = [(1 if unit.inputs[0].normalise == "none" else 2) * math.prod(below) * FLOAT]
         for name, op, shape, result in unit_layers(network, index):
-            if any(part in name for part in TOP_DOWN):
+            if not from_below(name):
                 continue
             alive.append((math.prod(shape) + math.prod(result)) * FLOAT + _lowered_bytes(op, shape, precision))
         top = index + 1 == len(network.units)

@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Struct
 
 from . import bundle, picture, shortlist
-from .architecture import Network, gradient_tensors, parameter_shapes, scored_units, unit_name
+from .architecture import Network, from_below, gradient_tensors, parameter_shapes, scored_units, unit_name
 from .backend import DEFAULT_BACKEND, ENGINES, Graph, load_graph
 from .chunks import BATCH, in_chunks
 from .errors import BundleError, UsageError, unknown
@@ -359,5 +359,6 @@ def graph_tensors(network: Network, graph: str) -> set[str]:
         return {name for name in names if name != "labels.neutral" and not name.startswith("head.")}
     if graph == "classifier":
         above = tuple(f"{unit_name(index)}." for index in range(scored_units(network)[-1] + 1, len(network.units)))
-        return {name for name in names if name != "labels.patterns" and not name.startswith(above)}
+        passed = {name for name in names if from_below(name) and not name.startswith(above)}
+        return passed - {"labels.patterns"}
     return set(gradient_tensors(network, int(graph.removeprefix("unit")) - 1))

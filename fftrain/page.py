@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ffruntime.architecture import Local, Network, embedded_shape, unit_layers, unit_name
+from ffruntime.architecture import Local, Network, embedded_shape, from_below, unit_layers, unit_name
 from ffruntime.bundle import Manifest
 
 from .confusion import WIDEST, most_confused
@@ -144,7 +144,7 @@ def filters(network: Network, weights: dict[str, np.ndarray]) -> list[tuple[str,
     """What the first unit's first weights look for from below: a picture for every channel, `FILTERS` at most."""
     for name, operation, shape, _ in unit_layers(network, 0):
         weight = weights.get(f"{name}.weight")
-        if weight is not None and not name.startswith((f"{unit_name(0)}.above.", f"{unit_name(0)}.self.")):
+        if weight is not None and from_below(name):
             if isinstance(operation, Local):
                 weight = weight.reshape(-1, *weight.shape[3:])  # those of every position
             tiles = weight[:FILTERS].reshape(-1, shape[0], *(weight.shape[2:] or shape[1:]))  # (out, C, h, w)
