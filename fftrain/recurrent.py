@@ -41,7 +41,10 @@ def recurrent_units(state: State, images: Tensor, labels: Tensor) -> Tensor:
                 peer = (state.recipe.peer, state.peers[name]) if name in state.peers else None
                 gradients, y, report = local_gradient(network, index, tensors, x, loss, copies, peer, others, old)
                 for parameter, gradient in gradients.items():
-                    sums[parameter] = sums[parameter] + gradient if parameter in sums else gradient.float()
+                    if parameter in sums:
+                        sums[parameter] += gradient
+                    else:
+                        sums[parameter] = gradient.float()
             else:
                 y = net.damped(network, old, net.activation(network, index, tensors, x, others))
                 _, report = unit_loss(network, loss, net.mean_square(y), y[0].numel(), copies)

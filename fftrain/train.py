@@ -32,6 +32,7 @@ from .state import Batch, State
 from .step import training_step
 
 CHECKPOINT_SECONDS = 60.0
+CHECKPOINT_SHARE = 0.05  # of the time at most, where epochs end sooner than that
 GLANCE = 1_000  # validation images looked at after each epoch; all of them are at the end
 LOOK_STEPS = 25  # between looks at the clock, at the user's wish to stop and, on a CPU, at the figures
 
@@ -149,26 +150,33 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
     """Train to the recipe's end, reporting on the way.
 
     Asked to `stop`, finishes the step, writes the checkpoint and raises `Interrupted`. The checkpoint is written
-    after every epoch and every minute besides; a run that is killed goes on from the last one. Of several
-    processes the first writes and reports; all of them have to call this.
+    every minute, and after every epoch where that takes no more than `CHECKPOINT_SHARE` of the time; a run that is
+    killed goes on from the last one. Of several processes the first writes and reports; all of them have to call
+    this.
     """
     path, schedule = checkpoint_path(out), run.recipe.schedule
     progress = Progress()
     sums = torch.zeros(len(run.network.units) + 1, 2, device=run.device)
+    saved = cost = 0.0  # when the last checkpoint was written, and how long that took
 
-    def new_step() -> Step:  # what a CUDA graph does cannot change later
-        return graphed(training_step) if run.device.type == "cuda" and world() == 1 else training_step
+    def save(progress: Progress) -> None:
+        nonlocal saved, cost
+        started = time.monotonic()
+        if rank() == 0:
+            save_checkpoint(path, run.identity, progress, run.tensors, run.optimizers, run.peers, sums)
+        saved = time.monotonic()
+        cost = saved - started
 
     if resume:
         progress, loaded = load_checkpoint(path, run.identity, run.tensors, run.optimizers, run.peers)
         sums, run.seconds, run.history = loaded.to(run.device), progress.seconds, progress.history
+        saved = time.monotonic()
     else:  # says at once, and not after an epoch, that this place cannot be written
-        _save(path, run, progress, sums)
+        save(progress)
     split, glance = on_device(run.dataset.train, run.device), _glance(run)
-    step_function = new_step()
+    step_function = _step(run)
     hard = torch.zeros((), device=run.device)
     begun = time.monotonic() - run.seconds
-    saved = time.monotonic()
     for epoch in range(progress.epoch, schedule.epochs):
         step = progress.step if epoch == progress.epoch else 0
         for batch in epoch_batches(split, run.recipe, run.seed, epoch, skip=step):
@@ -176,7 +184,7 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
             rates = learning_rates(run.recipe, run.network, epoch, share)
             set_learning_rates(run.optimizers, rates)
             if run.learning != rates.keys():
-                run.learning, step_function = frozenset(rates), new_step()
+                run.learning, step_function = frozenset(rates), _step(run)
             hard.fill_(run.recipe.negatives.hard if share >= run.recipe.negatives.warmup else 0.0)
             sums += step_function(run, batch, hard)
             step += 1
@@ -184,9 +192,7 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
                 continue
             asked = anyone(stop(), run.device)
             if asked or anyone(time.monotonic() - saved > CHECKPOINT_SECONDS, run.device):
-                progress = Progress(epoch, step, time.monotonic() - begun, run.history)
-                _save(path, run, progress, sums)
-                saved = time.monotonic()
+                save(Progress(epoch, step, time.monotonic() - begun, run.history))
             if asked:
                 raise Interrupted
             if step % LOOK_STEPS == 0:
@@ -197,16 +203,19 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
         run.seconds, run.history = time.monotonic() - begun, (*run.history, row)
         progress = Progress(epoch + 1, 0, run.seconds, run.history)
         sums.zero_()
-        _save(path, run, progress, sums)
-        saved = time.monotonic()
+        due = progress.epoch == schedule.epochs or cost < CHECKPOINT_SHARE * (time.monotonic() - saved)
+        if due:
+            save(progress)
         yield Report(epoch, step, figures.cpu(), row)
         if anyone(stop(), run.device):
+            if not due:
+                save(progress)
             raise Interrupted
 
 
-def _save(path: Path, run: Run, progress: Progress, sums: Tensor) -> None:
-    if rank() == 0:
-        save_checkpoint(path, run.identity, progress, run.tensors, run.optimizers, run.peers, sums)
+def _step(run: Run) -> Step:
+    """The training step as it runs here. What a CUDA graph does cannot change later: other parts, another step."""
+    return graphed(training_step) if run.device.type == "cuda" and world() == 1 else training_step
 
 
 def _glance(run: Run) -> Split:
@@ -241,6 +250,7 @@ def estimate_seconds(run: Run) -> float:
         peer_means(recipe.peer, run.network, run.device),
     )
     trial = structs.replace(run, tensors=tensors, optimizers=optimizers, peers=peers)
+    step_function = _step(trial)
     few = 8 * schedule.batch
     split = on_device(Split(run.dataset.train.pixels[:few], run.dataset.train.labels[:few]), run.device)
     hard = torch.tensor(recipe.negatives.hard, device=run.device)
@@ -255,7 +265,7 @@ def estimate_seconds(run: Run) -> float:
 
     def some_steps() -> None:
         for batch in epoch_batches(split, recipe, run.seed, 0, skip=0):
-            training_step(trial, batch, hard)
+            step_function(trial, batch, hard)
 
     def look(dtype: torch.dtype) -> Callable[[], Any]:
         some, classes = Split(split.pixels[:100], split.labels[:100]), len(run.dataset.classes)
