@@ -4,7 +4,8 @@
 
 Trains as a user does, `fftrain mnist --recipe SYSTEM`, into FOLDER, and goes on where that was interrupted; what is
 there by the same recipe is not trained again. fftrain says beforehand how long it takes, and reads the test images
-once, when training has ended. A run replaces its system's row in the results and leaves the others.
+once, when training has ended. A run replaces its system's row in the results and leaves the others: of one FOLDER,
+several may run side by side, as they do on a GPU that one of them does not fill.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common import record, recorded
+from filelock import FileLock
 from msgspec import convert
 
 from ffruntime.bundle import MANIFEST, read_manifest
@@ -58,8 +60,9 @@ def main() -> None:
             how = "--resume" if checkpoint_path(path).exists() else "--force"
             subprocess.run([sys.executable, "-m", *command, "--out", str(path), how], check=True)
         row = {"command": shlex.join(command), "published_test": SYSTEMS[name][1], **figures(path)}
-        rows = {**recorded("systems").get("rows", {}), name: {**row, "of_epochs": recipe.schedule.epochs}}
-        record("systems", {"rows": dict(sorted(rows.items()))})
+        with FileLock(o.folder / "results.lock"):
+            rows = {**recorded("systems").get("rows", {}), name: {**row, "of_epochs": recipe.schedule.epochs}}
+            record("systems", {"rows": dict(sorted(rows.items()))})
 
 
 def is_trained(path: Path, recipe: Recipe) -> bool:
