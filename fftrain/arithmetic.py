@@ -14,9 +14,10 @@ def training_macs(recipe: Recipe, network: Network) -> int:
 
     By Forward-Forward: a pass for the image with its right label and with each wrong one, and of each, gradients of
     the trained weights and, within a unit of several layers, of their inputs; where gradients cross units, of the
-    inputs of every layer but the first. The linear classifier takes one more pass, and negatives that are chosen by
-    goodness one for every pattern. Where units are trained one after the other, it is the mean over the training.
-    A recurrent network does so in every step, after one pass from below; its inputs count as of one layer each.
+    inputs of every layer but the first. The linear classifier takes one more pass, but not where images have no
+    labels, and negatives that are chosen by goodness one for every pattern. Where units are trained one after the
+    other, it is the mean over the training. A recurrent network does so in every step, after one pass from below;
+    its inputs count as of one layer each.
     """
     units, head = layer_macs(network), head_macs(network)
     forward = sum(map(sum, units))
@@ -30,7 +31,8 @@ def training_macs(recipe: Recipe, network: Network) -> int:
         gradients = sum(_gradients([layers]) for layers in trained)
         if recipe.schedule.order == "sequential":
             gradients //= len(trained)  # of one unit at a time, each for the same share of the training
-    classifier = pass_macs(network) + 2 * head if "head" in parts else 0
+    own_pass = 0 if recipe.negatives.source == "hybrid" else pass_macs(network)
+    classifier = own_pass + 2 * head if "head" in parts else 0
     chosen = recipe.negatives.hard > 0 and recipe.negatives.source == "goodness"
     choice = network.label.patterns * sum(unit_macs(network)) if chosen else 0
     if network.steps:

@@ -154,18 +154,18 @@ def locally_connected(op: Local, weight: Tensor, bias: Tensor | None, x: Tensor)
     """x (N, C, H, W), weight (H', W', out, C, k, k), bias (out, H', W') -> (N, out, H', W').
 
     One product for each row of positions: the k whole lines that it sees, with the weights in a band, as every
-    column has its own. It multiplies three times as much as is asked for (32 × 32, 11 × 11), and takes a fraction of
-    the time of gathering each position's field.
+    column has its own. It multiplies three times as much as is asked for (32 × 32, 11 × 11), and takes a fraction
+    of the time of gathering each position's field.
     """
     (n, c), (rows, columns, out) = x.shape[:2], weight.shape[:3]
     p, k, wide = op.padding, op.kernel, x.shape[3] + 2 * op.padding
-    lines = F.pad(x, (p, p, p, p)).permute(2, 0, 3, 1)  # (H + 2p, N, W + 2p, C)
+    lines = F.pad(x, (p, p, p, p)).permute(2, 0, 3, 1).contiguous()  # (H + 2p, N, W + 2p, C)
     seen = lines.unfold(0, k, op.stride).permute(0, 1, 4, 2, 3).flatten(2)  # (H', N, k · (W + 2p) · C)
-    starts = torch.arange(0, columns * op.stride, op.stride, device=x.device)
-    taps = starts[:, None] + torch.arange(k, device=x.device)  # (W', k): the columns of each field
-    band = weight.new_zeros(rows, k, columns, wide, out, c)
-    band[:, :, torch.arange(columns, device=x.device)[:, None], taps] = weight.permute(0, 4, 1, 5, 2, 3)
-    band = band.permute(0, 1, 3, 5, 2, 4).reshape(rows, k * wide * c, columns * out)
+    column = torch.arange(columns, device=x.device)[:, None]
+    taps = op.stride * column + torch.arange(k, device=x.device)  # (W', k): the columns of each field
+    band = weight.new_zeros(rows, k, wide, c, columns, out)
+    band[:, :, taps, :, column] = weight.permute(1, 5, 0, 4, 3, 2)  # what is indexed comes first
+    band = band.view(rows, k * wide * c, columns * out)
     y = torch.bmm(seen, band).view(rows, n, columns, out).permute(1, 3, 0, 2)
     return y if bias is None else y + bias
 

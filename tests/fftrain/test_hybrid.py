@@ -14,7 +14,10 @@ from ffruntime.errors import UsageError
 from fftrain.commands.negatives import negatives
 from fftrain.data import Dataset
 from fftrain.hybrid import blurring, hybrids, masks
+from fftrain.network import to_images
+from fftrain.override import Override
 from fftrain.recipe import load_recipe
+from fftrain.step import learn_head, neutral_pass, training_step
 from fftrain.train import epoch_batches, start
 
 
@@ -83,6 +86,24 @@ def test_recipes_that_could_not_learn(fields: list, message: str, dataset: Datas
         start(load_recipe("hinton-unsupervised", fields), dataset, 0, torch.device("cpu"), torch.float32)
 
 
+@pytest.mark.parametrize("gradient", ["local", "crossing"])
+def test_the_classifier_learns_from_the_pass_of_the_images(gradient: str, dataset: Dataset) -> None:
+    """As from a pass of its own, with the weights before the step."""
+    fields: list[Override] = [("network.units.*.ops.0.out", 12), ("peer.weight", 0), ("gradient", gradient)]
+    recipe = load_recipe("hinton-unsupervised", fields)
+    few = type(dataset.train)(dataset.train.pixels[:100], dataset.train.labels[:100])
+    (batch,) = epoch_batches(few, recipe, 0, 0, skip=0)
+    one, own = (start(recipe, dataset, 0, torch.device("cpu"), torch.float32) for _ in range(2))
+    figures = training_step(one, batch, torch.tensor(0.0))
+    with torch.no_grad():
+        scored = neutral_pass(own, to_images(batch.pixels, own.network, torch.float32))
+        _, report = learn_head(own, scored, batch.labels)
+    assert figures[-1].tolist() == pytest.approx(report.tolist(), rel=1e-5)
+    for name in ("head.weight", "head.bias"):
+        assert one.tensors[name].any()
+        torch.testing.assert_close(one.tensors[name], own.tensors[name], rtol=1e-4, atol=1e-7)
+
+
 def test_the_picture_of_hybrids(tmp_path: Path) -> None:
     out = tmp_path / "negatives.png"
     arguments = ["--count", "4", "--out", str(out), "--json"]
@@ -90,7 +111,7 @@ def test_the_picture_of_hybrids(tmp_path: Path) -> None:
     assert json.loads(done.stdout) == {
         "picture": str(out),
         "recipe": "hinton-unsupervised",
-        "blur": 10,
+        "blur": load_recipe("hinton-unsupervised").negatives.blur,
         "count": 4,
     }
     with Image.open(out) as picture:
