@@ -15,7 +15,8 @@ from ffruntime.bundle import write_atomically
 from ffruntime.errors import BundleError, UsageError
 
 from .distributed import from_first, rank
-from .network import Tensors, parameters
+from .network import parameters
+from .operations import Tensors
 from .optimizer import Optimizers
 
 

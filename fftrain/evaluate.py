@@ -17,7 +17,7 @@ from . import network as net
 from .calibration import Bin, confidences, expected_calibration_error, fit_temperature, reliability
 from .confusion import confusion_matrix
 from .data import Split
-from .network import Tensors
+from .operations import Tensors
 
 MODES = ("goodness", "classifier")
 PASSES = 2_000  # images with a label that go through the network at once

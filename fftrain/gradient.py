@@ -12,7 +12,8 @@ from ffruntime.architecture import Network, Source, sign, unit_name
 
 from . import network as net
 from .loss import discriminated, pair_loss
-from .network import NOTHING, Tensors
+from .network import NOTHING
+from .operations import Tensors
 from .peer import peer_term
 from .recipe import PairLoss, Peer
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ffruntime.architecture import Network, scored_units, sign
 
 from . import network as net
-from .network import Tensors
+from .operations import Tensors
 from .recipe import Negatives
 
 

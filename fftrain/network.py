@@ -1,6 +1,6 @@
 """The torch interpreter of the architecture description: pure functions on a dictionary of tensors.
 
-`Tensors` holds everything that `weights.safetensors` does, under the same names.
+The operations inside a unit stand in `operations.py`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from itertools import product
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -17,13 +16,8 @@ from torch.nn import functional as F
 from ffruntime.architecture import (
     EPS_BATCH,
     EPS_DIVISIVE,
-    Conv,
     Input,
-    Linear,
-    Local,
-    MaxPool,
     Network,
-    Op,
     Source,
     Unit,
     named_ops,
@@ -34,8 +28,8 @@ from ffruntime.architecture import (
 )
 
 from .distributed import average, world
+from .operations import Tensors, apply_op
 
-Tensors: TypeAlias = dict[str, Tensor]
 NOTHING: Mapping[Source, Tensor] = {}  # no input from elsewhere than below
 BATCH_MOMENTUM = 0.1  # of the newest batch in the running statistics
 FP32_BLOCK = 1 << 18  # figures that a CPU converts to fp32 at once: they stay in its cache, and a copy small
@@ -133,41 +127,6 @@ def _batch_statistics(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Ten
     mean.lerp_(now, BATCH_MOMENTUM)
     var.lerp_(spread * count / (count - 1), BATCH_MOMENTUM)
     return now, spread
-
-
-def apply_op(op: Op, name: str, tensors: Tensors, x: Tensor) -> Tensor:
-    """One operation; its parameters are `tensors[name + ".weight"]` and `.bias`, cast to x's type."""
-    if isinstance(op, Conv | Linear):
-        weight = tensors[f"{name}.weight"].to(x.dtype)
-        bias = tensors[f"{name}.bias"].to(x.dtype) if op.bias else None
-        if isinstance(op, Linear):
-            return F.linear(x.flatten(1), weight, bias)
-        if isinstance(op, Local):
-            return locally_connected(op, weight, bias, x)
-        return F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias, op.stride, op.padding)
-    if isinstance(op, MaxPool):
-        return F.max_pool2d(x, op.size)
-    return F.relu(x)
-
-
-def locally_connected(op: Local, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-    """x (N, C, H, W), weight (H', W', out, C, k, k), bias (out, H', W') -> (N, out, H', W').
-
-    One product for each row of positions: the k whole lines that it sees, with the weights in a band, as every
-    column has its own. It multiplies three times as much as is asked for (32 × 32, 11 × 11), and takes a fraction
-    of the time of gathering each position's field.
-    """
-    (n, c), (rows, columns, out) = x.shape[:2], weight.shape[:3]
-    p, k, wide = op.padding, op.kernel, x.shape[3] + 2 * op.padding
-    lines = F.pad(x, (p, p, p, p)).permute(2, 0, 3, 1).contiguous()  # (H + 2p, N, W + 2p, C)
-    seen = lines.unfold(0, k, op.stride).permute(0, 1, 4, 2, 3).flatten(2)  # (H', N, k · (W + 2p) · C)
-    column = torch.arange(columns, device=x.device)[:, None]
-    taps = op.stride * column + torch.arange(k, device=x.device)  # (W', k): the columns of each field
-    band = weight.new_zeros(rows, k, wide, c, columns, out)
-    band[:, :, taps, :, column] = weight.permute(1, 5, 0, 4, 3, 2)  # what is indexed comes first
-    band = band.view(rows, k * wide * c, columns * out)
-    y = torch.bmm(seen, band).view(rows, n, columns, out).permute(1, 3, 0, 2)
-    return y if bias is None else y + bias
 
 
 def preactivation(

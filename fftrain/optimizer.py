@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ffruntime.architecture import Network, unit_name
 
-from .network import Tensors, parameters
+from .network import parameters
+from .operations import Tensors
 from .recipe import Adam, CrossEntropy, Recipe
 
 Optimizers: TypeAlias = dict[str, torch.optim.Optimizer]  # by unit name, and "head"

@@ -27,7 +27,7 @@ from ffruntime.losses import pair_loss_of
 from . import network as net
 from .data import Split
 from .gradient import local_gradient
-from .network import Tensors
+from .operations import Tensors
 from .recipe import PairLoss
 from .train import Run
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ffruntime.architecture import Network, unit_name, unit_shapes
 
 from .distributed import average
-from .network import Tensors
+from .operations import Tensors
 from .recipe import Peer
 
 

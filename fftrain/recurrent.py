@@ -13,7 +13,7 @@ from ffruntime.architecture import unit_name
 from . import network as net
 from .distributed import average
 from .gradient import local_gradient, unit_loss
-from .network import Tensors
+from .operations import Tensors
 from .optimizer import apply_gradients
 from .recipe import CrossEntropy
 from .state import State

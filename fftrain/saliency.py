@@ -11,7 +11,7 @@ from torch import Tensor
 from ffruntime.architecture import Conv, MaxPool, Network, scored_units, unit_name, unit_shapes
 
 from . import network as net
-from .network import Tensors
+from .operations import Tensors
 
 
 class UnitMap(Struct, frozen=True):

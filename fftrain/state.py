@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ffruntime.architecture import Network
 
-from .network import Tensors
+from .operations import Tensors
 from .optimizer import Optimizers
 from .recipe import Recipe
 

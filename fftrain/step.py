@@ -16,7 +16,7 @@ from . import network as net
 from .distributed import average
 from .gradient import local_gradient, unit_loss
 from .negatives import choose_negatives, plausibility
-from .network import Tensors
+from .operations import Tensors
 from .optimizer import apply_gradients
 from .recipe import CrossEntropy
 from .recurrent import recurrent_units

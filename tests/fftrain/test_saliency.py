@@ -37,7 +37,8 @@ from ffruntime.saliency import occlude
 from fftrain import network as net
 from fftrain.commands.explain import explain
 from fftrain.data import load_for_manifest
-from fftrain.network import Tensors, initialise
+from fftrain.network import initialise
+from fftrain.operations import Tensors
 from fftrain.saliency import class_activation_maps, on_image, together
 
 SIDE, CLASSES = 12, 3
