@@ -117,6 +117,7 @@ def test_systems_are_what_the_benchmark_wrote() -> None:
         for split in ("validation", "test"):
             cells.append(" / ".join(f"{100 * share:.2f}" for share in row["accuracy"][split].values()))
         cells.append("–" if row["published_test"] is None else f"{row['published_test']:.2f}")
+        cells += [row["device"], f"`{row['command']}`"]
         assert f"| {' | '.join(cells)} |" in README
 
 
