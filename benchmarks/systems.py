@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from common import record, recorded
+from common import machine, record, recorded
 from filelock import FileLock
 from msgspec import convert
 
@@ -60,8 +60,9 @@ def main() -> None:
             how = "--resume" if checkpoint_path(path).exists() else "--force"
             subprocess.run([sys.executable, "-m", *command, "--out", str(path), how], check=True)
         row = {"command": shlex.join(command), "published_test": SYSTEMS[name][1], **figures(path)}
+        row |= {"of_epochs": recipe.schedule.epochs, "machine": machine()}
         with FileLock(o.folder / "results.lock"):
-            rows = {**recorded("systems").get("rows", {}), name: {**row, "of_epochs": recipe.schedule.epochs}}
+            rows = {**recorded("systems").get("rows", {}), name: row}
             record("systems", {"rows": dict(sorted(rows.items()))})
 
 

@@ -38,8 +38,9 @@ def average(tensors: Iterable[Tensor]) -> None:
     if world() == 1:
         return
     for tensor in tensors:
-        dist.all_reduce(tensor)
-        tensor /= world()
+        total = tensor.contiguous()  # NCCL takes no other
+        dist.all_reduce(total)
+        tensor.copy_(total / world())
 
 
 def anyone(flag: bool, device: torch.device) -> bool:

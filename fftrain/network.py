@@ -238,10 +238,14 @@ def features(scored: list[Tensor]) -> Tensor:
     return torch.cat([normalise_divisive(x).flatten(1) for x in scored], dim=1)
 
 
+def neutral_features(network: Network, tensors: Tensors, images: Tensor) -> Tensor:
+    """What the linear classifier reads of standardised images with the neutral label, (N, F)."""
+    return features(forward(network, tensors, embed(network, tensors, images, tensors["labels.neutral"][None]))[1])
+
+
 def classify_linear(network: Network, tensors: Tensors, images: Tensor) -> tuple[Tensor, Tensor]:
     """Standardised images, with the neutral label -> (the classifier's features, its logits in float32)."""
-    _, scored = forward(network, tensors, embed(network, tensors, images, tensors["labels.neutral"][None]))
-    x = features(scored)
+    x = neutral_features(network, tensors, images)
     return x, head_logits(tensors, x)
 
 

@@ -32,13 +32,13 @@ def locally_connected(op: Local, weight: Tensor, bias: Tensor | None, x: Tensor)
     """x (N, C, H, W), weight (H', W', out, C, k, k), bias (out, H', W') -> (N, out, H', W').
 
     One product for each row of positions: the k whole lines that it sees, with the weights in a band, as every
-    column has its own. It multiplies three times as much as is asked for (32 × 32, 11 × 11), and takes a fraction
-    of the time of gathering each position's field.
+    column has its own. It multiplies (W + 2p) / k times as much as is asked for, and takes a fraction of the time
+    of gathering each position's field.
     """
     (n, c), (rows, columns, out) = x.shape[:2], weight.shape[:3]
     p, k, wide = op.padding, op.kernel, x.shape[3] + 2 * op.padding
-    lines = F.pad(x, (p, p, p, p)).permute(2, 0, 3, 1).contiguous()  # (H + 2p, N, W + 2p, C)
-    seen = lines.unfold(0, k, op.stride).permute(0, 1, 4, 2, 3).flatten(2)  # (H', N, k · (W + 2p) · C)
+    lines = F.pad(x, (p, p, p, p)).permute(0, 2, 3, 1).flatten(1)  # (N, (H + 2p) · (W + 2p) · C)
+    seen = lines.unfold(1, k * wide * c, op.stride * wide * c).transpose(0, 1)  # (H', N, k · (W + 2p) · C), a view
     column = torch.arange(columns, device=x.device)[:, None]
     taps = op.stride * column + torch.arange(k, device=x.device)  # (W', k): the columns of each field
     band = weight.new_zeros(rows, k, wide, c, columns, out)

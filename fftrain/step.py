@@ -36,7 +36,8 @@ def training_step(state: State, batch: Batch, hard: Tensor) -> Tensor:
         return backpropagation(state, images, batch.labels)
     learn = crossing_units if recipe.gradient == "crossing" else local_units
     if batch.hybrids is None:
-        logits, classifier = learn_head(state, neutral_pass(state, images), batch.labels)
+        read = net.neutral_features(network, state.tensors, images) if "head" in state.optimizers else None
+        logits, classifier = learn_head(state, read, batch.labels)
         scores = plausibility(recipe.negatives, network, state.tensors, images, logits)
         wrong = choose_negatives(batch.labels, network.label.patterns, scores, hard, batch.noise)
         labels = torch.cat([batch.labels[None], wrong])
@@ -46,16 +47,17 @@ def training_step(state: State, batch: Batch, hard: Tensor) -> Tensor:
         return torch.cat([learn(state, x, len(labels))[0], classifier[None]])
     hybrids = net.to_images(batch.hybrids.transpose(0, 1).flatten(0, 1), network, state.dtype)
     x = net.embed(network, state.tensors, torch.cat([images, hybrids]), state.tensors["labels.neutral"][None])
-    reports, scored = learn(state, x, len(x) // len(images), unlabelled=True)
-    _, classifier = learn_head(state, scored, batch.labels)  # of images without labels this is the neutral pass
+    # The positive copies' pass is the neutral one; with batch statistics, by those of this batch.
+    reports, features = learn(state, x, len(x) // len(images), unlabelled=True)
+    _, classifier = learn_head(state, torch.cat(features, dim=1), batch.labels)
     return torch.cat([reports, classifier[None]])
 
 
 def local_units(state: State, x: Tensor, copies: int, unlabelled: bool = False) -> tuple[Tensor, list[Tensor]]:
     """One pass over the units, each updated on the way, from the first one's input (copies · B, …), the positive
-    copies first -> reports (U, 2), and where they are `unlabelled`, the scored units' activities on the positive
-    copies, which are kept for that alone."""
-    network, loss, reports, scored = state.network, state.recipe.loss, [], []
+    copies first -> reports (U, 2), and where they are `unlabelled`, what the classifier reads of the positive
+    copies, a tensor (B, F) for each scored unit; else nothing is kept."""
+    network, loss, reports, features = state.network, state.recipe.loss, [], []
     assert not isinstance(loss, CrossEntropy)
     for index, unit in enumerate(network.units):
         name = unit_name(index)
@@ -70,8 +72,8 @@ def local_units(state: State, x: Tensor, copies: int, unlabelled: bool = False) 
             x = net.activation(network, index, own, x)
             _, report = unit_loss(network, loss, net.mean_square(x), x[0].numel(), copies)
         reports.append(report)
-        scored += [x[: len(x) // copies]] if unlabelled and unit.scored else []
-    return torch.stack(reports), scored
+        features += [net.features([x[: len(x) // copies]])] if unlabelled and unit.scored else []
+    return torch.stack(reports), features
 
 
 def crossing_units(state: State, x: Tensor, copies: int, unlabelled: bool = False) -> tuple[Tensor, list[Tensor]]:
@@ -79,7 +81,7 @@ def crossing_units(state: State, x: Tensor, copies: int, unlabelled: bool = Fals
     network, loss = state.network, state.recipe.loss
     assert not isinstance(loss, CrossEntropy)
     own = _with_gradients(state)
-    total, reports, scored = torch.zeros((), device=x.device), [], []
+    total, reports, features = torch.zeros((), device=x.device), [], []
     with torch.enable_grad():
         for index, unit in enumerate(network.units):
             x = net.normalise(unit, unit_name(index), state.tensors, x, training=True)
@@ -87,9 +89,9 @@ def crossing_units(state: State, x: Tensor, copies: int, unlabelled: bool = Fals
             value, report = unit_loss(network, loss, net.mean_square(x), x[0].numel(), copies)
             total = total + value if unit.trained else total
             reports.append(report)
-            scored += [x[: len(x) // copies].detach()] if unlabelled and unit.scored else []
+            features += [net.features([x[: len(x) // copies].detach()])] if unlabelled and unit.scored else []
         _descend(state, own, total)
-    return torch.stack(reports), scored
+    return torch.stack(reports), features
 
 
 def backpropagation(state: State, images: Tensor, labels: Tensor) -> Tensor:
@@ -128,23 +130,13 @@ def _descend(state: State, own: Tensors, value: Tensor) -> None:
             apply_gradients(optimizer, state.tensors, mine)
 
 
-def neutral_pass(state: State, images: Tensor) -> list[Tensor]:
-    """Activities of the scored units for images with the neutral label; none where the recipe has no classifier."""
-    if "head" not in state.optimizers:
-        return []
-    neutral = state.tensors["labels.neutral"][None]
-    return net.forward(state.network, state.tensors, net.embed(state.network, state.tensors, images, neutral))[1]
-
-
-def learn_head(state: State, scored: list[Tensor], labels: Tensor) -> tuple[Tensor | None, Tensor]:
-    """Update the linear classifier by its cross-entropy, whose gradient stops at its own inputs, the activities of
-    the scored units (B, …).
+def learn_head(state: State, x: Tensor | None, labels: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Update the linear classifier by its cross-entropy, whose gradient stops at its own inputs x (B, F).
 
     Returns (logits before the update (B, P), [cross-entropy, accuracy]); (None, NaN) where the recipe has none.
     """
-    if "head" not in state.optimizers:
+    if x is None:
         return None, _nothing(labels)
-    x = net.features(scored)
     logits = net.head_logits(state.tensors, x)
     error = logits.softmax(1) - F.one_hot(labels, logits.shape[1])
     error /= len(labels)

@@ -203,7 +203,8 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
         run.seconds, run.history = time.monotonic() - begun, (*run.history, row)
         progress = Progress(epoch + 1, 0, run.seconds, run.history)
         sums.zero_()
-        due = progress.epoch == schedule.epochs or cost < CHECKPOINT_SHARE * (time.monotonic() - saved)
+        since = time.monotonic() - saved
+        due = progress.epoch == schedule.epochs or cost < CHECKPOINT_SHARE * since or since > CHECKPOINT_SECONDS
         if due:
             save(progress)
         yield Report(epoch, step, figures.cpu(), row)

@@ -89,7 +89,6 @@ def test_killed_and_resumed_ends_with_the_same_weights(
     assert_one_line(fftrain(*QUICK, cwd=tmp_path), 2, "interrupted", "--resume")
     done = fftrain(*QUICK, "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "epoch   1/3" not in done.stderr
     whole, resumed = read_manifest(trained[0]), read_manifest(tmp_path / "model.ff")
     assert whole.files == resumed.files
     assert whole.accuracy == resumed.accuracy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from narrow import narrow
 
 from fftrain.cuda_graph import graphed
 from fftrain.data import Dataset
@@ -16,17 +17,21 @@ from fftrain.train import epoch_batches, on_device, start
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
-def test_a_captured_step_trains_as_the_plain_one_does(tiny_recipe: Recipe, dataset: Dataset) -> None:
+@pytest.mark.parametrize("system", [None, "hinton-recurrent", "hinton-local", "hinton-unsupervised"])
+def test_a_captured_step_trains_as_the_plain_one_does(
+    system: str | None, tiny_recipe: Recipe, dataset: Dataset
+) -> None:
     """Twenty steps, with a learning rate and a share of hard negatives that change on the way."""
+    recipe = narrow(system) if system else tiny_recipe
     compute_exactly()
     networks = []
     for wrap in (lambda step: step, graphed):
-        run = start(tiny_recipe, dataset, 0, torch.device("cuda"), torch.float32)
+        run = start(recipe, dataset, 0, torch.device("cuda"), torch.float32)
         step, hard = wrap(training_step), torch.zeros((), device="cuda")
-        batches = epoch_batches(on_device(dataset.train, run.device), tiny_recipe, 0, 0, skip=0)
+        batches = epoch_batches(on_device(dataset.train, run.device), recipe, 0, 0, skip=0)
         for index, batch in zip(range(20), batches, strict=False):
             set_learning_rates(run.optimizers, dict.fromkeys(run.optimizers, learning_rate(index / 20, 0.5)))
-            hard.fill_(0.8 if index > 5 else 0.0)
+            hard.fill_(min(recipe.negatives.hard, 0.8) if index > 5 else 0.0)
             figures = step(run, batch, hard).clone()
         assert figures.isfinite().all()
         networks.append(run.tensors)

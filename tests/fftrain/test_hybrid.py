@@ -14,10 +14,10 @@ from ffruntime.errors import UsageError
 from fftrain.commands.negatives import negatives
 from fftrain.data import Dataset
 from fftrain.hybrid import blurring, hybrids, masks
-from fftrain.network import to_images
+from fftrain.network import neutral_features, to_images
 from fftrain.override import Override
 from fftrain.recipe import load_recipe
-from fftrain.step import learn_head, neutral_pass, training_step
+from fftrain.step import learn_head, training_step
 from fftrain.train import epoch_batches, start
 
 
@@ -96,8 +96,8 @@ def test_the_classifier_learns_from_the_pass_of_the_images(gradient: str, datase
     one, own = (start(recipe, dataset, 0, torch.device("cpu"), torch.float32) for _ in range(2))
     figures = training_step(one, batch, torch.tensor(0.0))
     with torch.no_grad():
-        scored = neutral_pass(own, to_images(batch.pixels, own.network, torch.float32))
-        _, report = learn_head(own, scored, batch.labels)
+        images = to_images(batch.pixels, own.network, torch.float32)
+        _, report = learn_head(own, neutral_features(own.network, own.tensors, images), batch.labels)
     assert figures[-1].tolist() == pytest.approx(report.tolist(), rel=1e-5)
     for name in ("head.weight", "head.bias"):
         assert one.tensors[name].any()

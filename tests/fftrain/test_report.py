@@ -268,6 +268,7 @@ def test_the_arithmetic_of_the_paper() -> None:
         {"gradient": "crossing"},
         {"loss": {"kind": "cross_entropy"}},
         {"schedule": {"epochs": 1, "head_lr": 0.0}, "negatives": {}},
+        {"negatives": {"source": "hybrid", "count": 2}, "patterns": {"kind": "none"}},
     ],
 )
 def test_the_arithmetic_that_is_counted_is_what_torch_does(tiny_recipe: Recipe, change: dict[str, Any]) -> None:
@@ -279,11 +280,10 @@ def test_the_arithmetic_that_is_counted_is_what_torch_does(tiny_recipe: Recipe, 
     state = State(
         recipe, network, tensors, optimizers, {}, frozenset(optimizers), torch.device("cpu"), torch.float32
     )
-    pixels = torch.zeros(4, 1, 28, 28, dtype=torch.uint8)
+    count, pixels = recipe.negatives.count, torch.zeros(4, 1, 28, 28, dtype=torch.uint8)
+    hybrids = pixels[:, None].repeat(1, count, 1, 1, 1) if recipe.negatives.source == "hybrid" else None
     with FlopCounterMode(display=False) as counter:
-        training_step(
-            state, Batch(pixels, torch.arange(4), torch.rand(4, recipe.negatives.count, 2)), torch.tensor(0.5)
-        )
+        training_step(state, Batch(pixels, torch.arange(4), torch.rand(4, count, 2), hybrids), torch.tensor(0.5))
     assert counter.get_total_flops() == 2 * 4 * training_macs(recipe, network)
 
 

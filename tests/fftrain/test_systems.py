@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from msgspec import structs
+from narrow import narrow
 
 from ffexport.export import export_onnx
 from ffruntime import Model, golden
 from fftrain.data import Dataset, Split
-from fftrain.override import Override
 from fftrain.pack import write_bundle
-from fftrain.recipe import Recipe, load_recipe, with_epochs
+from fftrain.recipe import Recipe
 from fftrain.train import Interrupted, Run, start, train
 
 SYSTEMS = [
@@ -45,18 +45,6 @@ def small(dataset: Dataset) -> Dataset:
     few = Split(dataset.train.pixels[:1000], dataset.train.labels[:1000])
     glance = Split(dataset.validation.pixels[:100], dataset.validation.labels[:100])
     return structs.replace(dataset, train=few, validation=glance)
-
-
-def narrow(name: str) -> Recipe:
-    """The recipe with layers of 12 neurons or channels, or of one per pixel and small fields, for two epochs."""
-    layers = f"network.units.*.{'inputs.*.' if load_recipe(name).network.steps else ''}ops"
-    fields: list[Override] = [(f"{layers}.*.out", 12)]
-    if "local" in name:
-        fields = [(f"{layers}.0.out", 1), (f"{layers}.0.kernel", 3), (f"{layers}.0.padding", 1)]
-    if name in ("hinton-local", "hinton-local-high"):  # the label reaches every neuron
-        fields += [("network.units.1.inputs.1.ops.0.out", 28 * 28)]
-        fields += [("network.steps.count", 3), ("network.steps.score", [2, 2])]
-    return with_epochs(load_recipe(name, fields), 2)
 
 
 def run_to_the_end(recipe: Recipe, data: Dataset, out: Path, stop: Callable[[], bool] | None = None) -> Run:

@@ -9,9 +9,10 @@ import msgspec
 import pytest
 import torch
 from msgspec import structs
+from safetensors import safe_open
 
 from ffruntime.errors import BundleError, StorageError, UsageError
-from fftrain.checkpoint import checkpoint_path
+from fftrain.checkpoint import Progress, checkpoint_path
 from fftrain.data import Dataset, Split
 from fftrain.optimizer import learning_rate
 from fftrain.recipe import Recipe, with_epochs
@@ -44,6 +45,11 @@ def finish(run: Run, out: Path, resume: bool = False, stop: Callable[[], bool] =
     return [r.row for r in train(run, out, resume, stop) if r.row]
 
 
+def read_progress(path: Path) -> Progress:
+    with safe_open(path, framework="pt") as file:
+        return msgspec.json.decode(file.metadata()["progress"], type=Progress)
+
+
 def same(one: Run, two: Run) -> bool:
     return all(torch.equal(tensor, two.tensors[name]) for name, tensor in one.tensors.items())
 
@@ -63,7 +69,7 @@ def test_same_seed_same_result(tiny_recipe: Recipe, small: Dataset, whole: tuple
     assert not same(other, whole[0])
 
 
-@pytest.mark.parametrize("steps", [1, 7, 10, 13])
+@pytest.mark.parametrize("steps", [1, 7, 10, 11, 13])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
     steps: int, tiny_recipe: Recipe, small: Dataset, whole: tuple, tmp_path: Path
 ) -> None:
@@ -73,6 +79,26 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     rows = finish(resumed, tmp_path / "model.ff", resume=True)
     assert same(resumed, whole[0])
     assert rows == whole[1][-len(rows) :]
+
+
+def test_a_checkpoint_that_takes_long_waits_until_it_is_asked_for_or_the_end(
+    tiny_recipe: Recipe, small: Dataset, whole: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no time for it, none is written after an epoch; stopped there, nothing is lost."""
+    monkeypatch.setattr("fftrain.train.CHECKPOINT_SHARE", 0.0)
+    path = tmp_path / "model.ff"
+    epochs_done = []
+    for report in train(new_run(tiny_recipe, small), path, False, never):
+        if report.row:
+            epochs_done.append(read_progress(checkpoint_path(path)).epoch)
+    assert epochs_done == [0, 2]
+    with pytest.raises(Interrupted):
+        finish(new_run(tiny_recipe, small), path, stop=after(11))  # asked at the end of the first epoch
+    assert read_progress(checkpoint_path(path)).epoch == 1
+    resumed = new_run(tiny_recipe, small)
+    finish(resumed, path, resume=True)
+    assert same(resumed, whole[0])
+    assert resumed.history == whole[0].history
 
 
 def test_reports_and_history(whole: tuple) -> None:
