@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+from systems import SYSTEMS
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 RESULTS = ROOT / "benchmarks" / "results"
@@ -119,6 +121,11 @@ def test_systems_are_what_the_benchmark_wrote() -> None:
         cells.append("–" if row["published_test"] is None else f"{row['published_test']:.2f}")
         cells += [row["device"], f"`{row['command']}`"]
         assert f"| {' | '.join(cells)} |" in README
+
+
+def test_systems_without_a_run_are_named() -> None:
+    for name in SYSTEMS.keys() - json.loads((RESULTS / "systems.json").read_text())["rows"].keys():
+        assert re.search(rf"`{name}`[^.|]* not been run", README), name
 
 
 def test_robustness_is_what_the_benchmark_wrote() -> None:
