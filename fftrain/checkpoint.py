@@ -72,7 +72,8 @@ def save_checkpoint(
     write_atomically(path, save({n: t.cpu().contiguous() for n, t in content.items()}, metadata))
 
 
-def _read(path: Path) -> tuple[Identity, Progress, Tensors]:
+def read_checkpoint(path: Path) -> tuple[Identity, Progress, Tensors]:
+    """What run it is of, how far that was, and its tensors. Raises `BundleError` where it is damaged or missing."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
@@ -90,7 +91,7 @@ def load_checkpoint(
 
     Raises `UsageError` where it is of another run, `BundleError` where it is damaged or missing.
     """
-    found, progress, content = from_first(_read(path) if rank() == 0 else None)
+    found, progress, content = from_first(read_checkpoint(path) if rank() == 0 else None)
     for field in identity.__struct_fields__:
         if msgspec.json.encode(getattr(found, field)) != msgspec.json.encode(getattr(identity, field)):
             raise UsageError(f"--resume: {path} is of a run with another {field}; delete it, or use another --out")

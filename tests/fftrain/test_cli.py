@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from ffruntime.bundle import read_manifest, verified
+from fftrain.checkpoint import read_checkpoint
 from fftrain.recipe import recipe_names
 
 ROOT = Path(__file__).parents[2]
@@ -87,8 +88,10 @@ def test_killed_and_resumed_ends_with_the_same_weights(
     start_and_signal(QUICK, "epoch   1/3", signal.SIGKILL, tmp_path)
     assert not (tmp_path / "model.ff").exists()
     assert_one_line(fftrain(*QUICK, cwd=tmp_path), 2, "interrupted", "--resume")
+    _, progress, _ = read_checkpoint(tmp_path / "model.ff.checkpoint")
     done = fftrain(*QUICK, "--resume", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+    assert ("epoch   1/3" in done.stderr) == (progress.epoch == 0)  # its checkpoint may have been put off
     whole, resumed = read_manifest(trained[0]), read_manifest(tmp_path / "model.ff")
     assert whole.files == resumed.files
     assert whole.accuracy == resumed.accuracy

@@ -9,10 +9,9 @@ import msgspec
 import pytest
 import torch
 from msgspec import structs
-from safetensors import safe_open
 
 from ffruntime.errors import BundleError, StorageError, UsageError
-from fftrain.checkpoint import Progress, checkpoint_path
+from fftrain.checkpoint import checkpoint_path, read_checkpoint
 from fftrain.data import Dataset, Split
 from fftrain.optimizer import learning_rate
 from fftrain.recipe import Recipe, with_epochs
@@ -43,11 +42,6 @@ def new_run(recipe: Recipe, small: Dataset, seed: int = 0) -> Run:
 
 def finish(run: Run, out: Path, resume: bool = False, stop: Callable[[], bool] = never) -> list[dict]:
     return [r.row for r in train(run, out, resume, stop) if r.row]
-
-
-def read_progress(path: Path) -> Progress:
-    with safe_open(path, framework="pt") as file:
-        return msgspec.json.decode(file.metadata()["progress"], type=Progress)
 
 
 def same(one: Run, two: Run) -> bool:
@@ -90,11 +84,11 @@ def test_a_checkpoint_that_takes_long_waits_until_it_is_asked_for_or_the_end(
     epochs_done = []
     for report in train(new_run(tiny_recipe, small), path, False, never):
         if report.row:
-            epochs_done.append(read_progress(checkpoint_path(path)).epoch)
+            epochs_done.append(read_checkpoint(checkpoint_path(path))[1].epoch)
     assert epochs_done == [0, 2]
     with pytest.raises(Interrupted):
         finish(new_run(tiny_recipe, small), path, stop=after(11))  # asked at the end of the first epoch
-    assert read_progress(checkpoint_path(path)).epoch == 1
+    assert read_checkpoint(checkpoint_path(path))[1].epoch == 1
     resumed = new_run(tiny_recipe, small)
     finish(resumed, path, resume=True)
     assert same(resumed, whole[0])
