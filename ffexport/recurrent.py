@@ -16,6 +16,7 @@ from ffruntime.architecture import (
     Network,
     Shape,
     Source,
+    constant_inputs,
     source_shape,
     summed_shape,
     unit_name,
@@ -69,18 +70,17 @@ def settle(
     to the first unit, and a label to the last.
     """
     assert network.steps
-    first, last = network.steps.score
-    top, shapes = len(network.units) - 1, unit_shapes(network)
+    (first, last), shapes = network.steps.score, unit_shapes(network)
     activities = [
         of_image(y, shape) for y, (_, shape) in zip(activations(network, weights, x), shapes, strict=True)
     ]
-    fixed = {(0, "below"): (x, of_image), (top, "above"): (patterns, of_label)}
     given = {}
-    for (index, source), (value, spread) in fixed.items():
-        (inputs,) = (one for one in network.units[index].inputs if one.source == source)
+    for (index, inputs), (value, spread) in zip(
+        constant_inputs(network), ((x, of_image), (patterns, of_label)), strict=True
+    ):
         made = one_input(network, index, inputs, weights, value)
         shape = summed_shape(network.units[index], index, shapes[index][0])
-        given[index, source] = spread(op.reshape(made, constant([-1, *shape])), shape)
+        given[index, inputs.source] = spread(op.reshape(made, constant([-1, *shape])), shape)
     offset: dict[Source, int] = {"below": -1, "self": 0, "above": 1}
     counted: list[list[Var]] = [[] for _ in network.units]
     for step in range(1, last + 1):

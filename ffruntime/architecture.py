@@ -257,6 +257,14 @@ def from_below(name: str) -> bool:
     return ".above." not in name and ".self." not in name
 
 
+def constant_inputs(network: Network) -> tuple[tuple[int, Input], tuple[int, Input]]:
+    """The inputs of a recurrent network that receive the same in every step, each with its unit's index: that of
+    the first unit from below, the image, and that of the last from above, the label."""
+    top = len(network.units) - 1
+    (above,) = (inputs for inputs in network.units[top].inputs if inputs.source == "above")
+    return (0, network.units[0].inputs[0]), (top, above)
+
+
 def sign(network: Network) -> int:
     """1 where goodness is to be high for right labels, −1 where it is to be low."""
     return 1 if network.goodness == "high" else -1

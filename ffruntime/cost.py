@@ -10,9 +10,13 @@ from .architecture import (
     Network,
     Op,
     Shape,
+    constant_inputs,
     from_below,
     head_features,
+    shaped_ops,
+    source_shape,
     unit_layers,
+    unit_name,
 )
 
 
@@ -34,13 +38,27 @@ def layer_macs(network: Network) -> list[tuple[int, ...]]:
     return units
 
 
+def constant_macs(network: Network) -> tuple[int, int]:
+    """Multiply-accumulates of what every step of a recurrent network adds and none changes: the image's part of the
+    first unit's input, and the label's of the last one's. Without steps there is none."""
+    macs = []
+    for index, inputs in constant_inputs(network) if network.steps else ():
+        path, shape = f"{unit_name(index)}.{inputs.source}", source_shape(network, index, inputs.source)
+        macs.append(sum(op_macs(op, below, above) for _, op, below, above in shaped_ops(inputs, path, shape)))
+    image, label = macs or (0, 0)
+    return image, label
+
+
 def unit_macs(network: Network) -> list[int]:
     """Multiply-accumulates of every unit for the goodness of one image and one label.
 
-    In a recurrent network: in every step up to the last that counts.
+    In a recurrent network: in every step up to the last that counts, and once of what no step changes.
     """
-    steps = network.steps.score[1] if network.steps else 1
-    return [steps * sum(layers) for layers in layer_macs(network)]
+    steps, (image, label) = network.steps.score[1] if network.steps else 1, constant_macs(network)
+    units = [steps * sum(layers) for layers in layer_macs(network)]
+    units[0] -= (steps - 1) * image
+    units[-1] -= (steps - 1) * label
+    return units
 
 
 def pass_macs(network: Network) -> int:

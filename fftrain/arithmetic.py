@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ffruntime.architecture import Network, unit_name
-from ffruntime.cost import head_macs, layer_macs, pass_macs, unit_macs
+from ffruntime.cost import constant_macs, head_macs, layer_macs, pass_macs, unit_macs
 
 from .optimizer import trained_parts
 from .recipe import CrossEntropy, Recipe
@@ -17,7 +17,7 @@ def training_macs(recipe: Recipe, network: Network) -> int:
     inputs of every layer but the first. The linear classifier takes one more pass, but not where images have no
     labels, and negatives that are chosen by goodness one for every pattern. Where units are trained one after the
     other, it is the mean over the training. A recurrent network does so in every step, after one pass from below;
-    its inputs count as of one layer each.
+    its inputs count as of one layer each, and what no step changes once: of the image, and of each of its labels.
     """
     units, head = layer_macs(network), head_macs(network)
     forward = sum(map(sum, units))
@@ -36,8 +36,11 @@ def training_macs(recipe: Recipe, network: Network) -> int:
     chosen = recipe.negatives.hard > 0 and recipe.negatives.source == "goodness"
     choice = network.label.patterns * sum(unit_macs(network)) if chosen else 0
     if network.steps:
-        steps = network.steps.count * (forward + sum(map(sum, trained)))
-        return (1 + recipe.negatives.count) * steps + pass_macs(network) + classifier + choice
+        (image, label), copies = constant_macs(network), 1 + recipe.negatives.count
+        first, last = unit_name(0) in parts, unit_name(len(units) - 1) in parts
+        once = (1 + first) * image + copies * (1 + last) * label
+        changing = forward - image - label + sum(map(sum, trained)) - first * image - last * label
+        return copies * network.steps.count * changing + once + pass_macs(network) + classifier + choice
     return (1 + recipe.negatives.count) * (forward + gradients) + classifier + choice
 
 

@@ -22,23 +22,27 @@ def local_gradient(
     network: Network,
     index: int,
     tensors: Tensors,
-    x: Tensor,
+    received: Mapping[Source, Tensor],
     loss: PairLoss,
     copies: int = 2,
     peer: tuple[Peer, Tensor] | None = None,
-    others: Mapping[Source, Tensor] = NOTHING,
+    known: Tensors = NOTHING,
     old: Tensor | None = None,
 ) -> tuple[Tensors, Tensor, Tensor]:
-    """The gradient of the unit at `index`, and what it makes of its input.
+    """The gradient of the unit at `index`, and what it makes of its inputs.
 
-    `x` (copies · B, …) is the unit's normalised input, the positive copies first; `peer`: peer normalisation, with
-    the unit's running mean, which is updated. In a recurrent network, `others` are its inputs from elsewhere and
-    `old` its activity of a step ago. Returns (gradient by parameter name, activation, [loss, discrimination
-    accuracy] of the batch, without the peer term).
+    `received`: the unit's normalised inputs (copies · B, …) by source, the positive copies first; `peer`: peer
+    normalisation, with the unit's running mean, which is updated. In a recurrent network, `known` is what some
+    inputs add (`network.constants`), and `old` the unit's activity of a step ago. Returns (gradient by name, of
+    the unit's parameters in `tensors` and of what is `known`; activation; [loss, discrimination accuracy] of the
+    batch, without the peer term).
     """
-    own = {name: t.detach().requires_grad_() for name, t in net.parameters(unit_name(index), tensors).items()}
+    name = unit_name(index)
+    own, added = net.parameters(name, tensors), {n: t for n, t in known.items() if n.startswith(f"{name}.")}
+    leaves = {n: t.detach().requires_grad_() for n, t in {**own, **added}.items()}
+    given = {source: x.detach() for source, x in received.items()}
     with torch.enable_grad():
-        y = net.preactivation(network, index, own, x.detach(), others)
+        y = net.preactivation(network, index, leaves, given, {n: leaves[n] for n in added})
         pull = peer_term(*peer, y[: len(y) // copies]) if peer else 0.0  # before the ReLU, which is in place
         if old is None:
             goodness = net.relu_goodness(y)
@@ -46,8 +50,8 @@ def local_gradient(
             y = net.damped(network, old, F.relu(y))
             goodness = net.mean_square(y)
         value, report = unit_loss(network, loss, goodness, y[0].numel(), copies)
-        gradients = torch.autograd.grad(value + pull, list(own.values()))
-    return dict(zip(own, gradients, strict=True)), y.detach(), report
+        gradients = torch.autograd.grad(value + pull, list(leaves.values()))
+    return dict(zip(leaves, gradients, strict=True)), y.detach(), report
 
 
 def unit_loss(

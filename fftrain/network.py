@@ -5,6 +5,7 @@ The operations inside a unit stand in `operations.py`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from itertools import product
@@ -20,6 +21,7 @@ from ffruntime.architecture import (
     Network,
     Source,
     Unit,
+    constant_inputs,
     named_ops,
     parameter_shapes,
     scored_units,
@@ -30,7 +32,7 @@ from ffruntime.architecture import (
 from .distributed import average, world
 from .operations import Tensors, apply_op
 
-NOTHING: Mapping[Source, Tensor] = {}  # no input from elsewhere than below
+NOTHING: Tensors = {}
 BATCH_MOMENTUM = 0.1  # of the newest batch in the running statistics
 FP32_BLOCK = 1 << 18  # figures that a CPU converts to fp32 at once: they stay in its cache, and a copy small
 
@@ -130,32 +132,38 @@ def _batch_statistics(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Ten
 
 
 def preactivation(
-    network: Network, index: int, tensors: Tensors, x: Tensor, others: Mapping[Source, Tensor] = NOTHING
+    network: Network, index: int, tensors: Tensors, received: Mapping[Source, Tensor], known: Tensors = NOTHING
 ) -> Tensor:
-    """What a unit's last ReLU receives, from its normalised input `x` from below and those from elsewhere."""
-    unit, name = network.units[index], unit_name(index)
-    x = apply_input(unit.inputs[0], name, tensors, x)
-    for inputs in unit.inputs[1:]:
-        if inputs.source in others:
-            x = x + apply_input(inputs, name, tensors, others[inputs.source]).reshape(x.shape)
+    """What a unit's last ReLU receives, from its normalised inputs by source or what those are `known` to add.
+
+    An input of which there is neither takes no part.
+    """
+    unit, name, parts = network.units[index], unit_name(index), []
+    for inputs in unit.inputs:
+        path = f"{name}.{inputs.source}"
+        if path in known:
+            parts.append(known[path])
+        elif inputs.source in received:
+            parts.append(apply_ops(inputs, path, tensors, received[inputs.source]))
+    x = functools.reduce(lambda x, part: x + part.reshape(x.shape), parts)
     *ops, _ = named_ops(unit)
     for short, op in ops:
         x = apply_op(op, f"{name}.{short}", tensors, x)
     return x
 
 
-def apply_input(inputs: Input, unit: str, tensors: Tensors, x: Tensor) -> Tensor:
-    """The operations of one of a unit's inputs."""
+def apply_ops(inputs: Input, path: str, tensors: Tensors, x: Tensor) -> Tensor:
+    """The operations of an input of that name."""
     for short, op in named_ops(inputs):
-        x = apply_op(op, f"{unit}.{inputs.source}.{short}", tensors, x)
+        x = apply_op(op, f"{path}.{short}", tensors, x)
     return x
 
 
 def activation(
-    network: Network, index: int, tensors: Tensors, x: Tensor, others: Mapping[Source, Tensor] = NOTHING
+    network: Network, index: int, tensors: Tensors, received: Mapping[Source, Tensor], known: Tensors = NOTHING
 ) -> Tensor:
-    """A unit's activation from its normalised input `x` from below and those from elsewhere."""
-    return F.relu(preactivation(network, index, tensors, x, others))
+    """A unit's activation from its normalised inputs, as `preactivation`."""
+    return F.relu(preactivation(network, index, tensors, received, known))
 
 
 class _MeanSquare(torch.autograd.Function):
@@ -221,7 +229,8 @@ def activations(network: Network, tensors: Tensors, x: Tensor) -> list[Tensor]:
     """Activation of every unit in one pass from below, from the embedded input, statistics frozen."""
     result = []
     for index, unit in enumerate(network.units):
-        x = activation(network, index, tensors, normalise(unit, unit_name(index), tensors, x, training=False))
+        x = normalise(unit, unit_name(index), tensors, x, training=False)
+        x = activation(network, index, tensors, {"below": x})
         result.append(x)
     return result
 
@@ -259,46 +268,56 @@ def label_goodness(network: Network, tensors: Tensors, images: Tensor, labels: T
     """Standardised images (N, …) × labels (L,) -> goodness of every unit for every pair, (N, L, U)."""
     n, count = len(images), len(labels)
     patterns = tensors["labels.patterns"][labels]
-    patterns = patterns.repeat(n, *[1] * (patterns.ndim - 1))  # (N·L, *pattern_shape)
-    x = embed(network, tensors, images.repeat_interleave(count, dim=0), patterns)
-    goodness = settle(network, tensors, x, patterns) if network.steps else forward(network, tensors, x)[0]
+    if network.steps:
+        goodness = settle(network, tensors, images, patterns)
+    else:
+        patterns = patterns.repeat(n, *[1] * (patterns.ndim - 1))  # (N·L, *pattern_shape)
+        x = embed(network, tensors, images.repeat_interleave(count, dim=0), patterns)
+        goodness, _ = forward(network, tensors, x)
     return goodness.view(n, count, -1)
 
 
-def settle(network: Network, tensors: Tensors, x: Tensor, patterns: Tensor) -> Tensor:
-    """A recurrent network from the embedded image (N, …) and the label at its top (N, Q): goodness (N, U)."""
+def settle(network: Network, tensors: Tensors, images: Tensor, patterns: Tensor) -> Tensor:
+    """A recurrent network, from standardised images (N, …) and labels at its top (L, Q): goodness (N·L, U)."""
     assert network.steps
-    first, last = network.steps.score
-    below = normalise(network.units[0], unit_name(0), tensors, x, training=False)
-    activities, counted = activations(network, tensors, x), []
+    n, count, (first, last) = len(images), len(patterns), network.steps.score
+    x = embed(network, tensors, images, patterns)
+    activities = [y.repeat_interleave(count, 0) for y in activations(network, tensors, x)]
+    (below, image), (above, label) = constants(network, tensors, x, patterns.to(x)).items()
+    known = {below: image.repeat_interleave(count, 0), above: label.repeat(n, *[1] * (label.ndim - 1))}
+    counted = []
     for step in range(1, last + 1):
-        inputs = step_inputs(network, below, patterns, activities)
-        new = [activation(network, index, tensors, *of_unit) for index, of_unit in enumerate(inputs)]
+        units = enumerate(step_inputs(network, activities))
+        new = [activation(network, index, tensors, received, known) for index, received in units]
         activities = [damped(network, old, y) for old, y in zip(activities, new, strict=True)]
         if step >= first:
             counted.append(torch.stack([mean_square(y) for y in activities], dim=-1))
     return torch.stack(counted).mean(0)
 
 
-def step_inputs(
-    network: Network, below: Tensor, patterns: Tensor, activities: list[Tensor]
-) -> list[tuple[Tensor, dict[Source, Tensor]]]:
-    """What every unit receives in the next step, normalised: from below, and from elsewhere.
-
-    `below`: the first unit's normalised input; `patterns`: the label at the top; `activities` of a step ago.
-    """
-    around = [below, *activities, patterns.to(below)]
-    offset: dict[Source, int] = {"below": 0, "self": 1, "above": 2}
-
-    def received(index: int, inputs: Input) -> Tensor:
-        x = around[index + offset[inputs.source]]
-        return normalise_divisive(x) if inputs.normalise == "divisive" and x is not below else x
-
-    result = []
-    for index, unit in enumerate(network.units):
-        first, *others = unit.inputs
-        result.append((received(index, first), {one.source: received(index, one) for one in others}))
+def constants(network: Network, tensors: Tensors, x: Tensor, patterns: Tensor) -> Tensors:
+    """What a recurrent network's constant inputs add in every step, under their names: that from below the first
+    unit, where the embedded image `x` is, and that from above the last, where the label's `patterns` are."""
+    result = {}
+    for (index, inputs), given in zip(constant_inputs(network), (x, patterns), strict=True):
+        given = normalise_divisive(given) if inputs.normalise == "divisive" else given
+        path = f"{unit_name(index)}.{inputs.source}"
+        result[path] = apply_ops(inputs, path, tensors, given)
     return result
+
+
+def step_inputs(network: Network, activities: list[Tensor]) -> list[dict[Source, Tensor]]:
+    """What every unit receives in the next step from units, normalised: from their `activities` a step ago."""
+    offset: dict[Source, int] = {"below": -1, "self": 0, "above": 1}
+    normalised = [normalise_divisive(y) for y in activities]
+    return [
+        {
+            one.source: (normalised if one.normalise == "divisive" else activities)[place]
+            for one in unit.inputs
+            if 0 <= (place := index + offset[one.source]) < len(activities)
+        }
+        for index, unit in enumerate(network.units)
+    ]
 
 
 def damped(network: Network, old: Tensor, new: Tensor) -> Tensor:

@@ -39,10 +39,10 @@ def locally_connected(op: Local, weight: Tensor, bias: Tensor | None, x: Tensor)
     p, k, wide = op.padding, op.kernel, x.shape[3] + 2 * op.padding
     lines = F.pad(x, (p, p, p, p)).permute(0, 2, 3, 1).flatten(1)  # (N, (H + 2p) · (W + 2p) · C)
     seen = lines.unfold(1, k * wide * c, op.stride * wide * c).transpose(0, 1)  # (H', N, k · (W + 2p) · C), a view
-    column = torch.arange(columns, device=x.device)[:, None]
-    taps = op.stride * column + torch.arange(k, device=x.device)  # (W', k): the columns of each field
     band = weight.new_zeros(rows, k, wide, c, columns, out)
-    band[:, :, taps, :, column] = weight.permute(1, 5, 0, 4, 3, 2)  # what is indexed comes first
+    row, line, pixel, channel, column, one = band.stride()
+    fields = (row, line, pixel, channel, op.stride * pixel + column, one)  # each column's field begins a stride on
+    band.as_strided((rows, k, k, c, columns, out), fields).copy_(weight.permute(0, 4, 5, 3, 1, 2))
     band = band.view(rows, k * wide * c, columns * out)
     y = torch.bmm(seen, band).view(rows, n, columns, out).permute(1, 3, 0, 2)
     return y if bias is None else y + bias

@@ -92,8 +92,8 @@ def golden_gradient(
     for below, unit in enumerate(network.units[: index + 1]):
         x = net.normalise(unit, unit_name(below), tensors, x, training=False)
         if below < index:
-            x = net.activation(network, below, tensors, x)
-    return local_gradient(network, index, tensors, x, loss)[0]
+            x = net.activation(network, below, tensors, {"below": x})
+    return local_gradient(network, index, tensors, {"below": x}, loss)[0]
 
 
 def write_bundle(

@@ -65,11 +65,11 @@ def local_units(state: State, x: Tensor, copies: int, unlabelled: bool = False) 
         x = net.normalise(unit, name, state.tensors, x, training=True)
         if unit.trained and name in state.learning:
             peer = (state.recipe.peer, state.peers[name]) if name in state.peers else None
-            gradients, x, report = local_gradient(network, index, own, x, loss, copies, peer)
+            gradients, x, report = local_gradient(network, index, own, {"below": x}, loss, copies, peer)
             average(gradients.values())
             apply_gradients(state.optimizers[name], state.tensors, gradients)
         else:
-            x = net.activation(network, index, own, x)
+            x = net.activation(network, index, own, {"below": x})
             _, report = unit_loss(network, loss, net.mean_square(x), x[0].numel(), copies)
         reports.append(report)
         features += [net.features([x[: len(x) // copies]])] if unlabelled and unit.scored else []
@@ -85,7 +85,7 @@ def crossing_units(state: State, x: Tensor, copies: int, unlabelled: bool = Fals
     with torch.enable_grad():
         for index, unit in enumerate(network.units):
             x = net.normalise(unit, unit_name(index), state.tensors, x, training=True)
-            x = net.activation(network, index, own, x)
+            x = net.activation(network, index, own, {"below": x})
             value, report = unit_loss(network, loss, net.mean_square(x), x[0].numel(), copies)
             total = total + value if unit.trained else total
             reports.append(report)
@@ -103,7 +103,7 @@ def backpropagation(state: State, images: Tensor, labels: Tensor) -> Tensor:
         scored = []
         for index, unit in enumerate(network.units):
             x = net.normalise(unit, unit_name(index), state.tensors, x, training=True)
-            x = net.activation(network, index, own, x)
+            x = net.activation(network, index, own, {"below": x})
             scored += [x] if unit.scored else []
         logits = net.head_logits(own, net.features(scored))
         value = F.cross_entropy(logits, labels)

@@ -129,7 +129,7 @@ def compare(network: Network, loss: PairLoss, copies: int, dtype: type, toleranc
     tensors, x = initial(network), some_input(network, 0, copies)
     model = gradient_graph(network, 0, loss, dtype)
     outputs = run(model, {**tensors, **unit_inputs(x, copies)})
-    gradients, y, report = local_gradient(network, 0, tensors, x, loss, copies)
+    gradients, y, report = local_gradient(network, 0, tensors, {"below": x}, loss, copies)
     goodness, above = net.mean_square(y), network.units[1]
     after = net.normalise(above, "unit2", tensors, y, training=False)
     images = len(x) // copies
@@ -203,7 +203,7 @@ def test_of_equal_values_the_first_gets_the_gradient() -> None:
     x[:, 0, ::2, ::2], x[:, 1, ::2, ::2] = 2, 0
     x[1] *= 0.5
     loss = Symmetric()
-    expected, _, _ = local_gradient(network, 0, tensors, x, loss)
+    expected, _, _ = local_gradient(network, 0, tensors, {"below": x}, loss)
     outputs = run(gradient_graph(network, 0, loss), {**tensors, **unit_inputs(x, 2)})
     gradient = outputs["gradient.unit1.conv1.weight"].ravel()
     assert gradient[0] != 0
@@ -220,7 +220,7 @@ def test_losses_do_not_overflow(loss: PairLoss, scale: float) -> None:
     x = scale * some_input(network, 0, 3, images=2) + scale
     outputs = run(gradient_graph(network, 0, loss), {**tensors, **unit_inputs(x, 3)})
     assert all(np.isfinite(value).all() for value in outputs.values())
-    gradients, _, report = local_gradient(network, 0, tensors, x, loss, 3)
+    gradients, _, report = local_gradient(network, 0, tensors, {"below": x}, loss, 3)
     (expected,) = gradients.values()
     error = np.abs(outputs["gradient.unit1.linear1.weight"] - expected.numpy()).max()
     rounding = ROUNDING * sharpness(loss, 100_352, float(outputs["goodness.positive"].max()))
@@ -245,7 +245,7 @@ def test_fifty_steps_are_torchs(unit: str, optimizer: str, loss: PairLoss) -> No
     names = [output.name for output in session.get_outputs()]
     for step in range(1, 51):
         x = some_input(network, 0, 3, images=4, seed=step).float()
-        for name, gradient in local_gradient(network, 0, theirs, x, loss, 3)[0].items():
+        for name, gradient in local_gradient(network, 0, theirs, {"below": x}, loss, 3)[0].items():
             own[name].grad = gradient
         made.step()
         inputs = {name: part.numpy() for name, part in unit_inputs(x, 3).items()}

@@ -129,12 +129,14 @@ def test_info_says_how_it_runs(recurrent: Path) -> None:
 
 def test_every_layer_can_be_lowered_and_is_counted(run: Run) -> None:
     assert layers(run.network) == [*LAYERS, "head"]
-    first, second = WIDE * (PIXELS + 2 * WIDE), WIDE * (WIDE + 10 + WIDE)
-    assert unit_macs(run.network) == [5 * first, 5 * second]
-    below, head = WIDE * PIXELS + WIDE * WIDE, 10 * 2 * WIDE
+    first, second, image, label = 2 * WIDE * WIDE, 2 * WIDE * WIDE, WIDE * PIXELS, 10 * WIDE
+    assert unit_macs(run.network) == [5 * first + image, 5 * second + label]
+    below, head = image + WIDE * WIDE, 10 * 2 * WIDE
     assert pass_macs(run.network) == below
-    # eight steps for the right and the wrong label, forward and gradients, from one pass; and the classifier's
-    assert training_macs(run.recipe, run.network) == 2 * 8 * 2 * (first + second) + below + below + 2 * head
+    # from one pass, eight steps for the right and the wrong label, forward and gradients, of what changes; what
+    # does not, once for the image, and for either label; then a pass for the classifier, and its gradients
+    steps = 2 * 8 * 2 * (first + second) + 2 * image + 2 * 2 * label
+    assert training_macs(run.recipe, run.network) == steps + below + below + 2 * head
 
 
 def test_a_real_engine_is_built_of_every_graph(recurrent: Path) -> None:

@@ -194,7 +194,7 @@ def test_many_units_are_read_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
         for read in (validate, parameter_shapes, unit_macs, pass_macs):
             read(described)
         counts.append(looked)
-    assert counts[1] == 2 * counts[0]
+    assert counts[1] <= 2 * counts[0]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_a_valid_description_computes_what_it_says(ops: list) -> None:
         return
     patterns = {"labels.patterns": torch.zeros(12, 1, 28, 28), "labels.neutral": torch.zeros(1, 28, 28)}
     tensors = initialise(described, patterns, torch.Generator())
-    y = activation(described, 0, tensors, torch.zeros(2, 2, 28, 28))
+    y = activation(described, 0, tensors, {"below": torch.zeros(2, 2, 28, 28)})
     assert tuple(y.shape[1:]) == unit_shapes(described)[0][1]
 
 

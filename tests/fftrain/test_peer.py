@@ -54,7 +54,7 @@ def activity(run: Run, dataset: Dataset) -> torch.Tensor:
     images = net.to_images(dataset.train.pixels[:500], run.network, torch.float32)
     x = net.embed(run.network, run.tensors, images, run.tensors["labels.patterns"][dataset.train.labels[:500]])
     for index in range(2):
-        x = net.activation(run.network, index, run.tensors, net.normalise_divisive(x))
+        x = net.activation(run.network, index, run.tensors, {"below": net.normalise_divisive(x)})
     return x.mean(0)
 
 

@@ -48,7 +48,7 @@ def test_gradient_is_the_closed_formula(
     w = torch.randn(6, 2, 5, 5, generator=generator, dtype=dtype) / 5
     b = torch.randn(6, generator=generator, dtype=dtype) / 5
     tensors = {"unit1.conv1.weight": w, "unit1.conv1.bias": b}
-    gradients, _, _ = local_gradient(network, 0, tensors, x, loss, 1 + negatives)
+    gradients, _, _ = local_gradient(network, 0, tensors, {"below": x}, loss, 1 + negatives)
     exact = [t.double().numpy() for t in (x, w, b)]
     expected = reference.unit_gradient(*exact, loss, 1 + negatives)
     for gradient, formula in zip(gradients.values(), expected, strict=False):
@@ -130,7 +130,7 @@ def test_no_graph_outlives_a_unit(tiny_recipe: Recipe, dataset: Dataset) -> None
     """What a unit hands on carries no history that a gradient could flow back through."""
     run = fresh_run(tiny_recipe, dataset)
     x = torch.rand(8, 2, 28, 28)
-    _, y, _ = local_gradient(run.network, 0, run.tensors, x, tiny_recipe.loss)
+    _, y, _ = local_gradient(run.network, 0, run.tensors, {"below": x}, tiny_recipe.loss)
     assert not y.requires_grad
 
 

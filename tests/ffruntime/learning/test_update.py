@@ -77,7 +77,7 @@ def torch_units(model: Model, recipe: Recipe, weights: Arrays, settings: Setting
         losses.append([])
         for index, (part, unit) in enumerate(zip(parts, network.units, strict=True)):
             x = net.normalise(unit, part, tensors, x, training=False)
-            gradients, x, report = local_gradient(network, index, tensors, x, recipe.loss, len(labels))
+            gradients, x, report = local_gradient(network, index, tensors, {"below": x}, recipe.loss, len(labels))
             for name, parameter in net.parameters(part, tensors).items():
                 parameter.grad = gradients[name]
             optimizers[part].step()

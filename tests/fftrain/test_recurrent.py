@@ -1,0 +1,135 @@
+"""A recurrent network's update: that of the losses of all its steps, written down plainly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from msgspec import to_builtins
+from narrow import narrow
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from ffruntime.architecture import Image, scored_units, unit_name
+from fftrain import network as net
+from fftrain.arithmetic import training_macs
+from fftrain.data import Dataset
+from fftrain.labels import make_patterns
+from fftrain.loss import pair_loss
+from fftrain.operations import Tensors, apply_op
+from fftrain.optimizer import make_optimizers
+from fftrain.peer import peer_means
+from fftrain.recipe import CrossEntropy, Recipe, build_network
+from fftrain.recurrent import recurrent_units
+from fftrain.state import Batch, State
+from fftrain.step import training_step
+
+RATE = 0.5
+CHANGES: list[dict[str, Any]] = [{}, {"negatives": {"count": 2}}, {"peer": {"weight": 0.0}}]
+
+
+def state_of(recipe: Recipe) -> State:
+    """An untrained network for 28 × 28 pixels; plain gradient descent, so that an update shows the gradient."""
+    plain = {"optimizer": {"kind": "sgd", "momentum": 0.0, "weight_decay": 0.0}}
+    recipe = msgspec.convert({**to_builtins(recipe), **plain}, Recipe)
+    patterns = make_patterns(recipe.patterns, 10, 28, 28)
+    network = build_network(recipe, Image((1, 28, 28)), len(patterns["labels.patterns"]))
+    tensors = net.initialise(network, patterns, torch.Generator().manual_seed(0))
+    optimizers = make_optimizers(recipe, network, tensors)
+    for optimizer in optimizers.values():
+        optimizer.param_groups[0]["lr"] = RATE
+    device = torch.device("cpu")
+    peers = peer_means(recipe.peer, network, device)
+    return State(recipe, network, tensors, optimizers, peers, frozenset(optimizers), device, torch.float32)
+
+
+def plain_steps(state: State, own: Tensors, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Hinton, section 3.4, everything computed in every step, from activities of a step ago that are given.
+
+    Returns the loss with peer normalisation, whose running means it updates, and goodness, (copies · B, U)."""
+    network, loss = state.network, state.recipe.loss
+    assert network.steps
+    assert not isinstance(loss, CrossEntropy)
+    copies, batch = labels.shape
+    image = images.repeat(copies, 1, 1, 1)
+    label = own["labels.patterns"][labels.flatten()]
+    sign = 1 if network.goodness == "high" else -1
+
+    def made(index: int, source: str, x: Tensor) -> Tensor:
+        (inputs,) = (one for one in network.units[index].inputs if one.source == source)
+        (op,) = inputs.ops
+        kind = "local1" if "local" in type(op).__name__.lower() else "linear1"
+        x = x / x.flatten(1).square().mean(1).sqrt().clamp_min(1e-4).view(-1, *[1] * (x.ndim - 1))
+        return apply_op(op, f"{unit_name(index)}.{source}.{kind}", own, x)
+
+    activities, x = [], image
+    for index in range(len(network.units)):
+        x = made(index, "below", x).relu().detach()
+        activities.append(x)
+    total, counted = torch.zeros(()), []
+    for step in range(1, network.steps.count + 1):
+        around, new, goodness = [image, *activities, label], [], []
+        for index, unit in enumerate(network.units):
+            by_source = {"below": around[index], "self": around[index + 1], "above": around[index + 2]}
+            parts = [made(index, one.source, by_source[one.source]) for one in unit.inputs]
+            z = parts[0] + sum(part.view_as(parts[0]) for part in parts[1:])
+            if unit_name(index) in state.peers:
+                running, peer = state.peers[unit_name(index)], state.recipe.peer
+                running.copy_(peer.decay * running + (1 - peer.decay) * z[:batch].detach().relu().mean(0))
+                total = total + peer.weight * ((running - running.mean()) * z[:batch].mean(0)).sum()
+            y = network.steps.keep * activities[index] + (1 - network.steps.keep) * z.relu()
+            g = y.flatten(1).square().mean(1)
+            total = total + pair_loss(loss, g[:batch], g[batch:].view(copies - 1, -1), y[0].numel(), sign).mean()
+            new.append(y.detach())
+            goodness.append(g.detach())
+        activities = new
+        if network.steps.score[0] <= step <= network.steps.score[1]:
+            counted.append(torch.stack(goodness, dim=1))
+    return total / network.steps.count, torch.stack(counted).mean(0)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+@pytest.mark.parametrize("name", ["hinton-recurrent", "hinton-local", "hinton-local-high"])
+def test_an_update_is_that_of_the_losses_of_all_steps(name: str, change: dict[str, Any], dataset: Dataset) -> None:
+    recipe = msgspec.convert({**to_builtins(narrow(name)), **change}, Recipe)
+    ours, plain = state_of(recipe), state_of(recipe)
+    images = net.to_images(dataset.train.pixels[:6], ours.network, torch.float32)
+    right = dataset.train.labels[:6]
+    labels = torch.stack([(right + shift) % 10 for shift in range(1 + recipe.negatives.count)])
+    before = {name: tensor.clone() for name, tensor in ours.tensors.items()}
+    with torch.no_grad():
+        recurrent_units(ours, images, labels)
+    wanted = {n: t.requires_grad_() for n, t in plain.tensors.items() if n.startswith("unit")}
+    loss, _ = plain_steps(plain, plain.tensors, images, labels)
+    gradients = dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
+    assert len(gradients) == len([name for name in before if name.startswith("unit")])
+    for name, gradient in gradients.items():
+        assert gradient.abs().max() > 0
+        moved = (before[name] - ours.tensors[name]) / RATE
+        scale = float(gradient.abs().max())
+        torch.testing.assert_close(moved / scale, gradient / scale, rtol=1e-3, atol=1e-4, msg=name)
+    for unit, running in ours.peers.items():
+        torch.testing.assert_close(running, plain.peers[unit])
+
+
+@pytest.mark.parametrize("name", ["hinton-recurrent", "hinton-local"])
+def test_goodness_is_that_of_the_plain_steps(name: str, dataset: Dataset) -> None:
+    state = state_of(narrow(name))
+    images = net.to_images(dataset.train.pixels[:4], state.network, torch.float32)
+    goodness = net.label_goodness(state.network, state.tensors, images, torch.tensor([3, 8, 1]))
+    labels = torch.tensor([[3], [8], [1]]).expand(3, 4)
+    _, expected = plain_steps(state, state.tensors, images, labels)
+    assert goodness.shape == (4, 3, len(scored_units(state.network)))
+    torch.testing.assert_close(goodness, expected.view(3, 4, -1).transpose(0, 1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_the_arithmetic_that_is_counted_is_what_torch_does(change: dict[str, Any]) -> None:
+    state = state_of(msgspec.convert({**to_builtins(narrow("hinton-recurrent")), **change}, Recipe))
+    count = state.recipe.negatives.count
+    batch = Batch(torch.zeros(4, 1, 28, 28, dtype=torch.uint8), torch.arange(4), torch.rand(4, count, 2))
+    with FlopCounterMode(display=False) as counter:
+        training_step(state, batch, torch.tensor(1.0))
+    assert counter.get_total_flops() == 2 * 4 * training_macs(state.recipe, state.network)
