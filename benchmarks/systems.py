@@ -5,7 +5,8 @@
 Trains as a user does, `fftrain mnist --recipe SYSTEM`, into FOLDER, and goes on where that was interrupted; what is
 there by the same recipe is not trained again. fftrain says beforehand how long it takes, and reads the test images
 once, when training has ended. A run replaces its system's row in the results and leaves the others: of one FOLDER,
-several may run side by side, as they do on a GPU that one of them does not fill.
+several may run side by side, as they do on a GPU that one of them does not fill. A row holds the recipe that made
+it, so that it cannot outlive a change of that unnoticed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 from common import machine, record, recorded
 from filelock import FileLock
-from msgspec import convert
+from msgspec import convert, to_builtins
 
 from ffruntime.bundle import MANIFEST, read_manifest
 from fftrain.checkpoint import checkpoint_path
@@ -60,7 +61,7 @@ def main() -> None:
             how = "--resume" if checkpoint_path(path).exists() else "--force"
             subprocess.run([sys.executable, "-m", *command, "--out", str(path), how], check=True)
         row = {"command": shlex.join(command), "published_test": SYSTEMS[name][1], **figures(path)}
-        row |= {"of_epochs": recipe.schedule.epochs, "machine": machine()}
+        row |= {"of_epochs": recipe.schedule.epochs, "machine": machine(), "recipe": to_builtins(shorter)}
         with FileLock(o.folder / "results.lock"):
             rows = {**recorded("systems").get("rows", {}), name: row}
             record("systems", {"rows": dict(sorted(rows.items()))})

@@ -6,7 +6,10 @@ import json
 import re
 from pathlib import Path
 
+from msgspec import convert
 from systems import SYSTEMS
+
+from fftrain.recipe import Recipe, load_recipe, with_epochs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -121,6 +124,11 @@ def test_systems_are_what_the_benchmark_wrote() -> None:
         cells.append("–" if row["published_test"] is None else f"{row['published_test']:.2f}")
         cells += [row["device"], f"`{row['command']}`"]
         assert f"| {' | '.join(cells)} |" in README
+
+
+def test_systems_are_of_the_recipes_as_they_are() -> None:
+    for name, row in json.loads((RESULTS / "systems.json").read_text())["rows"].items():
+        assert convert(row["recipe"], Recipe) == with_epochs(load_recipe(name), row["epochs"]), name
 
 
 def test_systems_without_a_run_are_named() -> None:
