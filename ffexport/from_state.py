@@ -22,8 +22,8 @@ from ffruntime import bundle
 from ffruntime.architecture import gradient_tensors, unit_name, unit_parameters
 from ffruntime.bundle import EXEMPLARS, GOLDEN, WEIGHTS, Manifest
 from ffruntime.errors import BundleError, StorageError, UsageError
-from ffruntime.golden import read_golden
-from ffruntime.labels import first_input, to_unit_interval
+from ffruntime.golden import Arrays, golden_pairs, read_golden
+from ffruntime.labels import to_unit_interval
 from ffruntime.model import Model
 from ffruntime.state_file import State, read_state
 
@@ -124,9 +124,7 @@ def _with_doubtful(new: Manifest, old: Manifest, learned: State) -> Manifest:
     return structs.replace(new, shortlist=structs.replace(new.shortlist, always=always))
 
 
-def golden_vectors(
-    model: Model, weights: Mapping[str, np.ndarray], old: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+def golden_vectors(model: Model, weights: Arrays, old: Arrays) -> Arrays:
     """What the model's fp32 graphs make of the old golden images, in the types of `docs/bundle.md`."""
     images, labels = to_unit_interval(old["images"]), old["labels"]
     patterns = np.arange(model.manifest.network.label.patterns)
@@ -139,13 +137,12 @@ def golden_vectors(
         "total": scored["total"].astype(np.float64),
         "logits": model.graph("classifier")({"images": images})["logits"].astype(np.float64),
         "negatives": negatives,
-        **_golden_gradient(model, weights, old, negatives),
+        **({"hybrids": old["hybrids"]} if "hybrids" in old else {}),
+        **_golden_gradient(model, weights, {**old, "negatives": negatives}),
     }
 
 
-def _golden_gradient(
-    model: Model, weights: Mapping[str, np.ndarray], old: Mapping[str, np.ndarray], negatives: np.ndarray
-) -> dict[str, np.ndarray]:
+def _golden_gradient(model: Model, weights: Arrays, old: Arrays) -> Arrays:
     """The gradient of the unit that the old golden vectors have one of; nothing where they have none."""
     network = model.manifest.network
     names = [name.removeprefix("gradient.") for name in old if name.startswith("gradient.")]
@@ -153,9 +150,7 @@ def _golden_gradient(
     if not units or f"gradient{units[0] + 1}.onnx" not in model.manifest.files:
         return {}
     index, n = units[0], len(old["images"])
-    images = to_unit_interval(np.concatenate([old["images"]] * 2))
-    labels = np.concatenate([old["labels"], negatives])
-    x = first_input(network, weights, images, weights["labels.patterns"][labels])
+    x = golden_pairs(network, weights, old)
     for below in range(index):
         x = model.graph(unit_name(below))({"input": x})["output"]
     tensors = {name: weights[name] for name in gradient_tensors(network, index)}

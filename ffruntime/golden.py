@@ -13,7 +13,7 @@ import numpy as np
 from msgspec import Struct, structs
 
 from . import bundle
-from .architecture import gradient_tensors, unit_name, unit_parameters, unit_shapes
+from .architecture import Network, gradient_tensors, unit_name, unit_parameters, unit_shapes
 from .errors import BundleError, ParityError
 from .labels import embed, first_input, to_unit_interval
 from .losses import pair_loss_of, sharpness
@@ -76,10 +76,19 @@ def read_golden(model: Model) -> dict[str, np.ndarray]:
     n, k, u = len(golden.get("images", ())), network.label.patterns, len(network.units)
     shapes = {"images": (n, *network.image.shape), "goodness": (n, k, u), "total": (n, k), "logits": (n, k)}
     shapes |= {"labels": (n,), "negatives": (n,)}
+    shapes |= {"hybrids": shapes["images"]} if "hybrids" in golden else {}
     for name, shape in shapes.items():
         if n == 0 or name not in golden or golden[name].shape != shape:
             raise BundleError(f"{model.path / bundle.GOLDEN}: '{name}' is missing or not {shape}")
     return golden
+
+
+def golden_pairs(network: Network, weights: Arrays, golden: Arrays) -> np.ndarray:
+    """What the first unit receives of the golden images with their right labels, and then of their negatives: the
+    same with wrong labels, or `hybrids` of two images. (2 · G, *input shape)."""
+    images = to_unit_interval(np.concatenate([golden["images"], golden.get("hybrids", golden["images"])]))
+    labels = np.concatenate([golden["labels"], golden["negatives"]])
+    return first_input(network, weights, images, weights["labels.patterns"][labels])
 
 
 def require(checks: list[Check], backend: str) -> None:
@@ -176,10 +185,7 @@ def _check_gradients(model: Model, golden: Arrays, weights: Arrays) -> list[Chec
     """The gradient graphs, fed by the unit graphs: against those, and one against the trainer's gradient."""
     network = model.manifest.network
     loss, n = pair_loss_of(model.manifest.training.recipe, network), len(golden["images"])
-    images = to_unit_interval(np.concatenate([golden["images"]] * 2))
-    labels = np.concatenate([golden["labels"], golden["negatives"]])
-    x = first_input(network, weights, images, weights["labels.patterns"][labels])
-    rows: list[Check] = []
+    x, rows = golden_pairs(network, weights, golden), list[Check]()
     for index, (_, shape) in enumerate(unit_shapes(network)):
         expected, name = model.graph(unit_name(index))({"input": x}), f"gradient{index + 1}"
         if f"{name}.onnx" in model.manifest.files and loss is not None:

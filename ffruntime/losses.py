@@ -51,6 +51,7 @@ Loss: TypeAlias = PairLoss | CrossEntropy
 
 class _Negatives(Struct, frozen=True):
     source: str = ""
+    blur: int = 10
 
 
 class _Recipe(Struct, frozen=True):
@@ -63,17 +64,24 @@ class _Recipe(Struct, frozen=True):
 def pair_loss_of(recipe: Mapping[str, Any], network: Network) -> PairLoss | None:
     """The loss of each unit of `network` that its manifest's `training.recipe` names.
 
-    None where units have none of their own (backpropagation), where it is not one of right and wrong labels (the
-    negatives are hybrid images) or not one of a single pass (recurrent networks), or where that free object names
-    none known here.
+    None where units have none of their own (backpropagation), where it is not one of a single pass (recurrent
+    networks), or where that free object names none known here.
     """
-    if network.steps:
-        return None
+    known = None if network.steps else _known(recipe)
+    return known.loss if known else None
+
+
+def hybrid_blur(recipe: Mapping[str, Any]) -> int | None:
+    """How often the masks of the recipe's hybrid images are blurred; None where negatives have wrong labels."""
+    known = _known(recipe)
+    return known.negatives.blur if known and known.negatives.source == "hybrid" else None
+
+
+def _known(recipe: Mapping[str, Any]) -> _Recipe | None:
     try:
-        known = msgspec.convert(recipe, _Recipe)
+        return msgspec.convert(recipe, _Recipe)
     except msgspec.ValidationError:
         return None
-    return None if known.negatives.source == "hybrid" else known.loss
 
 
 def sharpness(loss: PairLoss, neurons: int, goodness: float) -> float:

@@ -22,11 +22,12 @@ from ffruntime.bundle import (
     Training,
     write,
 )
-from ffruntime.losses import pair_loss_of
+from ffruntime.losses import hybrid_blur, pair_loss_of
 
 from . import network as net
 from .data import Split
 from .gradient import local_gradient
+from .hybrid import hybrids
 from .operations import Tensors
 from .recipe import PairLoss
 from .train import Run
@@ -58,21 +59,34 @@ def exemplars(train: Split, seed: int) -> Tensors:
 
 @torch.no_grad()
 def golden(
-    network: Network, tensors: Tensors, train: Split, classes: int, loss: PairLoss | None, seed: int
+    network: Network,
+    tensors: Tensors,
+    train: Split,
+    classes: int,
+    loss: PairLoss | None,
+    seed: int,
+    blur: int | None = None,
 ) -> Tensors:
-    """What this network makes of a few training images, computed in float64 (`docs/bundle.md`)."""
+    """What this network makes of a few training images, computed in float64 (`docs/bundle.md`).
+
+    `blur`: negatives are hybrids through masks that are blurred so often, and not wrong labels.
+    """
     chosen = pick_balanced(train, GOLDEN_IMAGES, seed + 1)
     pixels, labels = train.pixels[chosen], train.labels[chosen]
     exact = {name: tensor.double() for name, tensor in tensors.items()}
     images = net.to_images(pixels, network, torch.float64)
     goodness = net.label_goodness(network, exact, images, torch.arange(network.label.patterns))  # (N, P, U)
     _, logits = net.classify_linear(network, exact, images)
-    negatives = (labels + 1) % classes
+    negatives, others = (labels + 1) % classes, pixels
+    if blur is not None:
+        others = hybrids(pixels, 1, blur, torch.Generator().manual_seed(seed))[:, 0]
     gradients: Tensors = {}
     if loss is not None:
         trained = [i for i, unit in enumerate(network.units) if unit.trained]
         index = min(trained, key=lambda i: sum(t.numel() for t in net.parameters(unit_name(i), exact).values()))
-        gradients = golden_gradient(network, exact, index, images, torch.stack([labels, negatives]), loss)
+        both = torch.cat([images, net.to_images(others, network, torch.float64)])
+        x = net.embed(network, exact, both, exact["labels.patterns"][torch.cat([labels, negatives])])
+        gradients = golden_gradient(network, exact, index, x, loss)
     return {
         "images": pixels,
         "labels": labels,
@@ -80,15 +94,13 @@ def golden(
         "total": net.total_goodness(network, goodness),
         "logits": logits,
         "negatives": negatives,
+        **({} if blur is None else {"hybrids": others}),
         **{f"gradient.{name}": gradient.float() for name, gradient in gradients.items()},
     }
 
 
-def golden_gradient(
-    network: Network, tensors: Tensors, index: int, images: Tensor, labels: Tensor, loss: PairLoss
-) -> Tensors:
-    """The local gradient of one unit, statistics frozen: `labels` (2, N) are the right ones and wrong ones."""
-    x = net.embed_copies(network, tensors, images, labels)
+def golden_gradient(network: Network, tensors: Tensors, index: int, x: Tensor, loss: PairLoss) -> Tensors:
+    """The local gradient of one unit, statistics frozen, from the first unit's input, the positive copies first."""
     for below, unit in enumerate(network.units[: index + 1]):
         x = net.normalise(unit, unit_name(below), tensors, x, training=False)
         if below < index:
@@ -129,7 +141,8 @@ def write_bundle(
         modes=run.modes,
     )
     loss = pair_loss_of(manifest.training.recipe, run.network)
-    vectors = golden(run.network, tensors, run.dataset.train, len(classes), loss, run.seed)
+    blur = hybrid_blur(manifest.training.recipe)
+    vectors = golden(run.network, tensors, run.dataset.train, len(classes), loss, run.seed, blur)
     return write(
         out,
         manifest,

@@ -24,7 +24,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from fftrain.data import Dataset
 from fftrain.pack import write_bundle
-from fftrain.recipe import Recipe, with_epochs
+from fftrain.recipe import Recipe, load_recipe, with_epochs
 from fftrain.train import start
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "bundle.md"
@@ -344,6 +344,23 @@ def test_classifier(manifest: Json, weights: Tensors, golden: Tensors) -> None:
 
 def test_gradient_is_the_slope_of_the_documented_loss(manifest: Json, weights: Tensors, golden: Tensors) -> None:
     """Moved along the golden gradient G, the loss of the smallest trained unit must change by |G|² a step."""
+    check_gradient(manifest, weights, golden)
+
+
+def test_gradient_where_negatives_are_hybrid_images(dataset: Dataset, tmp_path: Path) -> None:
+    recipe = load_recipe("hinton-unsupervised", [("network.units.*.ops.0.out", 12)])
+    run = start(with_epochs(recipe, 0), dataset, 0, torch.device("cpu"), torch.float32)
+    write_bundle(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
+    manifest = read_manifest(tmp_path / "model.ff")
+    weights, golden = (
+        read_safetensors(tmp_path / f"model.ff/{name}.safetensors") for name in ("weights", "golden")
+    )
+    assert golden["hybrids"].dtype == np.uint8
+    assert (golden["hybrids"] != golden["images"]).any((1, 2, 3)).all()
+    check_gradient(manifest, {name: tensor.astype(np.float64) for name, tensor in weights.items()}, golden)
+
+
+def check_gradient(manifest: Json, weights: Tensors, golden: Tensors) -> None:
     network, loss = manifest["network"], manifest["training"]["recipe"]["loss"]
     assert (golden["negatives"] == (golden["labels"] + 1) % len(manifest["classes"])).all()
     sizes = {
@@ -355,8 +372,11 @@ def test_gradient_is_the_slope_of_the_documented_loss(manifest: Json, weights: T
     gradient = {n.removeprefix("gradient."): t for n, t in golden.items() if n.startswith("gradient.")}
     assert set(gradient) == {n for n in weights if re.fullmatch(rf"unit{k}\..*\.(weight|bias)", n)}
     halves = []
-    for labels in (golden["labels"], golden["negatives"]):
-        pairs = zip(golden["images"], weights["labels.patterns"][labels], strict=True)
+    negative = golden["images"]
+    if manifest["training"]["recipe"]["negatives"]["source"] == "hybrid":
+        negative = golden["hybrids"]
+    for images, labels in ((golden["images"], golden["labels"]), (negative, golden["negatives"])):
+        pairs = zip(images, weights["labels.patterns"][labels], strict=True)
         x = np.concatenate([embed(network, weights, image[None], pattern) for image, pattern in pairs])
         for below in range(1, k):
             x = activation(network, weights, below, normalise(network, weights, below, x))

@@ -12,7 +12,6 @@ import numpy as np
 from .. import bundle
 from ..labels import to_unit_interval
 from ..learning.augment import augment
-from ..learning.negatives import choose_negatives
 from ..learning.update import (
     HEAD,
     Arrays,
@@ -22,7 +21,9 @@ from ..learning.update import (
     learned_names,
     learning_units,
     local_step,
+    pair_inputs,
 )
+from ..losses import hybrid_blur
 from ..model import Model
 from .mnist_files import Digits
 
@@ -46,6 +47,7 @@ class Student:
         """
         self._model, self._settings, self._augmentation, self._rng = model, settings, augmentation, rng
         self._stepped, self.steps = stepped, 0
+        self._blur = hybrid_blur(model.manifest.training.recipe)
         self._network = model.manifest.network
         self._units = learning_units(self._network, model.manifest.files)
         self._names = learned_names(self._network, self._units)
@@ -70,11 +72,13 @@ class Student:
         features = self._looking.graph("classifier")({"images": images})["features"]
         logits = features @ self._weights["head.weight"].T + self._weights["head.bias"]
         logits[:, ~self._known] = -np.inf
-        wrong = choose_negatives(labels, logits, settings.negatives, settings.hard, self._rng)
+        positive, negative = pair_inputs(
+            self._network, self._weights, images, labels, lambda _: logits, settings, self._blur, self._rng
+        )
         for optimizer in (self._local, self._head):
             optimizer.next_step()
-        graph, pairs = self._model.graph, np.concatenate([labels[None], wrong])
-        local_step(self._network, graph, self._units, self._weights, images, pairs, self._local, settings)
+        graph = self._model.graph
+        local_step(self._network, graph, self._units, self._weights, positive, negative, self._local, settings)
         head_step(graph, features, labels, self._weights, self._head, settings)
         self.steps += 1
         self._stepped()

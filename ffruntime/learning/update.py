@@ -18,9 +18,11 @@ from ..backend import Graph
 from ..chunks import gradient_in_chunks, in_chunks
 from ..errors import BundleError
 from ..labels import first_input, to_unit_interval
+from ..losses import hybrid_blur
 from ..optimizer import adam, sgd, zeros_like
 from . import MICRO_BATCH, STEP
 from .augment import augment
+from .hybrid import hybrids
 from .negatives import choose_negatives
 
 Arrays: TypeAlias = dict[str, np.ndarray]
@@ -71,7 +73,7 @@ def learning_units(network: Network, graphs: Mapping[str, Any]) -> list[int]:
     if not units:
         raise BundleError(
             "the bundle has no gradient graphs, so nothing can be learned on it; ffexport makes them where units "
-            "were trained by a loss of right and wrong labels, in a feed-forward network"
+            "were trained by losses of their own, in a feed-forward network"
         )
     return units
 
@@ -100,17 +102,38 @@ def update_units(
     """
     own = [name for name in learned_names(network, units) if name not in HEAD]
     optimizer = Optimizer(settings.optimizer, {name: weights[name] for name in own})
-    losses: list[float] = []
+    losses, blur = list[float](), hybrid_blur(recipe)
     for _ in range(settings.steps):
         pixels, labels = draw(settings.batch)
         images = to_unit_interval(augment(recipe.get("augment", {}), pixels, rng))
-        wrong = choose_negatives(labels, scores(images), settings.negatives, settings.hard, rng)
+        positive, negative = pair_inputs(network, weights, images, labels, scores, settings, blur, rng)
         optimizer.next_step()
-        losses = local_step(
-            network, graphs, units, weights, images, np.concatenate([labels[None], wrong]), optimizer, settings
-        )
+        losses = local_step(network, graphs, units, weights, positive, negative, optimizer, settings)
         stepped()
     return losses
+
+
+def pair_inputs(
+    network: Network,
+    weights: Arrays,
+    images: np.ndarray,
+    labels: np.ndarray,
+    scores: Scores,
+    settings: Settings,
+    blur: int | None,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the first unit receives of images in [0, 1] (B, C, H, W) with their labels (B,): (B, …); and of M
+    negatives of each, with wrong labels or, with `blur` (`losses.hybrid_blur`), hybrid images: (M·B, …)."""
+    patterns, count = weights["labels.patterns"], settings.negatives
+    if blur is None:
+        wrong = choose_negatives(labels, scores(images), count, settings.hard, rng)
+        negatives = [(images, label) for label in wrong]
+    else:
+        negatives = [(hybrid, labels) for hybrid in hybrids(images, count, blur, rng)]
+    copies = [(images, labels), *negatives]
+    positive, *others = (first_input(network, weights, x, patterns[shown]) for x, shown in copies)
+    return positive, np.concatenate(others)
 
 
 def local_step(
@@ -118,18 +141,15 @@ def local_step(
     graphs: Graphs,
     units: list[int],
     weights: Arrays,
-    images: np.ndarray,
-    labels: np.ndarray,
+    positive: np.ndarray,
+    negative: np.ndarray,
     optimizer: Optimizer,
     settings: Settings,
 ) -> list[float]:
-    """Every unit of `units` updated from its own input: images (B, C, H, W), labels (1 + M, B), right ones first.
+    """Every unit of `units` updated from its own input, the first one's being given: as of `pair_inputs`.
 
     Returns each unit's loss before its update.
     """
-    count, patterns = len(images), weights["labels.patterns"]
-    positive = first_input(network, weights, images, patterns[labels[0]])
-    negative = np.concatenate([first_input(network, weights, images, patterns[wrong]) for wrong in labels[1:]])
     losses = []
     for index in range(max(units) + 1):
         if index in units:
@@ -142,7 +162,6 @@ def local_step(
         else:
             graph = in_chunks(graphs(unit_name(index)), 2 * settings.micro_batch, 1)
             positive, negative = (graph({"input": x})["output"] for x in (positive, negative))
-    assert len(positive) == count
     return losses
 
 

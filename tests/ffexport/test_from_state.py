@@ -168,7 +168,8 @@ def test_golden_vectors_are_what_the_trainer_would_compute(learned: Path, traine
     index = int(gradient.removeprefix("gradient.unit").partition(".")[0]) - 1
     labels = torch.from_numpy(np.stack([golden["labels"], golden["negatives"]]))
     loss = trained_run.recipe.loss
-    gradients = golden_gradient(network, weights, index, images, labels, loss)  # type: ignore[arg-type]
+    x = net.embed_copies(network, weights, images, labels)
+    gradients = golden_gradient(network, weights, index, x, loss)  # type: ignore[arg-type]
     expected |= {f"gradient.{name}": value for name, value in gradients.items()}
     assert gradients.keys() == unit_parameters(network, index).keys()
     assert golden.keys() == {"images", "labels", "negatives", *expected}

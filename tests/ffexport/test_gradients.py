@@ -35,7 +35,7 @@ from ffruntime.architecture import (
 )
 from ffruntime.errors import BundleError
 from ffruntime.golden import ROUNDING, TOLERANCE
-from ffruntime.losses import PairLoss, Ratio, Symmetric, Threshold, pair_loss_of, sharpness
+from ffruntime.losses import PairLoss, Ratio, Symmetric, Threshold, hybrid_blur, pair_loss_of, sharpness
 from ffruntime.optimizer import adam, sgd, zeros_like
 from fftrain import network as net
 from fftrain.gradient import local_gradient
@@ -349,7 +349,7 @@ def test_which_units_have_a_gradient() -> None:
         ({"loss": {"kind": "threshold"}}, Threshold()),
         ({"loss": {"kind": "cross_entropy"}}, None),
         ({"loss": {"kind": "unheard of"}}, None),
-        ({"loss": {"kind": "ratio"}, "negatives": {"source": "hybrid"}}, None),
+        ({"loss": {"kind": "ratio"}, "negatives": {"source": "hybrid"}}, Ratio()),
         ({"loss": {"kind": "ratio"}, "negatives": {"source": "goodness", "of tomorrow": 1}}, Ratio()),
         ({"loss": {"kind": "ratio"}, "negatives": "of tomorrow"}, None),
         ({"loss": {"kind": "ratio"}, "network": "of tomorrow"}, Ratio()),
@@ -360,6 +360,13 @@ def test_the_loss_comes_from_the_manifest(recipe: dict, loss: PairLoss | None) -
     """As much as that free object says of it."""
     unit = Unit((Linear(3), Relu()))
     assert pair_loss_of(recipe, Network(Image((1, 12, 12)), Label("add", 12), (unit,))) == loss
+
+
+def test_hybrid_negatives_are_named_by_the_manifest() -> None:
+    loss = {"loss": {"kind": "ratio"}}
+    assert hybrid_blur(loss | {"negatives": {"source": "hybrid", "blur": 3}}) == 3
+    for recipe in (loss, {**loss, "negatives": {"source": "classifier", "blur": 3}}, {**loss, "negatives": "new"}):
+        assert hybrid_blur(recipe) is None
 
 
 def test_no_gradient_graphs_of_a_recurrent_network() -> None:

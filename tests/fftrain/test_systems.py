@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from msgspec import structs
@@ -12,6 +14,10 @@ from narrow import narrow
 
 from ffexport.export import export_onnx
 from ffruntime import Model, golden
+from ffruntime.bundle import read_weights
+from ffruntime.errors import BundleError
+from ffruntime.learning.learner import Learner
+from ffruntime.learning.update import HEAD, Settings
 from fftrain.data import Dataset, Split
 from fftrain.pack import write_bundle
 from fftrain.recipe import Recipe
@@ -37,6 +43,7 @@ MODES = {
     "intff": {"goodness"},
     "intff-small": {"goodness"},
 }
+STAY = {"hinton-recurrent", "hinton-local", "hinton-local-high", "hinton-local-bp"}  # as they were shipped
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +78,28 @@ def test_from_training_to_the_answer(name: str, small: Dataset, digit_files: lis
         answer = model.classify(digit_files[0], mode, preprocess=False)
         assert answer.label in small.classes
         assert answer.mode == mode
+    if name in STAY:
+        with pytest.raises(BundleError, match="no gradient graphs, so nothing can be learned"):
+            Learner(model, tmp_path / "model.state")
+    else:
+        learns(model, small, tmp_path / "model.state")
+
+
+def learns(model: Model, data: Dataset, state: Path) -> None:
+    """Digits it has not seen, shown often, are told better afterwards, and every unit has moved."""
+    images, right = data.validation.pixels[:64].numpy(), data.validation.labels[:64].tolist()
+    settings, mode = Settings(steps=40, head_steps=40, fresh=0.8, lr=3e-3, head_lr=5e-2), model.manifest.modes[-1]
+    with closing(Learner(model, state, settings, tolerance=1.0)) as learner:
+        (outcome,) = learner.learn(images, [data.classes[label] for label in right])
+        assert outcome.adopted
+        before, after = (np.mean(one.scores(images, mode).argmax(1) == right) for one in (model, learner.model))
+        assert after > before + 0.1
+        learned = learner.model.weights_override
+    shipped = read_weights(model.path, model.manifest)
+    assert {n for n in learned if np.any(learned[n] != shipped[n])} == {
+        *(n for n in shipped if n.startswith("unit") and n.endswith((".weight", ".bias"))),
+        *HEAD,
+    }
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

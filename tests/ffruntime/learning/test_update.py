@@ -11,7 +11,7 @@ from msgspec import structs
 
 from ffruntime.bundle import read_weights
 from ffruntime.errors import BundleError
-from ffruntime.labels import to_unit_interval
+from ffruntime.labels import first_input, to_unit_interval
 from ffruntime.learning.learner import CALIBRATION, exemplars
 from ffruntime.learning.update import (
     Arrays,
@@ -59,8 +59,12 @@ def device_units(model: Model, weights: Arrays, settings: Settings) -> list[list
     own = {name: weights[name] for name in learned_names(network, units) if not name.startswith("head.")}
     optimizer, losses = Optimizer(settings.optimizer, own), []
     for images, labels in batches(model, settings.negatives):
+        positive, *others = (
+            first_input(network, weights, images, weights["labels.patterns"][row]) for row in labels
+        )
+        negative = np.concatenate(others)
         optimizer.next_step()
-        losses.append(local_step(network, model.graph, units, weights, images, labels, optimizer, settings))
+        losses.append(local_step(network, model.graph, units, weights, positive, negative, optimizer, settings))
     return losses
 
 
