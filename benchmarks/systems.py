@@ -21,6 +21,7 @@ from typing import Any
 from common import machine, record, recorded
 from filelock import FileLock
 from msgspec import convert, to_builtins
+from msgspec.structs import replace
 
 from ffruntime.bundle import MANIFEST, read_manifest
 from fftrain.checkpoint import checkpoint_path
@@ -61,7 +62,11 @@ def main() -> None:
             how = "--resume" if checkpoint_path(path).exists() else "--force"
             subprocess.run([sys.executable, "-m", *command, "--out", str(path), how], check=True)
         row = {"command": shlex.join(command), "published_test": SYSTEMS[name][1], **figures(path)}
-        row |= {"of_epochs": recipe.schedule.epochs, "machine": machine(), "recipe": to_builtins(shorter)}
+        row |= {
+            "of_epochs": recipe.schedule.epochs,
+            "machine": machine(),
+            "recipe": to_builtins(replace(shorter, about="")),
+        }
         with FileLock(o.folder / "results.lock"):
             rows = {**recorded("systems").get("rows", {}), name: row}
             record("systems", {"rows": dict(sorted(rows.items()))})

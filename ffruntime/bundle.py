@@ -22,8 +22,8 @@ from .architecture import Network, Positive, Shape, parameter_shapes, validate
 from .errors import BundleError, StorageError
 from .precision import PRECISIONS
 
-FORMAT = 4
-READABLE = (1, 2, 3, 4)  # a bundle of an earlier format is one of this without what came later
+FORMAT = 5
+READABLE = (1, 2, 3, 4, 5)  # a bundle of an earlier format is one of this without what came later
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 GOLDEN = "golden.safetensors"

@@ -61,6 +61,17 @@ def unit_macs(network: Network) -> list[int]:
     return units
 
 
+def goodness_macs(network: Network, labels: int) -> int:
+    """Multiply-accumulates of the goodness of one image with so many labels, each with one pass.
+
+    A recurrent network has one pass from below for all of them, and the image's part once; the labels' parts, which
+    all images share, are not counted.
+    """
+    image, label = constant_macs(network)
+    once = image + pass_macs(network) if network.steps else 0
+    return once + labels * (sum(unit_macs(network)) - image - label)
+
+
 def pass_macs(network: Network) -> int:
     """Multiply-accumulates of one pass from below, which the classifier needs, for one image."""
     if not network.steps:

@@ -16,7 +16,7 @@ from . import bundle
 from .architecture import Network, gradient_tensors, unit_name, unit_parameters, unit_shapes
 from .errors import BundleError, ParityError
 from .labels import embed, first_input, to_unit_interval
-from .losses import pair_loss_of, sharpness
+from .losses import hybrid_blur, pair_loss_of, sharpness
 from .model import Model
 from .precision import Precision
 
@@ -76,7 +76,9 @@ def read_golden(model: Model) -> dict[str, np.ndarray]:
     n, k, u = len(golden.get("images", ())), network.label.patterns, len(network.units)
     shapes = {"images": (n, *network.image.shape), "goodness": (n, k, u), "total": (n, k), "logits": (n, k)}
     shapes |= {"labels": (n,), "negatives": (n,)}
-    shapes |= {"hybrids": shapes["images"]} if "hybrids" in golden else {}
+    learns = any(name.startswith("gradient") for name in model.manifest.files)
+    if learns and hybrid_blur(model.manifest.training.recipe) is not None:
+        shapes["hybrids"] = shapes["images"]
     for name, shape in shapes.items():
         if n == 0 or name not in golden or golden[name].shape != shape:
             raise BundleError(f"{model.path / bundle.GOLDEN}: '{name}' is missing or not {shape}")
@@ -84,11 +86,13 @@ def read_golden(model: Model) -> dict[str, np.ndarray]:
 
 
 def golden_pairs(network: Network, weights: Arrays, golden: Arrays) -> np.ndarray:
-    """What the first unit receives of the golden images with their right labels, and then of their negatives: the
-    same with wrong labels, or `hybrids` of two images. (2 · G, *input shape)."""
-    images = to_unit_interval(np.concatenate([golden["images"], golden.get("hybrids", golden["images"])]))
-    labels = np.concatenate([golden["labels"], golden["negatives"]])
-    return first_input(network, weights, images, weights["labels.patterns"][labels])
+    """What the first unit receives of the golden images, and then of their negatives, (2 · G, *input shape): of the
+    same with right and with wrong labels, or of the images and `hybrids`, with the neutral label."""
+    if "hybrids" in golden:
+        images = np.concatenate([golden["images"], golden["hybrids"]])
+        return first_input(network, weights, to_unit_interval(images), weights["labels.neutral"][None])
+    images, labels = np.concatenate([golden["images"]] * 2), np.concatenate([golden["labels"], golden["negatives"]])
+    return first_input(network, weights, to_unit_interval(images), weights["labels.patterns"][labels])
 
 
 def require(checks: list[Check], backend: str) -> None:

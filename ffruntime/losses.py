@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from .architecture import Network
+from .architecture import Network, Positive
+from .errors import BundleError
 
 PositiveFloat: TypeAlias = Annotated[float, Meta(gt=0)]
 
@@ -51,7 +52,10 @@ Loss: TypeAlias = PairLoss | CrossEntropy
 
 class _Negatives(Struct, frozen=True):
     source: str = ""
-    blur: int = 10
+
+
+class _Hybrid(Struct, frozen=True):
+    blur: Positive = 10
 
 
 class _Recipe(Struct, frozen=True):
@@ -67,21 +71,26 @@ def pair_loss_of(recipe: Mapping[str, Any], network: Network) -> PairLoss | None
     None where units have none of their own (backpropagation), where it is not one of a single pass (recurrent
     networks), or where that free object names none known here.
     """
-    known = None if network.steps else _known(recipe)
-    return known.loss if known else None
+    if network.steps:
+        return None
+    try:
+        return msgspec.convert(recipe, _Recipe).loss
+    except msgspec.ValidationError:
+        return None
 
 
 def hybrid_blur(recipe: Mapping[str, Any]) -> int | None:
-    """How often the masks of the recipe's hybrid images are blurred; None where negatives have wrong labels."""
-    known = _known(recipe)
-    return known.negatives.blur if known and known.negatives.source == "hybrid" else None
+    """How often the masks of the recipe's hybrid images are blurred; None where negatives are no such images.
 
-
-def _known(recipe: Mapping[str, Any]) -> _Recipe | None:
-    try:
-        return msgspec.convert(recipe, _Recipe)
-    except msgspec.ValidationError:
+    Raises `BundleError` where the recipe says it in a way that cannot be followed.
+    """
+    negatives = recipe.get("negatives")
+    if not isinstance(negatives, Mapping) or negatives.get("source") != "hybrid":
         return None
+    try:
+        return msgspec.convert(negatives, _Hybrid).blur
+    except msgspec.ValidationError as error:
+        raise BundleError(f"training.recipe.negatives: {error}") from error
 
 
 def sharpness(loss: PairLoss, neurons: int, goodness: float) -> float:

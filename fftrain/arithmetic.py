@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ffruntime.architecture import Network, unit_name
-from ffruntime.cost import constant_macs, head_macs, layer_macs, pass_macs, unit_macs
+from ffruntime.cost import constant_macs, goodness_macs, head_macs, layer_macs, pass_macs
 
 from .optimizer import trained_parts
 from .recipe import CrossEntropy, Recipe
@@ -34,7 +34,7 @@ def training_macs(recipe: Recipe, network: Network) -> int:
     own_pass = 0 if recipe.negatives.source == "hybrid" else pass_macs(network)
     classifier = own_pass + 2 * head if "head" in parts else 0
     chosen = recipe.negatives.hard > 0 and recipe.negatives.source == "goodness"
-    choice = network.label.patterns * sum(unit_macs(network)) if chosen else 0
+    choice = goodness_macs(network, network.label.patterns) if chosen else 0
     if network.steps:
         (image, label), copies = constant_macs(network), 1 + recipe.negatives.count
         first, last = unit_name(0) in parts, unit_name(len(units) - 1) in parts

@@ -26,7 +26,7 @@ def local_gradient(
     loss: PairLoss,
     copies: int = 2,
     peer: tuple[Peer, Tensor] | None = None,
-    known: Tensors = NOTHING,
+    known: Mapping[str, Tensor] = NOTHING,
     old: Tensor | None = None,
 ) -> tuple[Tensors, Tensor, Tensor]:
     """The gradient of the unit at `index`, and what it makes of its inputs.
@@ -34,15 +34,16 @@ def local_gradient(
     `received`: the unit's normalised inputs (copies · B, …) by source, the positive copies first; `peer`: peer
     normalisation, with the unit's running mean, which is updated. In a recurrent network, `known` is what some
     inputs add (`network.constants`), and `old` the unit's activity of a step ago. Returns (gradient by name, of
-    the unit's parameters in `tensors` and of what is `known`; activation; [loss, discrimination accuracy] of the
-    batch, without the peer term).
+    the unit's parameters in `tensors` and of what is `known` by way of weights; activation; [loss, discrimination
+    accuracy] of the batch, without the peer term).
     """
     name = unit_name(index)
-    own, added = net.parameters(name, tensors), {n: t for n, t in known.items() if n.startswith(f"{name}.")}
-    leaves = {n: t.detach().requires_grad_() for n, t in {**own, **added}.items()}
+    added = {n: t for n, t in known.items() if n.startswith(f"{name}.")}
+    learned = {n: t for n, t in added.items() if t.requires_grad}  # of inputs that have weights
+    leaves = {n: t.detach().requires_grad_() for n, t in (net.parameters(name, tensors) | learned).items()}
     given = {source: x.detach() for source, x in received.items()}
     with torch.enable_grad():
-        y = net.preactivation(network, index, leaves, given, {n: leaves[n] for n in added})
+        y = net.preactivation(network, index, leaves, given, {n: leaves.get(n, t) for n, t in added.items()})
         pull = peer_term(*peer, y[: len(y) // copies]) if peer else 0.0  # before the ReLU, which is in place
         if old is None:
             goodness = net.relu_goodness(y)

@@ -32,7 +32,7 @@ from ffruntime.architecture import (
 from .distributed import average, world
 from .operations import Tensors, apply_op
 
-NOTHING: Tensors = {}
+NOTHING: Mapping[str, Tensor] = {}
 BATCH_MOMENTUM = 0.1  # of the newest batch in the running statistics
 FP32_BLOCK = 1 << 18  # figures that a CPU converts to fp32 at once: they stay in its cache, and a copy small
 
@@ -132,7 +132,11 @@ def _batch_statistics(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Ten
 
 
 def preactivation(
-    network: Network, index: int, tensors: Tensors, received: Mapping[Source, Tensor], known: Tensors = NOTHING
+    network: Network,
+    index: int,
+    tensors: Tensors,
+    received: Mapping[Source, Tensor],
+    known: Mapping[str, Tensor] = NOTHING,
 ) -> Tensor:
     """What a unit's last ReLU receives, from its normalised inputs by source or what those are `known` to add.
 
@@ -160,7 +164,11 @@ def apply_ops(inputs: Input, path: str, tensors: Tensors, x: Tensor) -> Tensor:
 
 
 def activation(
-    network: Network, index: int, tensors: Tensors, received: Mapping[Source, Tensor], known: Tensors = NOTHING
+    network: Network,
+    index: int,
+    tensors: Tensors,
+    received: Mapping[Source, Tensor],
+    known: Mapping[str, Tensor] = NOTHING,
 ) -> Tensor:
     """A unit's activation from its normalised inputs, as `preactivation`."""
     return F.relu(preactivation(network, index, tensors, received, known))

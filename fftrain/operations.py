@@ -37,9 +37,14 @@ def locally_connected(op: Local, weight: Tensor, bias: Tensor | None, x: Tensor)
     """
     (n, c), (rows, columns, out) = x.shape[:2], weight.shape[:3]
     p, k, stride = op.padding, op.kernel, op.stride
-    b = min((b for b in range(1, columns + 1) if columns % b == 0), key=lambda b: abs(b - 1.5 * k))  # the fastest
-    wide, blocks = stride * (b - 1) + k, columns // b
-    lines = F.pad(x, (p, p, p, p)).unfold(3, wide, stride * b).permute(3, 0, 2, 4, 1).flatten(2)
+    blocks = max(1, round(columns / (1.5 * k)))
+    b = -(-columns // blocks)
+    wide, surplus = stride * (b - 1) + k, b * blocks - columns
+    if surplus:  # columns that are cut off again
+        weight = F.pad(weight, (*[0] * 8, 0, surplus))
+    missing = max(0, stride * b * (blocks - 1) + wide - (x.shape[3] + 2 * p))
+    lines = F.pad(x, (p, p + missing, p, p)).unfold(3, wide, stride * b)[:, :, :, :blocks]
+    lines = lines.permute(3, 0, 2, 4, 1).flatten(2)  # (blocks, N, (H + 2p) · wide · C)
     seen = lines.unfold(2, k * wide * c, stride * wide * c).permute(2, 0, 1, 3)  # (H', blocks, N, k · wide · C)
     band = weight.new_zeros(rows, blocks, k, wide, c, b, out)
     row, block, line, pixel, channel, column, one = band.stride()
@@ -47,5 +52,5 @@ def locally_connected(op: Local, weight: Tensor, bias: Tensor | None, x: Tensor)
     own = weight.view(rows, blocks, b, out, c, k, k).permute(0, 1, 5, 6, 4, 2, 3)
     band.as_strided(own.shape, fields).copy_(own)
     y = torch.bmm(seen.flatten(0, 1), band.view(rows * blocks, k * wide * c, b * out))
-    y = y.view(rows, blocks, n, b, out).permute(2, 4, 0, 1, 3).reshape(n, out, rows, columns)
+    y = y.view(rows, blocks, n, b, out).permute(2, 4, 0, 1, 3).reshape(n, out, rows, blocks * b)[..., :columns]
     return y if bias is None else y + bias

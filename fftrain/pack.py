@@ -77,15 +77,18 @@ def golden(
     images = net.to_images(pixels, network, torch.float64)
     goodness = net.label_goodness(network, exact, images, torch.arange(network.label.patterns))  # (N, P, U)
     _, logits = net.classify_linear(network, exact, images)
-    negatives, others = (labels + 1) % classes, pixels
-    if blur is not None:
-        others = hybrids(pixels, 1, blur, torch.Generator().manual_seed(seed))[:, 0]
+    negatives = (labels + 1) % classes
+    mixed: Tensors = {}
+    if blur is None:
+        x = net.embed_copies(network, exact, images, torch.stack([labels, negatives]))
+    else:
+        mixed = {"hybrids": hybrids(pixels, 1, blur, torch.Generator().manual_seed(seed))[:, 0]}
+        both = torch.cat([images, net.to_images(mixed["hybrids"], network, torch.float64)])
+        x = net.embed(network, exact, both, exact["labels.neutral"][None])
     gradients: Tensors = {}
     if loss is not None:
         trained = [i for i, unit in enumerate(network.units) if unit.trained]
         index = min(trained, key=lambda i: sum(t.numel() for t in net.parameters(unit_name(i), exact).values()))
-        both = torch.cat([images, net.to_images(others, network, torch.float64)])
-        x = net.embed(network, exact, both, exact["labels.patterns"][torch.cat([labels, negatives])])
         gradients = golden_gradient(network, exact, index, x, loss)
     return {
         "images": pixels,
@@ -94,7 +97,7 @@ def golden(
         "total": net.total_goodness(network, goodness),
         "logits": logits,
         "negatives": negatives,
-        **({} if blur is None else {"hybrids": others}),
+        **mixed,
         **{f"gradient.{name}": gradient.float() for name, gradient in gradients.items()},
     }
 

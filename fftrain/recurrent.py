@@ -23,8 +23,8 @@ def recurrent_units(state: State, images: Tensor, labels: Tensor) -> Tensor:
     """Update every unit by its own loss, averaged over the network's steps: images (B, …), labels (1 + M, B), the
     right ones first -> reports (U, 2), means over the steps, too.
 
-    What the image adds to the first unit, and a label to the last, is computed once for all steps, and so are the
-    gradients of the weights there: they are linear in what comes back, which is added up.
+    What the image adds to the first unit, and a label to the last, is the same in all steps and computed before
+    them, and the gradients of the weights there after them: they are linear in what comes back, which is added up.
     """
     network, copies = state.network, len(labels)
     assert network.steps
@@ -40,8 +40,8 @@ def recurrent_units(state: State, images: Tensor, labels: Tensor) -> Tensor:
         known = {below: _repeated(image, copies), above: label}
     gradients, reports = _learn_in_steps(state, inner, known, activities, copies)
     for path, y in known.items():
-        weights = {n: t for n, t in outer.items() if n.startswith(f"{path}.")}
-        if path in gradients and weights:
+        if path in gradients:
+            weights = {n: t for n, t in outer.items() if n.startswith(f"{path}.")}
             through = torch.autograd.grad(y, list(weights.values()), gradients[path].to(y.dtype))
             gradients |= {n: g.float() for n, g in zip(weights, through, strict=True)}
     for index in range(len(network.units)):

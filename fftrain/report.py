@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from ffruntime.architecture import named_ops, parameter_shapes, unit_name, unit_shapes
 from ffruntime.bundle import WEIGHTS, Manifest, read_manifest, read_weights, write_atomically
-from ffruntime.cost import head_macs, pass_macs, unit_macs
+from ffruntime.cost import goodness_macs, head_macs, pass_macs, unit_macs
 from ffruntime.errors import BundleError, MissingExtra
 from ffruntime.report import inputs_text
 
@@ -180,7 +180,7 @@ def count_cost(manifest: Manifest) -> Cost:
     ]
     head = Part("classifier", "linear", (network.label.patterns,), parameters("head."), head_macs(network))
     by_mode = {
-        "goodness": len(manifest.classes) * sum(unit_macs(network)),
+        "goodness": goodness_macs(network, len(manifest.classes)),
         "classifier": pass_macs(network) + head.macs,
     }
     seen = training.data.train * training.epochs

@@ -372,11 +372,12 @@ def check_gradient(manifest: Json, weights: Tensors, golden: Tensors) -> None:
     gradient = {n.removeprefix("gradient."): t for n, t in golden.items() if n.startswith("gradient.")}
     assert set(gradient) == {n for n in weights if re.fullmatch(rf"unit{k}\..*\.(weight|bias)", n)}
     halves = []
-    negative = golden["images"]
+    patterns, neutral = weights["labels.patterns"], [weights["labels.neutral"]] * len(golden["images"])
+    shown = [(golden["images"], patterns[golden["labels"]]), (golden["images"], patterns[golden["negatives"]])]
     if manifest["training"]["recipe"]["negatives"]["source"] == "hybrid":
-        negative = golden["hybrids"]
-    for images, labels in ((golden["images"], golden["labels"]), (negative, golden["negatives"])):
-        pairs = zip(images, weights["labels.patterns"][labels], strict=True)
+        shown = [(golden["images"], neutral), (golden["hybrids"], neutral)]
+    for images, labels in shown:
+        pairs = zip(images, labels, strict=True)
         x = np.concatenate([embed(network, weights, image[None], pattern) for image, pattern in pairs])
         for below in range(1, k):
             x = activation(network, weights, below, normalise(network, weights, below, x))

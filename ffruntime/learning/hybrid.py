@@ -9,16 +9,18 @@ import numpy as np
 
 
 def hybrids(images: np.ndarray, count: int, blur: int, rng: np.random.Generator) -> np.ndarray:
-    """Of each image `count` hybrids, with another image each: (B, C, H, W) -> (count, B, C, H, W).
+    """Of each image `count` hybrids, each with another one of the batch: (B, C, H, W) -> (count, B, C, H, W).
 
-    Another one as far as there are others: of B = 1 the hybrid is the image.
+    Another one is one that looks different; an image of which there are none stays as it is.
     """
     b, _, height, width = images.shape
-    place = np.argsort(order := rng.permutation(b))  # of each image in a random order
+    kinds = np.array([hash(image.tobytes()) for image in images])
+    different = kinds[:, None] != kinds
     made = []
-    for step in range(1, count + 1):
-        partner = images[order[(place + 1 + (step - 1) % max(1, b - 1)) % b]]
-        made.append(np.where(masks(b, height, width, blur, rng)[:, None], images, partner))
+    for _ in range(count):
+        partner = images[(rng.random((b, b)) * different).argmax(1)]
+        mixed = np.where(masks(b, height, width, blur, rng)[:, None], images, partner)
+        made.append(np.where(different.any(1)[:, None, None, None], mixed, images))
     return np.stack(made)
 
 

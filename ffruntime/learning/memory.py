@@ -36,7 +36,7 @@ from ..memory import (
 from . import STEP
 
 LEARNING = 8 << 20  # measured: SQLite, random numbers, images changed anew, beside what classifying takes
-ROWS = 2  # to an image: with the right label and with a wrong one
+ROWS = 2  # to an image: the positive and a negative one
 MOMENTS = 2  # arrays as large as what is learned: Adam's
 JUDGES: tuple[Kind, ...] = ("goodness", "classifier")  # an update is judged by the bundle's better mode
 

@@ -106,6 +106,9 @@ def update_units(
     for _ in range(settings.steps):
         pixels, labels = draw(settings.batch)
         images = to_unit_interval(augment(recipe.get("augment", {}), pixels, rng))
+        if blur is not None and (images == images[:1]).all():
+            stepped()
+            continue  # one picture, many times over: there is nothing to mix it with
         positive, negative = pair_inputs(network, weights, images, labels, scores, settings, blur, rng)
         optimizer.next_step()
         losses = local_step(network, graphs, units, weights, positive, negative, optimizer, settings)
@@ -124,16 +127,16 @@ def pair_inputs(
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the first unit receives of images in [0, 1] (B, C, H, W) with their labels (B,): (B, …); and of M
-    negatives of each, with wrong labels or, with `blur` (`losses.hybrid_blur`), hybrid images: (M·B, …)."""
-    patterns, count = weights["labels.patterns"], settings.negatives
+    negatives of each, with wrong labels: (M·B, …). With `blur` (`losses.hybrid_blur`) no label is shown, and
+    negatives are hybrid images."""
     if blur is None:
-        wrong = choose_negatives(labels, scores(images), count, settings.hard, rng)
-        negatives = [(images, label) for label in wrong]
+        wrong = choose_negatives(labels, scores(images), settings.negatives, settings.hard, rng)
+        patterns = weights["labels.patterns"]
+        positive, *negative = (first_input(network, weights, images, patterns[row]) for row in (labels, *wrong))
     else:
-        negatives = [(hybrid, labels) for hybrid in hybrids(images, count, blur, rng)]
-    copies = [(images, labels), *negatives]
-    positive, *others = (first_input(network, weights, x, patterns[shown]) for x, shown in copies)
-    return positive, np.concatenate(others)
+        copies, neutral = (images, *hybrids(images, settings.negatives, blur, rng)), weights["labels.neutral"][None]
+        positive, *negative = (first_input(network, weights, copy, neutral) for copy in copies)
+    return positive, np.concatenate(negative)
 
 
 def local_step(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -365,8 +366,12 @@ def test_the_loss_comes_from_the_manifest(recipe: dict, loss: PairLoss | None) -
 def test_hybrid_negatives_are_named_by_the_manifest() -> None:
     loss = {"loss": {"kind": "ratio"}}
     assert hybrid_blur(loss | {"negatives": {"source": "hybrid", "blur": 3}}) == 3
-    for recipe in (loss, {**loss, "negatives": {"source": "classifier", "blur": 3}}, {**loss, "negatives": "new"}):
-        assert hybrid_blur(recipe) is None
+    others: list[Any] = [{}, {"source": "classifier", "blur": -3}, "of tomorrow"]
+    for negatives in others:
+        assert hybrid_blur(loss | {"negatives": negatives}) is None
+    for blur in (0, -1, 2.5, "three", 10**30):
+        with pytest.raises(BundleError, match=r"training\.recipe\.negatives: .* `\$.blur`"):
+            hybrid_blur(loss | {"negatives": {"source": "hybrid", "blur": blur}})
 
 
 def test_no_gradient_graphs_of_a_recurrent_network() -> None:

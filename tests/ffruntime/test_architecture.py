@@ -194,7 +194,7 @@ def test_many_units_are_read_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
         for read in (validate, parameter_shapes, unit_macs, pass_macs):
             read(described)
         counts.append(looked)
-    assert counts[1] <= 2 * counts[0]
+    assert 50 < counts[0] < counts[1] <= 2 * counts[0]
 
 
 @pytest.mark.parametrize(

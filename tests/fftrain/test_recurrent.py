@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -12,7 +13,8 @@ from narrow import narrow
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ffruntime.architecture import Image, scored_units, unit_name
+from ffruntime.architecture import Image, Op, named_ops, unit_name
+from ffruntime.cost import constant_macs
 from fftrain import network as net
 from fftrain.arithmetic import training_macs
 from fftrain.data import Dataset
@@ -28,6 +30,30 @@ from fftrain.step import training_step
 
 RATE = 0.5
 CHANGES: list[dict[str, Any]] = [{}, {"negatives": {"count": 2}}, {"peer": {"weight": 0.0}}]
+LINEAR, RELU = {"op": "linear", "out": 12}, {"op": "relu"}
+BELOW, ABOVE, OWN = ({"source": source, "ops": [LINEAR]} for source in ("below", "above", "self"))
+AS_IT_IS = {"source": "below", "normalise": "none"}  # the sum of inputs has the image's shape
+TOP = {"source": "above", "ops": [{"op": "linear", "out": 784}]}
+NETWORKS: dict[str, list[dict[str, Any]]] = {
+    "one unit": [{"inputs": [BELOW, OWN, ABOVE], "ops": [RELU]}],
+    "the first not trained": [
+        {"inputs": [BELOW, ABOVE], "ops": [RELU], "trained": False},
+        {"inputs": [BELOW, ABOVE], "ops": [RELU]},
+    ],
+    "the last not trained": [
+        {"inputs": [BELOW, ABOVE], "ops": [RELU]},
+        {"inputs": [BELOW, ABOVE], "ops": [RELU], "trained": False},
+    ],
+    "constants without weights": [
+        {"inputs": [AS_IT_IS], "ops": [LINEAR, RELU]},
+        {"inputs": [{**BELOW, "ops": [{"op": "linear", "out": 10}]}, {"source": "above"}], "ops": [RELU]},
+    ],
+    "operations after the sum": [{"inputs": [AS_IT_IS, TOP], "ops": [RELU, LINEAR, RELU]}],
+    "several operations of an input": [
+        {"inputs": [{**BELOW, "ops": [LINEAR, RELU, LINEAR]}, ABOVE], "ops": [RELU]},
+    ],
+}
+ONE_LAYER_EACH = [name for name in NETWORKS if "operations" not in name]  # as is counted
 
 
 def state_of(recipe: Recipe) -> State:
@@ -59,14 +85,21 @@ def plain_steps(state: State, own: Tensors, images: Tensor, labels: Tensor) -> t
 
     def made(index: int, source: str, x: Tensor) -> Tensor:
         (inputs,) = (one for one in network.units[index].inputs if one.source == source)
-        (op,) = inputs.ops
-        kind = "local1" if "local" in type(op).__name__.lower() else "linear1"
-        x = x / x.flatten(1).square().mean(1).sqrt().clamp_min(1e-4).view(-1, *[1] * (x.ndim - 1))
-        return apply_op(op, f"{unit_name(index)}.{source}.{kind}", own, x)
+        if inputs.normalise == "divisive":
+            x = x / x.flatten(1).square().mean(1).sqrt().clamp_min(1e-4).view(-1, *[1] * (x.ndim - 1))
+        return in_turn(named_ops(inputs), f"{unit_name(index)}.{source}", x)
+
+    def in_turn(ops: Iterable[tuple[str, Op]], prefix: str, x: Tensor) -> Tensor:
+        for short, op in ops:
+            x = apply_op(op, f"{prefix}.{short}", own, x)
+        return x
+
+    def before_relu(index: int, x: Tensor) -> Tensor:
+        return in_turn(list(named_ops(network.units[index]))[:-1], unit_name(index), x)
 
     activities, x = [], image
     for index in range(len(network.units)):
-        x = made(index, "below", x).relu().detach()
+        x = before_relu(index, made(index, "below", x)).relu().detach()
         activities.append(x)
     total, counted = torch.zeros(()), []
     for step in range(1, network.steps.count + 1):
@@ -74,14 +107,16 @@ def plain_steps(state: State, own: Tensors, images: Tensor, labels: Tensor) -> t
         for index, unit in enumerate(network.units):
             by_source = {"below": around[index], "self": around[index + 1], "above": around[index + 2]}
             parts = [made(index, one.source, by_source[one.source]) for one in unit.inputs]
-            z = parts[0] + sum(part.view_as(parts[0]) for part in parts[1:])
+            z = before_relu(index, parts[0] + sum(part.view_as(parts[0]) for part in parts[1:]))
             if unit_name(index) in state.peers:
                 running, peer = state.peers[unit_name(index)], state.recipe.peer
                 running.copy_(peer.decay * running + (1 - peer.decay) * z[:batch].detach().relu().mean(0))
                 total = total + peer.weight * ((running - running.mean()) * z[:batch].mean(0)).sum()
             y = network.steps.keep * activities[index] + (1 - network.steps.keep) * z.relu()
             g = y.flatten(1).square().mean(1)
-            total = total + pair_loss(loss, g[:batch], g[batch:].view(copies - 1, -1), y[0].numel(), sign).mean()
+            if unit.trained:
+                value = pair_loss(loss, g[:batch], g[batch:].view(copies - 1, -1), y[0].numel(), sign)
+                total = total + value.mean()
             new.append(y.detach())
             goodness.append(g.detach())
         activities = new
@@ -93,7 +128,22 @@ def plain_steps(state: State, own: Tensors, images: Tensor, labels: Tensor) -> t
 @pytest.mark.parametrize("change", CHANGES, ids=str)
 @pytest.mark.parametrize("name", ["hinton-recurrent", "hinton-local", "hinton-local-high"])
 def test_an_update_is_that_of_the_losses_of_all_steps(name: str, change: dict[str, Any], dataset: Dataset) -> None:
-    recipe = msgspec.convert({**to_builtins(narrow(name)), **change}, Recipe)
+    compare(msgspec.convert({**to_builtins(narrow(name)), **change}, Recipe), dataset)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_an_update_of_other_networks(name: str, dataset: Dataset) -> None:
+    compare(with_units(NETWORKS[name]), dataset)
+
+
+def with_units(units: list[dict[str, Any]]) -> Recipe:
+    plain = to_builtins(narrow("hinton-recurrent"))
+    plain["network"]["units"] = units
+    return msgspec.convert({**plain, "patterns": {"kind": "one_hot", "spare": 0}}, Recipe)
+
+
+def compare(recipe: Recipe, dataset: Dataset) -> None:
+    """Of the whole update, and of the running means of peer normalisation."""
     ours, plain = state_of(recipe), state_of(recipe)
     images = net.to_images(dataset.train.pixels[:6], ours.network, torch.float32)
     right = dataset.train.labels[:6]
@@ -101,35 +151,49 @@ def test_an_update_is_that_of_the_losses_of_all_steps(name: str, change: dict[st
     before = {name: tensor.clone() for name, tensor in ours.tensors.items()}
     with torch.no_grad():
         recurrent_units(ours, images, labels)
-    wanted = {n: t.requires_grad_() for n, t in plain.tensors.items() if n.startswith("unit")}
+    trained = tuple(f"{unit_name(index)}." for index, unit in enumerate(ours.network.units) if unit.trained)
+    wanted = {n: t.requires_grad_() for n, t in plain.tensors.items() if n.startswith(trained)}
     loss, _ = plain_steps(plain, plain.tensors, images, labels)
     gradients = dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values())), strict=True))
-    assert len(gradients) == len([name for name in before if name.startswith("unit")])
-    for name, gradient in gradients.items():
-        assert gradient.abs().max() > 0
-        moved = (before[name] - ours.tensors[name]) / RATE
+    for name, tensor in before.items():
+        if name not in gradients:
+            assert torch.equal(tensor, ours.tensors[name])
+            continue
+        gradient, moved = gradients[name], (tensor - ours.tensors[name]) / RATE
         scale = float(gradient.abs().max())
+        assert scale > 0
         torch.testing.assert_close(moved / scale, gradient / scale, rtol=1e-3, atol=1e-4, msg=name)
     for unit, running in ours.peers.items():
         torch.testing.assert_close(running, plain.peers[unit])
 
 
-@pytest.mark.parametrize("name", ["hinton-recurrent", "hinton-local"])
+@pytest.mark.parametrize("name", ["hinton-recurrent", "hinton-local", *NETWORKS])
 def test_goodness_is_that_of_the_plain_steps(name: str, dataset: Dataset) -> None:
-    state = state_of(narrow(name))
+    state = state_of(with_units(NETWORKS[name]) if name in NETWORKS else narrow(name))
     images = net.to_images(dataset.train.pixels[:4], state.network, torch.float32)
     goodness = net.label_goodness(state.network, state.tensors, images, torch.tensor([3, 8, 1]))
     labels = torch.tensor([[3], [8], [1]]).expand(3, 4)
     _, expected = plain_steps(state, state.tensors, images, labels)
-    assert goodness.shape == (4, 3, len(scored_units(state.network)))
+    assert goodness.shape == (4, 3, len(state.network.units))
     torch.testing.assert_close(goodness, expected.view(3, 4, -1).transpose(0, 1), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=str)
+@pytest.mark.parametrize("change", [*CHANGES, {"negatives": {"hard": 1.0, "source": "goodness"}}], ids=str)
 def test_the_arithmetic_that_is_counted_is_what_torch_does(change: dict[str, Any]) -> None:
-    state = state_of(msgspec.convert({**to_builtins(narrow("hinton-recurrent")), **change}, Recipe))
-    count = state.recipe.negatives.count
+    check_count(msgspec.convert({**to_builtins(narrow("hinton-recurrent")), **change}, Recipe))
+
+
+@pytest.mark.parametrize("name", ONE_LAYER_EACH)
+def test_the_arithmetic_of_other_networks(name: str) -> None:
+    check_count(with_units(NETWORKS[name]))
+
+
+def check_count(recipe: Recipe) -> None:
+    state, count = state_of(recipe), recipe.negatives.count
     batch = Batch(torch.zeros(4, 1, 28, 28, dtype=torch.uint8), torch.arange(4), torch.rand(4, count, 2))
     with FlopCounterMode(display=False) as counter:
         training_step(state, batch, torch.tensor(1.0))
-    assert counter.get_total_flops() == 2 * 4 * training_macs(state.recipe, state.network)
+    done, network = counter.get_total_flops(), state.network
+    if recipe.negatives.source == "goodness":  # once for the batch, and not counted
+        done -= 2 * network.label.patterns * constant_macs(network)[1]
+    assert done == 2 * 4 * training_macs(recipe, network)

@@ -3,32 +3,51 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ffruntime.learning import hybrid as module
 from ffruntime.learning.hybrid import hybrids, masks
 from fftrain.hybrid import masks as training_masks
 
 
-@given(batch=st.integers(2, 9), count=st.integers(1, 12), blur=st.integers(1, 10), seed=st.integers(0, 1000))
-def test_every_pixel_is_of_the_image_or_of_one_other(batch: int, count: int, blur: int, seed: int) -> None:
+@given(
+    batch=st.integers(2, 9),
+    copies=st.integers(1, 2),
+    count=st.integers(1, 4),
+    blur=st.integers(1, 10),
+    seed=st.integers(0, 1000),
+)
+def test_every_pixel_is_of_the_image_or_of_one_that_looks_different(
+    batch: int, copies: int, count: int, blur: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     images = rng.permutation(batch * 2 * 6 * 5).reshape(batch, 2, 6, 5).astype(np.float32)  # no value twice
-    mixed = hybrids(images, count, blur, rng)
+    images = np.concatenate([images] * copies)
+    with pytest.MonkeyPatch.context() as patch:
+        drawn: list[np.ndarray] = []
+        patch.setattr(module, "masks", lambda *of: drawn.append(masks(*of)) or drawn[-1])
+        mixed = hybrids(images, count, blur, rng)
     assert mixed.shape == (count, *images.shape)
-    for copy in mixed:
-        own = (copy == images).all(1)  # colours of a pixel stay together
-        for index, hybrid in enumerate(copy):
-            partners = [other for other in range(batch) if other != index and (hybrid == images[other]).any()]
-            assert len(partners) <= 1
-            for other in partners:
-                assert (own[index] | (hybrid == images[other]).all(0)).all()
-            assert partners or own[index].all()
+    for copy, mask in zip(mixed, drawn, strict=True):
+        for index, picture in enumerate(copy):
+            (other,) = {n for n in range(batch) if n != index % batch and (picture == images[n]).any()} or {None}
+            expected = images[index] if other is None else np.where(mask[index], images[index], images[other])
+            np.testing.assert_array_equal(picture, expected)
+            assert (other is None) == mask[index].all()
 
 
-def test_one_image_alone_stays_as_it_is() -> None:
-    image = np.random.default_rng(0).random((1, 1, 8, 8)).astype(np.float32)
+def test_partners_are_drawn_evenly() -> None:
+    images = np.arange(4, dtype=np.float32).reshape(4, 1, 1, 1).repeat(8, 2).repeat(8, 3)
+    mixed = hybrids(images, 3000, 3, np.random.default_rng(0))[:, 0]
+    partners = [float(one[one != 0][0]) for one in mixed if one.any()]
+    np.testing.assert_allclose(np.bincount(np.array(partners, int))[1:] / len(partners), 1 / 3, atol=0.03)
+
+
+def test_what_looks_alike_stays_as_it_is() -> None:
+    image = np.random.default_rng(0).random((1, 1, 8, 8)).astype(np.float32).repeat(3, 0)
     np.testing.assert_array_equal(hybrids(image, 2, 3, np.random.default_rng(0)), np.stack([image] * 2))
 
 

@@ -12,6 +12,8 @@ from msgspec import structs
 from ffruntime.bundle import read_weights
 from ffruntime.errors import BundleError
 from ffruntime.labels import first_input, to_unit_interval
+from ffruntime.learning import update as module
+from ffruntime.learning.hybrid import hybrids
 from ffruntime.learning.learner import CALIBRATION, exemplars
 from ffruntime.learning.update import (
     Arrays,
@@ -20,6 +22,7 @@ from ffruntime.learning.update import (
     learned_names,
     learning_units,
     local_step,
+    pair_inputs,
     update_head,
     update_units,
 )
@@ -184,6 +187,75 @@ def test_an_update_tells_wrong_labels_from_right_ones_better(model: Model, weigh
     assert len(seen) == 31
     changed = {name for name, array in weights.items() if not np.array_equal(array, before[name])}
     assert changed == {name for name in learned_names(network, units) if not name.startswith("head.")}
+
+
+def test_pairs_are_of_right_and_wrong_labels_or_of_images_and_hybrids(
+    model: Model, weights: Arrays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, labels = exemplars(model, CALIBRATION)
+    images, labels, network = to_unit_interval(images[:6]), labels[:6], model.manifest.network
+    others, wrong = np.stack([images[::-1], images[[1, 0, 3, 2, 5, 4]]]), np.stack([(labels + 1) % 12] * 2)
+    monkeypatch.setattr(module, "hybrids", lambda *_: others)
+    monkeypatch.setattr(module, "choose_negatives", lambda *_: wrong)
+    patterns, neutral = weights["labels.patterns"], weights["labels.neutral"][None]
+    for blur, copies in (
+        (None, [(images, patterns[labels]), *((images, patterns[row]) for row in wrong)]),
+        (3, [(images, neutral), *((other, neutral) for other in others)]),
+    ):
+        pair = pair_inputs(
+            network,
+            weights,
+            images,
+            labels,
+            lambda x: np.zeros((len(x), 12)),
+            Settings(negatives=2),
+            blur,
+            np.random.default_rng(0),
+        )
+        expected = [first_input(network, weights, *copy) for copy in copies]
+        np.testing.assert_array_equal(np.concatenate(pair), np.concatenate(expected))
+        assert [len(part) for part in pair] == [6, 12]
+
+
+def learn_from_hybrids(model: Model, weights: Arrays, images: np.ndarray, steps: int) -> list[float]:
+    network = model.manifest.network
+    return update_units(
+        network,
+        model.graph,
+        learning_units(network, model.manifest.files),
+        weights,
+        lambda count: (images[:count], np.zeros(len(images[:count]), np.int64)),
+        lambda _: pytest.fail("nobody has to ask which label is plausible"),
+        Settings(steps=steps, lr=3e-3),
+        {"negatives": {"source": "hybrid", "blur": 3}},
+        np.random.default_rng(0),
+    )
+
+
+def test_without_labels_images_are_told_from_hybrids(model: Model, weights: Arrays) -> None:
+    """After some steps, from hybrids of other images by other masks."""
+    images, _ = exemplars(model, CALIBRATION)
+    new, network = to_unit_interval(images[100:]), model.manifest.network
+    mixed = hybrids(new, 1, 3, np.random.default_rng(1))[0]
+
+    def goodness(x: np.ndarray) -> torch.Tensor:
+        tensors = {name: torch.from_numpy(tensor) for name, tensor in weights.items()}
+        standardised = (torch.from_numpy(x) - network.image.mean) / network.image.std
+        shown = net.embed(network, tensors, standardised, tensors["labels.neutral"][None])
+        return net.forward(network, tensors, shown)[0]
+
+    def told() -> float:
+        return float((goodness(new) > goodness(mixed)).float().mean())
+
+    before = told()
+    learn_from_hybrids(model, weights, images[:100], 60)
+    assert told() > before + 0.1
+
+
+def test_one_picture_alone_has_nothing_to_be_mixed_with(model: Model, weights: Arrays) -> None:
+    before = {name: array.copy() for name, array in weights.items()}
+    assert learn_from_hybrids(model, weights, exemplars(model, CALIBRATION)[0][:1], 3) == []
+    assert all(np.array_equal(array, before[name]) for name, array in weights.items())
 
 
 def test_a_bundle_without_gradients_cannot_learn(model: Model) -> None:
