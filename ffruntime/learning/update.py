@@ -96,9 +96,10 @@ def update_units(
     rng: np.random.Generator,
     stepped: Callable[[], None] = lambda: None,
 ) -> list[float]:
-    """`settings.steps` layer-local steps, in place in `weights`; returns the units' last losses.
+    """`settings.steps` layer-local steps, in place in `weights`; returns the units' losses in the last one.
 
-    `scores` says how plausible labels are (hard negatives); `stepped` is called after each step.
+    `scores` says how plausible labels are (hard negatives); `stepped` is called after each step. Where negatives
+    are hybrids, there is no step from pictures that all look alike.
     """
     own = [name for name in learned_names(network, units) if name not in HEAD]
     optimizer = Optimizer(settings.optimizer, {name: weights[name] for name in own})
@@ -108,7 +109,7 @@ def update_units(
         images = to_unit_interval(augment(recipe.get("augment", {}), pixels, rng))
         if blur is not None and (images == images[:1]).all():
             stepped()
-            continue  # one picture, many times over: there is nothing to mix it with
+            continue
         positive, negative = pair_inputs(network, weights, images, labels, scores, settings, blur, rng)
         optimizer.next_step()
         losses = local_step(network, graphs, units, weights, positive, negative, optimizer, settings)
