@@ -13,7 +13,7 @@ from ffruntime.backend import DEFAULT_BACKEND
 from ffruntime.bundle import EXEMPLARS, GOLDEN, WEIGHTS, Manifest, Shortlist
 from ffruntime.engine import FOLDER
 from ffruntime.golden import require
-from ffruntime.losses import pair_loss_of
+from ffruntime.losses import PairLoss, hybrid_blur, pair_loss_of
 from ffruntime.model import Model
 from ffruntime.plan import Plan
 from ffruntime.precision import Precision
@@ -85,8 +85,18 @@ def check_export(
 def fp32_graphs(path: Path, manifest: Manifest) -> Files:
     places = tensor_places(path / WEIGHTS)
     models = {name: use_external_weights(model, places) for name, model in all_graphs(manifest.network).items()}
-    models |= all_gradient_graphs(manifest.network, pair_loss_of(manifest.training.recipe, manifest.network))
+    models |= all_gradient_graphs(manifest.network, _loss_of_units(path, manifest))
     return {f"{name}.onnx": model.SerializeToString(deterministic=True) for name, model in models.items()}
+
+
+def _loss_of_units(path: Path, manifest: Manifest) -> PairLoss | None:
+    """What gradients are of; None where they could not be proven: golden vectors from before format 5 have no
+    hybrids."""
+    recipe = manifest.training.recipe
+    unproven = hybrid_blur(recipe) is not None and GOLDEN in manifest.files
+    if unproven and "hybrids" not in bundle.read_tensors(path, manifest, GOLDEN):
+        return None
+    return pair_loss_of(recipe, manifest.network)
 
 
 def _lower(copy: Path, precisions: Sequence[Precision], backend: str, progress: Progress) -> Files:
