@@ -168,21 +168,25 @@ def _settle(model: Model, x: np.ndarray, patterns: np.ndarray) -> np.ndarray:
 def _check_goodness(model: Model, golden: Arrays) -> list[Check]:
     inputs = {"images": to_unit_interval(golden["images"]), "labels": np.arange(golden["total"].shape[1])}
     outputs = model.graph("goodness")(inputs)
-    classes = len(model.manifest.classes)
+    classes, decides = (
+        len(model.manifest.classes),
+        "goodness" in model.manifest.modes,
+    )  # else all labels may be equal
     units = [
         _row("goodness", unit_name(u), outputs["goodness"][:, :, u], golden["goodness"][:, :, u])
         for u in range(golden["goodness"].shape[2])
     ]
     return [
         *units,
-        _row("goodness", "total", outputs["total"][:, :classes], golden["total"][:, :classes], True),
+        _row("goodness", "total", outputs["total"][:, :classes], golden["total"][:, :classes], decides),
     ]
 
 
 def _check_classifier(model: Model, golden: Arrays) -> Check:
     logits = model.graph("classifier")({"images": to_unit_interval(golden["images"])})["logits"]
     classes = len(model.manifest.classes)
-    return _row("classifier", "logits", logits[:, :classes], golden["logits"][:, :classes], True)
+    decides = "classifier" in model.manifest.modes
+    return _row("classifier", "logits", logits[:, :classes], golden["logits"][:, :classes], decides)
 
 
 def _check_gradients(model: Model, golden: Arrays, weights: Arrays) -> list[Check]:

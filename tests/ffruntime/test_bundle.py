@@ -72,7 +72,7 @@ def test_any_flipped_bit_is_found(bundle: Path, data: st.DataObject) -> None:
         (lambda b: (b / MANIFEST).write_bytes(b"\xff\xfe{}"), r"manifest\.json: damaged"),
         (lambda b: (b / MANIFEST).write_bytes((b / MANIFEST).read_bytes()[:500]), r"manifest\.json: damaged"),
         (lambda b: (b / MANIFEST).write_text("[1]"), r"manifest\.json: damaged"),
-        (lambda b: edit(b, lambda m: m.update(format=5)), "format 5 is newer than this program reads"),
+        (lambda b: edit(b, lambda m: m.update(format=6)), "format 6 is newer than this program reads"),
         (lambda b: edit(b, lambda m: m.update(format="1")), "format '1' is none that this program reads"),
         (lambda b: edit(b, lambda m: m.pop("classes")), r"damaged: .*classes"),
         (lambda b: edit(b, lambda m: m.update(surprise=1)), r"damaged: .*surprise"),
@@ -120,8 +120,8 @@ def test_a_bundle_of_an_earlier_format_is_read_and_becomes_one_of_this_when_it_i
     read_everything(bundle)
     manifest = read_manifest(bundle)
     assert (manifest.format, manifest.preprocessing) == (former, Digit(box=20))
-    assert write(bundle, manifest, {"note": b"new"}).format == 4
-    assert read_manifest(bundle).format == 4
+    assert write(bundle, manifest, {"note": b"new"}).format == 5
+    assert read_manifest(bundle).format == 5
 
 
 def test_no_bundle_at_all(tmp_path: Path) -> None:

@@ -72,7 +72,11 @@ def test_from_training_to_the_answer(name: str, small: Dataset, digit_files: lis
     write_bundle(path, run, name, "cpu", "fp32", {})
     export_onnx(path)
     model = Model(path, state=False)
-    golden.require(golden.check(model), "onnxruntime-cpu")
+    checks = golden.check(model)
+    golden.require(checks, "onnxruntime-cpu")
+    decided = {"total": "goodness", "logits": "classifier"}
+    of_inference = {row.output: row for row in checks if row.graph in ("goodness", "classifier")}
+    assert {mode for output, mode in decided.items() if of_inference[output].decisions == 16} == set(run.modes)
     assert set(run.modes) == MODES.get(name, {"goodness", "classifier"})
     for mode in run.modes:
         answer = model.classify(digit_files[0], mode, preprocess=False)
