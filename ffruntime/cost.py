@@ -10,11 +10,10 @@ from .architecture import (
     Network,
     Op,
     Shape,
+    Source,
     constant_inputs,
     from_below,
     head_features,
-    shaped_ops,
-    source_shape,
     unit_layers,
     unit_name,
 )
@@ -41,11 +40,14 @@ def layer_macs(network: Network) -> list[tuple[int, ...]]:
 def constant_macs(network: Network) -> tuple[int, int]:
     """Multiply-accumulates of what every step of a recurrent network adds and none changes: the image's part of the
     first unit's input, and the label's of the last one's. Without steps there is none."""
-    macs = []
-    for index, inputs in constant_inputs(network) if network.steps else ():
-        path, shape = f"{unit_name(index)}.{inputs.source}", source_shape(network, index, inputs.source)
-        macs.append(sum(op_macs(op, below, above) for _, op, below, above in shaped_ops(inputs, path, shape)))
-    image, label = macs or (0, 0)
+    if not network.steps:
+        return 0, 0
+
+    def of_input(index: int, source: Source) -> int:
+        layers, path = unit_layers(network, index), f"{unit_name(index)}.{source}."
+        return sum(op_macs(op, below, above) for name, op, below, above in layers if name.startswith(path))
+
+    image, label = (of_input(index, inputs.source) for index, inputs in constant_inputs(network))
     return image, label
 
 

@@ -168,10 +168,8 @@ def _settle(model: Model, x: np.ndarray, patterns: np.ndarray) -> np.ndarray:
 def _check_goodness(model: Model, golden: Arrays) -> list[Check]:
     inputs = {"images": to_unit_interval(golden["images"]), "labels": np.arange(golden["total"].shape[1])}
     outputs = model.graph("goodness")(inputs)
-    classes, decides = (
-        len(model.manifest.classes),
-        "goodness" in model.manifest.modes,
-    )  # else all labels may be equal
+    classes = len(model.manifest.classes)
+    decides = "goodness" in model.manifest.modes  # else all labels may have the same
     units = [
         _row("goodness", unit_name(u), outputs["goodness"][:, :, u], golden["goodness"][:, :, u])
         for u in range(golden["goodness"].shape[2])

@@ -95,9 +95,14 @@ def embed(network: Network, tensors: Tensors, images: Tensor, patterns: Tensor) 
     return x.contiguous(memory_format=torch.channels_last)
 
 
+def repeated(x: Tensor, copies: int) -> Tensor:
+    """(B, …) -> (copies · B, …), copy after copy."""
+    return x.repeat(copies, *[1] * (x.ndim - 1))
+
+
 def embed_copies(network: Network, tensors: Tensors, images: Tensor, labels: Tensor) -> Tensor:
     """Every image with several labels: images (B, …), labels (R, B) -> the first unit's input (R · B, …)."""
-    copies = images.repeat(len(labels), 1, 1, 1)
+    copies = repeated(images, len(labels))
     return embed(network, tensors, copies, tensors["labels.patterns"][labels.flatten()])
 
 
@@ -279,7 +284,7 @@ def label_goodness(network: Network, tensors: Tensors, images: Tensor, labels: T
     if network.steps:
         goodness = settle(network, tensors, images, patterns)
     else:
-        patterns = patterns.repeat(n, *[1] * (patterns.ndim - 1))  # (N·L, *pattern_shape)
+        patterns = repeated(patterns, n)  # (N·L, *pattern_shape)
         x = embed(network, tensors, images.repeat_interleave(count, dim=0), patterns)
         goodness, _ = forward(network, tensors, x)
     return goodness.view(n, count, -1)
@@ -292,7 +297,7 @@ def settle(network: Network, tensors: Tensors, images: Tensor, patterns: Tensor)
     x = embed(network, tensors, images, patterns)
     activities = [y.repeat_interleave(count, 0) for y in activations(network, tensors, x)]
     (below, image), (above, label) = constants(network, tensors, x, patterns.to(x)).items()
-    known = {below: image.repeat_interleave(count, 0), above: label.repeat(n, *[1] * (label.ndim - 1))}
+    known = {below: image.repeat_interleave(count, 0), above: repeated(label, n)}
     counted = []
     for step in range(1, last + 1):
         units = enumerate(step_inputs(network, activities))

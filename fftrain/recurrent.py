@@ -31,13 +31,13 @@ def recurrent_units(state: State, images: Tensor, labels: Tensor) -> Tensor:
     tensors = {n: t.to(state.dtype) for n, t in state.tensors.items()}
     patterns = tensors["labels.patterns"][labels.flatten()]
     x = net.embed(network, tensors, images, patterns)
-    activities = [_repeated(y, copies) for y in net.activations(network, tensors, x)]
+    activities = [net.repeated(y, copies) for y in net.activations(network, tensors, x)]
     constant = tuple(f"{unit_name(index)}.{inputs.source}." for index, inputs in constant_inputs(network))
     outer = {n: t.detach().requires_grad_() for n, t in tensors.items() if n.startswith(constant)}
     inner = {n: t for n, t in tensors.items() if n not in outer}
     with torch.enable_grad():
         (below, image), (above, label) = net.constants(network, outer, x, patterns).items()
-        known = {below: _repeated(image, copies), above: label}
+        known = {below: net.repeated(image, copies), above: label}
     gradients, reports = _learn_in_steps(state, inner, known, activities, copies)
     for path, y in known.items():
         if path in gradients:
@@ -78,8 +78,3 @@ def _learn_in_steps(
             reports[index].add_(report, alpha=share)
         activities = new
     return gradients, reports
-
-
-def _repeated(x: Tensor, copies: int) -> Tensor:
-    """(B, …) -> (copies · B, …), copy after copy."""
-    return x.repeat(copies, *[1] * (x.ndim - 1))
