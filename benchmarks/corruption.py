@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fftrain.data import Split
+from ffruntime.core.data import Examples
 
 KINDS = ("clean", "noisy", "dead", "random")  # each a quarter of the images
 
 
-def corrupt(split: Split, deviation: float, dead: float, seed: int) -> tuple[Split, Tensor]:
+def corrupt(split: Examples, deviation: float, dead: float, seed: int) -> tuple[Examples, Tensor]:
     """The images in their order, a quarter of them, drawn by chance, of each of `KINDS`, and each one's kind (N,).
 
     Clean; with Gaussian noise of that `deviation`, a share of the range of a pixel, clipped to the range; with
@@ -32,4 +32,4 @@ def corrupt(split: Split, deviation: float, dead: float, seed: int) -> tuple[Spl
     chosen = kind == KINDS.index("random")
     pixels[chosen] = torch.randint(256, pixels[chosen].shape, generator=generator, dtype=torch.uint8)
     labels[chosen] = torch.randint(classes, labels[chosen].shape, generator=generator)
-    return Split(pixels, labels), kind
+    return Examples(pixels, labels), kind

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common import record
 
-from ffruntime.bundle import read_manifest
+from ffruntime.core.transition import read_manifest
 
 
 def main() -> None:

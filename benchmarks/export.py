@@ -21,8 +21,8 @@ import torch
 from common import record
 
 from ffexport.export import export_onnx, fp32_graphs
-from ffruntime.bundle import read_manifest, read_weights
-from ffruntime.datasets import data_directory
+from ffruntime.core.data import data_directory
+from ffruntime.core.transition import read_manifest, read_weights
 from fftrain import network as net
 from fftrain.data import load_dataset
 from fftrain.pack import write_bundle

@@ -35,9 +35,9 @@ from training import convolution_peak
 
 from ffexport.export import export_onnx
 from ffruntime.bench import sample_images
-from ffruntime.bundle import read_weights
-from ffruntime.cost import unit_macs
-from ffruntime.datasets import data_directory
+from ffruntime.core.cost import unit_macs
+from ffruntime.core.data import data_directory
+from ffruntime.core.transition import read_weights
 from ffruntime.model import Model
 from fftrain import network as net
 from fftrain.data import load_dataset

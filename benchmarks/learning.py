@@ -136,7 +136,7 @@ def some_images(batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 def learn(o: argparse.Namespace) -> tuple[Step, int]:
     """(a), and how many parameters learn."""
-    from ffruntime import bundle
+    from ffruntime.core import transition as bundle
     from ffruntime.learning.update import Settings, learned_names, learning_units, update_units
     from ffruntime.model import Model
 
@@ -237,7 +237,7 @@ def make_bundle(path: Path, width: int, kernel: int, depth: int, batch: int) -> 
     from training import ff_recipe
 
     from ffexport.export import export_onnx
-    from ffruntime.datasets import data_directory
+    from ffruntime.core.data import data_directory
     from fftrain.data import load_dataset
     from fftrain.pack import write_bundle
     from fftrain.recipe import Symmetric, with_epochs

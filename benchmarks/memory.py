@@ -18,7 +18,7 @@ import torch
 from common import record
 
 from ffexport.export import export_onnx
-from ffruntime.datasets import data_directory
+from ffruntime.core.data import data_directory
 from fftrain.data import load_dataset
 from fftrain.pack import write_bundle
 from fftrain.recipe import Recipe, load_recipe, with_epochs

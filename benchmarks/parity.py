@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from common import record
 
-from ffruntime.bundle import read_manifest, read_weights
+from ffruntime.core.transition import read_manifest, read_weights
 from ffruntime.model import Model
 from fftrain.data import load_for_manifest
 from fftrain.evaluate import goodness_scores

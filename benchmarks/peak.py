@@ -20,9 +20,10 @@ import numpy as np
 
 from ffruntime import cli
 from ffruntime.bench import peak_mib
-from ffruntime.memory import Memory, inference_memory
+from ffruntime.core.manifest import MODES
+from ffruntime.core.memory import Memory, inference_memory
+from ffruntime.core.plan import MIB
 from ffruntime.model import Model
-from ffruntime.plan import KINDS, MIB
 
 CALLS = 3
 UPDATES = 2
@@ -38,14 +39,14 @@ def classify(model: Model, kind: str) -> Memory:
             model.graph("classifier")({"images": images})
         if kind != "classifier":
             model.graph("goodness")({"images": images, "labels": np.arange(labels)})
-    chosen = next(known for known in KINDS if known == kind)
+    chosen = next(known for known in MODES if known == kind)
     return inference_memory(network, model.precision, batch, labels, chosen)
 
 
 def learn(model: Model, micro_batch: int, state: Path) -> Memory:
     """Some updates of few steps, judged by as many images as one call takes; what the planner says of them."""
+    from ffruntime.core.memory import update_memory
     from ffruntime.learning.learner import Learner  # only who learns waits for a database
-    from ffruntime.learning.memory import update_memory
     from ffruntime.learning.update import Settings
 
     image, settings = model.read(str(PICTURE)), Settings(steps=2, head_steps=2, micro_batch=micro_batch)

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from common import record
 
-from ffruntime.bundle import read_manifest
+from ffruntime.core.manifest import PRECISIONS, in_folder
+from ffruntime.core.transition import read_manifest
 from ffruntime.model import Model
-from ffruntime.precision import PRECISIONS, in_folder
 from fftrain.data import load_for_manifest
 
 

@@ -23,8 +23,8 @@ from common import record, recorded
 from corruption import KINDS, corrupt
 from msgspec import structs, to_builtins
 
-from ffruntime.datasets import data_directory
-from fftrain.data import Dataset, Split, load_dataset, on_device
+from ffruntime.core.data import Examples, data_directory
+from fftrain.data import Dataset, load_dataset, on_device
 from fftrain.evaluate import accuracy
 from fftrain.hardware import find_hardware
 from fftrain.override import Override
@@ -73,7 +73,7 @@ def trained(recipe: Recipe, clean: Dataset, seed: int, folder: Path) -> Run:
     return run
 
 
-def share_right(run: Run, split: Split) -> float:
+def share_right(run: Run, split: Examples) -> float:
     """Accuracy in the mode that the recipe is for: goodness, or the classifier under backpropagation."""
     images, classes, mode = on_device(split, run.device), len(run.dataset.classes), run.modes[0]
     return accuracy(run.network, run.tensors, images, classes, torch.float32, (mode,))[mode]

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from common import record
 
-from ffruntime.bundle import read_manifest
+from ffruntime.core.data import Examples
+from ffruntime.core.transition import read_manifest
 from ffruntime.model import Model
-from fftrain.data import Split, load_for_manifest
+from fftrain.data import load_for_manifest
 
 
-def measure(model: Model, images: Split) -> dict[str, Any]:
+def measure(model: Model, images: Examples) -> dict[str, Any]:
     """Each mode on the images; differences from goodness in points of accuracy."""
     pixels, labels = images.pixels.numpy(), images.labels.numpy()
     found = {mode: model.scores_and_passes(pixels, mode) for mode in ("goodness", "classifier", "shortlist")}

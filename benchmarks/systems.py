@@ -23,7 +23,8 @@ from filelock import FileLock
 from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
-from ffruntime.bundle import MANIFEST, read_manifest
+from ffruntime.core.manifest import MANIFEST
+from ffruntime.core.transition import read_manifest
 from fftrain.checkpoint import checkpoint_path
 from fftrain.recipe import Recipe, load_recipe, with_epochs
 

@@ -27,10 +27,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from ffruntime.architecture import Conv, Input, Relu, Unit
-from ffruntime.datasets import data_directory
+from ffruntime.core.architecture import Conv, Input, Relu, Unit
+from ffruntime.core.data import Examples, data_directory
 from fftrain.cuda_graph import graphed
-from fftrain.data import Dataset, Split, load_dataset, on_device
+from fftrain.data import Dataset, load_dataset, on_device
 from fftrain.hardware import find_hardware
 from fftrain.labels import make_patterns
 from fftrain.recipe import CrossEntropy, Fourier, Recipe, load_recipe
@@ -52,7 +52,7 @@ def main() -> None:
     device, dtype = torch.device(hardware.device), hardware.dtype
     whole = load_dataset("mnist", data_directory(None))
     images = o.batch * o.steps
-    data = msgspec.structs.replace(whole, train=Split(whole.train.pixels[:images], whole.train.labels[:images]))
+    data = msgspec.structs.replace(whole, train=Examples(whole.train.pixels[:images], whole.train.labels[:images]))
 
     contestants = {
         "plain": plain_loop(data, o.width, o.kernel, 3, o.batch, device),
@@ -142,7 +142,7 @@ def fast_loop(data: Dataset, recipe: Recipe, device: torch.device, dtype: torch.
 class Pictures(TorchDataset):  # type: ignore[type-arg]
     """What torchvision's MNIST gives a data loader: a PIL image made into a tensor, one by one."""
 
-    def __init__(self, split: Split) -> None:
+    def __init__(self, split: Examples) -> None:
         self.pictures = [to_pil_image(image) for image in split.pixels]
         self.labels = split.labels.tolist()
 

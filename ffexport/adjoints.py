@@ -13,7 +13,7 @@ import numpy as np
 import spox.opset.ai.onnx.v18 as op
 from spox import Var
 
-from ffruntime.architecture import Conv, Linear, Local, MaxPool, Op, Shape, op_shape
+from ffruntime.core.architecture import Conv, Linear, Local, MaxPool, Op, Shape, op_shape
 
 from .operations import Weights, constant, dtype_of, fields, scalar
 

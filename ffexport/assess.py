@@ -7,12 +7,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from msgspec import Struct
 
-from ffruntime.architecture import Network
-from ffruntime.cost import unit_macs
+from ffruntime.core.architecture import Network
+from ffruntime.core.cost import unit_macs
+from ffruntime.core.data import Examples
+from ffruntime.core.manifest import Precision
 from ffruntime.model import Model
-from ffruntime.precision import Precision
-
-from .validation import Images
 
 BUDGET = 2e11  # multiply-accumulates spent on a set of images in each mode: some seconds of a processor
 CHUNK = 64  # images between two reports of progress
@@ -39,13 +38,13 @@ class Outcome(Struct, frozen=True):
     images: int
 
 
-def affordable(images: Images, network: Network, classes: int) -> Images:
+def affordable(images: Examples, network: Network, classes: int) -> Examples:
     """As many of the images, from the first on, as `BUDGET` allows, at least 16."""
     count = max(16, int(BUDGET / (classes * sum(unit_macs(network)))))
-    return Images(images.pixels[:count], images.labels[:count])
+    return Examples(images.pixels[:count], images.labels[:count])
 
 
-def scores(model: Model, images: Images, progress: Progress, what: str) -> Scores:
+def scores(model: Model, images: Examples, progress: Progress, what: str) -> Scores:
     """Scores of every image in every mode that the network was trained for."""
     modes, count = model.manifest.modes, len(images.labels)
     result: Scores = {}

@@ -9,8 +9,8 @@ from msgspec import Struct
 
 from ffruntime import cuda
 from ffruntime.backend import provider_problem
+from ffruntime.core.errors import MissingExtra
 from ffruntime.engine import LIBRARIES, Library
-from ffruntime.errors import MissingExtra
 
 
 class Offer(Struct, frozen=True):

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 from ffruntime.backend import load_graph
-from ffruntime.labels import to_unit_interval
+from ffruntime.core.data import to_unit_interval
 
 from .precision import INT8_LARGEST
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ffruntime import command
-from ffruntime.errors import MissingExtra, UsageError, unknown
-from ffruntime.precision import PRECISIONS, Precision
+from ffruntime.core.errors import MissingExtra, UsageError, unknown
+from ffruntime.core.manifest import PRECISIONS, Precision
 
 if TYPE_CHECKING:
-    from ffruntime.plan import Plan
+    from ffruntime.core.plan import Plan
 
     from .export import Report
     from .table import Artefact
@@ -126,7 +126,7 @@ def cli(
     target = new_bundle(path, out, force) if state is not None else path
     plan = fit(path, device, precisions, state) if device else None
     if plan and not as_json:
-        from ffruntime.report import plan_text
+        from ffruntime.core.tables import plan_text
 
         click.echo(plan_text(plan))
     if plan and not precisions:
@@ -152,8 +152,8 @@ def cli(
 
         require(list(report.checks), report.backend)
     if report and not as_json:
-        from ffruntime.bundle import read_manifest
-        from ffruntime.report import shortlist_text
+        from ffruntime.core.tables import shortlist_text
+        from ffruntime.core.transition import read_manifest
 
         whose = "the trainer's" if state is None else "its own"
         manifest = read_manifest(target)
@@ -192,7 +192,7 @@ def new_bundle(path: Path, out: str | None, force: bool) -> Path:
     """Where the bundle of `--state` goes. Raises `UsageError` where something is there already."""
     with export_extra():
         from .from_state import target_of
-    from ffruntime.bundle import read_manifest
+    from ffruntime.core.transition import read_manifest
 
     read_manifest(path)  # no bundle, no state of it
     return target_of(path, Path(out) if out is not None else None, force)
@@ -200,16 +200,16 @@ def new_bundle(path: Path, out: str | None, force: bool) -> Path:
 
 def fit(path: Path, device: str, precisions: tuple[Precision, ...], state: str | None = None) -> Plan:
     """The plan for a device, before any work. Raises `BackendError` with the numbers where nothing fits."""
-    from ffruntime.bundle import read_manifest
-    from ffruntime.plan import plan, require_fit, room_on
-    from ffruntime.profile import load_profile
-    from ffruntime.state_file import read_state
+    from ffruntime.core.devices import load_profile
+    from ffruntime.core.plan import device_limits, plan, require_fit
+    from ffruntime.core.state import read_state
+    from ffruntime.core.transition import read_manifest
 
     manifest, profile = read_manifest(path), load_profile(device)
-    classes = len(manifest.classes if state is None else read_state(Path(state), manifest)[1].classes)
+    classes = len(manifest.classes if state is None else read_state(Path(state), manifest)[0].classes)
 
     def planned(precision: Precision) -> Plan:
-        return plan(manifest, classes, precision, room_on(profile), Path(device).stem)
+        return plan(manifest, classes, precision, device_limits(profile), Path(device).stem)
 
     offered = profile.inference.precision
     wanted = planned(precisions[-1] if precisions else offered[0])
@@ -230,7 +230,7 @@ def run(
     with export_extra():
         from .export import check_export, export_onnx
         from .from_state import export_state
-    from ffruntime.datasets import data_directory
+    from ffruntime.core.data import data_directory
 
     from .progress import bar
 

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ffruntime.bundle import read_manifest
+from ffruntime.core.devices import load_profile
+from ffruntime.core.errors import BackendError
+from ffruntime.core.manifest import Precision, in_folder
+from ffruntime.core.transition import read_manifest
 from ffruntime.engine import LIBRARIES
-from ffruntime.errors import BackendError
-from ffruntime.precision import Precision, in_folder
-from ffruntime.profile import load_profile
 
 from .engine_options import PLAIN, Options, limits
 from .table import Artefact
 
 if TYPE_CHECKING:
-    from ffruntime.plan import Plan
+    from ffruntime.core.plan import Plan
 
 
 def has_graphs(path: Path, precisions: Sequence[Precision]) -> bool:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
+from ffruntime.core.devices import Gpu, Profile
+from ffruntime.core.errors import BackendError
 from ffruntime.engine import Shapes, Target, numbers
-from ffruntime.errors import BackendError
-from ffruntime.profile import Gpu, Profile
 
 # What engines run on that TensorRT-RTX builds when nothing is asked for (its documentation, "CPU-Only AOT and
 # TensorRT-RTX Engines": these and later ones).

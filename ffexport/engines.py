@@ -17,13 +17,14 @@ from typing import Any, TypeAlias
 import msgspec
 from msgspec import Struct
 
-from ffruntime import bundle, cuda
+from ffruntime import cuda
+from ffruntime.core import transition as bundle
+from ffruntime.core.devices import Profile
+from ffruntime.core.errors import BackendError, UsageError
+from ffruntime.core.manifest import Precision, in_folder
 from ffruntime.engine import Library, Shapes, Sidecar, Target, folder, import_library, logger
-from ffruntime.errors import BackendError, UsageError
 from ffruntime.golden import Check, check, require
 from ffruntime.model import Model
-from ffruntime.precision import Precision, in_folder
-from ffruntime.profile import Profile
 
 from .engine_options import (
     AMPERE_PLUS,

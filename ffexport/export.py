@@ -8,15 +8,14 @@ from pathlib import Path
 import onnx
 from msgspec import structs
 
-from ffruntime import bundle
 from ffruntime.backend import DEFAULT_BACKEND
-from ffruntime.bundle import EXEMPLARS, GOLDEN, WEIGHTS, Manifest, Shortlist
+from ffruntime.core import transition as bundle
+from ffruntime.core.data import Examples
+from ffruntime.core.manifest import EXEMPLARS, GOLDEN, WEIGHTS, Manifest, Precision, Shortlist
+from ffruntime.core.plan import Plan
 from ffruntime.engine import FOLDER
 from ffruntime.golden import require
-from ffruntime.losses import PairLoss, hybrid_blur, pair_loss_of
 from ffruntime.model import Model
-from ffruntime.plan import Plan
-from ffruntime.precision import Precision
 
 from .assess import Progress, affordable, scores
 from .external import tensor_places, use_external_weights
@@ -28,7 +27,7 @@ from .report import REPORT, Report, encode_report, read_report
 from .scratch import scratch_copy
 from .shortlist import calibrate
 from .table import Artefact
-from .validation import Images, validation_images
+from .validation import validation_images
 
 
 def silent(_what: str, _share: float) -> None:
@@ -85,18 +84,8 @@ def check_export(
 def fp32_graphs(path: Path, manifest: Manifest) -> Files:
     places = tensor_places(path / WEIGHTS)
     models = {name: use_external_weights(model, places) for name, model in all_graphs(manifest.network).items()}
-    models |= all_gradient_graphs(manifest.network, _loss_of_units(path, manifest))
+    models |= all_gradient_graphs(manifest.network, manifest.learning.loss if manifest.learning else None)
     return {f"{name}.onnx": model.SerializeToString(deterministic=True) for name, model in models.items()}
-
-
-def _loss_of_units(path: Path, manifest: Manifest) -> PairLoss | None:
-    """What gradients are of; None where they could not be proven: golden vectors from before format 5 have no
-    hybrids."""
-    recipe = manifest.training.recipe
-    unproven = hybrid_blur(recipe) is not None and GOLDEN in manifest.files
-    if unproven and "hybrids" not in bundle.read_tensors(path, manifest, GOLDEN):
-        return None
-    return pair_loss_of(recipe, manifest.network)
 
 
 def _lower(copy: Path, precisions: Sequence[Precision], backend: str, progress: Progress) -> Files:
@@ -124,7 +113,7 @@ def _shortlist(copy: Path, backend: str, progress: Progress) -> Shortlist | None
     return structs.replace(calibrate(decided["classifier"], decided["goodness"]), always=always)
 
 
-def _validation(path: Path, manifest: Manifest, data: Path | None) -> Images | None:
+def _validation(path: Path, manifest: Manifest, data: Path | None) -> Examples | None:
     if data is None or EXEMPLARS not in manifest.files:
         return None
     return validation_images(manifest, read_exemplars(path, manifest), data)

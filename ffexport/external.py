@@ -9,7 +9,7 @@ from typing import BinaryIO
 import onnx
 from onnx import TensorProto
 
-from ffruntime.bundle import WEIGHTS
+from ffruntime.core.manifest import WEIGHTS
 
 
 def tensor_places(file: Path) -> dict[str, tuple[int, int]]:

@@ -18,14 +18,16 @@ import numpy as np
 from msgspec import structs
 from safetensors.numpy import save
 
-from ffruntime import bundle
-from ffruntime.architecture import gradient_tensors, unit_name, unit_parameters
-from ffruntime.bundle import EXEMPLARS, GOLDEN, WEIGHTS, Manifest
-from ffruntime.errors import BundleError, StorageError, UsageError
+from ffruntime.core import transition as bundle
+from ffruntime.core.architecture import unit_name
+from ffruntime.core.data import to_unit_interval
+from ffruntime.core.errors import BundleError, StorageError, UsageError
+from ffruntime.core.layers import gradient_tensors
+from ffruntime.core.manifest import EXEMPLARS, GOLDEN, WEIGHTS, Manifest
+from ffruntime.core.state import State, read_state
+from ffruntime.core.transition import unit_parameters
 from ffruntime.golden import Arrays, golden_pairs, read_golden
-from ffruntime.labels import to_unit_interval
 from ffruntime.model import Model
-from ffruntime.state_file import State, read_state
 
 from .assess import Progress
 from .export import export_onnx, fp32_graphs, silent
@@ -33,8 +35,8 @@ from .export import export_onnx, fp32_graphs, silent
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ffruntime.plan import Plan
-    from ffruntime.precision import Precision
+    from ffruntime.core.manifest import Precision
+    from ffruntime.core.plan import Plan
 
     from .report import Report
 
@@ -82,8 +84,8 @@ def export_state(
     `source` is only read. Raises `BundleError` where either cannot be used, and what `export_onnx` raises.
     """
     manifest = bundle.read_manifest(source)
-    tensors, learned = read_state(state, manifest)
-    weights = {**bundle.read_weights(source, manifest), **tensors}
+    found, learned = read_state(state, manifest)
+    weights = {**bundle.read_weights(source, manifest), **found.tensors}
     old = read_golden(Model(source, REFERENCE, state=False))
     exemplars = {}
     if EXEMPLARS in manifest.files:
@@ -98,7 +100,7 @@ def export_state(
             raise BundleError(f"{state}: with it the network computes no finite numbers; roll the learning back")
         bundle.write(copy, written, {GOLDEN: save(golden)})  # without graphs: the export adds them
         report = export_onnx(copy, precisions, data=data, device=device, progress=progress)
-        final = _with_doubtful(bundle.read_manifest(copy), manifest, learned)
+        final = _with_undertrained(bundle.read_manifest(copy), manifest, learned)
         files = {name: _bytes(bundle.verified(copy, final, name)) for name in final.files}
     _commit(target, structs.replace(final, files={}), files)
     return report
@@ -115,11 +117,11 @@ def new_manifest(manifest: Manifest, learned: State, digest: str) -> Manifest:
     return structs.replace(manifest, classes=learned.classes, accuracy={}, made_with=made_with, files={})
 
 
-def _with_doubtful(new: Manifest, old: Manifest, learned: State) -> Manifest:
+def _with_undertrained(new: Manifest, old: Manifest, learned: State) -> Manifest:
     """The new manifest, whose shortlist always tries the classes that the classifier hardly knows."""
     if not new.shortlist:
         return new
-    unsure = {*learned.doubtful, *(old.shortlist.always if old.shortlist else ())}
+    unsure = {*learned.undertrained, *(old.shortlist.always if old.shortlist else ())}
     always = tuple(name for name in new.classes if name in unsure)
     return structs.replace(new, shortlist=structs.replace(new.shortlist, always=always))
 

@@ -17,18 +17,10 @@ import spox.opset.ai.onnx.v18 as op
 from numpy.typing import DTypeLike
 from spox import Tensor, Var, argument
 
-from ffruntime.architecture import (
-    Network,
-    Shape,
-    head_features,
-    parameter_shapes,
-    shaped_ops,
-    sign,
-    unit_name,
-    unit_parameters,
-    unit_shapes,
-)
-from ffruntime.losses import LOWEST_GOODNESS, PairLoss, Ratio, Symmetric
+from ffruntime.core.architecture import Network, Shape, shaped_ops, sign, unit_name, unit_shapes
+from ffruntime.core.layers import head_features, tensor_shapes
+from ffruntime.core.learning import LOWEST_GOODNESS, PairLoss, Ratio, Symmetric
+from ffruntime.core.transition import unit_parameters
 
 from .adjoints import input_gradient, parameter_gradients
 from .operations import (
@@ -97,7 +89,7 @@ def gradient_graph(
 
 def parameter_inputs(network: Network, dtype: DTypeLike) -> Weights:
     """Every tensor of `weights.safetensors` as a graph input of the same name."""
-    return {name: argument(Tensor(np.dtype(dtype), shape)) for name, shape in parameter_shapes(network).items()}
+    return {name: argument(Tensor(np.dtype(dtype), shape)) for name, shape in tensor_shapes(network).items()}
 
 
 def next_input(network: Network, index: int, weights: Weights, y: Var, shape: Shape) -> Var:

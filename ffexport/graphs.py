@@ -13,7 +13,7 @@ import onnx
 import spox.opset.ai.onnx.v18 as op
 from spox import Tensor, Var, argument
 
-from ffruntime.architecture import Network, Shape, pattern_shape, scored_units, unit_name, unit_shapes
+from ffruntime.core.architecture import Network, Shape, pattern_shape, scored_units, unit_name, unit_shapes
 
 from .operations import (
     FP32,

@@ -10,18 +10,17 @@ import msgspec
 import numpy as np
 from safetensors.numpy import save
 
-from ffruntime import bundle
-from ffruntime.architecture import Network
-from ffruntime.bundle import WEIGHTS, Manifest
+from ffruntime.core import transition as bundle
+from ffruntime.core.architecture import Network
+from ffruntime.core.data import Examples
+from ffruntime.core.manifest import WEIGHTS, Manifest, Precision, in_folder
 from ffruntime.model import Model
-from ffruntime.precision import Precision, in_folder
 
 from .assess import Progress, Scores, faithful, harm, scores
 from .calibrate import input_scales
 from .external import read_places, tensor_places, use_external_weights
 from .graphs import all_graphs
 from .precision import layers, to_fp16, to_int8
-from .validation import Images
 
 Tensors = Mapping[str, np.ndarray]
 Files = dict[str, bytes]  # name in the bundle -> content
@@ -48,7 +47,7 @@ class Lowering(msgspec.Struct, frozen=True):
     manifest: Manifest
     weights: Tensors
     precision: Precision
-    exemplars: Images
+    exemplars: Examples
     reference: Scores  # fp32's, on the exemplars
     backend: str
     progress: Progress
@@ -64,7 +63,7 @@ class Lowering(msgspec.Struct, frozen=True):
         model = Model(self.path, self.backend, precision=self.precision)
         return files, scores(model, self.exemplars, self.progress, f"{len(lowered)} layers, exemplars")
 
-    def run(self, calibration: Images) -> Files:
+    def run(self, calibration: Examples) -> Files:
         """The files of the precision, with as many layers lowered as decisions on the exemplars bear."""
         scales = self.calibrate(calibration) if self.precision == "int8" else {}
         lowered = layers(self.manifest.network)
@@ -85,7 +84,7 @@ class Lowering(msgspec.Struct, frozen=True):
         labels, reference = self.exemplars.labels, self.reference
         return [m for m in reference if not faithful(ours[m], reference[m], labels, self.precision)]
 
-    def calibrate(self, images: Images) -> dict[str, float]:
+    def calibrate(self, images: Examples) -> dict[str, float]:
         """Scale of every layer's input, from exemplars of part 0."""
         self.progress("int8: calibration", 0)
         places = tensor_places(self.path / WEIGHTS)

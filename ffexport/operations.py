@@ -21,7 +21,7 @@ import spox.opset.ai.onnx.v18 as op
 from numpy.typing import DTypeLike
 from spox import Tensor, Var, argument
 
-from ffruntime.architecture import (
+from ffruntime.core.architecture import (
     EPS_BATCH,
     EPS_DIVISIVE,
     Conv,
@@ -34,12 +34,12 @@ from ffruntime.architecture import (
     Shape,
     Unit,
     op_shape,
-    parameter_shapes,
     shaped_ops,
     summed_shape,
     unit_name,
     unit_shapes,
 )
+from ffruntime.core.layers import tensor_shapes
 
 from .document import document
 
@@ -62,7 +62,7 @@ def scalar(value: float, like: Var) -> Var:
 def weight_inputs(network: Network, types: Types = FP32) -> Weights:
     """Every tensor of `weights.safetensors` as a graph input of the same name, and the scales of int8 weights."""
     weights: Weights = {}
-    for name, shape in parameter_shapes(network).items():
+    for name, shape in tensor_shapes(network).items():
         weights[name] = argument(Tensor(np.dtype(types.get(name, np.float32)), shape))
         if types.get(name) == np.int8:
             weights[f"{name}_scale"] = argument(Tensor(np.float32, (shape[0],)))  # a scale for each output

@@ -11,7 +11,8 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 
-from ffruntime.architecture import Conv, Linear, Local, Network, unit_layers
+from ffruntime.core.architecture import Network
+from ffruntime.core.layers import layers as network_layers
 
 INT8_LARGEST = 127  # symmetric: −128 is not used
 
@@ -20,13 +21,7 @@ Tensors = dict[str, np.ndarray]
 
 def layers(network: Network) -> list[str]:
     """Every layer that can be lowered, from the input up: `unit1.conv1`, …, `head`."""
-    named = [
-        name
-        for index in range(len(network.units))
-        for name, operation, _, _ in unit_layers(network, index)
-        if isinstance(operation, Conv | Linear) and not isinstance(operation, Local)
-    ]
-    return [*named, "head"]
+    return [layer.name for layer in network_layers(network) if layer.quantizable]
 
 
 def to_fp16(weights: Mapping[str, np.ndarray], lowered: Collection[str]) -> Tensors:

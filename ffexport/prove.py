@@ -8,19 +8,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from ffruntime import bundle
-from ffruntime.bundle import EXEMPLARS, WEIGHTS, Manifest
-from ffruntime.errors import FFError
+from ffruntime.core import transition as bundle
+from ffruntime.core.data import Examples
+from ffruntime.core.errors import FFError
+from ffruntime.core.manifest import EXEMPLARS, PRECISIONS, WEIGHTS, Manifest, Precision, in_folder
 from ffruntime.golden import Check, check
 from ffruntime.model import Model
-from ffruntime.precision import PRECISIONS, Precision, in_folder
 
 from .assess import LOSS, Progress, Scores, affordable, compare, scores
 from .precision import layers
 from .table import Artefact
-from .validation import Images
 
-Sets = Mapping[str, Images]  # exemplars, validation: where they are at hand
+Sets = Mapping[str, Examples]  # exemplars, validation: where they are at hand
 Decisions = Mapping[str, Scores]  # set of images -> scores on them
 
 
@@ -29,15 +28,15 @@ def exported_precisions(manifest: Manifest) -> list[Precision]:
     return [precision for precision in PRECISIONS if in_folder("goodness.onnx", precision) in manifest.files]
 
 
-def read_exemplars(path: Path, manifest: Manifest, part: int | None = None) -> Images:
+def read_exemplars(path: Path, manifest: Manifest, part: int | None = None) -> Examples:
     """The bundle's exemplars, all or those of one part. Raises `BundleError` where it has none."""
     tensors = bundle.read_tensors(path, manifest, EXEMPLARS)
     chosen = slice(None) if part is None else tensors["part"] == part
-    return Images(tensors["images"][chosen], tensors["labels"][chosen])
+    return Examples(tensors["images"][chosen], tensors["labels"][chosen])
 
 
 def prove(
-    path: Path, precisions: Sequence[Precision], backend: str, validation: Images | None, progress: Progress
+    path: Path, precisions: Sequence[Precision], backend: str, validation: Examples | None, progress: Progress
 ) -> tuple[list[Artefact], list[Check]]:
     """A row for every graph and weights file of fp32 and of `precisions`, and the golden check's rows.
 

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from msgspec import Struct
 
-from ffruntime import bundle
 from ffruntime.backend import PROVIDERS, SHAPE_OPS, open_session, require_no_other
+from ffruntime.core import transition as bundle
+from ffruntime.core.manifest import Precision, in_folder
 from ffruntime.golden import check, require
 from ffruntime.model import Model
-from ffruntime.precision import Precision, in_folder
 
 from .engines import graph_files
 from .table import Artefact

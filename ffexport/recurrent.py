@@ -11,7 +11,7 @@ import onnx
 import spox.opset.ai.onnx.v18 as op
 from spox import Tensor, Var, argument
 
-from ffruntime.architecture import (
+from ffruntime.core.architecture import (
     Input,
     Network,
     Shape,

@@ -8,9 +8,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from ffruntime import bundle
+from ffruntime.core import transition as bundle
+from ffruntime.core.plan import Plan
 from ffruntime.golden import Check
-from ffruntime.plan import Plan
 
 from .table import Artefact
 

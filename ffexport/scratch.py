@@ -10,8 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from ffruntime import bundle
-from ffruntime.errors import StorageError
+from ffruntime.core import transition as bundle
+from ffruntime.core.errors import StorageError
 
 
 @contextmanager

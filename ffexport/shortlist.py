@@ -14,7 +14,7 @@ from bisect import bisect_right
 
 import numpy as np
 
-from ffruntime.bundle import Shortlist
+from ffruntime.core.manifest import Shortlist
 from ffruntime.shortlist import in_play, passes
 
 LEAST, MOST = 1.2, 1.5  # passes for an exemplar, on average

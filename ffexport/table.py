@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from ffruntime.precision import Precision
-from ffruntime.report import table
+from ffruntime.core.manifest import Precision
+from ffruntime.core.tables import table
 
 
 class Artefact(Struct, frozen=True):

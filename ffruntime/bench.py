@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
-from . import bundle
-from .chunks import BATCH
+from .core import transition as bundle
+from .core.plan import BATCH
 from .energy import Meter, measured
 from .model import Model
 

@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from .errors import FFError, StorageError
+from .core.errors import FFError, StorageError
 
 INTERRUPTED = 130
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import BackendError
+from .core.errors import BackendError
 
 LIBRARY = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 COMPUTE_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR

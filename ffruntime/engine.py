@@ -17,11 +17,11 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from . import bundle, cuda
-from .backend import Graph
-from .chunks import gradient_in_chunks, in_chunks
-from .errors import BackendError, BundleError
-from .precision import Precision, in_folder
+from . import cuda
+from .backend import Graph, gradient_in_chunks, in_chunks
+from .core import transition as bundle
+from .core.errors import BackendError, BundleError
+from .core.manifest import Precision, in_folder
 
 Library: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
 LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt-rtx")

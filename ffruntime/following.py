@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from .errors import FFError
+from .core.errors import FFError
 from .learning.database import DATABASE
 from .learning.store import Store
 from .model import Model

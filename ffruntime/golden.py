@@ -12,13 +12,16 @@ from typing import TypeAlias
 import numpy as np
 from msgspec import Struct, structs
 
-from . import bundle
-from .architecture import Network, gradient_tensors, unit_name, unit_parameters, unit_shapes
-from .errors import BundleError, ParityError
-from .labels import embed, first_input, to_unit_interval
-from .losses import hybrid_blur, pair_loss_of, sharpness
+from .core import transition as bundle
+from .core.architecture import Network, unit_name, unit_shapes
+from .core.data import to_unit_interval
+from .core.errors import BundleError, ParityError
+from .core.layers import gradient_tensors
+from .core.learning import Hybrids, sharpness
+from .core.manifest import Precision
+from .core.transition import unit_parameters
+from .labels import embed, first_input
 from .model import Model
-from .precision import Precision
 
 Arrays: TypeAlias = dict[str, np.ndarray]  # by name
 
@@ -76,8 +79,7 @@ def read_golden(model: Model) -> dict[str, np.ndarray]:
     n, k, u = len(golden.get("images", ())), network.label.patterns, len(network.units)
     shapes = {"images": (n, *network.image.shape), "goodness": (n, k, u), "total": (n, k), "logits": (n, k)}
     shapes |= {"labels": (n,), "negatives": (n,)}
-    learns = any(name.startswith("gradient") for name in model.manifest.files)
-    if learns and hybrid_blur(model.manifest.training.recipe) is not None:
+    if model.manifest.learning and isinstance(model.manifest.learning.negatives, Hybrids):
         shapes["hybrids"] = shapes["images"]
     for name, shape in shapes.items():
         if n == 0 or name not in golden or golden[name].shape != shape:
@@ -190,11 +192,11 @@ def _check_classifier(model: Model, golden: Arrays) -> Check:
 def _check_gradients(model: Model, golden: Arrays, weights: Arrays) -> list[Check]:
     """The gradient graphs, fed by the unit graphs: against those, and one against the trainer's gradient."""
     network = model.manifest.network
-    loss, n = pair_loss_of(model.manifest.training.recipe, network), len(golden["images"])
+    learning, n = model.manifest.learning, len(golden["images"])
     x, rows = golden_pairs(network, weights, golden), list[Check]()
     for index, (_, shape) in enumerate(unit_shapes(network)):
         expected, name = model.graph(unit_name(index))({"input": x}), f"gradient{index + 1}"
-        if f"{name}.onnx" in model.manifest.files and loss is not None:
+        if f"{name}.onnx" in model.manifest.files and learning:
             tensors = {tensor: weights[tensor] for tensor in gradient_tensors(network, index)}
             outputs = model.graph(name)({"positive": x[:n], "negative": x[n:], **tensors})
             for output, same in (("next", "output"), ("goodness", "goodness")):
@@ -202,7 +204,7 @@ def _check_gradients(model: Model, golden: Arrays, weights: Arrays) -> list[Chec
                 rows.append(_row(name, output, both, expected[same]))
             keys = [f"gradient.{p}" for p in unit_parameters(network, index) if f"gradient.{p}" in golden]
             scale = max((float(np.abs(golden[key]).max()) for key in keys), default=0.0)
-            rounding = ROUNDING * sharpness(loss, math.prod(shape), float(expected["goodness"].max()))
+            rounding = ROUNDING * sharpness(learning.loss, math.prod(shape), float(expected["goodness"].max()))
             slack = max(1.0, rounding / TOLERANCE)
             gradients = [_row(name, key, outputs[key], golden[key]) for key in keys]
             rows += [structs.replace(row, scale=scale, slack=slack) for row in gradients]

@@ -6,12 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .architecture import EPS_BATCH, EPS_DIVISIVE, Network, unit_name
-
-
-def to_unit_interval(pixels: np.ndarray) -> np.ndarray:
-    """uint8 pixels of any shape -> float32 in [0, 1]."""
-    return pixels.astype(np.float32) / np.float32(255)
+from .core.architecture import EPS_BATCH, EPS_DIVISIVE, Network, unit_name
 
 
 def embed(

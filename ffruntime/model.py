@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from msgspec import Struct
 
-from . import bundle, picture, shortlist
-from .architecture import Network, from_below, gradient_tensors, parameter_shapes, scored_units, unit_name
-from .backend import DEFAULT_BACKEND, ENGINES, Graph, load_graph
-from .chunks import BATCH, in_chunks
-from .errors import BundleError, UsageError, unknown
-from .labels import to_unit_interval
-from .precision import PRECISIONS, Precision, in_folder
+from . import picture, shortlist
+from .backend import DEFAULT_BACKEND, ENGINES, Graph, in_chunks, load_graph
+from .core import transition as bundle
+from .core.architecture import Network, scored_units, unit_name
+from .core.data import to_unit_interval
+from .core.errors import BundleError, UsageError, unknown
+from .core.layers import gradient_tensors, tensor_shapes
+from .core.manifest import PRECISIONS, Precision, in_folder
+from .core.plan import BATCH
+from .core.transition import from_below
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -352,7 +355,7 @@ def _parts(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 def graph_tensors(network: Network, graph: str) -> set[str]:
     """Names of the tensors of `weights.safetensors` that a graph holds; a gradient graph takes them as inputs."""
-    names = set(parameter_shapes(network))
+    names = set(tensor_shapes(network))
     if graph.startswith("gradient"):
         return set()
     if graph == "goodness":

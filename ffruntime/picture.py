@@ -20,8 +20,8 @@ from typing import TypeAlias
 import numpy as np
 from PIL import ExifTags, Image, ImageFilter, ImageOps, UnidentifiedImageError
 
-from .bundle import Digit, Photo, Preprocessing
-from .errors import ImageError
+from .core.errors import ImageError
+from .core.manifest import Digit, Photo, Preprocessing
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # not EPS, for which Pillow starts Ghostscript
 MAX_BYTES = 256 << 20

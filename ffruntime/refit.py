@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from . import bundle
 from .backend import DEFAULT_BACKEND, Graph, load_graph
-from .errors import BackendError, MissingExtra, ParityError
+from .core import transition as bundle
+from .core.data import to_unit_interval
+from .core.errors import BackendError, MissingExtra, ParityError
 from .golden import TOLERANCE
-from .labels import to_unit_interval
 
 
 def refit(

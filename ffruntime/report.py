@@ -1,35 +1,19 @@
-"""What a person reads in a terminal: tables, and pictures in half blocks."""
+"""What a person reads in a terminal of a model on a device, and pictures in half blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .architecture import Network, Unit, named_ops, unit_name, unit_shapes
+from .core.tables import table
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from .bundle import Manifest, Preprocessing, Shortlist
+    from .core.manifest import Manifest
     from .golden import Check
     from .learning.store import Current
-    from .plan import Calls, Plan
-    from .profile import Profile
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell, the first one to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
-    lines = []
-    for row in (header, *rows):
-        cells = [
-            row[0].ljust(widths[0]),
-            *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)),
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
 
 
 def check_table(checks: Sequence[Check]) -> str:
@@ -48,69 +32,6 @@ def check_table(checks: Sequence[Check]) -> str:
     return table(("graph", "output", "max error", "relative", "decisions", ""), rows)
 
 
-def manifest_text(path: Path, manifest: Manifest) -> str:
-    """A bundle's contents for people."""
-    network, training, data = manifest.network, manifest.training, manifest.training.data
-    lines = [
-        f"{path}  (format {manifest.format}, made with {_pairs(manifest.made_with)})",
-        f"image     {'×'.join(map(str, network.image.shape))}, prepared as a {_kind(manifest.preprocessing)}",
-        f"classes   {', '.join(manifest.classes)}; {network.label.patterns - len(manifest.classes)} spare patterns",
-        f"labels    {_pairs(manifest.labels)}; {network.label.placement}",
-        f"training  recipe {training.recipe_name}, {training.epochs} epochs, seed {training.seed}, "
-        f"{training.device}, {training.precision}",
-        f"data      {data.source} ({data.train} / {data.validation} / {data.test})",
-    ]
-    if data.offline_sample:
-        lines.append("          OFFLINE SAMPLE: its accuracies are not those of MNIST")
-    if network.steps or network.goodness == "low":
-        lines.append(f"network   {network_text(network)}")
-    for split, modes in manifest.accuracy.items():
-        lines.append(
-            f"accuracy  {split}: " + ", ".join(f"{mode} {100 * share:.2f} %" for mode, share in modes.items())
-        )
-    if manifest.shortlist:
-        lines.append(f"shortlist {shortlist_text(manifest.shortlist, len(manifest.classes))}")
-    units = []
-    for index, (unit, (below, above)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
-        ops = " ".join((*inputs_text(unit), *(name for name, _ in named_ops(unit))))
-        shapes = ["×".join(map(str, shape)) for shape in (below, above)]
-        yes = ["yes" if flag else "no" for flag in (unit.trained, unit.scored)]
-        units.append((unit_name(index), ops, unit.inputs[0].normalise, *shapes, *yes))
-    files = [(name, f"{entry.size:,}", entry.sha256[:12]) for name, entry in manifest.files.items()]
-    return "\n\n".join(
-        [
-            "\n".join(lines),
-            table(("unit", "operations", "input", "from", "to", "trained", "scored"), units),
-            table(("file", "bytes", "sha256"), files),
-        ]
-    )
-
-
-def network_text(network: Network) -> str:
-    """How a network differs from one pass with high goodness for right labels."""
-    parts = []
-    if network.steps:
-        count, (first, last) = network.steps.count, network.steps.score
-        parts.append(f"{count} synchronous steps, {100 * network.steps.keep:g} % of an activity kept")
-        parts.append(f"goodness of steps {first} to {last}")
-    if network.goodness == "low":
-        parts.append("goodness low for right labels")
-    return ", ".join(parts)
-
-
-def inputs_text(unit: Unit) -> list[str]:
-    """A recurrent unit's inputs, such as `below(linear1)`; of another, nothing."""
-    of = {inputs.source: " ".join(name for name, _ in named_ops(inputs)) for inputs in unit.inputs}
-    return [f"{source}({ops})" for source, ops in of.items()] if len(of) > 1 or of["below"] else []
-
-
-def shortlist_text(shortlist: Shortlist, classes: int) -> str:
-    """What mode `shortlist` costs and keeps."""
-    agree = f"{100 * shortlist.agree:.1f} % decided as by goodness of every label"
-    cost = f"{shortlist.passes:.2f} passes on average, {1 + classes} at worst"
-    return f"{cost}, {agree} (exemplars; threshold {shortlist.threshold:.3g})"
-
-
 def learned_text(learned: Current, manifest: Manifest) -> str:
     """What a device has learned on a bundle."""
     names = learned.classes[len(manifest.classes) :]
@@ -124,69 +45,6 @@ def held_back_text(before: float | None, after: float | None) -> str:
     if before is None or after is None:
         return "nothing held back to judge by"
     return f"held-back images {100 * before:.1f} % → {100 * after:.1f} %"
-
-
-def profile_table(profiles: Mapping[str, Profile]) -> str:
-    """Device profiles side by side."""
-    rows = [
-        (
-            name,
-            f"{profile.memory.total_mib:,}",
-            f"{profile.memory.usable_mib:,}",
-            str(profile.cpu.cores),
-            profile.gpu.name if profile.gpu else "–",
-            " ".join(profile.inference.providers),
-            " ".join(profile.inference.precision),
-        )
-        for name, profile in profiles.items()
-    ]
-    return table(("device", "MiB", "usable", "cores", "GPU", "engines, best first", "precision"), rows)
-
-
-def profile_text(profile: Profile) -> str:
-    """One device profile with the source of every figure."""
-    lines = [profile.title]
-    for kind in ("memory", "cpu", "gpu", "storage", "inference"):
-        fact = getattr(profile, kind)
-        if fact is None:
-            continue
-        figures = {f: getattr(fact, f) for f in fact.__struct_fields__ if f not in ("source", "note")}
-        lines += [f"\n{kind}: {_pairs(figures)}", f"  source: {fact.source}"]
-        if fact.note:
-            lines.append(f"  note: {fact.note}")
-    return "\n".join(lines)
-
-
-def plan_text(plan: Plan) -> str:
-    """What a bundle needs, in MiB: a row for each use, and flash; and what there is."""
-    from .plan import MARGIN, MIB
-
-    names = plan.needs[0].memory.__struct_fields__
-    parts = [name for name in names if any(getattr(row.memory, name) for row in plan.needs)]
-    rows = []
-    for row in plan.needs:
-        figures = [*(getattr(row.memory, part) for part in parts), row.memory.total]
-        fits = "" if plan.memory is None else "fits" if row.fits else "does not fit"
-        rows.append((row.use, _calls_text(row.use, row.calls), *(f"{size / MIB:,.1f}" for size in figures), fits))
-    limit = "MiB" if plan.memory is None else f"of {plan.memory / MIB:,.0f} MiB"
-    flash, there = plan.flash, "" if plan.storage is None else f" of {plan.storage / MIB:,.0f}"
-    sizes = ", ".join(f"{name} {getattr(flash, name) / MIB:.1f}" for name in flash.__struct_fields__)
-    lines = [
-        ", ".join(filter(None, (plan.device, plan.precision))),
-        table(("", "in one call", *parts, "in all", limit), rows),
-        f"flash: {flash.total / MIB:,.1f}{there} MiB ({sizes})",
-    ]
-    if plan.memory is not None:
-        lines.append(f"'fits' leaves a margin: the figures are off by up to {100 * (MARGIN - 1):.0f} %")
-    return "\n".join(lines)
-
-
-def _calls_text(use: str, calls: Calls) -> str:
-    from .learning import STEP
-
-    images = "1 image" if calls.batch == 1 else f"{calls.batch} images"
-    labels = f" × {calls.labels} labels" if calls.labels > 1 else ""
-    return f"{calls.micro_batch} of {STEP}, then {images}{labels}" if use == "update" else images + labels
 
 
 def draw(pixels: np.ndarray) -> str:
@@ -205,11 +63,3 @@ def draw(pixels: np.ndarray) -> str:
 def _to_rgb(pixels: np.ndarray) -> np.ndarray:
     """(1 or 3, H, W) -> (H, W, 3)."""
     return pixels.transpose(1, 2, 0).repeat(3 // len(pixels), axis=2)
-
-
-def _kind(preprocessing: Preprocessing) -> str:
-    return str(preprocessing.__struct_config__.tag)
-
-
-def _pairs(values: Mapping[str, object]) -> str:
-    return ", ".join(f"{k} {' '.join(v) if isinstance(v, tuple) else v}" for k, v in values.items())

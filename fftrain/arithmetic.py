@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ffruntime.architecture import Network, unit_name
-from ffruntime.cost import constant_macs, goodness_macs, head_macs, layer_macs, pass_macs
+from ffruntime.core.architecture import Network, unit_name
+from ffruntime.core.cost import constant_macs, goodness_macs, head_macs, layer_macs, pass_macs
 
 from .optimizer import trained_parts
 from .recipe import CrossEntropy, Recipe

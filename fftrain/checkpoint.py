@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ffruntime.bundle import write_atomically
-from ffruntime.errors import BundleError, UsageError
+from ffruntime.core.durable import write_atomically
+from ffruntime.core.errors import BundleError, UsageError
 
 from .distributed import from_first, rank
 from .network import parameters

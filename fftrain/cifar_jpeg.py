@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ffruntime.errors import DataError
+from ffruntime.core.errors import DataError
 
 from .image_folder import arrange, read_pictures
 from .picture_tree import open_tree

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from ffruntime.errors import UsageError, unknown
+from ffruntime.core.errors import UsageError, unknown
 
 
 def choose_classes(asked: str | Sequence[str] | None, names: Sequence[str]) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ffruntime.report import table
+from ffruntime.core.tables import table
 
 WIDEST = 20  # classes; a wider table fits no terminal
 

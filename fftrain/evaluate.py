@@ -10,13 +10,14 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
-from ffruntime.architecture import Network
-from ffruntime.bundle import Manifest, read_weights
+from ffruntime.core.architecture import Network
+from ffruntime.core.data import Examples
+from ffruntime.core.manifest import Manifest
+from ffruntime.core.transition import read_weights
 
 from . import network as net
 from .calibration import Bin, confidences, expected_calibration_error, fit_temperature, reliability
 from .confusion import confusion_matrix
-from .data import Split
 from .operations import Tensors
 
 MODES = ("goodness", "classifier")
@@ -77,7 +78,7 @@ def passes(images: int, classes: int, modes: tuple[str, ...]) -> int:
 def predict(
     network: Network,
     tensors: Tensors,
-    split: Split,
+    split: Examples,
     classes: int,
     dtype: torch.dtype = torch.float32,
     modes: tuple[str, ...] = MODES,
@@ -103,7 +104,7 @@ def accuracies(scores: Scores, labels: Tensor) -> dict[str, float]:
 def accuracy(
     network: Network,
     tensors: Tensors,
-    split: Split,
+    split: Examples,
     classes: int,
     dtype: torch.dtype,
     modes: tuple[str, ...] = MODES,

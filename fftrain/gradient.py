@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ffruntime.architecture import Network, Source, sign, unit_name
+from ffruntime.core.architecture import Network, Source, sign, unit_name
 
 from . import network as net
 from .loss import discriminated, pair_loss

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from msgspec import Struct
 
-from ffruntime.errors import BackendError
+from ffruntime.core.errors import BackendError
 
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", " bf16")  # x86-64's, and Arm's feature name
 

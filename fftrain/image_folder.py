@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.progress import track
 
 from ffruntime import picture
-from ffruntime.bundle import Photo
-from ffruntime.errors import DataError, ImageError
-from ffruntime.streams import SUFFIXES
+from ffruntime.core.errors import DataError, ImageError
+from ffruntime.core.manifest import Photo
+from ffruntime.sources import SUFFIXES
 
 from .classes import choose_classes
 from .picture_tree import Name, Reader, open_tree

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from msgspec import Struct
 
-from ffruntime.architecture import Network
+from ffruntime.core.architecture import Network
 
 from .plots import SIGNED
 

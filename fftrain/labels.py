@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ffruntime.errors import UsageError
+from ffruntime.core.errors import UsageError
 
 from .recipe import Fourier, Morphology, NoLabel, OneHot, Overlay, PatternFile, Patterns
 

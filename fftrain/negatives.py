@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ffruntime.architecture import Network, scored_units, sign
+from ffruntime.core.architecture import Network, scored_units, sign
 
 from . import network as net
 from .operations import Tensors

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ffruntime.architecture import (
+from ffruntime.core.architecture import (
     EPS_BATCH,
     EPS_DIVISIVE,
     Input,
@@ -23,11 +23,11 @@ from ffruntime.architecture import (
     Unit,
     constant_inputs,
     named_ops,
-    parameter_shapes,
     scored_units,
     sign,
     unit_name,
 )
+from ffruntime.core.layers import tensor_shapes
 
 from .distributed import average, world
 from .operations import Tensors, apply_op
@@ -42,7 +42,7 @@ def initialise(network: Network, patterns: Tensors, generator: torch.Generator) 
     √(2 / (n · fan-in)), biases and the classifier zero, batch statistics those of a standardised input."""
     inputs = {unit_name(index): len(unit.inputs) for index, unit in enumerate(network.units)}
     tensors: Tensors = {}
-    for name, shape in parameter_shapes(network).items():
+    for name, shape in tensor_shapes(network).items():
         if name in patterns:
             tensors[name] = patterns[name]
         elif name.startswith("unit") and name.endswith(".weight"):

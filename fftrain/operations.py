@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ffruntime.architecture import Conv, Linear, Local, MaxPool, Op
+from ffruntime.core.architecture import Conv, Linear, Local, MaxPool, Op
 
 Tensors: TypeAlias = dict[str, Tensor]  # under the names of `weights.safetensors`
 

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ffruntime.architecture import Network, unit_name
+from ffruntime.core.architecture import Network, unit_name
 
 from .network import parameters
 from .operations import Tensors

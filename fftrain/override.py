@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from msgspec import NODEFAULT, inspect, to_builtins
 
-from ffruntime.errors import UsageError, unknown
+from ffruntime.core.errors import UsageError, unknown
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -11,25 +11,16 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ffruntime import __version__
-from ffruntime.architecture import Network, unit_name
-from ffruntime.bundle import (
-    EXEMPLARS,
-    FORMAT,
-    GOLDEN,
-    WEIGHTS,
-    Accuracies,
-    Manifest,
-    Training,
-    write,
-)
-from ffruntime.losses import hybrid_blur, pair_loss_of
+from ffruntime.core.architecture import Network, unit_name
+from ffruntime.core.data import Examples
+from ffruntime.core.manifest import EXEMPLARS, FORMAT, GOLDEN, WEIGHTS, Accuracies, Manifest, Training
+from ffruntime.core.transition import write
 
 from . import network as net
-from .data import Split
 from .gradient import local_gradient
 from .hybrid import hybrids
 from .operations import Tensors
-from .recipe import PairLoss
+from .recipe import Hybrids, Learning, PairLoss, learning_of
 from .train import Run
 
 GOLDEN_IMAGES = 16
@@ -37,7 +28,7 @@ EXEMPLAR_IMAGES = 500
 PARTS = (200, 200, 100)  # of the exemplars: calibration (0), replay (1), held back (2)
 
 
-def pick_balanced(split: Split, count: int, seed: int) -> Tensor:
+def pick_balanced(split: Examples, count: int, seed: int) -> Tensor:
     """Indices of `count` images, as evenly over the classes as they come; the classes take turns."""
     order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(seed))
     labels = split.labels[order]
@@ -48,7 +39,7 @@ def pick_balanced(split: Split, count: int, seed: int) -> Tensor:
     return order[turn.argsort(stable=True)][:count]
 
 
-def exemplars(train: Split, seed: int) -> Tensors:
+def exemplars(train: Examples, seed: int) -> Tensors:
     """Training images as uint8, in three disjoint parts (`docs/bundle.md`)."""
     chosen = pick_balanced(train, EXEMPLAR_IMAGES, seed)
     part = torch.repeat_interleave(torch.arange(3, dtype=torch.uint8), torch.tensor(PARTS))
@@ -61,15 +52,14 @@ def exemplars(train: Split, seed: int) -> Tensors:
 def golden(
     network: Network,
     tensors: Tensors,
-    train: Split,
+    train: Examples,
     classes: int,
-    loss: PairLoss | None,
+    learning: Learning | None,
     seed: int,
-    blur: int | None = None,
 ) -> Tensors:
     """What this network makes of a few training images, computed in float64 (`docs/bundle.md`).
 
-    `blur`: negatives are hybrids through masks that are blurred so often, and not wrong labels.
+    `learning`: what its units learn by; None: no gradient is among it.
     """
     chosen = pick_balanced(train, GOLDEN_IMAGES, seed + 1)
     pixels, labels = train.pixels[chosen], train.labels[chosen]
@@ -79,17 +69,17 @@ def golden(
     _, logits = net.classify_linear(network, exact, images)
     negatives = (labels + 1) % classes
     mixed: Tensors = {}
-    if blur is None:
+    if not (learning and isinstance(learning.negatives, Hybrids)):
         x = net.embed_copies(network, exact, images, torch.stack([labels, negatives]))
     else:
-        mixed = {"hybrids": hybrids(pixels, 1, blur, torch.Generator().manual_seed(seed))[:, 0]}
+        mixed = {"hybrids": hybrids(pixels, 1, learning.negatives.blur, torch.Generator().manual_seed(seed))[:, 0]}
         both = torch.cat([images, net.to_images(mixed["hybrids"], network, torch.float64)])
         x = net.embed(network, exact, both, exact["labels.neutral"][None])
     gradients: Tensors = {}
-    if loss is not None:
+    if learning:
         trained = [i for i, unit in enumerate(network.units) if unit.trained]
         index = min(trained, key=lambda i: sum(t.numel() for t in net.parameters(unit_name(i), exact).values()))
-        gradients = golden_gradient(network, exact, index, x, loss)
+        gradients = golden_gradient(network, exact, index, x, learning.loss)
     return {
         "images": pixels,
         "labels": labels,
@@ -142,10 +132,9 @@ def write_bundle(
         },
         files={},
         modes=run.modes,
+        learning=learning_of(run.recipe),
     )
-    loss = pair_loss_of(manifest.training.recipe, run.network)
-    blur = hybrid_blur(manifest.training.recipe)
-    vectors = golden(run.network, tensors, run.dataset.train, len(classes), loss, run.seed, blur)
+    vectors = golden(run.network, tensors, run.dataset.train, len(classes), manifest.learning, run.seed)
     return write(
         out,
         manifest,

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ffruntime.architecture import Local, Network, embedded_shape, from_below, unit_layers, unit_name
-from ffruntime.bundle import Manifest
+from ffruntime.core.architecture import Local, Network, embedded_shape, unit_name
+from ffruntime.core.layers import unit_layers
+from ffruntime.core.manifest import Manifest
 
 from .confusion import WIDEST, most_confused
 from .display import duration, percent
@@ -142,12 +143,14 @@ def patterns(manifest: Manifest, weights: dict[str, np.ndarray]) -> list[tuple[s
 
 def filters(network: Network, weights: dict[str, np.ndarray]) -> list[tuple[str, bytes]]:
     """What the first unit's first weights look for from below: a picture for every channel, `FILTERS` at most."""
-    for name, operation, shape, _ in unit_layers(network, 0):
-        weight = weights.get(f"{name}.weight")
-        if weight is not None and from_below(name):
-            if isinstance(operation, Local):
+    for layer in unit_layers(network, 0):
+        weight = weights.get(f"{layer.name}.weight")
+        if weight is not None and layer.from_below:
+            if isinstance(layer.op, Local):
                 weight = weight.reshape(-1, *weight.shape[3:])  # those of every position
-            tiles = weight[:FILTERS].reshape(-1, shape[0], *(weight.shape[2:] or shape[1:]))  # (out, C, h, w)
+            tiles = weight[:FILTERS].reshape(
+                -1, layer.before[0], *(weight.shape[2:] or layer.before[1:])
+            )  # (out, C, h, w)
             most = float(np.abs(tiles).max())
             return [
                 (channel, signed_png(mosaic(tiles[:, index]), most))

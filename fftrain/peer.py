@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ffruntime.architecture import Network, unit_name, unit_shapes
+from ffruntime.core.architecture import Network, unit_name, unit_shapes
 
 from .distributed import average
 from .operations import Tensors

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
-from ffruntime.errors import DataError
+from ffruntime.core.errors import DataError
 from ffruntime.picture import MAX_BYTES
 
 Name: TypeAlias = tuple[str, ...]  # a file's path below the root, part by part

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from ffruntime.architecture import (
+from ffruntime.core.architecture import (
     Image,
     Label,
     Network,
@@ -19,12 +19,24 @@ from ffruntime.architecture import (
     Steps,
     Unit,
     unit_name,
-    unit_parameters,
     validate,
 )
-from ffruntime.errors import FFError, UsageError, unknown
-from ffruntime.losses import CrossEntropy, Loss, PairLoss, PositiveFloat, Ratio, Symmetric, Threshold  # noqa: F401
-from ffruntime.profile import read_toml
+from ffruntime.core.devices import read_toml
+from ffruntime.core.errors import FFError, UsageError, unknown
+from ffruntime.core.learning import (  # noqa: F401
+    Augment,
+    CrossEntropy,
+    Hybrids,
+    Learning,
+    Loss,
+    PairLoss,
+    PositiveFloat,
+    Ratio,
+    Symmetric,
+    Threshold,
+    WrongLabels,
+)
+from ffruntime.core.transition import unit_parameters
 
 from .override import Override, set_fields
 
@@ -129,15 +141,6 @@ class Sgd(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag
 
 
 Optimizer: TypeAlias = Adam | Sgd
-
-
-class Augment(Struct, frozen=True, forbid_unknown_fields=True):
-    """How training images are changed, anew in every epoch."""
-
-    shift: NonNegative = 0  # moved by up to so many pixels, each way
-    rotate: Annotated[float, Meta(ge=0, le=180)] = 0.0  # turned by up to so many degrees, each way
-    scale: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # made larger or smaller by up to this share
-    flip: bool = False  # half of them mirrored, left to right
 
 
 class Schedule(Struct, frozen=True, forbid_unknown_fields=True):
@@ -278,6 +281,15 @@ def build_network(recipe: Recipe, image: Image, patterns: int) -> Network:
         if unit.trained and not unit_parameters(network, index):
             raise UsageError(f"recipe: {unit_name(index)} is trained, but has no weights")
     return network
+
+
+def learning_of(recipe: Recipe) -> Learning | None:
+    """What a device has to know to go on as the recipe trains; None where units have no losses that it computes."""
+    if isinstance(recipe.loss, CrossEntropy) or recipe.network.steps:
+        return None
+    hybrid = recipe.negatives.source == "hybrid"
+    negatives = Hybrids(recipe.negatives.blur) if hybrid else WrongLabels()
+    return Learning(recipe.loss, negatives, recipe.augment)
 
 
 def with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:

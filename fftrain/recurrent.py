@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ffruntime.architecture import constant_inputs, unit_name
+from ffruntime.core.architecture import constant_inputs, unit_name
 
 from . import network as net
 from .distributed import average

@@ -9,11 +9,14 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from ffruntime.architecture import named_ops, parameter_shapes, unit_name, unit_shapes
-from ffruntime.bundle import WEIGHTS, Manifest, read_manifest, read_weights, write_atomically
-from ffruntime.cost import goodness_macs, head_macs, pass_macs, unit_macs
-from ffruntime.errors import BundleError, MissingExtra
-from ffruntime.report import inputs_text
+from ffruntime.core.architecture import named_ops, unit_name, unit_shapes
+from ffruntime.core.cost import goodness_macs, head_macs, pass_macs, unit_macs
+from ffruntime.core.durable import write_atomically
+from ffruntime.core.errors import BundleError, MissingExtra
+from ffruntime.core.layers import tensor_shapes
+from ffruntime.core.manifest import WEIGHTS, Manifest
+from ffruntime.core.tables import inputs_text
+from ffruntime.core.transition import read_manifest, read_weights
 
 from .arithmetic import training_macs
 from .calibration import confidences
@@ -161,7 +164,7 @@ def count_cost(manifest: Manifest) -> Cost:
         recipe = msgspec.convert(training.recipe, Recipe)
     except msgspec.ValidationError as error:
         raise BundleError(f"manifest: its recipe cannot be read: {error}") from error
-    sizes = {name: math.prod(shape) for name, shape in parameter_shapes(network).items()}
+    sizes = {name: math.prod(shape) for name, shape in tensor_shapes(network).items()}
 
     def parameters(part: str) -> int:
         return sum(n for name, n in sizes.items() if name.startswith(part) and name.endswith(("weight", "bias")))

@@ -8,7 +8,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
-from ffruntime.architecture import Conv, MaxPool, Network, scored_units, unit_name, unit_shapes
+from ffruntime.core.architecture import Conv, MaxPool, Network, scored_units, unit_name, unit_shapes
 
 from . import network as net
 from .operations import Tensors

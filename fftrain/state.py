@@ -6,7 +6,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
-from ffruntime.architecture import Network
+from ffruntime.core.architecture import Network
 
 from .operations import Tensors
 from .optimizer import Optimizers

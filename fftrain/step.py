@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ffruntime.architecture import unit_name
+from ffruntime.core.architecture import unit_name
 
 from . import network as net
 from .distributed import average

@@ -31,7 +31,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ffruntime.errors import UsageError, unknown
+from ffruntime.core.errors import UsageError, unknown
 
 from .sweep import Point, Range, Result, Space
 

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct
 
-from ffruntime.errors import UsageError, unknown
+from ffruntime.core.errors import UsageError, unknown
 
 from .override import parse_override, parse_value
 

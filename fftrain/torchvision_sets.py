@@ -11,8 +11,8 @@ from urllib.error import URLError
 import numpy as np
 from msgspec import Struct
 
-from ffruntime.bundle import Digit, Garment, Photo, Preprocessing
-from ffruntime.errors import DataError, MissingExtra
+from ffruntime.core.errors import DataError, MissingExtra
+from ffruntime.core.manifest import Digit, Garment, Photo, Preprocessing
 
 Arrays: TypeAlias = tuple[np.ndarray, np.ndarray]  # images uint8 (N, C, H, W) and labels int64 (N,)
 

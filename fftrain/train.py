@@ -12,14 +12,15 @@ import torch
 from msgspec import Struct, structs, to_builtins
 from torch import Tensor
 
-from ffruntime.architecture import Image
-from ffruntime.bundle import Mode
-from ffruntime.errors import UsageError
+from ffruntime.core.architecture import Image
+from ffruntime.core.data import Examples
+from ffruntime.core.errors import UsageError
+from ffruntime.core.manifest import TrainedMode
 
 from .augment import augment
 from .checkpoint import Identity, Progress, checkpoint_path, load_checkpoint, save_checkpoint
 from .cuda_graph import Step, graphed
-from .data import Dataset, Split, on_device, statistics
+from .data import Dataset, on_device, statistics
 from .distributed import anyone, average, rank, world
 from .evaluate import accuracy
 from .hybrid import hybrids
@@ -50,7 +51,7 @@ class Run(State):
         return max(1, len(self.dataset.train.labels) // self.recipe.schedule.batch)
 
     @property
-    def modes(self) -> tuple[Mode, ...]:
+    def modes(self) -> tuple[TrainedMode, ...]:
         """The inference modes that the recipe trains for, the best first."""
         if isinstance(self.recipe.loss, CrossEntropy) or isinstance(self.recipe.patterns, NoLabel):
             return ("classifier",)
@@ -124,7 +125,7 @@ def _asks_classifier(recipe: Recipe) -> bool:
     return recipe.negatives.hard > 0 and recipe.negatives.source == "classifier"
 
 
-def epoch_batches(train: Split, recipe: Recipe, seed: int, epoch: int, skip: int) -> Iterator[Batch]:
+def epoch_batches(train: Examples, recipe: Recipe, seed: int, epoch: int, skip: int) -> Iterator[Batch]:
     """The epoch's batches from number `skip` on; of each, this process's share.
 
     The same seed and epoch give the same batches, whatever the number of processes.
@@ -219,12 +220,12 @@ def _step(run: Run) -> Step:
     return graphed(training_step) if run.device.type == "cuda" and world() == 1 else training_step
 
 
-def _glance(run: Run) -> Split:
+def _glance(run: Run) -> Examples:
     validation = run.dataset.validation
-    return on_device(Split(validation.pixels[:GLANCE], validation.labels[:GLANCE]), run.device)
+    return on_device(Examples(validation.pixels[:GLANCE], validation.labels[:GLANCE]), run.device)
 
 
-def _history_row(run: Run, epoch: int, figures: Tensor, glance: Split) -> dict[str, Any]:
+def _history_row(run: Run, epoch: int, figures: Tensor, glance: Examples) -> dict[str, Any]:
     def number(value: float) -> float | None:
         return None if math.isnan(value) else value
 
@@ -253,7 +254,7 @@ def estimate_seconds(run: Run) -> float:
     trial = structs.replace(run, tensors=tensors, optimizers=optimizers, peers=peers)
     step_function = _step(trial)
     few = 8 * schedule.batch
-    split = on_device(Split(run.dataset.train.pixels[:few], run.dataset.train.labels[:few]), run.device)
+    split = on_device(Examples(run.dataset.train.pixels[:few], run.dataset.train.labels[:few]), run.device)
     hard = torch.tensor(recipe.negatives.hard, device=run.device)
 
     def timed(work: Callable[[], Any]) -> float:
@@ -269,7 +270,7 @@ def estimate_seconds(run: Run) -> float:
             step_function(trial, batch, hard)
 
     def look(dtype: torch.dtype) -> Callable[[], Any]:
-        some, classes = Split(split.pixels[:100], split.labels[:100]), len(run.dataset.classes)
+        some, classes = Examples(split.pixels[:100], split.labels[:100]), len(run.dataset.classes)
         return lambda: accuracy(trial.network, tensors, some, classes, dtype, modes=run.modes)
 
     per_step = timed(some_steps) / max(1, len(split.labels) // schedule.batch)

@@ -21,7 +21,7 @@ from msgspec import structs
 from PIL import Image
 
 from ffexport.export import export_onnx
-from ffruntime.datasets import data_directory
+from ffruntime.core.data import data_directory
 from fftrain.data import Dataset, load_dataset
 from fftrain.evaluate import accuracy
 from fftrain.pack import write_bundle

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ffruntime import Model
-from ffruntime.bundle import read_manifest
+from ffruntime.core.transition import read_manifest
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "variants.md").read_text()

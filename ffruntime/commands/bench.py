@@ -13,7 +13,7 @@ from .common import Asked, budget_options, json_option, running_options, within
 
 if TYPE_CHECKING:
     from ..bench import Result
-    from ..plan import Use
+    from ..core.plan import Use
 
 EPILOG = """\b
 Examples:
@@ -94,7 +94,7 @@ def _in_a_process(options: Sequence[str]) -> dict[str, object]:
 
 
 def _table(results: Sequence[Result]) -> str:
-    from ..report import table
+    from ..core.tables import table
 
     sizes = list(results[0].images_per_second)
     ends = (sizes[0], sizes[-1])

@@ -13,9 +13,9 @@ import click
 from .common import Asked, budget_options, json_option, running_options, within
 
 if TYPE_CHECKING:
+    from ..core.plan import Use
     from ..model import Answer, Model
-    from ..plan import Use
-    from ..streams import Named
+    from ..sources import Named
 
 EPILOG = """\b
 Examples:
@@ -80,7 +80,7 @@ def classify(
         raise click.UsageError("Missing argument 'IMAGE…', or --watch, or --camera.")
     if watch and camera:
         raise click.UsageError("--watch and --camera both go on: ask for one of them")
-    from ..errors import ImageError
+    from ..core.errors import ImageError
     from ..model import SHORTLIST
     from ..picture import display_name
 
@@ -114,7 +114,7 @@ def classify(
 
 def _newest(model: Model, asked: Asked) -> Callable[[], Model]:
     """The model with what another process has learned meanwhile."""
-    from ..bundle import state_directory
+    from ..core.transition import state_directory
     from ..following import following
 
     directory = asked.state or state_directory(model.path)
@@ -132,7 +132,7 @@ def _cost_line(costs: Counter[int], classes: int, labels: int | None, doubtful: 
 
 
 def _stream(images: tuple[str, ...], watch: str | None, camera: str | None, room: int | None) -> Iterator[Named]:
-    from ..streams import arrivals, frames, pictures
+    from ..sources import arrivals, frames, pictures
 
     # What appears while the others are classified, too.
     appearing = arrivals(Path(watch), room=room) if watch else iter(())

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import click
 
 if TYPE_CHECKING:
+    from ..core.plan import Calls, Use
     from ..model import Model
-    from ..plan import Calls, Use
 
 
 def model_option(function):  # type: ignore[no-untyped-def]
@@ -126,8 +126,8 @@ def within(
         return model, Limits()
     from msgspec import structs
 
-    from ..plan import MIB, UNLIMITED, choose, room_on
-    from ..profile import load_profile
+    from ..core.devices import load_profile
+    from ..core.plan import MIB, UNLIMITED, choose, device_limits
 
     if use == "update":
         from ..learning.update import learning_units
@@ -136,7 +136,7 @@ def within(
     room, threads = UNLIMITED, model.threads
     if device:
         profile = load_profile(device)
-        room, threads = room_on(profile), threads or profile.cpu.cores
+        room, threads = device_limits(profile), threads or profile.cpu.cores
     if memory:
         room = structs.replace(room, memory=min(room.memory, memory * MIB))
     room = structs.replace(room, micro_batch=micro_batch or room.micro_batch)

@@ -14,7 +14,7 @@ import click
 from .common import json_option
 
 if TYPE_CHECKING:
-    from ..bundle import Manifest
+    from ..core.manifest import Manifest
     from ..demo.mnist_files import Digits
     from ..demo.page import Scene
     from ..model import Model
@@ -90,10 +90,10 @@ def demo(
 
     Writes demo.html, and its charts as a picture, demo.svg.
     """
-    from ..datasets import data_directory
+    from ..core.data import data_directory
+    from ..core.errors import UsageError
     from ..demo.mnist_files import load
     from ..demo.page import QUICK, page, picture
-    from ..errors import UsageError
 
     bundles = {"new-class": nine, "changed-world": model, "split-mnist": untrained}
     models = _models(bundles, scenes, threads or 0)
@@ -203,8 +203,8 @@ SCENES = {"new-class": _new_class, "changed-world": _changed_world, "split-mnist
 
 def _models(bundles: Mapping[str, str], asked: Sequence[str], threads: int) -> dict[str, Model]:
     """The bundle of every scene, checked before anything is learned; of scenes not asked for, those there are."""
+    from ..core.errors import BundleError
     from ..demo import changed_world, new_class, split_mnist
-    from ..errors import BundleError
     from ..model import Model
 
     modules = {"new-class": new_class, "changed-world": changed_world, "split-mnist": split_mnist}
@@ -256,7 +256,7 @@ def _draw(stage: Stage, what: str, digits: Digits) -> None:
 
 
 def _text(scene: Scene) -> str:
-    from ..report import table
+    from ..core.tables import table
 
     tables = (f"{shown.caption}\n{table(shown.header, shown.rows)}" for shown in scene.tables)
     return "\n\n".join([f"{scene.title}\n{scene.about}", *tables, ""])
@@ -271,7 +271,7 @@ def _facts(models: Mapping[str, Model], split: str) -> dict[str, str]:
     import numpy as np
     import onnxruntime
 
-    from ..bundle import WEIGHTS
+    from ..core.manifest import WEIGHTS
 
     def bundle(manifest: Manifest) -> str:
         trained = f"recipe {manifest.training.recipe_name}, {manifest.training.epochs} epochs"
@@ -287,7 +287,7 @@ def _facts(models: Mapping[str, Model], split: str) -> dict[str, str]:
 
 
 def _write(path: Path, text: str) -> None:
-    from ..errors import StorageError
+    from ..core.errors import StorageError
 
     try:
         path.write_text(text, encoding="utf-8")

@@ -16,8 +16,8 @@ def devices(device: str | None, as_json: bool) -> None:
     """The device profiles, or one (by name, or a TOML file) with the sources of its figures."""
     from msgspec import to_builtins
 
-    from ..profile import load_profile, profile_names
-    from ..report import profile_table, profile_text
+    from ..core.devices import load_profile, profile_names
+    from ..core.tables import profile_table, profile_text
 
     if device:
         profile = load_profile(device)

@@ -15,8 +15,8 @@ from .common import Asked, budget_options, json_option, running_options, within
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..core.plan import Use
     from ..model import Model
-    from ..plan import Use
     from ..saliency import Predict
 
 EPILOG = """\b
@@ -76,7 +76,8 @@ def explain(
 
 def _exemplars(model: Model, count: int) -> tuple[np.ndarray, np.ndarray]:
     """The bundle's first exemplars, in which classes take turns: images uint8 (N, C, H, W), labels (N,)."""
-    from ..bundle import EXEMPLARS, read_tensors
+    from ..core.manifest import EXEMPLARS
+    from ..core.transition import read_tensors
 
     tensors = read_tensors(model.path, model.manifest, EXEMPLARS)
     return tensors["images"][:count], tensors["labels"][:count]
@@ -88,8 +89,8 @@ def _pictures(
     """Pictures in folders named like the model's classes, likewise by turns. Raises `DataError`, `ImageError`."""
     import numpy as np
 
-    from ..errors import DataError
-    from ..streams import is_picture
+    from ..core.errors import DataError
+    from ..sources import is_picture
 
     found = []
     for label, name in enumerate(model.classes):
@@ -113,7 +114,7 @@ def explain_accuracy(
     as_json: bool,
 ) -> None:
     """Find the saliency of images uint8 (N, C, H, W) with labels (N,), draw it into `target` and print it."""
-    from ..bundle import write_atomically
+    from ..core.durable import write_atomically
     from ..saliency import occlude, picture, steps
 
     with click.progressbar(length=steps(images), label=f"{len(images)} images", file=sys.stderr) as bar:

@@ -18,9 +18,10 @@ def info(model_path: str, state: Path | None, shipped: bool, as_json: bool) -> N
     """What is in a bundle: network, classes, training, accuracy, files; and what was learned on it."""
     from msgspec import to_builtins
 
-    from ..bundle import read_manifest
+    from ..core.tables import manifest_text
+    from ..core.transition import read_manifest
     from ..model import learned_state
-    from ..report import learned_text, manifest_text
+    from ..report import learned_text
 
     path = Path(model_path)
     manifest = read_manifest(path)

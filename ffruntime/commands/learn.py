@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ..learning.learner import Learner, Outcome
     from ..model import Model
-    from ..streams import Named
+    from ..sources import Named
 
 EPILOG = """\b
 Examples:
@@ -112,12 +112,12 @@ def learn(
     labelled = _labelled(paths, label)
     import numpy as np
 
-    from ..bundle import state_directory
-    from ..errors import BackendError, ImageError, UpdateRefused
+    from ..core.errors import BackendError, ImageError, UpdateRefused
+    from ..core.transition import state_directory
     from ..learning.learner import AT_ONCE, TOLERANCE, Learner
     from ..learning.update import Settings
     from ..model import Model
-    from ..streams import pictures
+    from ..sources import pictures
 
     model = Model(model_path, backend, threads or 0, state=False)
     model, (calls, room) = within(model, "update", device, memory, micro_batch)
@@ -163,7 +163,7 @@ def learn(
 
 def _labelled(paths: tuple[str, ...], label: str | None) -> list[tuple[str, str]]:
     """What is shown, and a picture or a folder that shows it. Raises `UsageError` where nothing says so."""
-    from ..errors import UsageError
+    from ..core.errors import UsageError
 
     if label is not None:
         if not paths:
@@ -186,7 +186,7 @@ def _prepared(
     model: Model, examples: Sequence[tuple[str, Named]], preprocess: bool
 ) -> tuple[list[np.ndarray], list[str]]:
     """Images as the network takes them, and what they show, of the pictures that can be read."""
-    from ..errors import ImageError
+    from ..core.errors import ImageError
 
     images, labels = [], []
     for label, (name, get) in examples:

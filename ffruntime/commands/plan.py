@@ -36,18 +36,18 @@ def plan(model_path: str, device: str | None, memory: int | None, precision: str
     from msgspec import structs
     from msgspec.json import encode
 
-    from .. import plan as planner
-    from ..bundle import read_manifest
-    from ..errors import unknown
-    from ..precision import PRECISIONS
-    from ..profile import load_profile
-    from ..report import plan_text
+    from ..core import plan as planner
+    from ..core.devices import load_profile
+    from ..core.errors import unknown
+    from ..core.manifest import PRECISIONS
+    from ..core.tables import plan_text
+    from ..core.transition import read_manifest
 
     known = {str(name): name for name in PRECISIONS}
     if precision not in known:
         raise unknown("precision", precision, known)
     manifest = read_manifest(Path(model_path))
-    room = planner.room_on(load_profile(device)) if device else planner.UNLIMITED
+    room = planner.device_limits(load_profile(device)) if device else planner.UNLIMITED
     if memory:
         room = structs.replace(room, memory=memory * planner.MIB)
     name = Path(device).stem if device else None

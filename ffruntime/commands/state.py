@@ -40,7 +40,7 @@ def history(model_path: str, state: Path | None, as_json: bool) -> None:
     """Every version of the weights, the refused ones too; version 0 is the bundle's own."""
     from msgspec import to_builtins
 
-    from ..report import table
+    from ..core.tables import table
 
     with _opened(model_path, state) as store:
         versions, current = store.history(), store.current_version()
@@ -73,7 +73,7 @@ def rollback(version: int | None, model_path: str, state: Path | None, as_json: 
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def reset(model_path: str, state: Path | None, yes: bool) -> None:
     """Forget all that was learned, examples too, damaged or not. Other files in the directory stay."""
-    from ..bundle import state_directory
+    from ..core.transition import state_directory
     from ..learning.store import reset as delete
 
     directory = state or state_directory(Path(model_path))
@@ -107,10 +107,10 @@ def diff(
 
     By default B is the current version, and A the one that it was made from. 0 is the bundle.
     """
-    from ..bundle import read_weights
-    from ..errors import UsageError
+    from ..core.errors import UsageError
+    from ..core.tables import table
+    from ..core.transition import read_weights
     from ..model import Model
-    from ..report import table
 
     model = Model(model_path, backend, threads or 0, precision, state=False)
     with _opened(model_path, state) as store:
@@ -144,9 +144,9 @@ def export_state(file: Path, model_path: str, state: Path | None, force: bool, a
     """Write the current version as one portable FILE, for another device or for `ffexport --state`."""
     from msgspec import to_builtins
 
-    from ..bundle import read_weights
-    from ..errors import UsageError
-    from ..state_file import changed, write_state
+    from ..core.errors import UsageError
+    from ..core.state import Weights, changed, write_state
+    from ..core.transition import read_weights
 
     if file.exists() and not (force and file.is_file()):
         raise UsageError(
@@ -155,7 +155,7 @@ def export_state(file: Path, model_path: str, state: Path | None, force: bool, a
     with _opened(model_path, state) as store:
         now, manifest = store.current(), store.manifest
     tensors = changed(read_weights(Path(model_path), manifest), now.tensors)
-    written = write_state(file, manifest, tensors, now.classes, now.updates, now.examples, now.doubtful)
+    written = write_state(file, manifest, Weights(tensors, now.classes, now.doubtful), now.updates, now.examples)
     if as_json:
         click.echo(json.dumps({"version": now.version, "tensors": list(tensors), **to_builtins(written)}))
     else:
@@ -173,8 +173,8 @@ def apply_state(file: Path, model_path: str, state: Path | None, force: bool, as
 
     It is judged by held-back images, as an update is.
     """
-    from ..bundle import state_directory
-    from ..errors import UpdateRefused
+    from ..core.errors import UpdateRefused
+    from ..core.transition import state_directory
     from ..learning.learner import Learner
     from ..model import Model
     from ..report import held_back_text
@@ -195,8 +195,8 @@ def apply_state(file: Path, model_path: str, state: Path | None, force: bool, as
 @contextlib.contextmanager
 def _opened(model_path: str, state: Path | None, writing: bool = False) -> Iterator[Store]:
     """The store of a model's state; one that is to be written to has to be there."""
-    from ..bundle import state_directory
-    from ..errors import StateError
+    from ..core.errors import StateError
+    from ..core.transition import state_directory
     from ..learning.learner import REPLAY, exemplars
     from ..learning.store import DATABASE, Store
     from ..model import Model
@@ -235,7 +235,8 @@ def _decisions(before: Model, after: Model) -> tuple[int, int]:
     """On how many of the bundle's exemplars two models differ, and how many there are."""
     import numpy as np
 
-    from ..bundle import EXEMPLARS, read_tensors
+    from ..core.manifest import EXEMPLARS
+    from ..core.transition import read_tensors
 
     if EXEMPLARS not in before.manifest.files:
         return 0, 0

@@ -25,7 +25,7 @@ def verify(asked: Asked, as_json: bool) -> None:
     from msgspec import to_builtins
 
     from ..backend import engine_conflict
-    from ..bundle import verified
+    from ..core.transition import verified
     from ..golden import check, require
     from ..model import Model, learned_state
     from ..report import check_table, learned_text

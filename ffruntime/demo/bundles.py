@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import BundleError
+from ..core.errors import BundleError
 from ..model import Model
 from .mnist_files import SHAPE
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
-from ..datasets import SPLIT_SEED, torch_permutation
-from ..errors import DataError
-from ..idx import read_idx
+from ..core.data import permutation, read_idx
+from ..core.errors import DataError
+from ..core.transition import SPLIT_SEED
 
 VALIDATION = 10_000  # of the training images, as `fftrain` splits them
 SHAPE = (1, 28, 28)
@@ -45,7 +45,7 @@ def load(directory: Path, measured_on: str) -> tuple[Digits, Digits]:
             "holds MNIST/raw, such as 'fftrain mnist' makes"
         )
     training = _read(folder, "train")
-    order = torch_permutation(len(training), SPLIT_SEED)
+    order = permutation(len(training), SPLIT_SEED)
     held_back = training.take(order[-VALIDATION:]) if measured_on == "validation" else _read(folder, "t10k")
     return training.take(order[:-VALIDATION]), held_back
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
-from ..errors import BundleError
+from ..core.errors import BundleError
 from ..learning.learner import Learner
 from ..learning.update import Settings, learning_units
 from ..model import Model

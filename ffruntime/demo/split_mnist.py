@@ -15,7 +15,8 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from ..errors import BundleError
+from ..core.errors import BundleError
+from ..core.learning import Augment
 from ..learning.replay import draw_balanced, evictions
 from ..learning.update import Settings, learning_units
 from ..model import Model
@@ -29,7 +30,7 @@ TASKS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 Stored: TypeAlias = dict[int, list[int]]  # of each label, the places of its examples among the training images
 MODE = "classifier"  # the inference mode of R, ACC, BWT and forgetting: chosen on validation images
 SETTINGS = Settings(batch=64, micro_batch=32, fresh=0.25, lr=4e-3, head_lr=2e-3)
-AUGMENT = {"shift": 2, "rotate": 15.0, "scale": 0.15}
+AUGMENT = Augment(shift=2, rotate=15.0, scale=0.15)
 REMEDY = "fftrain mnist --recipe stream --epochs 0 --out untrained.ff && ffexport --model untrained.ff"
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import msgspec
 import numpy as np
 
-from .. import bundle
-from ..labels import to_unit_interval
+from ..core import transition as bundle
+from ..core.data import to_unit_interval
+from ..core.learning import Augment
 from ..learning.augment import augment
 from ..learning.update import (
     HEAD,
@@ -23,7 +23,6 @@ from ..learning.update import (
     local_step,
     pair_inputs,
 )
-from ..losses import hybrid_blur
 from ..model import Model
 from .mnist_files import Digits
 
@@ -37,7 +36,7 @@ class Student:
         self,
         model: Model,
         settings: Settings,
-        augmentation: Mapping[str, Any],
+        augmentation: Augment,
         rng: np.random.Generator,
         stepped: Callable[[], None] = lambda: None,
     ) -> None:
@@ -47,7 +46,8 @@ class Student:
         """
         self._model, self._settings, self._augmentation, self._rng = model, settings, augmentation, rng
         self._stepped, self.steps = stepped, 0
-        self._blur = hybrid_blur(model.manifest.training.recipe)
+        assert model.manifest.learning
+        self._learning = model.manifest.learning
         self._network = model.manifest.network
         self._units = learning_units(self._network, model.manifest.files)
         self._names = learned_names(self._network, self._units)
@@ -73,7 +73,7 @@ class Student:
         logits = features @ self._weights["head.weight"].T + self._weights["head.bias"]
         logits[:, ~self._known] = -np.inf
         positive, negative = pair_inputs(
-            self._network, self._weights, images, labels, lambda _: logits, settings, self._blur, self._rng
+            self._network, self._weights, images, labels, lambda _: logits, settings, self._learning, self._rng
         )
         for optimizer in (self._local, self._head):
             optimizer.next_step()

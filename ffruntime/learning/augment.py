@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ..core.learning import Augment
 
-def augment(kind: Mapping[str, Any], pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+
+def augment(kind: Augment, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Every image changed in its own way: uint8 (N, C, H, W) -> the same shape; what comes in is black.
 
-    `kind` is the recipe's `augment`: moved by up to `shift` pixels, turned by up to `rotate` degrees and made
-    larger or smaller by up to the share `scale`, all about the centre, bilinear; `flip`: half of them mirrored.
+    Moved by up to `shift` pixels, turned by up to `rotate` degrees and made larger or smaller by up to the share
+    `scale`, all about the centre, bilinear; `flip`: half of them mirrored.
     """
-    shift, turn, scale = int(kind.get("shift", 0)), math.radians(kind.get("rotate", 0.0)), kind.get("scale", 0.0)
+    shift, turn, scale = kind.shift, math.radians(kind.rotate), kind.scale
     if shift or turn or scale:
         pixels = np.stack(
             [
@@ -24,7 +24,7 @@ def augment(kind: Mapping[str, Any], pixels: np.ndarray, rng: np.random.Generato
                 for image, (one, other) in zip(pixels, rng.uniform(-1, 1, (len(pixels), 2)), strict=True)
             ]
         )
-    if kind.get("flip"):
+    if kind.flip:
         mirrored = rng.random(len(pixels)) < 0.5
         pixels = np.where(mirrored[:, None, None, None], pixels[..., ::-1], pixels)
     return pixels

@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ..bundle import sync_directory
-from ..errors import StateError, StorageError
+from ..core.durable import sync_directory
+from ..core.errors import StateError, StorageError
 
 FORMAT = 1
 APPLICATION = 0x46464544  # "FFED": SQLite's application_id of our databases

@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from .. import bundle
-from ..chunks import in_chunks
+from ..backend import in_chunks
+from ..core import transition as bundle
+from ..core.state import read_state
 from ..model import Model
-from ..state_file import read_state
 from .replay import draw_balanced, evictions
 from .store import BUNDLES, LEARNED, REFUSED, Current, Store, alone
 from .update import Arrays, Settings, learned_names, learning_units, update_head, update_units
@@ -145,13 +145,13 @@ class Learner:
         process is learning.
         """
         start = time.perf_counter()
-        tensors, state = read_state(file, self.model.manifest)
+        weights, state = read_state(file, self.model.manifest)
         with alone(self.store.directory):
             now, shipped = self.refresh(), self._shipped()
-            after = self._judge(self._graphs.relearned(tensors, state.classes, frozenset(state.doubtful)))
+            after = self._judge(self._graphs.relearned(weights.tensors, weights.classes, weights.undertrained))
             adopted = force or not self._harmful(shipped, after)
             if adopted:
-                number = self.store.adopt(now.version, "applied", tensors, (), (), shipped, after, state)
+                number = self.store.adopt(now.version, "applied", weights.tensors, (), (), shipped, after, state)
                 self.refresh()
             else:
                 number = self.store.refuse(now.version, "applied", (), shipped, after)
@@ -167,7 +167,8 @@ class Learner:
     ) -> tuple[Arrays, tuple[float, ...]]:
         """The tensors that learning changes, after the update, and the last losses."""
         model = self.model
-        network, recipe = model.manifest.network, model.manifest.training.recipe
+        network, learning = model.manifest.network, model.manifest.learning
+        assert learning  # a bundle with gradient graphs says what they are of
         names = learned_names(network, self.units)
         weights = {**bundle.read_weights(model.path, model.manifest), **now.tensors}
         weights |= {name: weights[name].copy() for name in names}
@@ -180,7 +181,7 @@ class Learner:
             draw,
             self._plausibility(now),
             settings,
-            recipe,
+            learning,
             rng,
             stepped,
         )
@@ -190,7 +191,7 @@ class Learner:
         def features(images: np.ndarray) -> np.ndarray:
             return in_chunks(deeper.graph("classifier"), settings.micro_batch, 1)({"images": images})["features"]
 
-        head = update_head(self._graphs.graph, features, weights, draw, settings, recipe, rng, stepped)
+        head = update_head(self._graphs.graph, features, weights, draw, settings, learning, rng, stepped)
         return {**now.tensors, **{name: weights[name] for name in names}}, (*units, head)
 
     def _draw(self, ids: list[int], rng: np.random.Generator) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:

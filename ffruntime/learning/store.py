@@ -18,10 +18,11 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from ..bundle import WEIGHTS, Manifest, sha256, sync_directory
-from ..errors import BundleError, StateError, StorageError, UsageError
-from ..state_file import State, read_state, write_state
-from . import KEPT, REPLAY_BYTES
+from ..core.durable import sha256, sync_directory
+from ..core.errors import BundleError, StateError, StorageError, UsageError
+from ..core.learning import KEPT, REPLAY_BYTES
+from ..core.manifest import WEIGHTS, Manifest
+from ..core.state import State, Weights, read_state, write_state
 from .database import BUNDLES, DATABASE, LEARNED, PENDING, REFUSED, Database, ForeignDatabase, create
 
 LOCK, VERSIONS = "learning.lock", "versions"
@@ -326,8 +327,10 @@ class Store:
             file = self.version_file(number)
             self._mark(db, examples, LEARNED)
             classes = learned.classes if learned else self.classes()
-            doubtful = self._hardly_seen(total).union(learned.doubtful if learned else ())
-            state = write_state(file, self.manifest, tensors, classes, updates, total, doubtful)
+            doubtful = self._hardly_seen(total).union(learned.undertrained if learned else ())
+            state = write_state(
+                file, self.manifest, Weights(dict(tensors), tuple(classes), frozenset(doubtful)), updates, total
+            )
             row = Version(
                 number, parent, kind, True, len(examples), before, after, _now(), updates, total, sha256(file)
             )
@@ -335,7 +338,7 @@ class Store:
             self._evict(db, evicted, number)
             db.execute("UPDATE settings SET value = ? WHERE name = 'current'", (number,))
             self._forget(db, number, parent)
-        self._last = number, (dict(tensors), state.classes, state.doubtful)
+        self._last = number, (dict(tensors), state.classes, state.undertrained)
         self.sweep()
         if evicted:
             self._db.shrink()
@@ -399,12 +402,12 @@ class Store:
         try:
             if sha256(file) != kept[number].sha256:
                 raise StateError(f"{file}: damaged: not what was adopted; {remedy}")
-            tensors, state = read_state(file, self.manifest)
+            weights, state = read_state(file, self.manifest)
         except OSError as error:
             raise StateError(f"{file}: {error.strerror}; {remedy}") from error
         except BundleError as error:
             raise StateError(f"{error}; {remedy}") from error
-        return tensors, state.classes, state.doubtful
+        return weights.tensors, state.classes, state.undertrained
 
     def _set_up(self, seeds: Seeds | None) -> None:
         """Tables and the first examples, in one transaction."""

@@ -13,14 +13,14 @@ from typing import Annotated, Any, Literal, TypeAlias
 import numpy as np
 from msgspec import Meta, Struct
 
-from ..architecture import Network, Positive, gradient_tensors, unit_name
-from ..backend import Graph
-from ..chunks import gradient_in_chunks, in_chunks
-from ..errors import BundleError
-from ..labels import first_input, to_unit_interval
-from ..losses import hybrid_blur
+from ..backend import Graph, gradient_in_chunks, in_chunks
+from ..core.architecture import Network, Positive, unit_name
+from ..core.data import to_unit_interval
+from ..core.errors import BundleError
+from ..core.layers import gradient_tensors
+from ..core.learning import MICRO_BATCH, STEP, Hybrids, Learning
+from ..labels import first_input
 from ..optimizer import adam, sgd, zeros_like
-from . import MICRO_BATCH, STEP
 from .augment import augment
 from .hybrid import hybrids
 from .negatives import choose_negatives
@@ -92,7 +92,7 @@ def update_units(
     draw: Draw,
     scores: Scores,
     settings: Settings,
-    recipe: Mapping[str, Any],
+    learning: Learning,
     rng: np.random.Generator,
     stepped: Callable[[], None] = lambda: None,
 ) -> list[float]:
@@ -103,14 +103,14 @@ def update_units(
     """
     own = [name for name in learned_names(network, units) if name not in HEAD]
     optimizer = Optimizer(settings.optimizer, {name: weights[name] for name in own})
-    losses, blur = list[float](), hybrid_blur(recipe)
+    losses, hybrid = list[float](), isinstance(learning.negatives, Hybrids)
     for _ in range(settings.steps):
         pixels, labels = draw(settings.batch)
-        images = to_unit_interval(augment(recipe.get("augment", {}), pixels, rng))
-        if blur is not None and (images == images[:1]).all():
+        images = to_unit_interval(augment(learning.augment, pixels, rng))
+        if hybrid and (images == images[:1]).all():
             stepped()
             continue
-        positive, negative = pair_inputs(network, weights, images, labels, scores, settings, blur, rng)
+        positive, negative = pair_inputs(network, weights, images, labels, scores, settings, learning, rng)
         optimizer.next_step()
         losses = local_step(network, graphs, units, weights, positive, negative, optimizer, settings)
         stepped()
@@ -124,18 +124,21 @@ def pair_inputs(
     labels: np.ndarray,
     scores: Scores,
     settings: Settings,
-    blur: int | None,
+    learning: Learning,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What the first unit receives of images in [0, 1] (B, C, H, W) with their labels (B,): (B, …); and of M
-    negatives of each, with wrong labels: (M·B, …). With `blur` (`losses.hybrid_blur`) no label is shown, and
-    negatives are hybrid images."""
-    if blur is None:
+    negatives of each, with wrong labels: (M·B, …). Where negatives are hybrid images, no
+    label is shown."""
+    if not isinstance(learning.negatives, Hybrids):
         wrong = choose_negatives(labels, scores(images), settings.negatives, settings.hard, rng)
         patterns = weights["labels.patterns"]
         positive, *negative = (first_input(network, weights, images, patterns[row]) for row in (labels, *wrong))
     else:
-        copies, neutral = (images, *hybrids(images, settings.negatives, blur, rng)), weights["labels.neutral"][None]
+        copies, neutral = (
+            (images, *hybrids(images, settings.negatives, learning.negatives.blur, rng)),
+            weights["labels.neutral"][None],
+        )
         positive, *negative = (first_input(network, weights, copy, neutral) for copy in copies)
     return positive, np.concatenate(negative)
 
@@ -175,7 +178,7 @@ def update_head(
     weights: Arrays,
     draw: Draw,
     settings: Settings,
-    recipe: Mapping[str, Any],
+    learning: Learning,
     rng: np.random.Generator,
     stepped: Callable[[], None] = lambda: None,
 ) -> float:
@@ -186,7 +189,7 @@ def update_head(
     optimizer, loss = Optimizer(settings.optimizer, {name: weights[name] for name in HEAD}), float("nan")
     for _ in range(settings.head_steps):
         pixels, labels = draw(settings.batch)
-        images = to_unit_interval(augment(recipe.get("augment", {}), pixels, rng))
+        images = to_unit_interval(augment(learning.augment, pixels, rng))
         optimizer.next_step()
         loss = head_step(graphs, features(images), labels, weights, optimizer, settings)
         stepped()

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import click
 
-from ffruntime.errors import MissingExtra
+from ffruntime.core.errors import MissingExtra
 
 
 def import_torch(threads: int | None = None) -> ModuleType:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ffruntime.errors import unknown
+from ffruntime.core.errors import unknown
 
 from .common import import_torch, say
 
@@ -68,7 +68,8 @@ def evaluate(
     A confidence is softmax(score / T). T is one number for each mode, fitted on the validation images.
     """
     torch = import_torch(threads)
-    from ffruntime.bundle import read_manifest, write_atomically
+    from ffruntime.core.durable import write_atomically
+    from ffruntime.core.transition import read_manifest
 
     from ..data import load_for_manifest, on_device
     from ..evaluate import load_tensors, measure, passes, predict, temperatures

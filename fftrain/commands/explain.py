@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ffruntime.commands.explain import count_option, window_option
-from ffruntime.errors import UsageError, unknown
+from ffruntime.core.errors import UsageError, unknown
 
 from .common import import_torch, say
 from .train import data_option
@@ -87,8 +87,8 @@ def accuracy_differential(
 ) -> None:
     """Accuracy-differential saliency of a bundle, over the first validation images."""
     torch = import_torch()
-    from ffruntime.bundle import read_manifest
     from ffruntime.commands.explain import explain_accuracy
+    from ffruntime.core.transition import read_manifest
 
     from ..data import load_for_manifest
     from ..evaluate import SCORES, load_tensors
@@ -117,7 +117,7 @@ def class_activation(
 ) -> None:
     """Class activation maps of one image."""
     torch = import_torch()
-    from ffruntime.bundle import write_atomically
+    from ffruntime.core.durable import write_atomically
     from ffruntime.model import Model
 
     from ..evaluate import classifier_scores, load_tensors

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ffruntime.errors import MissingExtra, UsageError
+from ffruntime.core.errors import MissingExtra, UsageError
 
 from .common import import_torch
 
@@ -48,7 +48,7 @@ def labels(
     import_torch()
     if Path(out).suffix.lower() != ".png":
         raise UsageError(f"--out {out}: the picture is a PNG; choose a name that ends in .png")
-    from ffruntime.bundle import write_atomically
+    from ffruntime.core.durable import write_atomically
 
     from ..recipe import load_recipe
 
@@ -126,8 +126,9 @@ def _rows(recipes: dict[str, Recipe], classes: int, pixels: np.ndarray) -> list[
     """
     import numpy as np
 
-    from ffruntime.architecture import Image
-    from ffruntime.labels import embed, to_unit_interval
+    from ffruntime.core.architecture import Image
+    from ffruntime.core.data import to_unit_interval
+    from ffruntime.labels import embed
 
     from ..label_picture import Row, input_cells, pattern_cells
     from ..labels import make_patterns

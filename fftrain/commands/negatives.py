@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ffruntime.errors import MissingExtra, UsageError
+from ffruntime.core.errors import MissingExtra, UsageError
 
 from .common import import_torch
 
@@ -34,7 +34,7 @@ def negatives(recipe: str, count: int, seed: int, out: str, as_json: bool) -> No
     torch = import_torch()
     if Path(out).suffix.lower() != ".png":
         raise UsageError(f"--out {out}: the picture is a PNG; choose a name that ends in .png")
-    from ffruntime.bundle import write_atomically
+    from ffruntime.core.durable import write_atomically
 
     from ..data import load_offline_sample
     from ..hybrid import hybrids, masks

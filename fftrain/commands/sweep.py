@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct
 
-from ffruntime.errors import FFError, MissingExtra, StorageError, UsageError
+from ffruntime.core.errors import FFError, MissingExtra, StorageError, UsageError
 
 from .common import import_torch, say, stop_on_signal
 
@@ -199,9 +199,9 @@ def _load(name: str, data: str | None, offline: bool, train: int | None, validat
     import torch
     from msgspec.structs import replace
 
-    from ffruntime.datasets import data_directory
+    from ffruntime.core.data import Examples, data_directory
 
-    from ..data import SETS, Split, load_dataset, load_folder
+    from ..data import SETS, load_dataset, load_folder
 
     if name not in SETS and Path(name).exists():
         dataset = load_folder(Path(name))
@@ -210,9 +210,9 @@ def _load(name: str, data: str | None, offline: bool, train: int | None, validat
     if dataset.source.offline_sample:
         say("OFFLINE SAMPLE: 5,000 real MNIST images instead of 70,000; results are not MNIST results")
 
-    def some(split: Split, count: int | None) -> Split:
+    def some(split: Examples, count: int | None) -> Examples:
         order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(0))[:count]
-        return Split(split.pixels[order], split.labels[order])
+        return Examples(split.pixels[order], split.labels[order])
 
     return replace(
         dataset,
@@ -365,7 +365,7 @@ def _write_figure(
     path: Path, title: str, lines: list[list[str]], rows: list[Row], fields: list[str], joined: bool
 ) -> None:
     """The rows drawn over the first of `fields`, `joined` by lines or not."""
-    from ffruntime.bundle import write_atomically
+    from ffruntime.core.durable import write_atomically
 
     from ..sweep_figure import draw, to_html, to_png
 

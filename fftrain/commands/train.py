@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct
 
-from ffruntime.errors import UsageError
+from ffruntime.core.errors import UsageError
 
 from .common import import_torch, say, stop_on_signal
 
@@ -182,7 +182,7 @@ COMMANDS = (mnist, fashion_mnist, cifar10, cifar100, folder)
 
 
 def _load_set(name: str, data: str | None, classes: str | None, offline: bool = False) -> Dataset:
-    from ffruntime.datasets import data_directory
+    from ffruntime.core.data import data_directory
 
     from ..data import load_dataset
 
@@ -309,7 +309,7 @@ def _report(target: Path, dataset: Dataset, scores: dict[str, Scores]) -> None:
 
 def _check_target(target: Path, resume: bool, force: bool) -> None:
     """Refuse, before any work, to overwrite what the user may want to keep."""
-    from ffruntime.bundle import EXEMPLARS, GOLDEN, MANIFEST, WEIGHTS
+    from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, WEIGHTS
 
     from ..checkpoint import checkpoint_path
 

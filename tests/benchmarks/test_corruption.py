@@ -6,15 +6,16 @@ import pytest
 import torch
 from corruption import KINDS, corrupt
 
-from fftrain.data import Dataset, Split
+from ffruntime.core.data import Examples
+from fftrain.data import Dataset
 
 
 @pytest.fixture(scope="module")
-def few(dataset: Dataset) -> Split:
-    return Split(dataset.train.pixels[:2000], dataset.train.labels[:2000])
+def few(dataset: Dataset) -> Examples:
+    return Examples(dataset.train.pixels[:2000], dataset.train.labels[:2000])
 
 
-def test_a_quarter_of_each_kind_and_the_originals_untouched(few: Split) -> None:
+def test_a_quarter_of_each_kind_and_the_originals_untouched(few: Examples) -> None:
     before = few.pixels.clone()
     made, kind = corrupt(few, 0.5, 0.5, seed=3)
     assert made.pixels.shape == few.pixels.shape
@@ -24,7 +25,7 @@ def test_a_quarter_of_each_kind_and_the_originals_untouched(few: Split) -> None:
     assert torch.equal(few.pixels, before)
 
 
-def test_what_each_kind_does(few: Split) -> None:
+def test_what_each_kind_does(few: Examples) -> None:
     made, kind = corrupt(few, 0.5, 0.3, seed=3)
     same = (made.pixels == few.pixels).flatten(1).float().mean(1)
     clean, noisy, dead, random = (kind == index for index in range(len(KINDS)))
@@ -43,7 +44,7 @@ def test_what_each_kind_does(few: Split) -> None:
     assert same[random].mean() < 0.02
 
 
-def test_the_same_seed_gives_the_same_images_and_another_one_others(few: Split) -> None:
+def test_the_same_seed_gives_the_same_images_and_another_one_others(few: Examples) -> None:
     (one, kinds), (two, _), (other, _) = (corrupt(few, 0.5, 0.5, seed) for seed in (3, 3, 4))
     assert torch.equal(one.pixels, two.pixels)
     assert torch.equal(one.labels, two.labels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from robustness import PUBLISHED, summary, system
 
-from ffruntime.architecture import Linear
+from ffruntime.core.architecture import Linear
 
 SETTINGS = [("schedule.epochs", 2), ("schedule.lr", 3e-4)]
 

@@ -17,9 +17,9 @@ from ffexport import export
 from ffexport.engines import missing
 from ffexport.export import export_onnx
 from ffexport.report import REPORT
-from ffruntime.bundle import read_manifest
-from ffruntime.errors import StorageError
-from ffruntime.profile import profiles_folder
+from ffruntime.core.devices import profiles_folder
+from ffruntime.core.errors import StorageError
+from ffruntime.core.transition import read_manifest
 
 
 def ffexport(*arguments: object, **environment: str) -> subprocess.CompletedProcess:

@@ -18,14 +18,17 @@ from safetensors.numpy import load, save
 
 from ffexport import from_state
 from ffexport.from_state import export_state, target_of
-from ffruntime import optimizer, state_file
-from ffruntime.architecture import gradient_tensors, unit_parameters
-from ffruntime.bundle import read_manifest, read_tensors, read_weights, sha256, write
-from ffruntime.errors import BundleError, StorageError, UsageError
+from ffruntime import optimizer
+from ffruntime.core import state as state_file
+from ffruntime.core.data import to_unit_interval
+from ffruntime.core.durable import sha256
+from ffruntime.core.errors import BundleError, StorageError, UsageError
+from ffruntime.core.layers import gradient_tensors
+from ffruntime.core.state import changed, read_state, write_state
+from ffruntime.core.transition import read_manifest, read_tensors, read_weights, unit_parameters, write
 from ffruntime.golden import check, require
-from ffruntime.labels import first_input, to_unit_interval
+from ffruntime.labels import first_input
 from ffruntime.model import Model
-from ffruntime.state_file import changed, read_state, write_state
 from fftrain import network as net
 from fftrain.pack import golden_gradient
 from fftrain.train import Run

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
 from ffexport.gradients import all_gradient_graphs, gradient_graph, head_gradient_graph
-from ffruntime.architecture import (
+from ffruntime.core.architecture import (
     Conv,
     Image,
     Input,
@@ -28,15 +28,14 @@ from ffruntime.architecture import (
     Relu,
     Steps,
     Unit,
-    gradient_tensors,
-    head_features,
-    unit_parameters,
     unit_shapes,
     validate,
 )
-from ffruntime.errors import BundleError
+from ffruntime.core.errors import BundleError
+from ffruntime.core.layers import gradient_tensors, head_features
+from ffruntime.core.learning import PairLoss, Ratio, Symmetric, Threshold, sharpness
+from ffruntime.core.transition import hybrid_blur, pair_loss_of, unit_parameters
 from ffruntime.golden import ROUNDING, TOLERANCE
-from ffruntime.losses import PairLoss, Ratio, Symmetric, Threshold, hybrid_blur, pair_loss_of, sharpness
 from ffruntime.optimizer import adam, sgd, zeros_like
 from fftrain import network as net
 from fftrain.gradient import local_gradient

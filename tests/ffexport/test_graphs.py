@@ -16,8 +16,8 @@ from ffexport.external import tensor_places, use_external_weights
 from ffexport.gradients import learning_units
 from ffexport.graphs import all_graphs
 from ffexport.report import REPORT
-from ffruntime import bundle as bundles
-from ffruntime.architecture import (
+from ffruntime.core import transition as bundles
+from ffruntime.core.architecture import (
     Conv,
     Image,
     Input,
@@ -28,14 +28,15 @@ from ffruntime.architecture import (
     Network,
     Relu,
     Unit,
-    parameter_shapes,
     unit_name,
 )
-from ffruntime.bundle import WEIGHTS, read_manifest, verified
-from ffruntime.errors import ParityError
+from ffruntime.core.data import to_unit_interval
+from ffruntime.core.errors import ParityError
+from ffruntime.core.layers import tensor_shapes
+from ffruntime.core.manifest import WEIGHTS
+from ffruntime.core.transition import pair_loss_of, read_manifest, verified
 from ffruntime.golden import TOLERANCE, check
-from ffruntime.labels import first_input, to_unit_interval
-from ffruntime.losses import pair_loss_of
+from ffruntime.labels import first_input
 from ffruntime.model import Model
 from fftrain import network as net
 from fftrain.data import Dataset
@@ -158,7 +159,7 @@ def test_weights_lie_in_the_safetensors_file_under_their_names(untrained: tuple[
             assert np.array_equal(array, run.tensors[tensor.name].detach().numpy())
             used.add(tensor.name)
     unused = {"labels.neutral"} if run.network.steps else set()  # the classifier's pass has no label there
-    assert used | unused == parameter_shapes(run.network).keys()
+    assert used | unused == tensor_shapes(run.network).keys()
 
 
 def test_exporting_twice_gives_the_same_bytes(untrained: tuple[Run, Path]) -> None:
@@ -299,7 +300,7 @@ def random_labels(network: Network, generator: torch.Generator) -> dict[str, tor
     if network.label.placement == "morphology":
         kind = Morphology(0.4, size=network.label.element)
         return make_patterns(kind, network.label.patterns - kind.spare, *network.image.shape[1:])
-    shapes = {n: s for n, s in parameter_shapes(network).items() if n.startswith("labels.")}
+    shapes = {n: s for n, s in tensor_shapes(network).items() if n.startswith("labels.")}
     return {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
 
 

@@ -13,11 +13,12 @@ from safetensors.numpy import save
 from ffexport.export import export_onnx
 from ffexport.from_state import export_state
 from ffruntime import Model
-from ffruntime.bundle import GOLDEN, read_manifest, read_tensors, read_weights, write
-from ffruntime.errors import BundleError
+from ffruntime.core.errors import BundleError
+from ffruntime.core.manifest import GOLDEN
+from ffruntime.core.state import write_state
+from ffruntime.core.transition import read_manifest, read_tensors, read_weights, write
 from ffruntime.golden import check, require
 from ffruntime.learning.learner import Learner
-from ffruntime.state_file import write_state
 from fftrain.data import Dataset
 from fftrain.pack import write_bundle
 from fftrain.recipe import with_epochs

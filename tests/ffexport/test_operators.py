@@ -18,10 +18,11 @@ from onnx import TensorProto
 from ffexport.gradients import all_gradient_graphs
 from ffexport.graphs import Types, all_graphs
 from ffexport.precision import layers
-from ffruntime.architecture import Image, Network
+from ffruntime.core.architecture import Image, Network
+from ffruntime.core.errors import BackendError
+from ffruntime.core.learning import PairLoss, Ratio, Symmetric, Threshold
+from ffruntime.core.transition import pair_loss_of
 from ffruntime.engine import import_library
-from ffruntime.errors import BackendError
-from ffruntime.losses import PairLoss, Ratio, Symmetric, Threshold, pair_loss_of
 from fftrain.recipe import build_network, load_recipe, recipe_names
 
 REDUCTION = {"keepdims": {0, 1}, "noop_with_empty_axes": {0}}

@@ -21,13 +21,13 @@ from ffexport.export import Report, export_onnx
 from ffexport.precision import layers, to_fp16, to_int8
 from ffexport.prove import read_exemplars
 from ffexport.validation import torch_permutation, validation_images
-from ffruntime.architecture import parameter_shapes
-from ffruntime.bundle import read_manifest
-from ffruntime.datasets import data_directory
-from ffruntime.errors import BundleError, UsageError
+from ffruntime.core.data import data_directory
+from ffruntime.core.errors import BundleError, UsageError
+from ffruntime.core.layers import tensor_shapes
+from ffruntime.core.manifest import Precision
+from ffruntime.core.transition import read_manifest
 from ffruntime.golden import TOLERANCES, check
 from ffruntime.model import Model
-from ffruntime.precision import Precision
 from fftrain.train import Run
 
 LAYERS = ("unit1.conv1", "unit2.conv1", "unit3.linear1")
@@ -97,7 +97,7 @@ def test_files_are_smaller_and_complete(lowered: tuple[Path, Report]) -> None:
     patterns = 4 * 12 * 28 * 28  # label patterns stay float32
     assert sizes["fp16"] < 0.55 * (sizes["."] - patterns) + patterns
     assert sizes["int8"] < 0.35 * (sizes["."] - patterns) + patterns
-    names = parameter_shapes(read_manifest(path).network).keys()
+    names = tensor_shapes(read_manifest(path).network).keys()
     assert load_file(path / "fp16" / "weights.safetensors").keys() == names
     assert names < load_file(path / "int8" / "weights.safetensors").keys()
 

@@ -15,8 +15,8 @@ from ffexport.availability import availability
 from ffexport.engines import graph_files
 from ffexport.providers import NAMES, check_providers, placement, require_provider
 from ffruntime.backend import PROVIDERS, provider_problem
-from ffruntime.bundle import read_manifest
-from ffruntime.errors import BackendError, UsageError
+from ffruntime.core.errors import BackendError, UsageError
+from ffruntime.core.transition import read_manifest
 
 ABSENT = [name for name in NAMES if provider_problem(f"onnxruntime-{name}")]
 

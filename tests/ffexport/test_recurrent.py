@@ -16,16 +16,16 @@ from ffexport.export import export_onnx
 from ffexport.graphs import goodness_graph
 from ffexport.precision import layers
 from ffruntime import golden
-from ffruntime.architecture import Conv, Image, Input, Label, Linear, Network, Relu, Steps, Unit, validate
-from ffruntime.bundle import read_manifest
-from ffruntime.cost import pass_macs, unit_macs
-from ffruntime.errors import BackendError
-from ffruntime.labels import to_unit_interval
+from ffruntime.core.architecture import Conv, Image, Input, Label, Linear, Network, Relu, Steps, Unit, validate
+from ffruntime.core.cost import pass_macs, unit_macs
+from ffruntime.core.data import Examples, to_unit_interval
+from ffruntime.core.errors import BackendError
+from ffruntime.core.tables import manifest_text
+from ffruntime.core.transition import read_manifest
 from ffruntime.model import Model
-from ffruntime.report import manifest_text
 from fftrain import network as net
 from fftrain.arithmetic import training_macs
-from fftrain.data import Dataset, Split
+from fftrain.data import Dataset
 from fftrain.pack import write_bundle
 from fftrain.recipe import load_recipe, with_epochs
 from fftrain.train import Run, start, train
@@ -45,7 +45,7 @@ WIDE, PIXELS = 16, 784
 def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """`hinton-recurrent` with 16 neurons in a layer, after an epoch of 1,000 images."""
     recipe = with_epochs(load_recipe("hinton-recurrent", [("network.units.*.inputs.*.ops.0.out", WIDE)]), 1)
-    few = Split(dataset.train.pixels[:1000], dataset.train.labels[:1000])
+    few = Examples(dataset.train.pixels[:1000], dataset.train.labels[:1000])
     run = start(recipe, structs.replace(dataset, train=few), 0, torch.device("cpu"), torch.float32)
     list(train(run, tmp_path_factory.mktemp("recurrent") / "model.ff", resume=False, stop=lambda: False))
     return run

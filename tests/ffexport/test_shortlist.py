@@ -10,8 +10,9 @@ from msgspec import structs
 
 from ffexport.export import export_onnx
 from ffexport.shortlist import LEAST, MOST, calibrate
-from ffruntime import bundle as bundles
-from ffruntime.bundle import EXEMPLARS, read_manifest
+from ffruntime.core import transition as bundles
+from ffruntime.core.manifest import EXEMPLARS
+from ffruntime.core.transition import read_manifest
 
 
 def gaps(*second: float) -> np.ndarray:

@@ -21,14 +21,15 @@ from ffexport.engine_options import (
     rtx_target,
 )
 from ffexport.engines import build_engines, graph_files, missing, tensorrt_target
-from ffruntime import bundle as bundles
 from ffruntime import cuda
-from ffruntime.bundle import FileEntry, read_manifest
+from ffruntime.core import transition as bundles
+from ffruntime.core.devices import load_profile
+from ffruntime.core.errors import BackendError
+from ffruntime.core.manifest import FileEntry
+from ffruntime.core.transition import read_manifest
 from ffruntime.engine import Shapes, Sidecar, Target, fits, folder
-from ffruntime.errors import BackendError
 from ffruntime.golden import check, require
 from ffruntime.model import Model
-from ffruntime.profile import load_profile
 
 NANO = load_profile("jetson-orin-nano")
 SIX = Limits(batch=6, labels=5)

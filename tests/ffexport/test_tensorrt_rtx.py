@@ -16,13 +16,13 @@ from ffexport.engines import build_engines, graph_files
 from ffexport.export import export_onnx
 from ffexport.report import REPORT, read_report
 from ffruntime import cuda
-from ffruntime.bundle import read_manifest, verified
+from ffruntime.core.devices import Profile, load_profile
+from ffruntime.core.errors import BackendError, UsageError
+from ffruntime.core.manifest import Precision
+from ffruntime.core.transition import read_manifest, verified
 from ffruntime.engine import Sidecar, import_library, read_sidecar
-from ffruntime.errors import BackendError, UsageError
 from ffruntime.golden import check, require
 from ffruntime.model import Model
-from ffruntime.precision import Precision
-from ffruntime.profile import Profile, load_profile
 
 try:
     rtx = import_library("tensorrt-rtx")
@@ -135,7 +135,7 @@ def test_a_graph_that_it_refuses_is_named(bundle: Path) -> None:
     import onnx
     from onnx import TensorProto, helper
 
-    from ffruntime import bundle as bundles
+    from ffruntime.core import transition as bundles
 
     def value(name: str) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3])

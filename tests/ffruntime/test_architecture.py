@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffruntime import architecture
-from ffruntime.architecture import (
+from ffruntime.core import architecture
+from ffruntime.core.architecture import (
     Conv,
     Image,
     Input,
@@ -24,14 +24,13 @@ from ffruntime.architecture import (
     Relu,
     Steps,
     Unit,
-    head_features,
-    parameter_shapes,
-    unit_parameters,
     unit_shapes,
     validate,
 )
-from ffruntime.cost import pass_macs, unit_macs
-from ffruntime.errors import BundleError
+from ffruntime.core.cost import pass_macs, unit_macs
+from ffruntime.core.errors import BundleError
+from ffruntime.core.layers import head_features, tensor_shapes
+from ffruntime.core.transition import unit_parameters
 
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 EXAMPLES = re.findall(r"^```json\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
@@ -56,7 +55,7 @@ def test_shapes_and_names_of_the_papers_network() -> None:
     paper = network(Unit(layer, trained=False, scored=False), Unit(layer), Unit(layer), placement="add")
     assert unit_shapes(paper) == [((1, 28, 28), (128, 28, 28))] + [((128, 28, 28), (128, 28, 28))] * 2
     assert head_features(paper) == 2 * 128 * 784  # references: the flattened classifier on layers 2 and 3
-    shapes = parameter_shapes(paper)
+    shapes = tensor_shapes(paper)
     assert shapes["unit2.conv1.weight"] == (128, 128, 7, 7)
     assert shapes["labels.keep"] == (1, 28, 28)
     assert shapes["head.weight"] == (12, 200_704)
@@ -65,7 +64,7 @@ def test_shapes_and_names_of_the_papers_network() -> None:
 def test_several_layers_in_a_unit_are_counted_by_kind() -> None:
     """Integrated FF: one to three layers in a unit."""
     unit = Unit((Linear(200), Relu(), Linear(100, bias=False), Relu()))
-    names = [name for name in parameter_shapes(network(unit)) if name.startswith("unit1")]
+    names = [name for name in tensor_shapes(network(unit)) if name.startswith("unit1")]
     assert names == ["unit1.linear1.weight", "unit1.linear1.bias", "unit1.linear2.weight"]
 
 
@@ -105,7 +104,7 @@ def test_every_position_is_initialised_by_its_own_fan_in() -> None:
 
 def test_batch_statistics_are_state_of_the_unit_below() -> None:
     unit = Unit((Conv(8, 3), Relu()), inputs=(Input(normalise="batch"),))
-    assert parameter_shapes(network(unit))["unit1.below.mean"] == (2,)
+    assert tensor_shapes(network(unit))["unit1.below.mean"] == (2,)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +190,7 @@ def test_many_units_are_read_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
         units = (Unit(ONE, (BELOW, TOP, OWN)),) * many
         described = Network(Image((1, 28, 28)), Label("top", 12, 12), units, steps=Steps(8, 0.3, (3, 5)))
         looked = 0
-        for read in (validate, parameter_shapes, unit_macs, pass_macs):
+        for read in (validate, tensor_shapes, unit_macs, pass_macs):
             read(described)
         counts.append(looked)
     assert 50 < counts[0] < counts[1] <= 2 * counts[0]
@@ -218,7 +217,7 @@ def test_structuring_elements_are_small() -> None:
     described = Network(Image((3, 28, 32)), Label("morphology", 12, element=5), (Unit((Linear(8), Relu())),))
     validate(described)
     assert unit_shapes(described)[0][0] == (3, 28, 32)
-    shapes = {n: s for n, s in parameter_shapes(described).items() if n.startswith("labels.")}
+    shapes = {n: s for n, s in tensor_shapes(described).items() if n.startswith("labels.")}
     assert shapes == {
         "labels.patterns": (12, 1, 5, 5),
         "labels.neutral": (1, 5, 5),

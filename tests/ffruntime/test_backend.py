@@ -12,7 +12,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 
 from ffruntime import backend
 from ffruntime.backend import DEFAULT_BACKEND, PROVIDERS, elsewhere, open_session, require_no_other
-from ffruntime.errors import BackendError
+from ffruntime.core.errors import BackendError
 
 
 @pytest.mark.skipif(

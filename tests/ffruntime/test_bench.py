@@ -13,7 +13,7 @@ from msgspec import structs
 
 from ffruntime.backend import DEFAULT_BACKEND, open_session
 from ffruntime.bench import BATCHES, FEWEST, measure, peak_mib, repeat, sample_images
-from ffruntime.bundle import read_manifest, write
+from ffruntime.core.transition import read_manifest, write
 from ffruntime.energy import Meter
 from ffruntime.model import Model
 

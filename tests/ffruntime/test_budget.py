@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from ffruntime.commands.common import within
-from ffruntime.learning import MICRO_BATCH
+from ffruntime.core.devices import load_profile
+from ffruntime.core.learning import MICRO_BATCH
+from ffruntime.core.plan import MARGIN
 from ffruntime.model import Model
-from ffruntime.plan import MARGIN
-from ffruntime.profile import load_profile
 
 PEAK = """
 import sys

@@ -18,9 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
-from ffruntime import bundle as bundles
-from ffruntime.bundle import MANIFEST, WEIGHTS, Digit, read_manifest, read_weights, verified, write
-from ffruntime.errors import BundleError, StorageError
+from ffruntime.core import transition as bundles
+from ffruntime.core.errors import BundleError, StorageError
+from ffruntime.core.manifest import MANIFEST, WEIGHTS, Digit
+from ffruntime.core.transition import read_manifest, read_weights, verified, write
 
 
 def read_everything(path: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffruntime import bundle as bundles
-from ffruntime.architecture import gradient_tensors, unit_shapes
-from ffruntime.backend import Graph
-from ffruntime.chunks import gradient_in_chunks, in_chunks
+from ffruntime.backend import Graph, gradient_in_chunks, in_chunks
+from ffruntime.core import transition as bundles
+from ffruntime.core.architecture import unit_shapes
+from ffruntime.core.layers import gradient_tensors
 from ffruntime.model import Model
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ffexport.external import tensor_places
 from ffruntime.backend import ENGINES, PROVIDERS
-from ffruntime.bundle import read_manifest, write
+from ffruntime.core.transition import read_manifest, write
 from ffruntime.report import draw
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ffruntime import cuda
-from ffruntime.errors import BackendError
+from ffruntime.core.errors import BackendError
 
 needs_no_driver = pytest.mark.skipif(cuda.missing() is None, reason="this machine has a CUDA driver")
 

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ffruntime.bundle import sha256
-from ffruntime.errors import StateError, StorageError
+from ffruntime.core.durable import sha256
+from ffruntime.core.errors import StateError, StorageError
 from ffruntime.learning.learner import REPLAY, Learner, exemplars
 from ffruntime.learning.store import Store, alone, current, reset
 from ffruntime.learning.update import Settings

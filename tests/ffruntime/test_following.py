@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ffruntime import following as module
-from ffruntime.bundle import read_manifest, read_weights, state_directory
+from ffruntime.core.transition import read_manifest, read_weights, state_directory
 from ffruntime.following import following
 from ffruntime.learning.store import Store, reset
 from ffruntime.model import Model

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffruntime.errors import DataError
-from ffruntime.idx import read_idx
+from ffruntime.core.data import read_idx
+from ffruntime.core.errors import DataError
 
 ARRAY = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 FILE = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in ARRAY.shape) + ARRAY.tobytes()

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from ffruntime import Model
-from ffruntime.bundle import read_manifest, read_weights, state_directory, write
-from ffruntime.errors import StateError
+from ffruntime.core.errors import StateError
+from ffruntime.core.transition import read_manifest, read_weights, state_directory, write
 from ffruntime.learning.store import Store
 
 

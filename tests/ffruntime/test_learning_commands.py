@@ -18,13 +18,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from ffruntime.bundle import read_manifest
 from ffruntime.cli import cli
 from ffruntime.commands.learn import byte_count
-from ffruntime.errors import FFError, StateError, UpdateRefused, UsageError
+from ffruntime.core.errors import FFError, StateError, UpdateRefused, UsageError
+from ffruntime.core.state import read_state
+from ffruntime.core.transition import read_manifest
 from ffruntime.learning.learner import TOLERANCE
 from ffruntime.learning.store import Store
-from ffruntime.state_file import read_state
 
 FEW = ("--steps", "2", "--tolerance", "1")
 

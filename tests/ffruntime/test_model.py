@@ -13,21 +13,11 @@ import torch
 from ffexport.gradients import all_gradient_graphs
 from ffexport.graphs import all_graphs
 from ffruntime import Model
-from ffruntime.architecture import (
-    Conv,
-    Image,
-    Input,
-    Label,
-    Linear,
-    Local,
-    Network,
-    Relu,
-    Unit,
-    parameter_shapes,
-)
-from ffruntime.bundle import read_manifest, read_weights
-from ffruntime.errors import BackendError, BundleError, UsageError
-from ffruntime.losses import Symmetric
+from ffruntime.core.architecture import Conv, Image, Input, Label, Linear, Local, Network, Relu, Unit
+from ffruntime.core.errors import BackendError, BundleError, UsageError
+from ffruntime.core.layers import tensor_shapes
+from ffruntime.core.learning import Symmetric
+from ffruntime.core.transition import read_manifest, read_weights
 from ffruntime.model import graph_tensors
 from fftrain.evaluate import classifier_scores, goodness_scores
 from fftrain.train import Run
@@ -108,7 +98,7 @@ UNITS = (
 def test_tensors_of_a_graph_are_its_initializers(label: Label) -> None:
     """What the graphs take before `external.py` turns it into initializers; gradients keep them as inputs."""
     network = Network(Image((1, 8, 8)), label, UNITS)
-    names = parameter_shapes(network).keys()
+    names = tensor_shapes(network).keys()
     for name, graph in all_graphs(network).items():
         assert graph_tensors(network, name) == names & {value.name for value in graph.graph.input}, name
     for name in all_gradient_graphs(network, Symmetric()):

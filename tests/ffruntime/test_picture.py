@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ffruntime import picture
-from ffruntime.bundle import Digit, Garment, Photo
-from ffruntime.datasets import data_directory
-from ffruntime.errors import ImageError
+from ffruntime.core.data import data_directory
+from ffruntime.core.errors import ImageError
+from ffruntime.core.manifest import Digit, Garment, Photo
 from ffruntime.picture import prepare, read_picture, take_as_is
 from fftrain.data import Dataset
 from fftrain.torchvision_sets import SETS, is_present, load_set

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ffruntime.architecture import (
+from ffruntime.core.architecture import (
     Conv,
     Image,
     Input,
@@ -23,31 +23,29 @@ from ffruntime.architecture import (
     Relu,
     Steps,
     Unit,
-    parameter_shapes,
     validate,
 )
-from ffruntime.bundle import Manifest, read_manifest
-from ffruntime.errors import BackendError
-from ffruntime.learning import STEP
-from ffruntime.learning.memory import learned_bytes, update_memory
-from ffruntime.memory import Kind, inference_memory, weights_bytes
-from ffruntime.plan import (
-    KINDS,
+from ffruntime.core.devices import Profile, load_profile, profile_names
+from ffruntime.core.errors import BackendError
+from ffruntime.core.layers import tensor_shapes
+from ffruntime.core.learning import STEP
+from ffruntime.core.manifest import MODES, PRECISIONS, Manifest, Mode, Precision
+from ffruntime.core.memory import inference_memory, learned_bytes, update_memory, weights_bytes
+from ffruntime.core.plan import (
     MARGIN,
     MIB,
     UNLIMITED,
     Flash,
+    Limits,
     Plan,
-    Room,
     Use,
     choose,
+    device_limits,
     need,
     plan,
     require_fit,
-    room_on,
 )
-from ffruntime.precision import PRECISIONS, Precision
-from ffruntime.profile import Profile, load_profile, profile_names
+from ffruntime.core.transition import read_manifest
 
 
 def network(width: int, size: int = 16, placement: str = "channel", trained: bool = True) -> Network:
@@ -67,9 +65,9 @@ precisions = st.sampled_from(PRECISIONS)
 placements = st.sampled_from(["add", "channel", "morphology"])
 
 
-@given(widths, calls, calls, precisions, placements, st.sampled_from(KINDS))
+@given(widths, calls, calls, precisions, placements, st.sampled_from(MODES))
 def test_more_needs_more(
-    width: int, batch: int, labels: int, precision: Precision, placement: str, kind: Kind
+    width: int, batch: int, labels: int, precision: Precision, placement: str, kind: Mode
 ) -> None:
     """Monotone in batch, labels, width and size of the image; every part is counted and none is negative."""
     here = inference_memory(network(width, placement=placement), precision, batch, labels, kind)
@@ -111,7 +109,7 @@ def test_many_steps_need_no_more_than_few_but_than_a_pass(width: int, count: int
     image, label = Image((1, 8, 8)), Label("top", 10, channels=10)
     few, many = (Network(image, label, (unit,) * 2, steps=Steps(n, 0.3, (1, n))) for n in (1, count))
     validate(many)
-    for kind in KINDS:
+    for kind in MODES:
         here = inference_memory(many, precision, 4, 10, kind)
         assert here == inference_memory(few, precision, 4, 10, kind)
     one_pass, steps = (inference_memory(many, precision, 4, 10, kind) for kind in ("classifier", "goodness"))
@@ -121,7 +119,7 @@ def test_many_steps_need_no_more_than_few_but_than_a_pass(width: int, count: int
 @given(widths, placements)
 def test_weights_are_those_of_the_file(width: int, placement: str) -> None:
     plain = network(width, placement=placement)
-    shapes = parameter_shapes(plain).values()
+    shapes = tensor_shapes(plain).values()
     assert weights_bytes(plain, "fp32") == 4 * sum(math.prod(shape) for shape in shapes)
     assert weights_bytes(plain, "fp16") < weights_bytes(plain, "fp32")
     assert learned_bytes(network(width, trained=False)) < learned_bytes(plain) < weights_bytes(plain, "fp32")
@@ -148,7 +146,7 @@ def bundle_of(
 
 
 def on(manifest: Manifest, profile: Profile, precision: Precision = "fp32") -> Plan:
-    return plan(manifest, 10, precision, room_on(profile), "pi")
+    return plan(manifest, 10, precision, device_limits(profile), "pi")
 
 
 @pytest.mark.parametrize("name", profile_names())
@@ -157,7 +155,7 @@ def test_a_small_network_fits_every_device(name: str, exported: Path) -> None:
     found = on(bundle_of(exported, 32), profile)
     require_fit(found)
     assert found.fits
-    assert [row.use for row in found.needs] == [*KINDS, "update"]
+    assert [row.use for row in found.needs] == [*MODES, "update"]
     assert all(row.fits for row in found.needs)
     calls, limits = found.needs[0].calls, profile.inference
     assert (calls.batch, calls.labels) == (limits.max_batch, min(10, limits.max_labels))
@@ -208,12 +206,12 @@ def test_flash_is_a_budget_too(exported: Path) -> None:
 @pytest.mark.parametrize("loss", [{"kind": "cross_entropy"}, {"kind": "a loss of tomorrow"}])
 def test_what_cannot_learn_is_planned_without_an_update(loss: object, exported: Path) -> None:
     found = plan(bundle_of(exported, 32, loss=loss), 10, "fp32", UNLIMITED)
-    assert [row.use for row in found.needs] == [*KINDS]
+    assert [row.use for row in found.needs] == [*MODES]
     assert (found.flash.versions, found.flash.examples) == (0, 0)
     require_fit(found)
 
 
-USES: tuple[Use, ...] = (*KINDS, "update")
+USES: tuple[Use, ...] = (*MODES, "update")
 
 
 @settings(max_examples=30)
@@ -221,14 +219,14 @@ USES: tuple[Use, ...] = (*KINDS, "update")
 def test_chosen_calls_keep_to_the_budget(width: int, extra: int, use: Use) -> None:
     """As large as they can be: twice the images, or labels, or pairs do not fit. Too little is refused."""
     wide = network(width, size=64)
-    smallest = math.ceil(need(wide, 10, use, Room(0)).memory.total * MARGIN)
+    smallest = math.ceil(need(wide, 10, use, Limits(0)).memory.total * MARGIN)
     with pytest.raises(BackendError, match=rf"^in .* MiB: {use} needs .*; allow {math.ceil(smallest / MIB)} MiB$"):
-        choose(wide, 10, use, Room(smallest - MIB))
+        choose(wide, 10, use, Limits(smallest - MIB))
     budget = smallest + extra * MIB // 4 + 1
-    found = choose(wide, 10, use, Room(budget))
+    found = choose(wide, 10, use, Limits(budget))
     calls = found.calls
     assert found.fits
-    assert found == need(wide, 10, use, Room(budget))
+    assert found == need(wide, 10, use, Limits(budget))
     assert found.memory.total * MARGIN <= budget
     roomy = need(wide, 10, use, UNLIMITED).calls
     assert calls.batch <= roomy.batch == 16
@@ -246,7 +244,7 @@ def test_the_command_says_what_every_use_needs(exported: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = msgspec.json.decode(done.stdout, type=Plan)
     assert (found.device, found.precision, found.memory) == ("raspberry-pi-zero-2w", "fp32", 256 * MIB)
-    assert [row.use for row in found.needs] == [*KINDS, "update"]
+    assert [row.use for row in found.needs] == [*MODES, "update"]
     assert all(row.fits and row.memory.total <= 256 * MIB for row in found.needs)
     assert found.storage
     assert found.flash.total <= found.storage

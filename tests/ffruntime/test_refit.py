@@ -12,8 +12,8 @@ import pytest
 
 from ffruntime import cuda, engine
 from ffruntime.backend import load_graph
-from ffruntime.bundle import read_manifest, read_weights
-from ffruntime.errors import BackendError, ParityError
+from ffruntime.core.errors import BackendError, ParityError
+from ffruntime.core.transition import read_manifest, read_weights
 from ffruntime.model import Model
 from ffruntime.refit import prove, refit
 

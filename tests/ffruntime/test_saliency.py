@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ffruntime.bundle import EXEMPLARS, read_tensors
 from ffruntime.commands.explain import explain
-from ffruntime.errors import BackendError, DataError, ImageError
+from ffruntime.core.errors import BackendError, DataError, ImageError
+from ffruntime.core.manifest import EXEMPLARS
+from ffruntime.core.transition import read_tensors
 from ffruntime.model import Model
 from ffruntime.saliency import BATCH, occlude, occluded_copies, picture, steps
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec import structs
 
-from ffruntime.bundle import Shortlist
+from ffruntime.core.manifest import Shortlist
 from ffruntime.model import Model
 from ffruntime.shortlist import in_play, most_plausible, passes, scores
 from fftrain.train import Run

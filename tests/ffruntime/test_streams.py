@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ffruntime.errors import ImageError, MissingExtra
-from ffruntime.streams import arrivals, frames, pictures
+from ffruntime.core.errors import ImageError, MissingExtra
+from ffruntime.sources import arrivals, frames, pictures
 
 CLASSIFY = [sys.executable, "-m", "ffruntime", "classify"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ffruntime.bundle import read_manifest, verified
+from ffruntime.core.transition import read_manifest, verified
 from fftrain.checkpoint import read_checkpoint
 from fftrain.recipe import recipe_names
 

@@ -14,8 +14,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffruntime.bundle import Digit, Garment, Manifest, Photo, read_manifest
-from ffruntime.errors import DataError, UsageError
+from ffruntime.core.errors import DataError, UsageError
+from ffruntime.core.manifest import Digit, Garment, Manifest, Photo
+from ffruntime.core.transition import read_manifest
 from fftrain import data
 from fftrain.augment import shift_images
 from fftrain.cifar_jpeg import read_jpeg_copy

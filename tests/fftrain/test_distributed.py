@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ffruntime.bundle import read_manifest
+from ffruntime.core.transition import read_manifest
 
 SUPPORT = Path(__file__).parent.parent / "support"
 TINY = Path(__file__).parent.parent / "tiny.toml"

@@ -18,19 +18,19 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from msgspec import structs
 
-from ffruntime.bundle import read_manifest, write
-from ffruntime.errors import UsageError
+from ffruntime.core.data import Examples
+from ffruntime.core.errors import UsageError
+from ffruntime.core.transition import read_manifest, write
 from fftrain.commands.evaluate import evaluate
 from fftrain.confusion import confusion_matrix, confusion_table, most_confused
-from fftrain.data import Split
 from fftrain.evaluate import MODES, accuracies, accuracy, goodness_scores, measure, passes, predict, temperatures
 from fftrain.train import Run
 
 VALIDATION, TEST = 250, 120
 
 
-def part(split: Split, count: int) -> Split:
-    return Split(split.pixels[:count], split.labels[:count])
+def part(split: Examples, count: int) -> Examples:
+    return Examples(split.pixels[:count], split.labels[:count])
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
-from ffruntime.errors import UsageError
+from ffruntime.core.errors import UsageError
 from fftrain.commands.negatives import negatives
 from fftrain.data import Dataset
 from fftrain.hybrid import blurring, hybrids, masks

@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from ffruntime.bundle import Photo, read_manifest
-from ffruntime.errors import DataError
+from ffruntime.core.errors import DataError
+from ffruntime.core.manifest import Photo
+from ffruntime.core.transition import read_manifest
 from ffruntime.picture import prepare, read_picture
 from fftrain.data import load_folder, load_for_manifest
 from fftrain.image_folder import SHARE, Tree, arrange, split

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from ffruntime.errors import FFError, ImageError, StorageError, UsageError
+from ffruntime.core.errors import FFError, ImageError, StorageError, UsageError
 from fftrain.commands.labels import labels
 from fftrain.label_picture import Row, label_png
 

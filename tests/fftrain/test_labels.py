@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from ffruntime.architecture import Image
-from ffruntime.errors import UsageError
+from ffruntime.core.architecture import Image
+from ffruntime.core.errors import UsageError
 from fftrain.labels import FOURIER_MODES, fourier_modes, fourier_waves, make_patterns
 from fftrain.recipe import (
     Fourier,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from ffruntime.architecture import Local, op_shape
+from ffruntime.core.architecture import Local, op_shape
 from fftrain.operations import apply_op
 
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import convert, to_builtins
 
-from ffruntime.bundle import read_manifest
-from ffruntime.errors import UsageError
+from ffruntime.core.errors import UsageError
+from ffruntime.core.transition import read_manifest
 from fftrain.cli import cli
 from fftrain.override import Override, parse_override, parse_value, set_fields
 from fftrain.recipe import Recipe, load_recipe

@@ -6,7 +6,7 @@ import pytest
 import torch
 from msgspec import structs
 
-from ffruntime.errors import UsageError
+from ffruntime.core.errors import UsageError
 from fftrain import network as net
 from fftrain.data import Dataset
 from fftrain.peer import peer_means, peer_term

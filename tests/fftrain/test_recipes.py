@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from ffruntime.architecture import Conv, Image, MaxPool
-from ffruntime.errors import UsageError
+from ffruntime.core.architecture import Conv, Image, MaxPool
+from ffruntime.core.errors import UsageError
 from fftrain.labels import make_patterns
 from fftrain.recipe import Recipe, build_network, load_recipe, recipe_names
 

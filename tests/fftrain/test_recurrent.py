@@ -13,8 +13,8 @@ from narrow import narrow
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ffruntime.architecture import Image, Op, named_ops, unit_name
-from ffruntime.cost import constant_macs
+from ffruntime.core.architecture import Image, Op, named_ops, unit_name
+from ffruntime.core.cost import constant_macs
 from fftrain import network as net
 from fftrain.arithmetic import training_macs
 from fftrain.data import Dataset

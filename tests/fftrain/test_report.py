@@ -15,28 +15,18 @@ from click.testing import CliRunner
 from msgspec import structs, to_builtins
 from torch.utils.flop_counter import FlopCounterMode
 
-from ffruntime.architecture import (
-    Conv,
-    Image,
-    Input,
-    Label,
-    Linear,
-    Local,
-    Network,
-    Op,
-    Relu,
-    Steps,
-    Unit,
-    parameter_shapes,
-)
-from ffruntime.bundle import Manifest, read_manifest, read_weights, write
-from ffruntime.cost import unit_macs
-from ffruntime.errors import BundleError
+from ffruntime.core.architecture import Conv, Image, Input, Label, Linear, Local, Network, Op, Relu, Steps, Unit
+from ffruntime.core.cost import unit_macs
+from ffruntime.core.data import Examples
+from ffruntime.core.errors import BundleError
+from ffruntime.core.layers import tensor_shapes
+from ffruntime.core.manifest import Manifest
+from ffruntime.core.transition import read_manifest, read_weights, write
 from fftrain import network as net
 from fftrain.arithmetic import training_macs
 from fftrain.commands.report import report
 from fftrain.commands.train import _report
-from fftrain.data import Dataset, Split
+from fftrain.data import Dataset
 from fftrain.evaluate import Scores, predict
 from fftrain.labels import make_patterns
 from fftrain.optimizer import make_optimizers
@@ -98,8 +88,8 @@ def few(trained_run: Run) -> tuple[Dataset, dict[str, Scores]]:
     data = trained_run.dataset
     part = structs.replace(
         data,
-        validation=Split(data.validation.pixels[:200], data.validation.labels[:200]),
-        test=Split(data.test.pixels[:100], data.test.labels[:100]),
+        validation=Examples(data.validation.pixels[:200], data.validation.labels[:200]),
+        test=Examples(data.test.pixels[:100], data.test.labels[:100]),
     )
     return part, {
         name: predict(trained_run.network, trained_run.tensors, getattr(part, name), 10)
@@ -213,12 +203,12 @@ def test_colours_and_a_hundred_classes(
     units = (Unit((Conv(6, 3, padding=1), Relu()), (Input(normalise="none"),)),)
     network = Network(Image((3, 32, 32)), Label(placement, 102), units)
     random = np.random.default_rng(0)
-    shapes = parameter_shapes(network)
+    shapes = tensor_shapes(network)
     weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     classes = tuple(f"class & <{n}>" for n in range(100))
     manifest = without_training(structs.replace(read_manifest(exported), network=network, classes=classes))
     labels = torch.arange(300) % 100
-    split = Split(torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8), labels)
+    split = Examples(torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8), labels)
     dataset = structs.replace(few[0], validation=split, test=split, classes=classes)
     scores = {mode: random.normal(size=(300, 100)) + 3 * np.eye(100)[labels] for mode in ("goodness", "classifier")}
     figures = collect(manifest, dataset, {"validation": scores, "test": scores})
@@ -241,7 +231,7 @@ def test_a_label_at_the_top_is_no_picture(
     units, steps = (Unit((*own, Relu()), inputs),), Steps(2, 0.3, (1, 2))
     network = Network(Image((1, 8, 8)), Label("top", 10, 10), units, steps=steps)
     random = np.random.default_rng(0)
-    weights = {n: random.normal(size=s).astype(np.float32) for n, s in parameter_shapes(network).items()}
+    weights = {n: random.normal(size=s).astype(np.float32) for n, s in tensor_shapes(network).items()}
     assert [channel for channel, _ in filters(network, weights)] == ["image"]
     manifest = without_training(structs.replace(read_manifest(exported), network=network))
     page = Page(render("top.ff", manifest, weights, collect(manifest, few[0], {})))

@@ -16,7 +16,7 @@ from msgspec import structs
 from PIL import Image as Picture
 from safetensors.torch import save
 
-from ffruntime.architecture import (
+from ffruntime.core.architecture import (
     Conv,
     Image,
     Input,
@@ -27,11 +27,12 @@ from ffruntime.architecture import (
     Op,
     Relu,
     Unit,
-    parameter_shapes,
     validate,
 )
-from ffruntime.bundle import WEIGHTS, read_manifest, write
-from ffruntime.errors import FFError, UsageError
+from ffruntime.core.errors import FFError, UsageError
+from ffruntime.core.layers import tensor_shapes
+from ffruntime.core.manifest import WEIGHTS
+from ffruntime.core.transition import read_manifest, write
 from ffruntime.model import Model
 from ffruntime.saliency import occlude
 from fftrain import network as net
@@ -189,7 +190,7 @@ def test_explain_refuses_what_has_no_map_at_all(bundle: Path, digit_files: list[
     with pytest.raises(UsageError, match="without a linear classifier"):
         run_explain(bundle, digit_files[0])
     flat = structs.replace(manifest.network, units=(Unit((Linear(5), Relu())),))
-    zeros = {name: torch.zeros(shape) for name, shape in parameter_shapes(flat).items()}
+    zeros = {name: torch.zeros(shape) for name, shape in tensor_shapes(flat).items()}
     write(bundle, structs.replace(manifest, network=flat), {WEIGHTS: save(zeros)})
     with pytest.raises(UsageError, match="unit1: no scored unit has pixels"):
         run_explain(bundle, digit_files[0])

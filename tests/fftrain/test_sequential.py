@@ -10,9 +10,10 @@ import torch
 from msgspec import structs
 from torch.utils.flop_counter import FlopCounterMode
 
-from ffruntime.errors import UsageError
+from ffruntime.core.data import Examples
+from ffruntime.core.errors import UsageError
 from fftrain.arithmetic import training_macs
-from fftrain.data import Dataset, Split
+from fftrain.data import Dataset
 from fftrain.optimizer import learning_rates
 from fftrain.recipe import Recipe, load_recipe
 from fftrain.step import training_step
@@ -25,7 +26,7 @@ def narrow(epochs: int, *more: tuple[str, object]) -> Recipe:
 
 
 def new_run(recipe: Recipe, dataset: Dataset) -> Run:
-    few = Split(dataset.train.pixels[:500], dataset.train.labels[:500])
+    few = Examples(dataset.train.pixels[:500], dataset.train.labels[:500])
     smaller = structs.replace(dataset, train=few, validation=few)
     return start(recipe, smaller, 0, torch.device("cpu"), torch.float32)
 

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffruntime.architecture import Conv, Image, Label, Network, Relu, Unit
+from ffruntime.core.architecture import Conv, Image, Label, Network, Relu, Unit
 from fftrain.data import Dataset
 from fftrain.gradient import local_gradient
 from fftrain.loss import pair_loss

@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffruntime.errors import FFError, UsageError
+from ffruntime.core.errors import FFError, UsageError
 from fftrain import study as trials
 from fftrain import sweep as s
 from fftrain.cli import cli

@@ -14,11 +14,12 @@ from narrow import narrow
 
 from ffexport.export import export_onnx
 from ffruntime import Model, golden
-from ffruntime.bundle import read_weights
-from ffruntime.errors import BundleError
+from ffruntime.core.data import Examples
+from ffruntime.core.errors import BundleError
+from ffruntime.core.transition import read_weights
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.update import HEAD, Settings
-from fftrain.data import Dataset, Split
+from fftrain.data import Dataset
 from fftrain.pack import write_bundle
 from fftrain.recipe import Recipe
 from fftrain.train import Interrupted, Run, start, train
@@ -49,8 +50,8 @@ STAY = {"hinton-recurrent", "hinton-local", "hinton-local-high", "hinton-local-b
 @pytest.fixture(scope="module")
 def small(dataset: Dataset) -> Dataset:
     """1,000 training images."""
-    few = Split(dataset.train.pixels[:1000], dataset.train.labels[:1000])
-    glance = Split(dataset.validation.pixels[:100], dataset.validation.labels[:100])
+    few = Examples(dataset.train.pixels[:1000], dataset.train.labels[:1000])
+    glance = Examples(dataset.validation.pixels[:100], dataset.validation.labels[:100])
     return structs.replace(dataset, train=few, validation=glance)
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from msgspec import structs
 
-from ffruntime.errors import BundleError, StorageError, UsageError
+from ffruntime.core.data import Examples
+from ffruntime.core.errors import BundleError, StorageError, UsageError
 from fftrain.checkpoint import checkpoint_path, read_checkpoint
-from fftrain.data import Dataset, Split
+from fftrain.data import Dataset
 from fftrain.optimizer import learning_rate
 from fftrain.recipe import Recipe, with_epochs
 from fftrain.train import Interrupted, Run, epoch_batches, estimate_seconds, start, train
@@ -31,8 +32,8 @@ def after(steps: int) -> Callable[[], bool]:
 @pytest.fixture(scope="module")
 def small(dataset: Dataset) -> Dataset:
     """640 training images: ten steps an epoch."""
-    train_split = Split(dataset.train.pixels[:640], dataset.train.labels[:640])
-    validation = Split(dataset.validation.pixels[:100], dataset.validation.labels[:100])
+    train_split = Examples(dataset.train.pixels[:640], dataset.train.labels[:640])
+    validation = Examples(dataset.validation.pixels[:100], dataset.validation.labels[:100])
     return structs.replace(dataset, train=train_split, validation=validation)
 
 

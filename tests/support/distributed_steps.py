@@ -10,7 +10,7 @@ import sys
 import torch
 from safetensors.torch import save_file
 
-from ffruntime.datasets import data_directory
+from ffruntime.core.data import data_directory
 from fftrain.data import load_dataset
 from fftrain.distributed import join, leave, rank
 from fftrain.optimizer import make_optimizers

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime  # noqa: F401  (so that no process waits for it)
 
-from ffruntime.errors import StateError
+from ffruntime.core.errors import StateError
 from ffruntime.learning.learner import CALIBRATION, Learner, exemplars
 from ffruntime.learning.update import Settings
 from ffruntime.model import Model

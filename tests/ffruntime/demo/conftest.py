@@ -10,7 +10,7 @@ import torch
 from mnist_writer import write_mnist
 
 from ffexport.export import export_onnx
-from ffruntime.datasets import data_directory
+from ffruntime.core.data import data_directory
 from ffruntime.demo.mnist_files import VALIDATION
 from fftrain.data import Dataset, load_dataset
 from fftrain.pack import write_bundle

@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 from msgspec import structs
 
-from ffruntime.bundle import read_manifest, write
 from ffruntime.cli import cli
+from ffruntime.core.errors import BundleError, DataError, FFError, UsageError
+from ffruntime.core.transition import read_manifest, write
 from ffruntime.demo.bundles import require_digits
-from ffruntime.errors import BundleError, DataError, FFError, UsageError
 from ffruntime.model import Model
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from mnist_writer import idx, write_mnist
 
-from ffruntime.datasets import SPLIT_SEED
+from ffruntime.core.errors import DataError
+from ffruntime.core.transition import SPLIT_SEED
 from ffruntime.demo.mnist_files import VALIDATION, Digits, load, some
-from ffruntime.errors import DataError
 
 COUNT = VALIDATION + 20
 

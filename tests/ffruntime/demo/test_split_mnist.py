@@ -9,7 +9,7 @@ import pytest
 import torch
 from msgspec import structs
 
-from ffruntime.bundle import read_weights
+from ffruntime.core.transition import read_weights
 from ffruntime.demo import split_mnist
 from ffruntime.demo.mnist_files import Digits, load
 from ffruntime.demo.split_mnist import TASKS, Method, Plan

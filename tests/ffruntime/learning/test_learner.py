@@ -9,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffruntime.bundle import Manifest, read_weights
-from ffruntime.errors import StateError
+from ffruntime.core.errors import StateError
+from ffruntime.core.manifest import Manifest
+from ffruntime.core.state import State, read_state, write_state
+from ffruntime.core.transition import read_weights
 from ffruntime.learning import learner as module
 from ffruntime.learning import store
 from ffruntime.learning.learner import CALIBRATION, HELD_BACK, REPLAY, Learner, Outcome, exemplars
 from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, Current, alone, current
 from ffruntime.learning.update import Settings
 from ffruntime.model import Model
-from ffruntime.state_file import State, read_state, write_state
 
 FAST = Settings(steps=2, head_steps=2, batch=8)
 REFUSES = -2.0  # tolerance

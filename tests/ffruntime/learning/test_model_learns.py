@@ -14,9 +14,9 @@ from msgspec import structs
 
 from ffexport.export import export_onnx
 from ffruntime import Model
-from ffruntime.bundle import read_tensors
-from ffruntime.datasets import data_directory
-from ffruntime.errors import StorageError, UsageError
+from ffruntime.core.data import data_directory
+from ffruntime.core.errors import StorageError, UsageError
+from ffruntime.core.transition import read_tensors
 from ffruntime.learning.learner import Learner, Outcome
 from fftrain.data import Dataset, load_dataset
 from fftrain.pack import write_bundle

@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffruntime.bundle import Manifest, read_manifest, read_weights
-from ffruntime.errors import BundleError, FFError, StateError, StorageError, UsageError
+from ffruntime.core.errors import BundleError, FFError, StateError, StorageError, UsageError
+from ffruntime.core.manifest import Manifest
+from ffruntime.core.state import read_state, write_state
+from ffruntime.core.transition import read_manifest, read_weights
 from ffruntime.learning import database
 from ffruntime.learning import store as module
 from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, Store, current, reset
-from ffruntime.state_file import read_state, write_state
 
 IMAGES = np.arange(20 * 784, dtype=np.uint32).astype(np.uint8).reshape(20, 1, 28, 28)
 

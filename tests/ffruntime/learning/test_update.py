@@ -9,9 +9,10 @@ import pytest
 import torch
 from msgspec import structs
 
-from ffruntime.bundle import read_weights
-from ffruntime.errors import BundleError
-from ffruntime.labels import first_input, to_unit_interval
+from ffruntime.core.data import to_unit_interval
+from ffruntime.core.errors import BundleError
+from ffruntime.core.transition import read_weights
+from ffruntime.labels import first_input
 from ffruntime.learning import update as module
 from ffruntime.learning.hybrid import hybrids
 from ffruntime.learning.learner import CALIBRATION, exemplars

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from PIL import Image
 
-from .errors import ImageError, MissingExtra
+from .core.errors import ImageError, MissingExtra
 from .picture import read_picture
 
 if TYPE_CHECKING:

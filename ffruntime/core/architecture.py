@@ -1,8 +1,8 @@
 """The architecture description: what a network is, not how it is computed.
 
 One description, two interpreters: torch (`fftrain/network.py`) and ONNX (`ffexport/graphs.py`).
-`docs/architecture.md` shows how it carries every system this project is for. Written down as JSON in
-a bundle's manifest and as TOML in a recipe, with the same field names.
+`docs/architecture.md` shows how it carries every system this project is for. It is written as JSON in a bundle's
+manifest and as TOML in a recipe, with the same field names. `layers.py` works out its layers and tensors.
 """
 
 from __future__ import annotations
@@ -235,26 +235,9 @@ def source_shape(network: Network, index: int, source: Source) -> Shape:
     return shapes[index][0 if source == "below" else 1]
 
 
-def unit_layers(network: Network, index: int) -> Iterator[tuple[str, Op, Shape, Shape]]:
-    """Every operation of a unit and of its inputs: (full name, operation, shape before it, shape after it)."""
-    unit, prefix = network.units[index], unit_name(index)
-    for inputs in unit.inputs:
-        path = f"{prefix}.{inputs.source}"
-        for name, op, before, after in shaped_ops(inputs, path, source_shape(network, index, inputs.source)):
-            yield f"{path}.{name}", op, before, after
-    below = summed_shape(unit, index, unit_shapes(network)[index][0])
-    for name, op, before, after in shaped_ops(unit, prefix, below):
-        yield f"{prefix}.{name}", op, before, after
-
-
 def scored_units(network: Network) -> list[int]:
     """Indices of the units that count at inference."""
     return [index for index, unit in enumerate(network.units) if unit.scored]
-
-
-def from_below(name: str) -> bool:
-    """Whether a layer or tensor of that full name takes part in the pass from below, which needs no other input."""
-    return ".above." not in name and ".self." not in name
 
 
 def constant_inputs(network: Network) -> tuple[tuple[int, Input], tuple[int, Input]]:
@@ -268,12 +251,6 @@ def constant_inputs(network: Network) -> tuple[tuple[int, Input], tuple[int, Inp
 def sign(network: Network) -> int:
     """1 where goodness is to be high for right labels, −1 where it is to be low."""
     return 1 if network.goodness == "high" else -1
-
-
-def head_features(network: Network) -> int:
-    """Number of features the linear classifier reads: all neurons of all scored units."""
-    shapes = unit_shapes(network)
-    return sum(math.prod(shapes[index][1]) for index in scored_units(network))
 
 
 def validate(network: Network) -> None:
@@ -324,42 +301,3 @@ def _validate_element(label: Label, image: Shape) -> None:
         raise BundleError("label: a structuring element has one channel")
     elif label.element % 2 == 0 or label.element > min(image[1:]):
         raise BundleError(f"label: an element of {label.element} pixels is not odd or exceeds the image")
-
-
-def parameter_shapes(network: Network) -> dict[str, Shape]:
-    """Name and shape of everything in `weights.safetensors`: parameters, state and label patterns.
-
-    The names are one contract: the same in safetensors, in ONNX initializers and in the optimizer.
-    """
-    label, image = network.label, network.image.shape
-    pattern = pattern_shape(network)
-    shapes: dict[str, Shape] = {"labels.patterns": (label.patterns, *pattern), "labels.neutral": pattern}
-    if label.placement in ("add", "morphology"):
-        shapes["labels.keep"] = (label.channels, *image[1:])
-    for index, (unit, (inputs, _)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
-        prefix = unit_name(index)
-        if unit.inputs[0].normalise == "batch":
-            shapes[f"{prefix}.below.mean"] = shapes[f"{prefix}.below.var"] = (inputs[0],)
-        for name, op, below, shape in unit_layers(network, index):
-            positions = shape[1:] if isinstance(op, Local) else ()
-            if isinstance(op, Conv):
-                shapes[f"{name}.weight"] = (*positions, op.out, below[0], op.kernel, op.kernel)
-            elif isinstance(op, Linear):
-                shapes[f"{name}.weight"] = (op.out, math.prod(below))
-            if isinstance(op, Conv | Linear) and op.bias:
-                shapes[f"{name}.bias"] = (op.out, *positions)
-    rows = label.patterns
-    shapes["head.weight"], shapes["head.bias"] = (rows, head_features(network)), (rows,)
-    return shapes
-
-
-def unit_parameters(network: Network, index: int) -> dict[str, Shape]:
-    """Name and shape of what a unit's gradient is taken with respect to: its weights and biases."""
-    own, kinds = f"{unit_name(index)}.", (".weight", ".bias")
-    return {n: s for n, s in parameter_shapes(network).items() if n.startswith(own) and n.endswith(kinds)}
-
-
-def gradient_tensors(network: Network, index: int) -> list[str]:
-    """Names of the tensors that a unit's gradient graph takes: its parameters, and the next unit's statistics."""
-    above = f"{unit_name(index + 1)}.below."
-    return [*unit_parameters(network, index), *(n for n in parameter_shapes(network) if n.startswith(above))]

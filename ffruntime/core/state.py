@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +17,12 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from . import __version__
-from .architecture import parameter_shapes
-from .bundle import WEIGHTS, Manifest, check_shapes, write_atomically
+from .. import __version__
+from .bundle import check_shapes
+from .durable import write_atomically
 from .errors import BundleError
+from .layers import tensor_shapes
+from .manifest import WEIGHTS, Manifest
 
 FORMAT = 1
 STATE, DIGEST = "state", "sha256"  # keys of the file's metadata
@@ -29,13 +31,21 @@ MAX_HEADER_BYTES = 16 << 20
 NonNegative = Annotated[int, Meta(ge=0)]
 
 
+class Weights(Struct, frozen=True):
+    """What a model computes with in place of its bundle's own weights."""
+
+    tensors: dict[str, np.ndarray]  # those that differ from the bundle's, float32, by their names there
+    classes: tuple[str, ...]  # the bundle's, then those learned
+    undertrained: frozenset[str] = frozenset()  # classes of which the linear classifier has seen few examples
+
+
 class State(Struct, frozen=True, forbid_unknown_fields=True):
     """Who the tensors of a state file are."""
 
     format: int
     weights: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]  # SHA-256 of the bundle's weights.safetensors
     classes: Annotated[tuple[str, ...], Meta(min_length=1)]  # the bundle's, then those learned
-    doubtful: tuple[str, ...]  # those of them that the linear classifier hardly knows
+    undertrained: tuple[str, ...]  # those of them of which the linear classifier has seen few examples
     updates: NonNegative  # adopted since the bundle's weights
     examples: NonNegative  # that they learned from
     ffedge: str  # version of what wrote the file
@@ -49,38 +59,35 @@ def changed(weights: Mapping[str, np.ndarray], learned: Mapping[str, np.ndarray]
 def write_state(
     path: Path,
     manifest: Manifest,
-    tensors: Mapping[str, np.ndarray],
-    classes: Sequence[str],
+    weights: Weights,
     updates: int,
     examples: int,
-    doubtful: Collection[str] | None = None,
 ) -> State:
-    """Write what was learned on the bundle of `manifest`: the tensors that changed, float32, by their names there.
+    """Write what was learned on the bundle of `manifest`, by `updates` updates on so many `examples`.
 
-    `doubtful`: those of the classes that the linear classifier hardly knows; by default all that were learned.
     Raises `BundleError` where `read_state` would refuse it, `StorageError`, with what was at `path` unchanged.
     """
     from safetensors.numpy import save
 
-    unsure = classes[len(manifest.classes) :] if doubtful is None else [n for n in classes if n in doubtful]
+    undertrained = tuple(name for name in weights.classes if name in weights.undertrained)
     own = manifest.files[WEIGHTS].sha256
-    state = State(FORMAT, own, tuple(classes), tuple(unsure), updates, examples, __version__)
-    _check(path, manifest, tensors, state)
+    state = State(FORMAT, own, weights.classes, undertrained, updates, examples, __version__)
+    _check(path, manifest, weights.tensors, state)
     text = msgspec.json.encode(state).decode()
-    whole = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    whole = {name: np.ascontiguousarray(tensor) for name, tensor in weights.tensors.items()}
     write_atomically(path, save(whole, {STATE: text, DIGEST: _digest(text, whole)}))
     return state
 
 
-def read_state(path: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray], State]:
-    """The tensors that differ from the weights of the bundle of `manifest`, and who they are.
+def read_state(path: Path, manifest: Manifest) -> tuple[Weights, State]:
+    """What was learned on the bundle of `manifest`, and how it came about.
 
     Raises `BundleError`, naming the file, where it is missing, damaged, too new, or of another bundle.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
-    largest = sum(4 * math.prod(shape) for shape in parameter_shapes(manifest.network).values()) + MAX_HEADER_BYTES
+    largest = sum(4 * math.prod(shape) for shape in tensor_shapes(manifest.network).values()) + MAX_HEADER_BYTES
     try:
         if path.stat().st_size > largest:
             raise BundleError(f"{path}: larger than all weights of the bundle, so no state of it")
@@ -98,7 +105,7 @@ def read_state(path: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray], S
     if digest != _digest(text, tensors):
         raise BundleError(f"{path}: damaged, its hash is not that of its content; copy it again")
     _check(path, manifest, tensors, state)
-    return tensors, state
+    return Weights(tensors, state.classes, frozenset(state.undertrained)), state
 
 
 def _metadata(data: bytes) -> tuple[str, str]:
@@ -141,9 +148,9 @@ def _check(path: Path, manifest: Manifest, tensors: Mapping[str, np.ndarray], st
         raise BundleError(f"{path}: a class is named twice")
     if state.classes[: len(manifest.classes)] != manifest.classes:
         raise BundleError(f"{path}: its classes do not begin with the bundle's")
-    if list(state.doubtful) != [name for name in state.classes if name in state.doubtful]:
-        raise BundleError(f"{path}: its doubtful classes are none of its classes, or not in their order")
-    shapes = parameter_shapes(manifest.network)
+    if list(state.undertrained) != [name for name in state.classes if name in state.undertrained]:
+        raise BundleError(f"{path}: its undertrained classes are none of its classes, or not in their order")
+    shapes = tensor_shapes(manifest.network)
     check_shapes(path, tensors, {name: shape for name, shape in shapes.items() if name in tensors})
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():

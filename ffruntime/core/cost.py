@@ -4,37 +4,25 @@ from __future__ import annotations
 
 import math
 
-from .architecture import (
-    Conv,
-    Linear,
-    Network,
-    Op,
-    Shape,
-    Source,
-    constant_inputs,
-    from_below,
-    head_features,
-    unit_layers,
-    unit_name,
-)
+from .architecture import Conv, Linear, Network, Source, constant_inputs
+from .layers import Layer, layers, unit_layers
 
 
-def op_macs(op: Op, below: Shape, above: Shape) -> int:
-    """Multiply-accumulates of one operation on one input, (C, H, W) or (N,) -> `above`; biases are not counted."""
-    if isinstance(op, Conv):  # a locally connected one, too
-        return math.prod(above) * below[0] * op.kernel**2
-    if isinstance(op, Linear):
-        return op.out * math.prod(below)
+def macs(layer: Layer) -> int:
+    """Multiply-accumulates of a layer on one input; biases are not counted."""
+    if isinstance(layer.op, Conv):  # a locally connected one, too
+        return math.prod(layer.after) * layer.before[0] * layer.op.kernel**2
+    if isinstance(layer.op, Linear):
+        return layer.op.out * math.prod(layer.before)
     return 0
 
 
 def layer_macs(network: Network) -> list[tuple[int, ...]]:
     """Of every unit, the multiply-accumulates of each layer that has weights, for one image and one label."""
-    units = []
-    for index in range(len(network.units)):
-        layers = [op_macs(op, below, above) for _, op, below, above in unit_layers(network, index)]
-        units.append(tuple(macs for macs in layers if macs))
-    return units
+    return [
+        tuple(count for layer in unit_layers(network, index) if (count := macs(layer)))
+        for index in range(len(network.units))
+    ]
 
 
 def constant_macs(network: Network) -> tuple[int, int]:
@@ -44,8 +32,7 @@ def constant_macs(network: Network) -> tuple[int, int]:
         return 0, 0
 
     def of_input(index: int, source: Source) -> int:
-        layers, path = unit_layers(network, index), f"{unit_name(index)}.{source}."
-        return sum(op_macs(op, below, above) for name, op, below, above in layers if name.startswith(path))
+        return sum(macs(layer) for layer in unit_layers(network, index) if layer.source == source)
 
     image, label = (of_input(index, inputs.source) for index, inputs in constant_inputs(network))
     return image, label
@@ -78,15 +65,9 @@ def pass_macs(network: Network) -> int:
     """Multiply-accumulates of one pass from below, which the classifier needs, for one image."""
     if not network.steps:
         return sum(unit_macs(network))
-    below = [
-        op_macs(op, before, after)
-        for index in range(len(network.units))
-        for name, op, before, after in unit_layers(network, index)
-        if from_below(name)
-    ]
-    return sum(below)
+    return sum(macs(layer) for layer in layers(network) if layer.unit is not None and layer.from_below)
 
 
 def head_macs(network: Network) -> int:
     """Multiply-accumulates of the linear classifier for one image: all its rows, the spare ones included."""
-    return network.label.patterns * head_features(network)
+    return macs(layers(network)[-1])

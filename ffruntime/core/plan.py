@@ -1,7 +1,7 @@
-"""Whether a network fits where there is so much room, and in how large calls: for every use that a bundle has.
+"""Whether a network fits a memory limit, and in how large calls: for every use that a bundle has.
 
 One plan answers `ffruntime plan` and `ffexport --device`, one row of it `--memory`. The figures are those of
-`memory.py` and `learning/memory.py`, bytes unless a name says MiB.
+`memory.py`, bytes unless a name says MiB.
 """
 
 from __future__ import annotations
@@ -13,26 +13,22 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from .architecture import Network
-from .bundle import Manifest
-from .chunks import BATCH
+from .devices import Profile
 from .errors import BackendError
 from .learning import KEPT, MICRO_BATCH, REPLAY_BYTES
-from .learning.memory import learned_bytes, update_memory
-from .losses import pair_loss_of
-from .memory import PROCESS, Kind, Memory, inference_memory, weights_bytes
-from .precision import Precision, in_folder
-from .profile import Profile
+from .manifest import Manifest, Mode, Precision, in_folder
+from .memory import PROCESS, Memory, inference_memory, learned_bytes, update_memory, weights_bytes
 
+BATCH = 16  # images in one call of an inference graph, where nothing smaller is asked for
 MIB = 1 << 20
 CUDA = 512 * MIB  # an assumption: CUDA's context and libraries
 MARGIN = 1.1  # what a process may take beyond its figure: `benchmarks/memory.py`
 GRAPHS = 256 << 10  # all graphs of a precision together, generously
 
-KINDS: tuple[Kind, ...] = ("goodness", "classifier", "shortlist")
-Use: TypeAlias = Kind | Literal["update"]
+Use: TypeAlias = Mode | Literal["update"]  # what a bundle can be used for
 
 
-class Room(Struct, frozen=True):
+class Limits(Struct, frozen=True):
     """What there is: bytes for a process and of flash, the largest calls wanted, what is taken before a network."""
 
     memory: int
@@ -49,18 +45,18 @@ class Room(Struct, frozen=True):
         return int(self.memory / MARGIN)
 
 
-UNLIMITED = Room(1 << 62)
+UNLIMITED = Limits(1 << 62)
 
 
-def room_on(profile: Profile) -> Room:
+def device_limits(profile: Profile) -> Limits:
     """What a device offers."""
-    gpu, limits = profile.gpu, profile.inference
+    gpu, calls = profile.gpu, profile.inference
     memory = (gpu.memory_mib if gpu and gpu.memory_mib else profile.memory.usable_mib) * MIB
-    return Room(
+    return Limits(
         memory,
-        limits.max_batch,
-        limits.max_labels,
-        min(MICRO_BATCH, limits.max_batch),
+        calls.max_batch,
+        calls.max_labels,
+        min(MICRO_BATCH, calls.max_batch),
         process=PROCESS + (CUDA if gpu else 0),
         workspace=gpu.workspace_mib * MIB if gpu else 0,
         storage=profile.storage.usable_mib * MIB,
@@ -116,43 +112,40 @@ class Plan(Struct, frozen=True):
         return self.storage is None or self.flash.total <= self.storage
 
 
-def plan(manifest: Manifest, classes: int, precision: Precision, room: Room, device: str | None = None) -> Plan:
-    """A plan for a bundle that knows so many classes; `device`: whose room it is."""
-    needs = tuple(need(manifest.network, classes, use, room, precision) for use in uses(manifest))
-    memory = None if room.memory == UNLIMITED.memory else room.memory
-    return Plan(device, precision, needs, flash(manifest, precision), memory, room.storage)
+def plan(manifest: Manifest, classes: int, precision: Precision, limits: Limits, device: str | None = None) -> Plan:
+    """A plan for a bundle that knows so many classes; `device`: whose limits they are."""
+    needs = tuple(need(manifest.network, classes, use, limits, precision) for use in uses(manifest))
+    memory = None if limits.memory == UNLIMITED.memory else limits.memory
+    return Plan(device, precision, needs, flash(manifest, precision), memory, limits.storage)
 
 
 def uses(manifest: Manifest) -> list[Use]:
     """What a bundle can be used for: its modes, and to learn where it has gradient graphs or would get them."""
-    modes: list[Use] = [*manifest.modes]
-    if len(modes) > 1:
-        modes.append("shortlist")
-    return [*modes, "update"] if pair_loss_of(manifest.training.recipe, manifest.network) else modes
+    return [*manifest.inference_modes, "update"] if manifest.learning else [*manifest.inference_modes]
 
 
-def need(network: Network, classes: int, use: Use, room: Room, precision: Precision = "fp32") -> Need:
-    """The largest calls for a use that keep to the room, with a margin for what the figures are off by.
+def need(network: Network, classes: int, use: Use, limits: Limits, precision: Precision = "fp32") -> Need:
+    """The largest calls for a use that keep to the limits, with a margin for what the figures are off by.
 
     All labels in one call come before many images in one, and both, in an update, before a large micro-batch:
     judging it takes calls of a mode, too.
     """
 
     def memory(calls: Calls) -> Memory:
-        sizes, rest = (calls.batch, calls.labels), (room.process, room.workspace)
+        sizes, rest = (calls.batch, calls.labels), (limits.process, limits.workspace)
         if use == "update":
             return update_memory(network, calls.micro_batch, *sizes, *rest)
         return inference_memory(network, precision, *sizes, use, *rest)
 
     def largest(tried: Sequence[Calls]) -> Calls:
-        return next((one for one in tried if memory(one).total <= room.available), tried[-1])
+        return next((one for one in tried if memory(one).total <= limits.available), tried[-1])
 
-    all_labels = 1 if use == "classifier" else min(classes, room.labels)
-    calls = largest([Calls(n, labels, 1) for labels in halvings(all_labels) for n in halvings(room.batch)])
+    all_labels = 1 if use == "classifier" else min(classes, limits.labels)
+    calls = largest([Calls(n, labels, 1) for labels in halvings(all_labels) for n in halvings(limits.batch)])
     if use == "update":
-        calls = largest([Calls(calls.batch, calls.labels, pairs) for pairs in halvings(room.micro_batch)])
+        calls = largest([Calls(calls.batch, calls.labels, pairs) for pairs in halvings(limits.micro_batch)])
     needed = memory(calls)
-    return Need(use, calls, needed, needed.total <= room.available)
+    return Need(use, calls, needed, needed.total <= limits.available)
 
 
 def halvings(largest: int) -> list[int]:
@@ -160,12 +153,12 @@ def halvings(largest: int) -> list[int]:
     return [largest >> shift for shift in range(largest.bit_length())]
 
 
-def choose(network: Network, classes: int, use: Use, room: Room, precision: Precision = "fp32") -> Need:
+def choose(network: Network, classes: int, use: Use, limits: Limits, precision: Precision = "fp32") -> Need:
     """The same. Raises `BackendError` with the numbers where not even one image with one label fits."""
-    found = need(network, classes, use, room, precision)
+    found = need(network, classes, use, limits, precision)
     if not found.fits:
-        enough, given = _mib(math.ceil(found.memory.total * MARGIN)), _mib(room.memory)
-        raise BackendError(f"in {given} MiB: {_short(found, room.memory)}; allow {enough} MiB")
+        enough, given = _mib(math.ceil(found.memory.total * MARGIN)), _mib(limits.memory)
+        raise BackendError(f"in {given} MiB: {_short(found, limits.memory)}; allow {enough} MiB")
     return found
 
 

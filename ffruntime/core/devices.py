@@ -27,7 +27,7 @@ class Fact(Struct, frozen=True, forbid_unknown_fields=True):
     note: str = ""
 
 
-class Memory(Fact, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class MainMemory(Fact, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Main memory in MiB: what there is, and what a program may plan with."""
 
     total_mib: Mebibytes
@@ -75,7 +75,7 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
     """One device."""
 
     title: str
-    memory: Memory
+    memory: MainMemory
     cpu: Cpu
     inference: Inference
     storage: Storage
@@ -88,8 +88,9 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
 
 def profiles_folder() -> Path:
     """Where the shipped profiles are: inside this package, or `devices/` beside it in a checkout."""
-    installed = Path(__file__).parent / "devices"
-    return installed if installed.is_dir() else Path(__file__).parents[1] / "devices"
+    package = Path(__file__).parents[1]
+    installed = package / "devices"
+    return installed if installed.is_dir() else package.parent / "devices"
 
 
 def profile_names() -> list[str]:

@@ -1,0 +1,235 @@
+"""The model bundle: a directory with a manifest that vouches for every file in it.
+
+`docs/bundle.md` specifies the format. Writing is all or nothing: new files are staged beside the old ones and
+synced, then renamed, and the manifest is replaced last; a full disk or a lost power supply before that leaves what
+was there before. Reading refuses what does not match.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from .architecture import Shape
+from .data import Examples
+from .durable import sha256, stage, sync_directory
+from .errors import BundleError, StorageError
+from .layers import tensor_shapes
+from .manifest import (
+    EXEMPLARS,
+    FORMAT,
+    GOLDEN,
+    MANIFEST,
+    PRECISIONS,
+    WEIGHTS,
+    FileEntry,
+    Manifest,
+    decode_manifest,
+    encode_manifest,
+)
+
+MAX_MANIFEST_BYTES = 16 << 20
+CALIBRATION, REPLAY, HELD_BACK = 0, 1, 2  # parts of the exemplars
+
+
+class Bundle:
+    """A bundle opened for reading. Nothing in it changes: whoever writes opens it again.
+
+    `manifest` is checked field by field, and the bundle's files by name and size; a file's hash is checked when it
+    is first asked for. Safe to share between threads. Raises `BundleError` where there is no bundle, or one that is
+    damaged, incomplete or too new.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.manifest = _read_manifest(self.path)
+        self._verified: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.manifest.files
+
+    @property
+    def state_directory(self) -> Path:
+        """Where what is learned on the bundle lies by default: `model.state` beside `model.ff`."""
+        named = self.path if self.path.name not in ("", "..") else self.path.resolve()
+        return named.with_name(f"{named.name.removesuffix('.ff')}.state")
+
+    def verified(self, name: str) -> Path:
+        """Path of a file whose hash has been checked. Raises `BundleError` naming the file."""
+        entry, file = self._entry(name), self.path / name
+        if name not in self._verified:
+            try:
+                digest = sha256(file)
+            except OSError as error:
+                raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+            _check_hash(file, digest, entry)
+            self._verified.add(name)
+        return file
+
+    def tensors(self, name: str) -> dict[str, np.ndarray]:
+        """The tensors of one of the bundle's safetensors files, after its hash has been checked."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        file, entry = self.path / name, self._entry(name)
+        try:
+            data = file.read_bytes()
+            _check_hash(file, hashlib.sha256(data).hexdigest(), entry)
+            return load(data)
+        except OSError as error:
+            raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:  # the last three: types numpy has not
+            raise BundleError(f"{file}: not a safetensors file: {error}") from error
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Every parameter, state and pattern, float32, in exactly the shapes that the description asks for."""
+        tensors = self.tensors(WEIGHTS)
+        check_shapes(self.path / WEIGHTS, tensors, tensor_shapes(self.manifest.network))
+        return tensors
+
+    def exemplars(self, part: int | None = None) -> Examples:
+        """Exemplars of a part, or all of them; none where the bundle has none."""
+        if EXEMPLARS not in self:
+            return Examples.none(self.manifest.network.image.shape)
+        found = self.tensors(EXEMPLARS)
+        examples = Examples(found["images"], found["labels"])
+        return examples if part is None else examples.take(found["part"] == part)
+
+    def some_images(self) -> np.ndarray:
+        """Real images, uint8 (N, C, H, W): the exemplars, else those of the golden vectors."""
+        return self.tensors(EXEMPLARS if EXEMPLARS in self else GOLDEN)["images"]
+
+    def _entry(self, name: str) -> FileEntry:
+        if name not in self.manifest.files:
+            folder = Path(name).parent.name
+            option = f" --precision {folder}" if folder in PRECISIONS else ""
+            trained = name.endswith(".safetensors") and not option
+            remedy = "'fftrain' makes it" if trained else f"make it with 'ffexport --model {self.path}{option}'"
+            raise BundleError(f"{self.path}: holds no {name}; {remedy}")
+        return self.manifest.files[name]
+
+
+def _read_manifest(path: Path) -> Manifest:
+    """The manifest of the bundle at `path`, and its files checked by name and size."""
+    file = path / MANIFEST
+    try:
+        path.stat()
+        if not file.is_file():
+            raise BundleError(f"{path}: not a model bundle, it has no {MANIFEST}")
+        if file.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{file}: larger than {MAX_MANIFEST_BYTES >> 20} MiB, so no manifest")
+        text = file.read_bytes()
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: no such bundle; train one with 'fftrain mnist --out {path}'") from error
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+    manifest = decode_manifest(file, text)
+    if WEIGHTS not in manifest.files:
+        raise BundleError(f"{path}: its writing was interrupted; write it again (fftrain … --resume)")
+    for name, entry in manifest.files.items():
+        _check_size(path, name, entry)
+    return manifest
+
+
+def _check_size(path: Path, name: str, entry: FileEntry) -> None:
+    parts = Path(name).parts
+    if not parts or Path(name).is_absolute() or ".." in parts:
+        raise BundleError(f"{path / MANIFEST}: names a file outside the bundle: {name!r}")
+    try:
+        size = (path / name).stat().st_size
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path / name}: missing; copy the bundle again") from error
+    if size != entry.size:
+        raise BundleError(f"{path / name}: {size} bytes instead of {entry.size}; copy the bundle again")
+
+
+def _check_hash(file: Path, digest: str, entry: FileEntry) -> None:
+    if digest != entry.sha256:
+        raise BundleError(f"{file}: damaged, its hash is not the manifest's; copy the bundle again")
+
+
+def check_shapes(file: Path, tensors: Mapping[str, np.ndarray], shapes: Mapping[str, Shape]) -> None:
+    """Raise `BundleError` unless `tensors` are float32, and exactly those that `shapes` names."""
+    for name in sorted(shapes.keys() | tensors.keys()):
+        if name not in tensors:
+            raise BundleError(f"{file}: '{name}' is missing")
+        if name not in shapes:
+            raise BundleError(f"{file}: '{name}' is no parameter of this network")
+        tensor = tensors[name]
+        if tensor.shape != shapes[name] or tensor.dtype != np.float32:
+            raise BundleError(f"{file}: '{name}' is {tensor.dtype} {tensor.shape}, not float32 {shapes[name]}")
+
+
+def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
+    """Add `files` to the bundle at `path`, or replace them; return the bundle as it is then.
+
+    `manifest.files` holds the entries to keep. Raises `StorageError`, with the bundle as it was before,
+    if anything cannot be staged.
+    """
+    entries = {n: FileEntry(len(data), hashlib.sha256(data).hexdigest()) for n, data in files.items()}
+    files_after = dict(sorted({**manifest.files, **entries}.items()))
+    final = msgspec.structs.replace(manifest, format=FORMAT, files=files_after)
+    contents = {**files, MANIFEST: encode_manifest(final)}  # the manifest comes last: it is the commit
+    created = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        _clear_staged(path)  # what an interrupted write has left
+        staged = {stage(path / name, data): path / name for name, data in contents.items()}
+        previous, withdrawn = _stage_withdrawal(path, entries)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            _clear_staged(path)
+            for folder in {(path / name).parent for name in files} - {path}:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+        if created and path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        if not isinstance(error, OSError):
+            raise
+        raise StorageError(f"{path}: cannot be written: {error.strerror}; what was there is unchanged") from error
+    try:
+        if withdrawn:
+            withdrawn.replace(path / MANIFEST)
+            sync_directory(path)
+        for file, target in staged.items():
+            if target.name == MANIFEST:
+                above = {parent for other in staged.values() for parent in other.parents}
+                for folder in above:
+                    if folder.is_relative_to(path):
+                        sync_directory(folder)
+            file.replace(target)
+        sync_directory(path)
+        sync_directory(path.parent)  # which may have a new entry
+        for name in previous - final.files.keys():  # of the model that was here before
+            (path / name).unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be completed: {error.strerror}; write it again") from error
+    return Bundle(path)
+
+
+def _clear_staged(path: Path) -> None:
+    for stale in path.glob("**/.*.new"):
+        stale.unlink(missing_ok=True)
+
+
+def _stage_withdrawal(path: Path, entries: Mapping[str, FileEntry]) -> tuple[set[str], Path | None]:
+    """Before files are replaced by different ones, a manifest that no longer vouches for them has to be committed.
+
+    Returns (names of the files that the bundle has, that manifest, staged, or None where nothing is replaced).
+    """
+    if not (path / MANIFEST).exists():
+        return set(), None
+    try:
+        current = _read_manifest(path)
+    except BundleError:
+        return set(), None  # nothing there that could be trusted, so nothing to keep trustworthy
+    kept = {n: e for n, e in current.files.items() if n not in entries or e == entries[n]}
+    if kept == current.files:
+        return set(current.files), None
+    withdrawn = encode_manifest(msgspec.structs.replace(current, format=FORMAT, files=kept))
+    return set(current.files), stage(path / MANIFEST, withdrawn, ".withdrawn.new")

@@ -1,0 +1,113 @@
+"""Data sets as all three programs know them: examples, where they lie, and which are for validation."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import zlib
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import numpy as np
+from msgspec import Meta, Struct
+
+from .errors import DataError
+
+LARGEST = 1 << 28  # bytes that an IDX file may hold; MNIST's largest holds 47 million
+
+Array = TypeVar("Array", bound=Any)  # a numpy array; in training a torch tensor
+
+
+class Examples(Struct, Generic[Array], frozen=True):
+    """Images uint8 (N, C, H, W), and the label of each, an integer (N,): in numpy or, in training, in torch."""
+
+    pixels: Array
+    labels: Array
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, chosen: Any) -> Examples[Array]:
+        """Those at the places `chosen`, in a slice, or where it is true."""
+        return Examples(self.pixels[chosen], self.labels[chosen])
+
+    @staticmethod
+    def none(shape: tuple[int, ...]) -> Examples[np.ndarray]:
+        """No examples, of that shape."""
+        return Examples(np.empty((0, *shape), np.uint8), np.empty(0, np.int64))
+
+
+class Split(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which of a data set's training images are for validation: the last `validation` of a random permutation."""
+
+    seed: Annotated[int, Meta(ge=0, lt=1 << 32)]
+    validation: Annotated[int, Meta(ge=0)]
+
+    def places(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Of `count` training images, the places of those to train on and of those for validation."""
+        order = permutation(count, self.seed)
+        return order[: count - self.validation], order[count - self.validation :]
+
+
+SPLIT = Split(20231222, 10_000)  # of the published sets (Scodellaro et al.: 50,000 / 10,000 of MNIST)
+
+
+def permutation(count: int, seed: int) -> np.ndarray:
+    """0 … count − 1 in random order: MT19937, each place swaps with a later one, as `torch.randperm` on a CPU."""
+    random = np.frombuffer(np.random.RandomState(seed).bytes(4 * count), "<u4")
+    order = np.arange(count)
+    for index in range(count - 1):
+        other = index + int(random[index]) % (count - index)
+        order[index], order[other] = order[other], order[index]
+    return order
+
+
+def data_directory(option: str | None) -> Path:
+    """Where data sets lie: the option, else `$FF_DATA`, else the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(option or os.environ.get("FF_DATA") or cache / "ffedge")
+
+
+def to_unit_interval(pixels: np.ndarray) -> np.ndarray:
+    """uint8 pixels of any shape -> float32 in [0, 1]."""
+    return pixels.astype(np.float32) / np.float32(255)
+
+
+def read_idx_examples(folder: Path, part: str) -> Examples[np.ndarray]:
+    """Grey images and labels of a part, `train` or `t10k`, as MNIST's files have them in `folder`.
+
+    Raises `DataError` where files are missing or damaged, or do not belong together.
+    """
+    pixels, labels = (read_idx(folder / f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1"))
+    if pixels.ndim != 3 or labels.shape != pixels.shape[:1]:
+        raise DataError(f"{folder}: {part}: not MNIST's: images {pixels.shape}, labels {labels.shape}")
+    return Examples(pixels[:, None], labels)
+
+
+def read_idx(file: Path) -> np.ndarray:
+    """The array, uint8, in `file`, or in `file`.gz beside it; no more is read than the header says.
+
+    The format is LeCun's (http://yann.lecun.com/exdb/mnist/). Raises `DataError` where there is no such file, or
+    one that is damaged or larger than `LARGEST`.
+    """
+    packed = file.with_name(f"{file.name}.gz")
+    path = file if file.exists() else packed
+    try:
+        with file.open("rb") if path is file else gzip.open(packed) as stream:
+            magic = stream.read(4)
+            if magic[:3] != b"\0\0\x08" or len(magic) < 4 or not 1 <= magic[3] <= 4:
+                raise DataError(f"{path}: not in LeCun's format of bytes")
+            header = stream.read(4 * magic[3])
+            shape = [int.from_bytes(header[start : start + 4], "big") for start in range(0, len(header), 4)]
+            count = math.prod(shape)
+            if len(header) < 4 * magic[3] or count > LARGEST:
+                raise DataError(f"{path}: damaged: its header says {' × '.join(map(str, shape))}")
+            data = stream.read(count + 1)
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: not there, nor {packed.name}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    if len(data) != count:
+        raise DataError(f"{path}: damaged: not the {count:,} bytes that its header says")
+    return np.frombuffer(data, np.uint8).reshape(shape)

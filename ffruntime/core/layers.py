@@ -1,0 +1,195 @@
+"""The layers and tensors of a network: every name, shape and role, worked out from its description.
+
+A tensor's name is one contract: the same in safetensors, in ONNX initializers, in an engine's refit and in what a
+device has learned. No reader takes a name apart; what it needs to know stands in `Layer` and `Tensor`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from .architecture import (
+    Conv,
+    Linear,
+    Local,
+    Network,
+    Op,
+    Shape,
+    Source,
+    pattern_shape,
+    scored_units,
+    shaped_ops,
+    source_shape,
+    summed_shape,
+    unit_name,
+    unit_shapes,
+)
+
+HEAD = "head"  # the linear classifier: the layer after all units
+
+# What a tensor is for. A layer's `weight` and `bias` are what a gradient is taken with respect to; `mean` and
+# `variance` are normalisation statistics, which are frozen outside training; the others are label patterns, the
+# neutral one, and the share of each pixel that placement `add` keeps.
+Role: TypeAlias = Literal["patterns", "neutral", "keep", "mean", "variance", "weight", "bias"]
+
+
+class Layer(Struct, frozen=True):
+    """An operation where it stands: of a unit, of one of a unit's inputs, or the linear classifier."""
+
+    name: str  # `unit2.conv1`; of an input's operation `unit2.self.linear1`; `head`
+    op: Op
+    before: Shape  # what it receives, without the batch
+    after: Shape  # what it makes of that
+    unit: int | None  # index of its unit; None: the linear classifier
+    source: Source | None = None  # the input that it belongs to; None: the unit's own operations, or the head
+
+    @property
+    def from_below(self) -> bool:
+        """Whether it takes part in the pass from below, which needs no other input."""
+        return self.source in (None, "below")
+
+    @property
+    def quantizable(self) -> bool:
+        """Whether its weight has a form in fp16 and int8: a locally connected one stays in fp32."""
+        return isinstance(self.op, Conv | Linear) and not isinstance(self.op, Local)
+
+
+class Tensor(Struct, frozen=True):
+    """One entry of `weights.safetensors`, float32."""
+
+    name: str
+    shape: Shape
+    role: Role
+    unit: int | None = None  # index of the unit that it belongs to; None: labels, or the linear classifier
+    layer: Layer | None = None  # whose weight or bias it is
+
+    @property
+    def learnable(self) -> bool:
+        """Whether a gradient is taken with respect to it."""
+        return self.role in ("weight", "bias")
+
+    @property
+    def of_head(self) -> bool:
+        """Whether it is one of the linear classifier's."""
+        return self.layer is not None and self.layer.unit is None
+
+    @property
+    def fan_in(self) -> int:
+        """Of a weight: how many numbers each of its outputs is a sum over."""
+        axes = 3 if self.layer and isinstance(self.layer.op, Conv) else 1  # (C, k, k) at a position, or (F,)
+        return math.prod(self.shape[-axes:])
+
+
+@functools.lru_cache(maxsize=16)
+def layers(network: Network) -> tuple[Layer, ...]:
+    """Every layer from the input up, the linear classifier last."""
+    found: list[Layer] = []
+    for index, unit in enumerate(network.units):
+        prefix = unit_name(index)
+        for inputs in unit.inputs:
+            path, given = f"{prefix}.{inputs.source}", source_shape(network, index, inputs.source)
+            for name, op, before, after in shaped_ops(inputs, path, given):
+                found.append(Layer(f"{path}.{name}", op, before, after, index, inputs.source))
+        summed = summed_shape(unit, index, unit_shapes(network)[index][0])
+        for name, op, before, after in shaped_ops(unit, prefix, summed):
+            found.append(Layer(f"{prefix}.{name}", op, before, after, index))
+    rows = network.label.patterns
+    return (*found, Layer(HEAD, Linear(rows), (head_features(network),), (rows,), None))
+
+
+def unit_layers(network: Network, index: int) -> list[Layer]:
+    """The layers of a unit: those of its inputs, then its own."""
+    return [layer for layer in layers(network) if layer.unit == index]
+
+
+def head_features(network: Network) -> int:
+    """Number of features the linear classifier reads: all neurons of all scored units."""
+    shapes = unit_shapes(network)
+    return sum(math.prod(shapes[index][1]) for index in scored_units(network))
+
+
+@functools.lru_cache(maxsize=16)
+def tensors(network: Network) -> tuple[Tensor, ...]:
+    """Everything in `weights.safetensors`, in the order in which a network is initialised."""
+    label = network.label
+    pattern = pattern_shape(network)
+    found = [
+        Tensor("labels.patterns", (label.patterns, *pattern), "patterns"),
+        Tensor("labels.neutral", pattern, "neutral"),
+    ]
+    if label.placement in ("add", "morphology"):
+        found.append(Tensor("labels.keep", (label.channels, *network.image.shape[1:]), "keep"))
+    for index, (unit, (below, _)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
+        if unit.inputs[0].normalise == "batch":
+            path, channels = f"{unit_name(index)}.below", (below[0],)
+            found.append(Tensor(f"{path}.mean", channels, "mean", index))
+            found.append(Tensor(f"{path}.var", channels, "variance", index))
+        for layer in unit_layers(network, index):
+            found += _parameters(layer)
+    return (*found, *_parameters(layers(network)[-1]))
+
+
+def _parameters(layer: Layer) -> list[Tensor]:
+    """Weight and bias of a layer, where it has them."""
+    op = layer.op
+    if not isinstance(op, Conv | Linear):
+        return []
+    positions = layer.after[1:] if isinstance(op, Local) else ()
+    if isinstance(op, Conv):
+        weight = (*positions, op.out, layer.before[0], op.kernel, op.kernel)
+    else:
+        weight = (op.out, math.prod(layer.before))
+    found = [Tensor(f"{layer.name}.weight", weight, "weight", layer.unit, layer)]
+    if op.bias:
+        found.append(Tensor(f"{layer.name}.bias", (op.out, *positions), "bias", layer.unit, layer))
+    return found
+
+
+def tensor_shapes(network: Network) -> dict[str, Shape]:
+    """Name and shape of everything in `weights.safetensors`."""
+    return {tensor.name: tensor.shape for tensor in tensors(network)}
+
+
+def unit_parameters(network: Network, index: int) -> list[Tensor]:
+    """What a unit's gradient is taken with respect to: its weights and biases."""
+    return [tensor for tensor in tensors(network) if tensor.unit == index and tensor.learnable]
+
+
+def head_parameters(network: Network) -> list[Tensor]:
+    """Weight and bias of the linear classifier."""
+    return [tensor for tensor in tensors(network) if tensor.of_head]
+
+
+def learned_tensors(network: Network, units: Iterable[int]) -> list[Tensor]:
+    """What learning changes: parameters of those units, and of the linear classifier."""
+    return [*(tensor for index in units for tensor in unit_parameters(network, index)), *head_parameters(network)]
+
+
+def gradient_tensors(network: Network, index: int) -> list[str]:
+    """Names of the tensors that a unit's gradient graph takes: its parameters, and the next unit's statistics."""
+    own = [tensor.name for tensor in unit_parameters(network, index)]
+    return [*own, *(t.name for t in tensors(network) if t.unit == index + 1 and t.role in ("mean", "variance"))]
+
+
+def graph_tensors(network: Network, graph: str) -> set[str]:
+    """Names of the tensors that a graph holds as initializers; a gradient graph takes them as inputs instead."""
+    if graph == "goodness":
+        return {t.name for t in tensors(network) if t.role != "neutral" and not t.of_head}
+    if graph == "classifier":
+        last = scored_units(network)[-1]  # units above it add nothing to the classifier's features
+        return {
+            t.name
+            for t in tensors(network)
+            if t.role != "patterns"
+            and (t.unit is None or t.unit <= last)
+            and (t.layer is None or t.layer.from_below)
+        }
+    for index in range(len(network.units)):
+        if graph == unit_name(index):
+            return set(gradient_tensors(network, index))
+    return set()

@@ -1,0 +1,165 @@
+"""The manifest of a bundle: who the network is, how it came about, and the hash of every other file.
+
+The format is specified field by field in `docs/bundle.md`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Struct
+
+from .architecture import Network, Positive, validate
+from .data import Split
+from .errors import BundleError, unknown
+from .learning import Learning
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.safetensors"
+GOLDEN = "golden.safetensors"
+EXEMPLARS = "exemplars.safetensors"
+
+TrainedMode: TypeAlias = Literal["goodness", "classifier"]  # what a network can be trained to answer by
+Mode: TypeAlias = Literal["goodness", "classifier", "shortlist"]  # of inference: the third is made of the two
+MODES: tuple[Mode, ...] = ("goodness", "classifier", "shortlist")
+SHORTLIST: Mode = "shortlist"
+Accuracies = dict[str, dict[str, float]]  # split -> inference mode -> share of right answers
+
+Precision: TypeAlias = Literal["fp32", "fp16", "int8"]  # of inference
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+
+
+def known_precision(name: str) -> Precision:
+    """A precision by its name. Raises `UsageError` that lists those there are."""
+    for precision in PRECISIONS:
+        if precision == name:
+            return precision
+    raise unknown("precision", name, PRECISIONS)
+
+
+def in_folder(name: str, precision: Precision) -> str:
+    """A file's name within the bundle: fp32 lies at its top, every other precision in a folder of its own."""
+    return name if precision == "fp32" else f"{precision}/{name}"
+
+
+class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the manifest knows of a file: its size in bytes and its SHA-256 in hexadecimal."""
+
+    size: Annotated[int, Meta(ge=0)]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+
+class Digit(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="digit"):
+    """As MNIST was made (LeCun et al.): the figure in a box of `box` pixels a side with its proportions kept, its
+    centre of mass in the centre of the image, light on black, its strongest ink white."""
+
+    box: Positive
+
+
+class Garment(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="garment"):
+    """As Fashion-MNIST was made (Xiao et al. 2017, section 2): trimmed from its even background, the longer edge as
+    long as the image's shorter one, centred by its box, grey, its difference from the background light on black."""
+
+
+class Photo(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="photo"):
+    """The largest part of the picture's middle that has the image's proportions, scaled; transparency is white."""
+
+
+Preprocessing: TypeAlias = Digit | Garment | Photo  # how a picture becomes the network's image
+
+
+class DataSource(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where the images came from, and how many of them were used for what."""
+
+    name: str  # as `fftrain` calls it: mnist, fashion-mnist, cifar10, cifar100, folder
+    source: str
+    offline_sample: bool
+    train: int
+    validation: int
+    test: int
+    path: str | None = None  # of a folder
+    split: Split | None = None  # which training images are for validation; None of a folder, and of the sample
+
+
+class Training(Struct, frozen=True, forbid_unknown_fields=True):
+    """How the weights came about."""
+
+    recipe_name: str
+    recipe: dict[str, Any]  # for information: what a device obeys is `Manifest.learning`
+    seed: int
+    epochs: int
+    device: str
+    precision: str
+    seconds: float  # wall time of the training itself
+    data: DataSource
+    history: tuple[dict[str, Any], ...] = ()  # one row for each epoch
+
+
+class Shortlist(Struct, frozen=True, forbid_unknown_fields=True):
+    """How mode `shortlist` chooses the labels to try, and what came of it on the exemplars of part 0."""
+
+    threshold: Annotated[float, Meta(ge=0)]  # how far below the best logit a label's may be
+    passes: Annotated[float, Meta(ge=1)]  # mean for an image
+    agree: Annotated[float, Meta(ge=0, le=1)]  # share of the decisions that are those by goodness of all labels
+    always: tuple[str, ...] = ()  # classes to try in any case: the classifier hardly knows them
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
+    """`manifest.json`. `docs/bundle.md` says what each field means."""
+
+    format: int
+    network: Network
+    classes: Annotated[tuple[str, ...], Meta(min_length=1)]
+    labels: dict[str, Any]
+    preprocessing: Preprocessing
+    training: Training
+    accuracy: Accuracies
+    made_with: dict[str, str]
+    files: dict[str, FileEntry]
+    modes: Annotated[tuple[TrainedMode, ...], Meta(min_length=1)] = ("goodness", "classifier")  # best first
+    learning: Learning | None = None  # None: units have no losses of their own, or a device cannot compute them
+    shortlist: Shortlist | None = None
+
+    @property
+    def inference_modes(self) -> tuple[Mode, ...]:
+        """Every mode of a network that was trained for these, best first."""
+        return (*self.modes, SHORTLIST) if len(self.modes) > 1 else self.modes
+
+
+def decode_manifest(file: Path, text: bytes) -> Manifest:
+    """The manifest in `text`, checked field by field. Raises `BundleError` naming `file` and what is wrong."""
+    manifest = _decode(file, text)
+    try:
+        validate(manifest.network)
+    except BundleError as error:
+        raise BundleError(f"{file}: {error}") from error
+    if len(manifest.classes) > manifest.network.label.patterns:
+        raise BundleError(f"{file}: {len(manifest.classes)} classes, but fewer label patterns")
+    if len(set(manifest.classes)) < len(manifest.classes):
+        raise BundleError(f"{file}: a class is named twice")
+    preprocessing = manifest.preprocessing
+    if isinstance(preprocessing, Digit) and preprocessing.box > min(manifest.network.image.shape[1:]):
+        raise BundleError(f"{file}: a box of {preprocessing.box} pixels does not fit the image")
+    if manifest.learning and manifest.network.steps:
+        raise BundleError(f"{file}: a recurrent network has no losses that a device could learn by")
+    return manifest
+
+
+def _decode(file: Path, text: bytes) -> Manifest:
+    try:
+        version = msgspec.json.decode(text, type=dict[str, Any]).get("format")
+        if isinstance(version, int) and version > FORMAT:
+            raise BundleError(f"{file}: format {version} is newer than this program reads ({FORMAT}): upgrade")
+        if version != FORMAT or isinstance(version, bool):
+            raise BundleError(f"{file}: format {version!r} is none that this program reads ({FORMAT})")
+        return msgspec.json.decode(text, type=Manifest)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BundleError(f"{file}: damaged: {error}; copy the bundle again") from error
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The content of `manifest.json`."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
