@@ -42,7 +42,8 @@ def _systems() -> str:
         "images. These rows are not comparable with published figures for CIFAR-10.\n\n"
         f"{without}"
         + table(["recipe", "epochs", "validation", "test", "published, test", "trained on", "command"], rows)
-        + "\n`python benchmarks/systems.py FOLDER SYSTEM…` gives these commands. What was tried stands in "
+        + "\n`python benchmarks/systems.py FOLDER SYSTEM…` gives these commands, and wrote "
+        "[`systems.json`](../benchmarks/results/systems.json). What was tried stands in "
         "[benchmarks/README.md](../benchmarks/README.md). Each system is, narrowed, trained, exported, proven and "
         "asked about a picture in a test, and all but the recurrent ones and backpropagation go on learning on the "
         "device there (`tests/fftrain/test_systems.py`).\n\n"
