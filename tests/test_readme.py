@@ -93,7 +93,7 @@ def code(text: str) -> list[str]:
 
 
 def test_commands_of_the_pages_exist() -> None:
-    """Every `fftrain COMMAND` and `ffruntime COMMAND` that a page shows is there, and every option of `ffexport`."""
+    """Every command of `fftrain` and `ffruntime` that a page shows is there, and every option of `ffexport`."""
     known = {
         program: set(re.findall(r"^  ([a-z][a-z0-9-]+)  ", said(program).partition("Commands:")[2], re.MULTILINE))
         for program in ("fftrain", "ffruntime")
@@ -124,3 +124,11 @@ def test_ci_runs_the_command_of_the_readme() -> None:
     assert marked
     assert marked[1].count("\n") == 0
     assert "<!-- test command -->" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_changelog_keeps_a_changelog() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert headings[0] == "Unreleased"
+    kinds = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+    assert set(re.findall(r"^### (.+)$", text, re.MULTILINE)) <= kinds
