@@ -52,8 +52,8 @@ def comparison() -> str:
         [
             "learns on the device",
             "yes, in an inference engine; no training framework",
-            "with PyTorch there; ONNX Runtime's training wheels ended at 1.19.2; ExecuTorch's training is "
-            "experimental",
+            "no, retrained on a server, or with PyTorch there; ONNX Runtime's training wheels ended at 1.19.2, "
+            "ExecuTorch's training is experimental",
             "with PyTorch there",
             "yes",
         ],
@@ -86,7 +86,7 @@ def comparison() -> str:
         [
             f"time of a learning step, {DEEP} layers, over a plain loop's",
             *(f"{time[who][DEEP]:.2f}" for who in ("learn", "torch_bp", "torch_ff")),
-            "AIfES: 82 ms on an ESP32-S3",
+            "AIfES: 82 ms a training step on an ESP32-S3",
         ],
         [
             "training speed on a workstation",
@@ -108,11 +108,11 @@ def comparison() -> str:
             "no",
             "with TensorFlow Lite Micro, which does not train",
             "no",
-            "yes, in 256 KB",
+            "yes, and they train there; TinyEngine in 256 KB",
         ],
-        ["released", "no", "yes", "no", "yes; TinyEngine's last commit is of 2024-11"],
+        ["released", "no", "yes", "no", "TinyEngine's last commit is of 2024-11"],
     ]
-    head = ["", "ffedge", "PyTorch with backpropagation, exported", "a plain Forward-Forward loop in PyTorch"]
+    head = ["", "ffedge", "backpropagation in PyTorch, exported", "a plain Forward-Forward loop in PyTorch"]
     rows += [[f"*behind:* {what}", *cells] for what, *cells in behind]
     notes = (
         "Memory, time and speed are ratios, measured side by side in one run ([results](docs/results.md)); in "
@@ -120,7 +120,9 @@ def comparison() -> str:
         f"training speed the plain loop computes in {training['precision']['plain']}, the other two in "
         f"{training['precision']['fftrain']}. What is said of other tools is from their documentation, packages "
         f"and "
-        "issue lists; – is not known to us."
+        "issue lists: Teachable Machine, for one, does not work offline (teachablemachine-community issue 364). "
+        "– was not "
+        "measured, or is not known to us."
     )
     return table([*head, "TinyEngine, AIfES"], rows) + "\n" + notes
 
