@@ -1,0 +1,186 @@
+"""The generated blocks of hand-written pages, and the front page's picture."""
+
+from __future__ import annotations
+
+from page_text import NONE, percent, result, table
+
+from ffruntime.demo.chart import WIDTH, lines_svg
+from fftrain.recipe import load_recipe, recipe_names
+
+DEEP, SHALLOW = "12", "3"  # layers
+
+
+def highlights() -> str:
+    """The front page's figures."""
+    default = result("default_recipe")["runs"][0]["accuracy"]["test"]
+    short = result("shortlist")["test"]["modes"]["shortlist"]
+    learning, parity = result("learning"), result("parity")
+    scenes = result("continual")
+    points = {point["examples"]: point for point in scenes["new-class"]["points"]}
+    split = scenes["split-mnist"]["summary"]
+    cold = result("cold_start")["classify_over_import_torch"]
+    return "\n".join(
+        [
+            f"- **Accuracy.** `fftrain mnist` on two CPU cores: {percent(default['goodness'])} of the MNIST "
+            f"test images "
+            f"by goodness, {percent(default['classifier'])} by the linear classifier, "
+            f"{percent(short['accuracy'])} in "
+            f"mode `shortlist`, in {short['mean_passes']:.2f} passes on average.",
+            f"- **Flat memory.** An update of {DEEP} units takes {learning['learn_12_units_over_3']:.2f} of the "
+            f"memory "
+            f"that {SHALLOW} take, and {learning['learn_over_torch_bp_at_12']:.2f} of what a backpropagation "
+            f"step of "
+            "PyTorch takes.",
+            f"- **Learning.** A digit never seen: {percent(points[20]['new']['goodness'], 1)} after 20 examples, "
+            f"{percent(points[80]['new']['goodness'], 1)} after 80; the other digits fall from "
+            f"{100 * points[0]['old']['goodness']:.1f} to {percent(points[80]['old']['goodness'], 1)}. "
+            f"Split-MNIST from "
+            f"nothing in one pass, 500 images stored: {percent(split['replay']['acc'][0])}.",
+            f"- **Proof.** ONNX Runtime takes the same decision as PyTorch on {parity['equal_decisions']:,} of "
+            f"{parity['images']:,} images.",
+            f"- **Start-up.** `ffruntime classify` of one image, start to exit, takes {cold:.2f} of the time of "
+            '`python -c "import torch"`.',
+        ]
+    )
+
+
+def comparison() -> str:
+    """ffedge beside what a user would pick instead; rows where it is behind come last, and say so."""
+    learning, training = result("learning"), result("training")
+    memory, time = learning["transient_mb"], learning["time_over_torch_ff"]
+    rows = [
+        [
+            "learns on the device",
+            "yes, in an inference engine; no training framework",
+            "no, retrained on a server, or with PyTorch there; ONNX Runtime's training wheels ended at 1.19.2, "
+            "ExecuTorch's training is experimental",
+            "with PyTorch there",
+            "yes",
+        ],
+        [
+            f"memory of a step, {DEEP} layers, over backpropagation's",
+            *(f"{memory[who][DEEP] / memory['torch_bp'][DEEP]:.2f}" for who in ("learn", "torch_bp", "torch_ff")),
+            NONE,
+        ],
+        [
+            f"memory, {DEEP} layers over {SHALLOW}",
+            *(f"{memory[who][DEEP] / memory[who][SHALLOW]:.2f}" for who in ("learn", "torch_bp", "torch_ff")),
+            NONE,
+        ],
+        [
+            "durable examples, versions, rollback; an update that costs accuracy is refused",
+            "yes",
+            "not by itself",
+            "no",
+            NONE,
+        ],
+        [
+            "networks of your own",
+            "yes, a TOML file",
+            "yes",
+            "yes",
+            "TinyEngine: do not compile (issues 49, 65, 112)",
+        ],
+    ]
+    behind = [
+        [
+            f"time of a learning step, {DEEP} layers, over a plain loop's",
+            *(f"{time[who][DEEP]:.2f}" for who in ("learn", "torch_bp", "torch_ff")),
+            "AIfES: 82 ms a training step on an ESP32-S3",
+        ],
+        [
+            "training speed on a workstation",
+            *(f"{training['speed_over_plain'][who]:.2f}" for who in ("fftrain", "backpropagation", "plain")),
+            NONE,
+        ],
+        _accuracy(),
+        [
+            "passes to tell ten classes apart",
+            f"10 by goodness, {result('shortlist')['test']['modes']['shortlist']['mean_passes']:.2f} by shortlist, "
+            "1 by the classifier",
+            "1",
+            "10",
+            "1",
+        ],
+        ["begins with a pretrained backbone", "no", "yes", "no", NONE],
+        [
+            "runs on microcontrollers",
+            "no",
+            "with TensorFlow Lite Micro, which does not train",
+            "no",
+            "yes, and they train there; TinyEngine in 256 KB",
+        ],
+        ["released", "no", "yes", "no", "TinyEngine's last commit is of 2024-11"],
+    ]
+    head = ["", "ffedge", "backpropagation in PyTorch, exported", "a plain Forward-Forward loop in PyTorch"]
+    rows += [[f"*behind:* {what}", *cells] for what, *cells in behind]
+    notes = (
+        "Memory, time and speed are ratios, measured side by side in one run ([results](docs/results.md)); in "
+        "the row of "
+        f"training speed the plain loop computes in {training['precision']['plain']}, the other two in "
+        f"{training['precision']['fftrain']}. What is said of other tools is from their documentation, packages "
+        f"and "
+        "issue lists: Teachable Machine, for one, does not work offline (teachablemachine-community issue 364). "
+        "– was not "
+        "measured, or is not known to us."
+    )
+    return table([*head, "TinyEngine, AIfES"], rows) + "\n" + notes
+
+
+def _accuracy() -> list[str]:
+    """Backpropagation's lead in one form of network, where both were run."""
+    rows = result("systems")["rows"]
+    ours, other = rows["hinton-local"], rows["hinton-local-bp"]
+    epochs = f" ({ours['epochs']} of {ours['of_epochs']} epochs)" if ours["epochs"] < ours["of_epochs"] else ""
+    return [
+        "accuracy, CIFAR-10 (JPEG copy), locally connected layers",
+        percent(ours["accuracy"]["test"]["goodness"]) + epochs,
+        percent(other["accuracy"]["test"]["classifier"]),
+        NONE,
+        NONE,
+    ]
+
+
+def recipes() -> str:
+    """The shipped recipes."""
+    loaded = {name: load_recipe(name) for name in recipe_names()}
+    return table(
+        ["recipe", "epochs", "what"],
+        [[f"`{name}`", str(recipe.schedule.epochs), recipe.about] for name, recipe in loaded.items()],
+    )
+
+
+def picture() -> str:
+    """Two charts side by side as one SVG file, dark on white: a class never seen, and Split-MNIST."""
+    found = result("continual")
+    points = found["new-class"]["points"]
+    new = {
+        name: [(point["examples"], point[what]["goodness"]) for point in points]
+        for name, what in (("the new digit", "new"), ("the nine others", "old"))
+    }
+    seeds = found["split-mnist"]["seeds"].values()
+    split = {name: _after_each_task([seed[who]["r"] for seed in seeds]) for name, who in METHODS}
+    charts = [
+        lines_svg("A digit never seen, learned on the device", "examples learned", new),
+        lines_svg(f"Split-MNIST, mean of {len(seeds)} seeds", "tasks learned", split),
+    ]
+    heights = [int(chart.split('viewBox="0 0 ', 1)[1].split('"', 1)[0].split()[1]) for chart in charts]
+    drawn = "".join(
+        chart.replace("<svg ", f'<svg x="{index * WIDTH}" width="{WIDTH}" height="{height}" ', 1)
+        for index, (chart, height) in enumerate(zip(charts, heights, strict=True))
+    )
+    size = f'viewBox="0 0 {2 * WIDTH} {max(heights)}" width="{2 * WIDTH}" height="{max(heights)}"'
+    ground = '<rect width="100%" height="100%" fill="#fff"/>'
+    style = 'color="#1b1f24" font-family="sans-serif"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{ground}{drawn}</svg>\n'
+
+
+METHODS = (("replay and rehearsal", "replay"), ("without replay", "naive"))
+
+
+def _after_each_task(seeds: list[list[list[float]]]) -> list[tuple[float, float]]:
+    """(tasks learned, accuracy on the tasks so far, mean over seeds) of R[task][task] (`docs/demo.md`)."""
+    return [
+        (task, sum(sum(r[task - 1][:task]) / task for r in seeds) / len(seeds))
+        for task in range(1, len(seeds[0]) + 1)
+    ]

@@ -1,0 +1,315 @@
+"""`docs/results.md`: what was measured, from training to learning on the device."""
+
+from __future__ import annotations
+
+from page_text import machine, measured, percent, result, shares, table
+
+COMMANDS = {  # the start of a data set's description in a results file, and how its run is made
+    "MNIST": "fftrain mnist",
+    "offline sample": "fftrain mnist --offline",
+    "Fashion-MNIST": "fftrain fashion-mnist --epochs {epochs}",
+}
+WORLDS = {
+    "inverted": "inverted digits",
+    "blurred": "blurred ones",
+    "rotated": "turned by 45°",
+    "thick": "thick ones",
+}
+SHOWN = (0, 5, 20, 80)  # examples of the new class
+INTRODUCTION = """# Results
+
+Every figure on this page comes from a file in `benchmarks/results/`, which the command beside it wrote. Timings are
+ratios, measured side by side in one run. Settings were chosen on validation images; test images were read once a
+run. [systems.md](systems.md) has the systems of other papers, and [benchmarks/README.md](../benchmarks/README.md)
+what was tried.
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    parts = [INTRODUCTION, accuracy(), training(), export(), precision(), classifying(), memory(), learning()]
+    return "\n".join([*parts, continual()])
+
+
+def accuracy() -> str:
+    """The default recipe, and the paper's figure as the goal."""
+    runs, goal = result("default_recipe")["runs"], result("time_to_accuracy_cpu")
+    rows = []
+    for run in runs:
+        start = next(start for start in COMMANDS if run["data"].startswith(start))
+        rows.append(
+            [
+                f"`{COMMANDS[start].format(epochs=run['epochs'])}`, recipe `{run['recipe']}`",
+                run["data"],
+                str(run["epochs"]),
+                f"{shares(run['accuracy']['validation'])} %",
+                f"{shares(run['accuracy']['test'])} %",
+                run["device"],
+            ]
+        )
+    rows.append(["*published:* Scodellaro et al. 2023, 3 × 128 filters of 7×7", "MNIST", "200"])
+    rows[-1] += ["99.20 / 99.14 %", "99.16 / 99.00 %", "unstated"]
+    weights = result("precision")["modes"]["goodness"]["fp32"]["weights_bytes"]
+    inference = result("inference")
+    more = inference["paper"]["gflop_per_image"] / inference["bundle"]["gflop_per_image"]
+    reached = goal["median_test_accuracy"]
+    misses = {mode: round(1e4 * (goal["target"] - share)) for mode, share in reached.items()}
+    return (
+        "## Accuracy of the default recipe\n\n"
+        "Accuracy by goodness / by the linear classifier. One network and one seed a row. The default recipe "
+        "was not "
+        "tuned for Fashion-MNIST. The offline sample's test images are the 500 that are held out.\n\n"
+        + table(["run", "data", "epochs", "validation", "test", "trained on"], rows)
+        + f"\nThe default network has {weights / 4e6:.1f} M float32 values ({weights / 1e6:.1f} MB, label patterns "
+        f"included). The published network has 3.6 M parameters, by its published shapes, and takes {more:.0f} "
+        f"times the "
+        "arithmetic to classify an image by goodness.\n\n"
+        + measured("default_recipe", "python benchmarks/default_recipe.py FOLDER")
+        + f"\nThe goal is the published {percent(goal['target'])} on the MNIST test images within a quarter of "
+        f"an hour "
+        f"on two cores. The default recipe took {goal['median_share_of_the_goals_time']:.2f} of that time and "
+        f"reached "
+        f"{percent(reached['goodness'])} by goodness and {percent(reached['classifier'])} by the classifier: "
+        f"{misses['goodness']} and {misses['classifier']} images in ten thousand short.\n\n"
+        + measured("time_to_accuracy_cpu", "python benchmarks/time_to_accuracy.py FOLDER")
+    )
+
+
+def training() -> str:
+    """Speed and memory of a training step."""
+    parts = [
+        "## Training: speed and memory\n\n"
+        "A training step of fftrain beside a plain Forward-Forward loop in PyTorch and beside backpropagation "
+        "of the "
+        "same layers. *Transient* is what a step needs beside parameters, moments and data.\n"
+    ]
+    for name, command in (
+        ("training", "training.py"),
+        ("training_small", "training.py --width 32 --kernel 5 --name training_small"),
+    ):
+        found = result(name)
+        layers = list(found["transient_mb"]["fftrain"])
+        rows = [
+            [what, found["precision"][what], f"{speed:.2f}"]
+            + [f"{found['transient_mb'][what][depth]:.1f} MB" for depth in layers]
+            for what, speed in found["speed_over_plain"].items()
+        ]
+        deepest = layers[-1]
+        parts.append(
+            f"{found['network']}, on {found['hardware']}:\n\n"
+            + table(["", "precision", "speed", *(f"transient, {depth} layers" for depth in layers)], rows)
+            + f"\nfftrain reaches {found['fftrain_share_of_convolution_peak']:.2f} of the measured convolution "
+            f"peak. "
+            f"{deepest} layers take {found[f'fftrain_{deepest}_layers_over_{layers[0]}']:.2f} times the transient "
+            f"memory of {layers[0]}, and {found[f'fftrain_over_backpropagation_at_{deepest}']:.2f} of what "
+            "backpropagation takes.\n\n" + measured(name, f"python benchmarks/{command}")
+        )
+    return "\n".join(parts)
+
+
+def export() -> str:
+    """What an export costs, and whether the decisions are the trainer's."""
+    found, parity = result("export"), result("parity")
+    ties = f", {parity['ties']:,} ties" if parity["ties"] else ""
+    return (
+        "## Export\n\n"
+        f"ONNX Runtime takes the same decision as PyTorch on {parity['equal_decisions']:,} of {parity['images']:,} "
+        f"validation images of the recipe `{parity['recipe']}` ({parity['other_differences']} other "
+        f"decisions{ties}); the largest difference of a score is {parity['largest_score_difference']:.1e}.\n\n"
+        + measured("parity", "python benchmarks/parity.py")
+        + f"\nOf the recipe `{found['recipe']}`, in one run: writing {found['ffexport_graphs']} graphs, "
+        f"{found['ffexport_graph_bytes'] / 1e3:.0f} kB that name the weights where they are, takes "
+        f"{found['graphs_over_torch']:.2f} times as long as one `torch.onnx.export` of the goodness computation, a "
+        f"file of {found['torch_bytes_one_graph_with_weights'] / 1e6:.1f} MB. Writing and proving them all takes "
+        f"{found['graphs_with_all_checks_over_torch']:.0f} times as long as that export.\n\n"
+        + measured("export", f"python benchmarks/export.py {found['recipe']}")
+    )
+
+
+def precision() -> str:
+    """fp32, fp16 and int8."""
+    found = result("precision")
+    modes = found["modes"]
+    rows = [
+        [name, f"{row['weights_bytes'] / 1e6:.1f} MB"]
+        + [percent(modes[mode][name]["accuracy"]) for mode in ("goodness", "classifier")]
+        for name, row in modes["goodness"].items()
+    ]
+    return (
+        "## Precisions\n\n"
+        f"The recipe `{found['recipe']}` on all {found['images']:,} validation images.\n\n"
+        + table(["", "weights", "by goodness", "by the classifier"], rows)
+        + "\n"
+        + measured("precision", "python benchmarks/precision.py model.ff")
+    )
+
+
+def classifying() -> str:
+    """Start-up, modes and the speed of inference."""
+    short, inference = result("shortlist"), result("inference")
+    modes = [
+        [
+            f"`{mode}`, {split}",
+            percent(row["accuracy"]),
+            f"{row['mean_passes']:.2f}",
+            str(row["most_passes"]),
+            f"{row['as_goodness']:,}",
+        ]
+        for split in ("validation", "test")
+        for mode, row in short[split]["modes"].items()
+    ]
+    best = short["test"]["modes"]["shortlist"]
+    ratio = result("cold_start")["classify_over_import_torch"]
+    rows = []
+    for network, what in (("bundle", "default"), ("paper", "paper's")):
+        for size in (1, 16):
+            row = inference[network][f"batch_{size}"]
+            speed, peak = row["speed_of_goodness_over"], row["share_of_convolution_peak"]
+            rows.append(
+                [f"the {what} network, {size} image{'s' if size > 1 else ''}"]
+                + [f"{speed[other]:.2f}" for other in ("eager_loop", "batched", "compiled", "classifier")]
+                + [f"{peak['goodness']:.2f}", f"{peak['eager_loop']:.2f}"]
+            )
+    head = [
+        "",
+        "PyTorch, label by label",
+        "PyTorch, all labels in one pass",
+        "the same, compiled",
+        "the classifier",
+    ]
+    head += ["share of the convolution peak", "PyTorch label by label, share of it"]
+    return (
+        "## Classifying\n\n"
+        "Mode `goodness` asks every label, ten passes for a digit. Mode `shortlist` asks the classifier first, "
+        "then "
+        f"goodness of the labels still in play. On the MNIST test images that is "
+        f"**{percent(best['accuracy'])}** in "
+        f"{best['mean_passes']:.2f} passes on average, {best['most_passes']} at most.\n\n"
+        + table(["mode, split", "accuracy", "passes on average", "passes at most", "decisions as goodness"], modes)
+        + "\n"
+        + measured("shortlist", "python benchmarks/shortlist.py model.ff")
+        + f"\n`ffruntime classify` of one image, from process start to exit, takes {ratio:.2f} of the time that "
+        '`python -c "import torch"` takes.\n\n'
+        + measured("cold_start", "python benchmarks/cold_start.py")
+        + f"\nSpeed of ffruntime's goodness of ten labels over that of others, on {inference['threads']} threads "
+        "(above 1, ffruntime is faster; of the classifier it is the price of goodness):\n\n"
+        + table(head, rows)
+        + "\nA process that classifies with the default network has "
+        f"{inference['classify_resident_mb_at_exit']:.1f} MB resident when it exits.\n\n"
+        + measured("inference", "python benchmarks/inference.py model.ff")
+    )
+
+
+def memory() -> str:
+    """The planner's figures beside what was measured."""
+    found = result("memory")
+    planned, resident = found["planned_over_measured"], found["measured_mib"]
+    networks = {case.partition(":")[0] for case in planned}
+    rows = [[case, f"{resident[case]:.1f} MiB", f"{share:.2f}"] for case, share in planned.items()]
+    return (
+        "## The memory plan\n\n"
+        f"What the planner says is between {found['lowest']:.2f} and {found['highest']:.2f} of what a fresh "
+        f"process "
+        f"has resident at most, over {len(networks)} networks, every mode and whole updates. A case is a "
+        f"network, a "
+        "mode with images and labels in a call, or an update with images and labels in a call and images in "
+        "a call of a gradient graph.\n\n"
+        + table(["case", "measured, at most", "planned over measured"], rows)
+        + "\n"
+        + measured("memory", "python benchmarks/memory.py")
+    )
+
+
+def learning() -> str:
+    """An update on the device beside steps in PyTorch."""
+    found = result("learning")
+    memories, times = found["transient_mb"], found["time_over_torch_ff"]
+    depths = list(memories["learn"])
+    names = {
+        "learn": "`ffruntime`, an update",
+        "torch_ff": "PyTorch, a Forward-Forward step",
+        "torch_bp": "PyTorch, a backpropagation step",
+    }
+    rows = [
+        [names[who]]
+        + [f"{memories[who][depth]:.1f} MB" for depth in depths]
+        + [f"{times[who][depth]:.2f}" for depth in depths]
+        for who in memories
+    ]
+    head = ["", *(f"memory, {depth} units" for depth in depths), *(f"time, {depth} units" for depth in depths)]
+    return (
+        "## Learning on the device: memory and time\n\n"
+        f"{found['network']}; micro-batches of {found['micro_batch']}, {found['threads']} thread. Memory is what a "
+        "step needs beside parameters and moments; time is over that of PyTorch's Forward-Forward step.\n\n"
+        + table(head, rows)
+        + f"\nBeside parameters and moments, {depths[-1]} units take {found['learn_12_units_over_3']:.2f} of "
+        f"the memory "
+        f"that {depths[0]} take, and {found['learn_over_torch_bp_at_12']:.2f} of what a backpropagation step of "
+        f"PyTorch "
+        f"takes. An update takes {found['learn_over_torch_ff_time_at_12']:.2f} times as long as PyTorch's own "
+        "Forward-Forward step.\n\n" + measured("learning", "python benchmarks/learning.py")
+    )
+
+
+def continual() -> str:
+    """The demonstration's scenes."""
+    found = result("continual")
+    facts = found["measured"]
+    points = {point["examples"]: point for point in found["new-class"]["points"]}
+    new, old = ([f"{100 * points[n][what]['goodness']:.1f}" for n in SHOWN] for what in ("new", "old"))
+    taught = " / ".join(map(str, SHOWN[1:]))
+    row = [f"a digit never seen, from {taught} examples", "0 %", f"{' / '.join(new[1:])} %"]
+    rows = [[*row, f"{old[0]} → {' / '.join(old[1:])} %"]]
+    for name, world in found["changed-world"]["worlds"].items():
+        first, learned, rehearsed = world[0], world[-2], world[-1]
+        rows.append(
+            [
+                f"{WORLDS[name]}, {learned['examples']} examples, then rehearsed at rest",
+                percent(first["new"]["goodness"], 1),
+                f"{100 * learned['new']['goodness']:.1f}, then {100 * rehearsed['new']['goodness']:.1f} %",
+                f"{100 * first['old']['goodness']:.1f} → {100 * rehearsed['old']['goodness']:.1f} %",
+            ]
+        )
+    split = found["split-mnist"]
+    summary, plan, seeds = split["summary"], split["plan"], len(split["seeds"])
+    accs = {who: (100 * acc["acc"][0], 100 * acc["acc"][1]) for who, acc in summary.items()}
+    replay = summary["replay"]
+    methods = []
+    for who, name in (("replay", "replay and rehearsal"), ("gdumb", "GDumb"), ("naive", "without replay")):
+        values = [accs[who], [100 * figure for figure in summary[who]["acc_by_goodness"]]]
+        cells = [f"{mean:.2f} ± {deviation:.2f} %" for mean, deviation in values]
+        for measure in ("bwt", "forgetting"):
+            known = summary[who][measure]
+            cells.append(f"{100 * known[0]:.2f} %".replace("-", "−") if known else "–")
+        methods.append([name, *cells])
+    apart = abs(accs["replay"][0] - accs["gdumb"][0])
+    verdict = (
+        "no difference that these seeds show"
+        if apart < max(accs["replay"][1], accs["gdumb"][1])
+        else f"{apart:.2f} points {'less' if accs['replay'][0] > accs['gdumb'][0] else 'more'}"
+    )
+    bundles = "; ".join(
+        f"`{scene.removeprefix('bundle of ')}`: {what}"
+        for scene, what in facts.items()
+        if scene.startswith("bundle of ")
+    )
+    return (
+        "## Learning on the device: what is learned, and what is forgotten\n\n"
+        "Accuracy by goodness on the MNIST test images. The bundles are "
+        f"{bundles}. [demo.md](demo.md) says how it is measured.\n\n"
+        + table(["what the device learns", "before", "after", "and what it knew"], rows)
+        + f"\nFrom nothing, in one pass over Split-MNIST (five tasks of two digits, one ten-way answer, "
+        f"{plan['stored']} images stored, {seeds} seeds): ACC **{accs['replay'][0]:.2f} ± "
+        f"{accs['replay'][1]:.2f} %**, "
+        f"BWT −{-100 * replay['bwt'][0]:.2f} %, forgetting {100 * replay['forgetting'][0]:.2f} %. Without "
+        f"replay it is "
+        f"{accs['naive'][0]:.2f} %. GDumb, which learns only the {plan['stored']} stored images, reaches "
+        f"{accs['gdumb'][0]:.2f} ± {accs['gdumb'][1]:.2f} % with the same network: {verdict}. Published for "
+        f"GDumb with "
+        "500 images and a multi-layer perceptron of width 400: 91.9 % (Prabhu et al. 2020).\n\n"
+        + table(["", "ACC, classifier", "ACC, goodness", "BWT", "forgetting"], methods)
+        + "\nThe [curves of all three](pictures/demo.svg) are as `ffruntime demo` draws them.\n\n"
+        f"Measured by `python benchmarks/continual.py nine.ff model.ff untrained.ff` on "
+        f"{machine(found['machine'])}: "
+        "[`continual.json`](../benchmarks/results/continual.json).\n"
+    )
