@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ffruntime import errors
+from ffruntime.core import errors
 from fftrain.recipe import recipe_names
 
 ROOT = Path(__file__).parents[1]
