@@ -57,7 +57,7 @@ def react(network: Network, index: int, weights: Weights, parts: Sequence[Var]) 
 def damped(network: Network, old: Var, new: Var) -> Var:
     """A unit's activity after a step, from the one before and what its inputs make of it."""
     assert network.steps
-    keep = network.steps.keep
+    keep = network.steps.damping
     return op.add(op.mul(old, constant(keep)), op.mul(new, constant(1 - keep)))
 
 

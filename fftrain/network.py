@@ -336,4 +336,4 @@ def step_inputs(network: Network, activities: list[Tensor]) -> list[dict[Source,
 def damped(network: Network, old: Tensor, new: Tensor) -> Tensor:
     """A unit's activity after a step, from the one before and what its inputs make of it."""
     assert network.steps
-    return torch.lerp(new, old.detach(), network.steps.keep)
+    return torch.lerp(new, old.detach(), network.steps.damping)

@@ -166,7 +166,7 @@ def settle(network: Json, tensors: Tensors, x: np.ndarray, pattern: np.ndarray) 
                 part = apply_all(inputs["ops"], f"unit{k}.{inputs['source']}", tensors, part)
                 total = total + (part if inputs["source"] == "below" else part.reshape(np.shape(total)))
             new.append(apply_all(unit["ops"], f"unit{k}", tensors, total))
-        ys = [steps["keep"] * y + (1 - steps["keep"]) * a for y, a in zip(ys, new, strict=True)]
+        ys = [steps["damping"] * y + (1 - steps["damping"]) * a for y, a in zip(ys, new, strict=True)]
         if steps["score"][0] <= n <= steps["score"][1]:
             counted.append(np.stack([goodness(y) for y in ys], axis=-1))
     return np.mean(counted, axis=0)
@@ -293,7 +293,7 @@ def test_goodness_of_recurrent_networks(goodness: str, dataset: Dataset, tmp_pat
             "units": units,
             "placement": "top",
             "goodness": goodness,
-            "steps": {"count": 4, "keep": 0.3, "score": [2, 3]},
+            "steps": {"count": 4, "damping": 0.3, "score": [2, 3]},
         },
         "patterns": {"kind": "one_hot"},
         "loss": {"kind": "symmetric"},

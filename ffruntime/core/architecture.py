@@ -117,12 +117,12 @@ class Steps(Struct, frozen=True, forbid_unknown_fields=True):
     """How a recurrent network runs: `count` synchronous steps (Hinton, section 3.4).
 
     Before the first, activities are those of one pass from below alone. In a step each unit's activity becomes
-    keep · its activity + (1 − keep) · what the unit makes of its inputs of a step ago. Its goodness is the mean
+    damping · its activity + (1 − damping) · what the unit makes of its inputs of a step ago. Its goodness is the mean
     over the steps from score[0] to score[1], counted from 1.
     """
 
     count: Annotated[int, Meta(ge=1, le=1000)]
-    keep: Annotated[float, Meta(ge=0, lt=1)]
+    damping: Annotated[float, Meta(ge=0, lt=1)]
     score: tuple[Positive, Positive]
 
 

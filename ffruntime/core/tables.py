@@ -69,7 +69,7 @@ def network_text(network: Network) -> str:
     parts = []
     if network.steps:
         count, (first, last) = network.steps.count, network.steps.score
-        parts.append(f"{count} synchronous steps, {100 * network.steps.keep:g} % of an activity kept")
+        parts.append(f"{count} synchronous steps, {100 * network.steps.damping:g} % of an activity kept")
         parts.append(f"goodness of steps {first} to {last}")
     if network.goodness == "low":
         parts.append("goodness low for right labels")

@@ -162,11 +162,11 @@ def test_steps_that_do_not_fit(placement: str, steps: Steps | None, message: str
 @pytest.mark.parametrize(
     "steps",
     [
-        {"count": 1001, "keep": 0, "score": [1, 1]},
-        {"count": 8, "keep": 1, "score": [1, 1]},
-        {"count": 8, "keep": 0, "score": [0, 1]},
-        {"count": 8, "keep": 0, "score": [1, 2, 3]},
-        {"count": 8, "keep": 0},
+        {"count": 1001, "damping": 0, "score": [1, 1]},
+        {"count": 8, "damping": 1, "score": [1, 1]},
+        {"count": 8, "damping": 0, "score": [0, 1]},
+        {"count": 8, "damping": 0, "score": [1, 2, 3]},
+        {"count": 8, "damping": 0},
     ],
 )
 def test_steps_out_of_range(steps: dict) -> None:

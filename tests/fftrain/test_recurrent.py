@@ -112,7 +112,7 @@ def plain_steps(state: State, own: Tensors, images: Tensor, labels: Tensor) -> t
                 running, peer = state.peers[unit_name(index)], state.recipe.peer
                 running.copy_(peer.decay * running + (1 - peer.decay) * z[:batch].detach().relu().mean(0))
                 total = total + peer.weight * ((running - running.mean()) * z[:batch].mean(0)).sum()
-            y = network.steps.keep * activities[index] + (1 - network.steps.keep) * z.relu()
+            y = network.steps.damping * activities[index] + (1 - network.steps.damping) * z.relu()
             g = y.flatten(1).square().mean(1)
             if unit.trained:
                 value = pair_loss(loss, g[:batch], g[batch:].view(copies - 1, -1), y[0].numel(), sign)
