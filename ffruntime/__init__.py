@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from .core import __version__ as __version__
+
 if TYPE_CHECKING:
     from .model import Answer, Model
 
 __all__ = ["Answer", "Model"]
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

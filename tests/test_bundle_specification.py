@@ -28,6 +28,7 @@ from fftrain.recipe import Recipe, load_recipe, with_epochs
 from fftrain.train import start
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "bundle.md"
+RECIPE = DOCUMENT.with_name("recipe.md")  # what of the manifest is for information
 DTYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "I64": "<i8", "I8": "i1", "U8": "u1"}
 MAPS = ("files", "accuracy", "made_with")  # JSON objects whose keys are data, not fields
 
@@ -40,7 +41,7 @@ Json: TypeAlias = dict[str, Any]
 
 def read_manifest(path: Path) -> Json:
     manifest: Json = json.loads((path / "manifest.json").read_bytes())
-    assert manifest["format"] in (1, 2, 3, 4, 5)
+    assert manifest["format"] == 1
     assert "weights.safetensors" in manifest["files"]
     for name, entry in manifest["files"].items():
         data = (path / name).read_bytes()
@@ -361,7 +362,7 @@ def test_gradient_where_negatives_are_hybrid_images(dataset: Dataset, tmp_path: 
 
 
 def check_gradient(manifest: Json, weights: Tensors, golden: Tensors) -> None:
-    network, loss = manifest["network"], manifest["training"]["recipe"]["loss"]
+    network, loss = manifest["network"], manifest["learning"]["loss"]
     assert (golden["negatives"] == (golden["labels"] + 1) % len(manifest["classes"])).all()
     sizes = {
         k: sum(t.size for n, t in weights.items() if re.fullmatch(rf"unit{k}\..*\.(weight|bias)", n))
@@ -374,7 +375,7 @@ def check_gradient(manifest: Json, weights: Tensors, golden: Tensors) -> None:
     halves = []
     patterns, neutral = weights["labels.patterns"], [weights["labels.neutral"]] * len(golden["images"])
     shown = [(golden["images"], patterns[golden["labels"]]), (golden["images"], patterns[golden["negatives"]])]
-    if manifest["training"]["recipe"]["negatives"]["source"] == "hybrid":
+    if manifest["learning"]["negatives"]["kind"] == "hybrids":
         shown = [(golden["images"], neutral), (golden["hybrids"], neutral)]
     for images, labels in shown:
         pairs = zip(images, labels, strict=True)
@@ -428,7 +429,8 @@ def test_exemplars(exported: Path, manifest: Json) -> None:
 
 def documented_fields() -> dict[str, set[str]]:
     """Path of a JSON object (a heading in backticks) -> the fields in the tables below it."""
-    sections = re.split(r"^#+ (.*)$", DOCUMENT.read_text(encoding="utf-8"), flags=re.M)
+    text = "\n".join(document.read_text(encoding="utf-8") for document in (DOCUMENT, RECIPE))
+    sections = re.split(r"^#+ (.*)$", text, flags=re.M)
     return {
         heading.strip("`"): set(re.findall(r"^\| `([^`]+)` \|", text, re.M))
         for heading, text in zip(sections[1::2], sections[2::2], strict=True)

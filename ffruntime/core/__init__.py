@@ -3,3 +3,5 @@
 Descriptions, file formats, data splits, costs, device profiles and errors, on numpy, msgspec and safetensors alone.
 `fftrain` and `ffexport` import this package, and little else of `ffruntime` (`tests/test_imports.py`).
 """
+
+__version__ = "0.1.0"

@@ -117,8 +117,8 @@ class Steps(Struct, frozen=True, forbid_unknown_fields=True):
     """How a recurrent network runs: `count` synchronous steps (Hinton, section 3.4).
 
     Before the first, activities are those of one pass from below alone. In a step each unit's activity becomes
-    damping · its activity + (1 − damping) · what the unit makes of its inputs of a step ago. Its goodness is the mean
-    over the steps from score[0] to score[1], counted from 1.
+    damping · its activity + (1 − damping) · what the unit makes of its inputs of a step ago. Its goodness is the
+    mean over the steps from score[0] to score[1], counted from 1.
     """
 
     count: Annotated[int, Meta(ge=1, le=1000)]

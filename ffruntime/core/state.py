@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta, Struct
 
-from .. import __version__
+from . import __version__
 from .bundle import check_shapes
 from .durable import write_atomically
 from .errors import BundleError
