@@ -21,6 +21,7 @@ TESTS = Path(__file__).parents[1]
 TARGET = TESTS / "fixtures" / "shapes.ff"
 COUNTS = {"train": 20, "val": 40, "test": 40}  # of each class
 FRESH = range(30_000, 30_100)  # seeds of pictures for the margins: in no part of the data set
+FOLDER = Path(tempfile.gettempdir()) / "ffedge-fixture"  # a fixed name: the manifest records it
 MARGIN = 0.1  # between the best and the second-best score; backends differ by 1e-5
 
 
@@ -58,8 +59,9 @@ def main() -> None:
     """Make the bundle, and put it where the tests find it."""
     if TARGET.exists() and sys.argv[1:] != ["--replace"]:
         sys.exit(f"{TARGET}: is there; --replace makes another one, and what was recorded with it is void")
-    with tempfile.TemporaryDirectory() as folder:
-        bundle = make(Path(folder))
+    FOLDER.mkdir()  # fails where it is there: nothing of somebody else's is used, or deleted
+    try:
+        bundle = make(FOLDER)
         found = margins(bundle)
         for (precision, mode), least in found.items():
             print(f"{precision} {mode}: least margin {least:.3f}")
@@ -67,6 +69,8 @@ def main() -> None:
             sys.exit(f"a margin is below {MARGIN}: change tests/shapes.toml or pictures.py")
         shutil.rmtree(TARGET, ignore_errors=True)
         shutil.copytree(bundle, TARGET)
+    finally:
+        shutil.rmtree(FOLDER)
     size = sum(file.stat().st_size for file in TARGET.rglob("*") if file.is_file())
     print(f"{TARGET}: {size:,} bytes")
 
