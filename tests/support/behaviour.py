@@ -1,10 +1,10 @@
 """What the three programs say and do: stories are told, masked, and compared with what was recorded.
 
-A story (`tests/behaviour/stories.toml`) is a list of steps in an empty directory of its own. A step is a command line
-as a user types it (`ffruntime classify cross.png`, with `< FILE` and `NAME=VALUE` in front as in a shell), or a verb
-that prepares something (`@draw ring 7 ring.png`). After every command stand its exit code, its stdout, its stderr
-(`!` in front) and the files that came, went or changed (`+`, `-`, `~`). A line of JSON is written out, one line for
-each value. What differs from run to run and from machine to machine is masked (`tests/behaviour/masks.toml`).
+A story (`tests/behaviour/stories.toml`) is a list of steps in an empty directory of its own. A step is a command
+line as a user types it (`ffruntime classify cross.png`, with `< FILE` and `NAME=VALUE` in front as in a shell), or a
+verb that prepares something (`@draw ring 7 ring.png`). After every command stand its exit code, its stdout, its
+stderr (`!` in front) and the files that came, went or changed (`+`, `-`, `~`). A line of JSON is written out, one
+line for each value. What differs from run to run or from machine to machine is masked (`tests/behaviour/masks.toml`).
 
 Commands run in this process, through `main()` of the three `cli` modules, which is all that is imported of the
 programs here: whatever moves in them, this stays.
@@ -148,7 +148,7 @@ def _stdout(lines: list[str]) -> list[str]:
 
 
 def _unwrapped(text: str) -> str:
-    """A help text with every paragraph, and what is said of every option, in one line; examples stay as they are."""
+    """A help text with every paragraph, and what is said of every option, in one line; examples are as they are."""
     lines: list[str] = []
     inside = ""  # how the paragraph began
     for line in text.splitlines():
@@ -190,6 +190,8 @@ def _rows(value: Any, path: str) -> Iterator[str]:
         for index, item in enumerate(value if len(value) <= MANY else value[:1]):
             yield from _rows(item, f"{path}[{index}]")
     else:
+        if path == "tensors":  # whose order `ffruntime export-state` leaves to chance
+            value = sorted(value)
         yield f"{path}: {json.dumps(value, ensure_ascii=False)}"
 
 
@@ -204,6 +206,8 @@ def _prepared(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        _present()
+        _unlock()
         os.chdir(where)
         os.environ.clear()
         os.environ.update(before)
@@ -220,7 +224,7 @@ def _files() -> dict[str, tuple[int, int, int]]:
 
 
 def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """What became of the files. SQLite's own are left out, and so are changes in a database, which opening makes."""
+    """What became of the files, but for SQLite's own, and for changes in a database, which opening it makes."""
     gone = [f"- {name}" for name in before if name not in after]
     come = [f"{'~' if name in before else '+'} {name}" for name in after if before.get(name) != after[name]]
     return [line for line in (*gone, *come) if not re.search(r"\.db-(wal|shm|journal)$|^~ .*\.db$", line)]
@@ -335,6 +339,23 @@ def _remove_all(pattern: str) -> None:
         file.unlink()
 
 
+ABSENT: dict[str, Any] = {}  # modules that are made absent, and what they were
+
+
+def _absent(name: str) -> None:
+    """From here to the story's end, nobody can import that package."""
+    ABSENT[name] = sys.modules.get(name)
+    sys.modules[name] = None  # type: ignore[assignment]
+
+
+def _present() -> None:
+    for name, module in ABSENT.items():
+        del sys.modules[name]
+        if module is not None:
+            sys.modules[name] = module
+    ABSENT.clear()
+
+
 LOCKS: list[FileLock] = []
 
 
@@ -357,6 +378,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "remove": _remove,
     "mkdir": lambda path: Path(path).mkdir(parents=True),
     "write": _write,
+    "absent": _absent,
     "edit": _edit,
     "image": _image,
     "falsify": _falsify,

@@ -29,7 +29,9 @@ def make(folder: Path) -> Path:
     """The bundle, made in `folder` by the commands as a user types them."""
     pictures.write_folder(folder / "shapes", COUNTS)
     shutil.copy(TESTS / "shapes.toml", folder)
-    training = "fftrain folder shapes --recipe shapes.toml --out shapes.ff --precision fp32 --device cpu --threads 1"
+    training = (
+        "fftrain folder shapes --recipe shapes.toml --out shapes.ff --precision fp32 --device cpu --threads 1"
+    )
     export = "ffexport --model shapes.ff --precision fp16 --precision int8"
     for command in (training, export):
         program, *arguments = command.split()
@@ -38,7 +40,7 @@ def make(folder: Path) -> Path:
 
 
 def margins(bundle: Path) -> dict[tuple[str, str], float]:
-    """By precision and mode, the least margin by which a fresh picture is told rightly; negative for a wrong one."""
+    """By precision and mode, the least margin by which a fresh picture is told rightly; negative where it is not."""
     from ffruntime import Model
 
     found = {}
