@@ -1,10 +1,11 @@
 """What the three programs say and do: stories are told, masked, and compared with what was recorded.
 
 A story (`tests/behaviour/stories.toml`) is a list of steps in an empty directory of its own. A step is a command
-line as a user types it (`ffruntime classify cross.png`, with `< FILE` and `NAME=VALUE` in front as in a shell), or a
-verb that prepares something (`@draw ring 7 ring.png`). After every command stand its exit code, its stdout, its
+line as a user types it (`ffruntime classify cross.png`, with `< FILE` and `NAME=VALUE` in front as in a shell), or
+a verb that prepares something (`@draw ring 7 ring.png`). After every command stand its exit code, its stdout, its
 stderr (`!` in front) and the files that came, went or changed (`+`, `-`, `~`). A line of JSON is written out, one
-line for each value. What differs from run to run or from machine to machine is masked (`tests/behaviour/masks.toml`).
+line for each value. What differs from run to run or from machine to machine is masked
+(`tests/behaviour/masks.toml`).
 
 Commands run in this process, through `main()` of the three `cli` modules, which is all that is imported of the
 programs here: whatever moves in them, this stays.
@@ -199,6 +200,8 @@ def _rows(value: Any, path: str) -> Iterator[str]:
 def _prepared(folder: Path) -> Iterator[None]:
     """In `folder`, with an environment in which nothing is said that a user's own settings decide."""
     before, where = dict(os.environ), Path.cwd()
+    torch = sys.modules.get("torch")  # whose threads `--threads` sets for the whole process
+    threads = torch.get_num_threads() if torch else 0
     for name in FORGOTTEN:
         os.environ.pop(name, None)
     os.environ.update(COLUMNS=WIDTH, LINES="40", FF_DATA="no-data", NO_COLOR="1", TERM="dumb")
@@ -208,6 +211,8 @@ def _prepared(folder: Path) -> Iterator[None]:
     finally:
         _present()
         _unlock()
+        if torch:
+            torch.set_num_threads(threads)
         os.chdir(where)
         os.environ.clear()
         os.environ.update(before)

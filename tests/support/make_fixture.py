@@ -40,7 +40,7 @@ def make(folder: Path) -> Path:
 
 
 def margins(bundle: Path) -> dict[tuple[str, str], float]:
-    """By precision and mode, the least margin by which a fresh picture is told rightly; negative where it is not."""
+    """By precision and mode, the least margin by which a fresh picture is told rightly; below 0, one is not."""
     from ffruntime import Model
 
     found = {}
