@@ -4,14 +4,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .model import Answer, Model
+    from .session import Session
 
-__all__ = ["Answer", "Model"]
+__all__ = ["Answer", "Model", "Session"]
 __version__ = "0.1.0"
+
+_MODULES = {"Answer": "model", "Model": "model", "Session": "session"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module 'ffruntime' has no attribute '{name}'")
-    from . import model  # numpy and the engine are imported only by who uses them
+    from importlib import import_module  # numpy and the engine are imported only by who uses them
 
-    return getattr(model, name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
