@@ -23,7 +23,7 @@ from .backend import DEFAULT_BACKEND, Graph, gradient_in_chunks, in_chunks, load
 from .core.bundle import Bundle
 from .core.data import to_unit_interval
 from .core.errors import BackendError, BundleError, MissingExtra, ParityError
-from .core.manifest import GOLDEN, TOLERANCE, WEIGHTS, Precision, in_folder
+from .core.manifest import GOLDEN, TOLERANCE, WEIGHTS, Manifest, Precision, in_folder
 
 Library: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
 LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt-rtx")
@@ -124,7 +124,7 @@ def engine_for(
         if file.startswith(f"{FOLDER}/") and file.endswith(f"/{name}.json"):
             sidecar = read_sidecar(bundle, file)
             suitable = sidecar.refit or not learned
-            if suitable and fits(sidecar, bundle, library, module.__version__, gpu, precision):
+            if suitable and fits(sidecar, bundle.manifest, library, module.__version__, gpu, precision):
                 engine = bundle.verified(file.removesuffix(".json") + ".engine")
                 if not learned:
                     return load_engine(engine, module, sidecar)
@@ -147,11 +147,11 @@ def read_sidecar(bundle: Bundle, file: str) -> Sidecar:
 
 
 def fits(
-    sidecar: Sidecar, bundle: Bundle, library: str, version: str, compute_capability: str, precision: str
+    sidecar: Sidecar, manifest: Manifest, library: str, version: str, compute_capability: str, precision: str
 ) -> bool:
     """Whether the engine is of the graph and weights that the bundle has now, and runs with that library here."""
-    made_from, files = (sidecar.graph, in_folder(WEIGHTS, sidecar.precision)), bundle.manifest.files
-    hashes = [files[file].sha256 for file in made_from if file in files]
+    made_from = (sidecar.graph, in_folder(WEIGHTS, sidecar.precision))
+    hashes = [manifest.files[file].sha256 for file in made_from if file in manifest.files]
     same_version = sidecar.version == version or (
         sidecar.version_compatible and numbers(sidecar.version) < numbers(version)
     )
