@@ -195,7 +195,7 @@ def test_info(exported: Path) -> None:
     text = ffruntime("info", "--model", exported).stdout.decode()
     for word in ("unit3", "weights.safetensors", "2 spare patterns", "validation: goodness", "recipe tiny"):
         assert word in text
-    assert json.loads(ffruntime("info", "--json", "--model", exported).stdout)["format"] == 5
+    assert json.loads(ffruntime("info", "--json", "--model", exported).stdout)["format"] == 1
 
 
 def test_verify_proves_the_backend(exported: Path) -> None:
