@@ -1,4 +1,7 @@
-"""ffruntime: a Forward-Forward network on the device. `from ffruntime import Model`."""
+"""ffruntime: a Forward-Forward network on the device. `from ffruntime import Model`.
+
+Importing the package imports neither numpy nor an engine: its names are looked up when they are first asked for.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,6 @@ _MODULES = {"Answer": "model", "Model": "model", "Session": "session"}
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module 'ffruntime' has no attribute '{name}'")
-    from importlib import import_module  # numpy and the engine are imported only by who uses them
+    from importlib import import_module
 
     return getattr(import_module(f".{_MODULES[name]}", __name__), name)
