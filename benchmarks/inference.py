@@ -34,11 +34,11 @@ from torch import Tensor
 from training import convolution_peak
 
 from ffexport.export import export_onnx
-from ffruntime.bench import sample_images
 from ffruntime.core.cost import unit_macs
 from ffruntime.core.data import data_directory
 from ffruntime.core.transition import read_weights
 from ffruntime.model import Model
+from ffruntime.session import Session
 from fftrain import network as net
 from fftrain.data import load_dataset
 from fftrain.pack import write_bundle
@@ -73,7 +73,8 @@ def main() -> None:
         bundles = {"bundle": o.model, "paper": o.paper or untrained("paper", Path(folder) / "paper.ff")}
         with torch.inference_mode():
             networks = {
-                name: compare(Model(path, threads=cores, state=False), o.rounds) for name, path in bundles.items()
+                name: compare(Model(path, session=Session(threads=cores), state=False), o.rounds)
+                for name, path in bundles.items()
             }
     record("inference", {"threads": cores, **networks, "classify_resident_mb_at_exit": round(memory / 1e6, 1)})
 
@@ -92,7 +93,7 @@ def compare(model: Model, rounds: int) -> dict[str, object]:
     work = 2 * sum(unit_macs(model.manifest.network)) * len(model.classes)  # FLOP for an image
     result: dict[str, object] = {"recipe": model.manifest.training.recipe_name, "gflop_per_image": work / 1e9}
     for batch, turns in ((1, rounds), (16, max(1, rounds // 2))):
-        images = sample_images(model)[:batch]
+        images = model.bundle.some_images()[:batch]
         contestants, compiled = ready(model, images)
         seconds, peak = side_by_side(contestants, images, turns)
         result[f"batch_{batch}"] = {

@@ -139,8 +139,9 @@ def learn(o: argparse.Namespace) -> tuple[Step, int]:
     from ffruntime.core import transition as bundle
     from ffruntime.learning.update import Settings, learned_names, learning_units, update_units
     from ffruntime.model import Model
+    from ffruntime.session import Session
 
-    model = Model(o.bundle, threads=o.threads, arena=False, state=False)
+    model = Model(o.bundle, session=Session(threads=o.threads, arena=False), state=False)
     network, (images, labels) = model.manifest.network, some_images(o.batch)
     units, rng = learning_units(network, model.manifest.files), np.random.default_rng(0)
     weights = bundle.read_weights(model.path, model.manifest)

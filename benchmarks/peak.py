@@ -19,11 +19,12 @@ from pathlib import Path
 import numpy as np
 
 from ffruntime import cli
-from ffruntime.bench import peak_mib
 from ffruntime.core.manifest import MODES
 from ffruntime.core.memory import Memory, inference_memory
 from ffruntime.core.plan import MIB
+from ffruntime.measure import peak_mib
 from ffruntime.model import Model
+from ffruntime.session import Session, limited
 
 CALLS = 3
 UPDATES = 2
@@ -32,7 +33,7 @@ PICTURE = Path(__file__).parents[1] / "examples" / "three.png"
 
 def classify(model: Model, kind: str) -> Memory:
     """Some calls of a mode's graphs; what the planner says of them."""
-    network, batch, labels = model.manifest.network, model.batch, model.at_once
+    network, batch, labels = model.manifest.network, model.session.batch, model.session.labels_per_call
     images = np.zeros((batch, *network.image.shape), np.float32)
     for _ in range(CALLS):
         if kind != "goodness":
@@ -52,19 +53,19 @@ def learn(model: Model, micro_batch: int, state: Path) -> Memory:
     image, settings = model.read(str(PICTURE)), Settings(steps=2, head_steps=2, micro_batch=micro_batch)
     with contextlib.closing(Learner(model, state, settings, tolerance=1.0)) as learner:
         images, labels = learner._held_back
-        learner._held_back = images[: model.batch], labels[: model.batch]
+        learner._held_back = images[: model.session.batch], labels[: model.session.batch]
         for _ in range(UPDATES):
             (outcome,) = learner.learn(image[None], ["3"])
             assert outcome.adopted
-    return update_memory(model.manifest.network, micro_batch, model.batch, model.at_once)
+    return update_memory(model.manifest.network, micro_batch, model.session.batch, model.session.labels_per_call)
 
 
 def main() -> None:
     path, kind, batch, labels, *micro_batch = sys.argv[1:]
     assert cli.cli.commands  # they are imported
-    model = Model(path, threads=1, state=False)
+    model = Model(path, session=Session(threads=1), state=False)
     model.read(str(PICTURE))
-    model = model.limited(int(batch), int(labels), threads=1)
+    model = model.with_session(limited(model.session, int(batch), int(labels), threads=1))
     if kind == "update":
         with tempfile.TemporaryDirectory() as folder:
             planned = learn(model, int(micro_batch[0]), Path(folder))

@@ -16,6 +16,7 @@ from common import record
 from ffruntime.core.manifest import PRECISIONS, in_folder
 from ffruntime.core.transition import read_manifest
 from ffruntime.model import Model
+from ffruntime.session import Session
 from fftrain.data import load_for_manifest
 
 
@@ -26,7 +27,7 @@ def main() -> None:
     pixels, labels = validation.pixels.numpy(), validation.labels.numpy()
     rows = {}
     for mode in manifest.modes:
-        answers = {p: Model(path, precision=p).scores(pixels, mode).argmax(1) for p in PRECISIONS}
+        answers = {p: Model(path, session=Session(precision=p)).scores(pixels, mode).argmax(1) for p in PRECISIONS}
         reference = float(np.mean(answers["fp32"] == labels))
         rows[mode] = {
             precision: {

@@ -25,6 +25,7 @@ from ffruntime.core.manifest import Precision, in_folder
 from ffruntime.engine import Library, Shapes, Sidecar, Target, folder, import_library, logger
 from ffruntime.golden import Check, check, require
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 from .engine_options import (
     AMPERE_PLUS,
@@ -249,7 +250,7 @@ def _prove(path: Path, manifest: bundle.Manifest, files: dict[str, bytes], plan:
     kept = [bundle.WEIGHTS, bundle.GOLDEN, in_folder(bundle.WEIGHTS, plan.precision), *graphs]
     with scratch_copy(path, manifest, kept) as copy:
         bundle.write(copy, bundle.read_manifest(copy), files)
-        rows = check(Model(copy, plan.library, precision=plan.precision))
+        rows = check(Model(copy, session=Session(plan.library, plan.precision)))
     require(rows, f"{plan.library} {plan.version}")
     return {row.graph: row for row in sorted(rows, key=lambda row: row.relative)}
 

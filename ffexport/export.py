@@ -16,6 +16,7 @@ from ffruntime.core.plan import Plan
 from ffruntime.engine import FOLDER
 from ffruntime.golden import require
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 from .assess import Progress, affordable, scores
 from .external import tensor_places, use_external_weights
@@ -92,7 +93,7 @@ def _lower(copy: Path, precisions: Sequence[Precision], backend: str, progress: 
     """The files of those precisions, judged by what fp32 decides on the exemplars."""
     manifest = bundle.read_manifest(copy)
     exemplars = affordable(read_exemplars(copy, manifest), manifest.network, len(manifest.classes))
-    reference = scores(Model(copy, backend), exemplars, progress, "exemplars")
+    reference = scores(Model(copy, session=Session(backend)), exemplars, progress, "exemplars")
     weights, calibration = bundle.read_weights(copy, manifest), read_exemplars(copy, manifest, part=0)
     files: Files = {}
     for precision in precisions:
@@ -108,7 +109,7 @@ def _shortlist(copy: Path, backend: str, progress: Progress) -> Shortlist | None
     if EXEMPLARS not in manifest.files or len(manifest.modes) < 2:
         return None
     exemplars = affordable(read_exemplars(copy, manifest, part=0), manifest.network, len(manifest.classes))
-    decided = scores(Model(copy, backend), exemplars, progress, "shortlist")
+    decided = scores(Model(copy, session=Session(backend)), exemplars, progress, "shortlist")
     always = manifest.shortlist.always if manifest.shortlist else ()
     return structs.replace(calibrate(decided["classifier"], decided["goodness"]), always=always)
 

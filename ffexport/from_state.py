@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 from ffruntime.core import transition as bundle
 from ffruntime.core.architecture import unit_name
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import to_unit_interval
 from ffruntime.core.errors import BundleError, StorageError, UsageError
 from ffruntime.core.layers import gradient_tensors
@@ -28,6 +29,7 @@ from ffruntime.core.state import State, read_state
 from ffruntime.core.transition import unit_parameters
 from ffruntime.golden import Arrays, golden_pairs, read_golden
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 from .assess import Progress
 from .export import export_onnx, fp32_graphs, silent
@@ -86,7 +88,7 @@ def export_state(
     manifest = bundle.read_manifest(source)
     found, learned = read_state(state, manifest)
     weights = {**bundle.read_weights(source, manifest), **found.tensors}
-    old = read_golden(Model(source, REFERENCE, state=False))
+    old = read_golden(Bundle(source))
     exemplars = {}
     if EXEMPLARS in manifest.files:
         exemplars[EXEMPLARS] = _bytes(bundle.verified(source, manifest, EXEMPLARS))
@@ -95,7 +97,7 @@ def export_state(
         copy = folder / "model.ff"
         written = bundle.write(copy, new, {WEIGHTS: save(weights), **exemplars})
         bundle.write(copy, written, fp32_graphs(copy, written))
-        golden = golden_vectors(Model(copy, REFERENCE), weights, old)
+        golden = golden_vectors(Model(copy, session=Session(REFERENCE)), weights, old)
         if not all(np.isfinite(tensor).all() for tensor in golden.values()):
             raise BundleError(f"{state}: with it the network computes no finite numbers; roll the learning back")
         bundle.write(copy, written, {GOLDEN: save(golden)})  # without graphs: the export adds them

@@ -15,6 +15,7 @@ from ffruntime.core.architecture import Network
 from ffruntime.core.data import Examples
 from ffruntime.core.manifest import WEIGHTS, Manifest, Precision, in_folder
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 from .assess import Progress, Scores, faithful, harm, scores
 from .calibrate import input_scales
@@ -60,7 +61,7 @@ class Lowering(msgspec.Struct, frozen=True):
             tensors = to_int8(self.weights, {layer: scales[layer] for layer in lowered})
         files = precision_files(self.manifest.network, tensors, self.precision)
         bundle.write(self.path, self.manifest, files)
-        model = Model(self.path, self.backend, precision=self.precision)
+        model = Model(self.path, session=Session(self.backend, self.precision))
         return files, scores(model, self.exemplars, self.progress, f"{len(lowered)} layers, exemplars")
 
     def run(self, calibration: Examples) -> Files:

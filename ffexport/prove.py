@@ -14,6 +14,7 @@ from ffruntime.core.errors import FFError
 from ffruntime.core.manifest import EXEMPLARS, PRECISIONS, WEIGHTS, Manifest, Precision, in_folder
 from ffruntime.golden import Check, check
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 from .assess import LOSS, Progress, Scores, affordable, compare, scores
 from .precision import layers
@@ -52,7 +53,7 @@ def prove(
     checks: list[Check] = []
     reference: Decisions = {}
     for precision in dict.fromkeys(("fp32", *precisions)):
-        model = Model(path, backend, precision=precision, state=False)
+        model = Model(path, session=Session(backend, precision), state=False)
         graphs = [n for n in manifest.files if n.endswith(".onnx") and in_folder(Path(n).name, precision) == n]
         for name in graphs:
             check_onnx(bundle.verified(path, manifest, name))

@@ -21,6 +21,7 @@ from ffruntime.core import transition as bundle
 from ffruntime.core.manifest import Precision, in_folder
 from ffruntime.golden import check, require
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 from .engines import graph_files
 from .table import Artefact
@@ -51,7 +52,7 @@ def check_providers(path: Path, names: Sequence[str], precision: Precision = "fp
     rows = []
     for name in names:
         backend = f"onnxruntime-{name}"
-        checks = check(Model(path, backend, precision=precision, state=False))
+        checks = check(Model(path, session=Session(backend, precision), state=False))
         require(checks, backend)
         bundle.verified(path, manifest, in_folder(bundle.WEIGHTS, precision))
         for graph in graph_files(manifest, precision):

@@ -1,4 +1,7 @@
-"""ffruntime: a Forward-Forward network on the device. `from ffruntime import Model`."""
+"""ffruntime: a Forward-Forward network on the device. `from ffruntime import Model`.
+
+Importing the package imports neither numpy nor an engine: its names are looked up when they are first asked for.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,13 +9,16 @@ from .core import __version__ as __version__
 
 if TYPE_CHECKING:
     from .model import Answer, Model
+    from .session import Session
 
-__all__ = ["Answer", "Model"]
+__all__ = ["Answer", "Model", "Session"]
+
+_MODULES = {"Answer": "model", "Model": "model", "Session": "session"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module 'ffruntime' has no attribute '{name}'")
-    from . import model  # numpy and the engine are imported only by who uses them
+    from importlib import import_module
 
-    return getattr(model, name)
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -8,13 +8,10 @@ from . import command
 from .commands.bench import bench
 from .commands.classify import classify
 from .commands.demo import demo
-from .commands.devices import devices
 from .commands.explain import explain
-from .commands.info import info
+from .commands.inspect import devices, info, plan, verify
 from .commands.learn import learn
-from .commands.plan import plan
 from .commands.state import apply_state, diff, export_state, history, reset, rollback
-from .commands.verify import verify
 
 EPILOG = """\b
 Examples:

@@ -1,7 +1,8 @@
 """TensorRT and TensorRT-RTX engines: what a bundle says of one, which one fits this machine, and running it.
 
 The two libraries have one Python API. Memory on the GPU is held through the driver (`cuda.py`), so that an engine
-needs no package beside its own library. Written against the documented API; not yet run on a GPU.
+needs no package beside its own library. What was learned replaces an engine's weights in place, and the engine
+proves itself before it is used. Written against the documented API; not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import numpy as np
 from msgspec import Struct
 
 from . import cuda
-from .backend import Graph, gradient_in_chunks, in_chunks
-from .core import transition as bundle
-from .core.errors import BackendError, BundleError
-from .core.manifest import Precision, in_folder
+from .backend import DEFAULT_BACKEND, Graph, gradient_in_chunks, in_chunks, load_graph
+from .core.bundle import Bundle
+from .core.data import to_unit_interval
+from .core.errors import BackendError, BundleError, MissingExtra, ParityError
+from .core.manifest import GOLDEN, TOLERANCE, WEIGHTS, Manifest, Precision, in_folder
 
 Library: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
 LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt-rtx")
@@ -101,8 +103,7 @@ def import_library(library: str) -> Any:
 
 
 def engine_for(
-    path: Path,
-    manifest: bundle.Manifest,
+    bundle: Bundle,
     name: str,
     library: str,
     precision: Precision = "fp32",
@@ -119,39 +120,37 @@ def engine_for(
     if problem := cuda.missing():
         raise BackendError(f"{library}: {problem} on this machine")
     module, gpu = import_library(library), cuda.compute_capability()
-    for file in manifest.files:
+    for file in bundle.manifest.files:
         if file.startswith(f"{FOLDER}/") and file.endswith(f"/{name}.json"):
-            sidecar = read_sidecar(path, manifest, file)
+            sidecar = read_sidecar(bundle, file)
             suitable = sidecar.refit or not learned
-            if suitable and fits(sidecar, manifest, library, module.__version__, gpu, precision):
-                engine = bundle.verified(path, manifest, file.removesuffix(".json") + ".engine")
+            if suitable and fits(sidecar, bundle.manifest, library, module.__version__, gpu, precision):
+                engine = bundle.verified(file.removesuffix(".json") + ".engine")
                 if not learned:
                     return load_engine(engine, module, sidecar)
-                from .refit import prove  # only who has learned waits for it
-
-                graph = load_engine(engine, module, sidecar, learned, bundle.read_weights(path, manifest))
-                prove(graph, path, manifest, name, learned)
+                graph = load_engine(engine, module, sidecar, learned, bundle.weights())
+                prove(graph, bundle, name, learned)
                 return graph
     kind = f"{precision} engine of {name} that takes other weights" if learned else f"{precision} engine of {name}"
     raise BackendError(
-        f"{path}: holds no {kind} for {library} {module.__version__} and compute capability {gpu}; "
-        f"on this machine: ffexport --model {path} --format {library}"
+        f"{bundle.path}: holds no {kind} for {library} {module.__version__} and compute capability {gpu}; "
+        f"on this machine: ffexport --model {bundle.path} --format {library}"
     )
 
 
-def read_sidecar(path: Path, manifest: bundle.Manifest, file: str) -> Sidecar:
+def read_sidecar(bundle: Bundle, file: str) -> Sidecar:
     """A sidecar, after its hash has been checked."""
     try:
-        return msgspec.json.decode(bundle.verified(path, manifest, file).read_bytes(), type=Sidecar)
+        return msgspec.json.decode(bundle.verified(file).read_bytes(), type=Sidecar)
     except msgspec.DecodeError as error:
-        raise BundleError(f"{path / file}: {error}") from error
+        raise BundleError(f"{bundle.path / file}: {error}") from error
 
 
 def fits(
-    sidecar: Sidecar, manifest: bundle.Manifest, library: str, version: str, compute_capability: str, precision: str
+    sidecar: Sidecar, manifest: Manifest, library: str, version: str, compute_capability: str, precision: str
 ) -> bool:
     """Whether the engine is of the graph and weights that the bundle has now, and runs with that library here."""
-    made_from = (sidecar.graph, in_folder(bundle.WEIGHTS, sidecar.precision))
+    made_from = (sidecar.graph, in_folder(WEIGHTS, sidecar.precision))
     hashes = [manifest.files[file].sha256 for file in made_from if file in manifest.files]
     same_version = sidecar.version == version or (
         sidecar.version_compatible and numbers(sidecar.version) < numbers(version)
@@ -208,9 +207,7 @@ class Engine:
         self._outputs = [name for name in names if engine.get_tensor_mode(name) == module.TensorIOMode.OUTPUT]
 
     def refit(self, module: Any, learned: Mapping[str, np.ndarray], shipped: Mapping[str, np.ndarray]) -> None:
-        """Compute with tensors `learned` from now on (`refit.py`)."""
-        from .refit import refit  # only who has learned waits for it
-
+        """Compute with tensors `learned` from now on."""
         with self._lock:
             self._gpu.use()
             refit(self._file, self._engine, module, self._log, learned, shipped)
@@ -235,6 +232,57 @@ class Engine:
                 gpu.download(name, array)
             gpu.wait()
             return results
+
+
+def refit(
+    file: Path,
+    engine: Any,
+    module: Any,
+    log: Any,
+    learned: Mapping[str, np.ndarray],
+    shipped: Mapping[str, np.ndarray],
+) -> None:
+    """Put learned tensors into the TensorRT `engine` of `file`, which takes other weights.
+
+    What it has combined with them needs to be given anew, too, and is taken from the `shipped` tensors. Raises
+    `BackendError` where the engine refuses a tensor, or wants one that is none of the bundle's.
+    """
+    refitter, held = module.Refitter(engine, log), []
+
+    def give(name: str, tensor: np.ndarray) -> None:
+        held.append(np.ascontiguousarray(tensor))  # the refitter makes no copy
+        if not refitter.set_named_weights(name, module.Weights(held[-1])):
+            raise BackendError(f"{file}: the engine takes no '{name}': {log.said()}")
+
+    for name, tensor in learned.items():
+        give(name, tensor)
+    for name in refitter.get_missing_weights():
+        if name not in shipped:
+            raise BackendError(f"{file}: the engine needs '{name}' as well, which is no tensor of the bundle")
+        give(name, shipped[name])
+    if not refitter.refit_cuda_engine():
+        raise BackendError(f"{file}: the engine takes no other weights: {log.said()}")
+
+
+def prove(engine: Graph, bundle: Bundle, name: str, learned: Mapping[str, np.ndarray]) -> None:
+    """Let an engine of the graph `name` compute the golden images, and ONNX Runtime's CPU provider, too.
+
+    Raises `ParityError` where they differ by more than rounding, `BackendError` without onnxruntime.
+    """
+    inputs = {"images": to_unit_interval(bundle.tensors(GOLDEN)["images"])}
+    if name == "goodness":
+        inputs["labels"] = np.arange(bundle.manifest.network.label.patterns)
+    try:
+        expected = load_graph(bundle.verified(f"{name}.onnx"), DEFAULT_BACKEND, weights=learned)(inputs)
+    except MissingExtra as error:
+        raise BackendError(f"what was learned is checked in an engine before use, and {error}") from error
+    for output, values in engine(inputs).items():
+        off, scale = np.abs(values - expected[output]).max(), np.abs(expected[output]).max()
+        if not off <= TOLERANCE * scale:  # also where it is no number
+            raise ParityError(
+                f"{bundle.path}: with what was learned, {output} of the engine of {name} is off by {off:.2e} "
+                f"(it reaches {scale:.2e}): do not trust it, and use --backend {DEFAULT_BACKEND}"
+            )
 
 
 def logger(module: Any) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from .core.errors import FFError
+from .core.state import Weights
 from .learning.database import DATABASE
 from .learning.store import Store
 from .model import Model
@@ -34,7 +35,7 @@ def following(model: Model, directory: Path, warn: Callable[[str], object]) -> C
             with contextlib.closing(Store(directory, model.manifest, writing=False)) as store:
                 if (store.current_version(), store.classes()) != (version, classes):
                     found = store.current()
-                    model = model.relearned(found.tensors, found.classes, found.doubtful)
+                    model = model.with_weights(Weights(found.tensors, found.classes, found.doubtful))
                     version, classes = found.version, found.classes
         except FFError as error:
             warn(f"{error}; what was learned before counts")

@@ -6,30 +6,24 @@ The bundle's golden vectors are a few real images, and what the trainer made of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeAlias
 
 import numpy as np
 from msgspec import Struct, structs
 
-from .core import transition as bundle
 from .core.architecture import Network, unit_name, unit_shapes
+from .core.bundle import Bundle
 from .core.data import to_unit_interval
 from .core.errors import BundleError, ParityError
-from .core.layers import gradient_tensors
+from .core.layers import gradient_tensors, head_parameters, unit_parameters
 from .core.learning import Hybrids, sharpness
-from .core.manifest import Precision
-from .core.transition import unit_parameters
-from .labels import embed, first_input
+from .core.manifest import GOLDEN, TOLERANCE, TOLERANCES, Precision
+from .embedding import embed, first_input
 from .model import Model
 
 Arrays: TypeAlias = dict[str, np.ndarray]  # by name
 
-# Of the largest golden value in the same row of the table. fp32: rounding. The others tell a wrong graph from a
-# coarse one, and no more: fp16 rounds to 2⁻¹¹ and int8 to 1/127 of the largest value, in every layer, and a mean of
-# squares doubles that. Whether a precision is *good* enough, the decisions on exemplars say (`ffexport`).
-TOLERANCE = 1e-4
-TOLERANCES: dict[Precision, float] = {"fp32": TOLERANCE, "fp16": 1e-2, "int8": 1e-1}
 # A goodness is off by about so much of itself in fp32. Where the loss is sharp, as a threshold on a sum of 100,352
 # squares is, that alone decides how far an image counts, and a gradient may be off by what comes of it.
 ROUNDING = 1e-6
@@ -60,30 +54,40 @@ class Check(Struct, frozen=True):
 
 def check(model: Model) -> list[Check]:
     """Run every graph of the bundle on the golden images; one row for each output."""
-    golden, weights = read_golden(model), bundle.read_weights(model.path, model.manifest)
+    golden, weights = read_golden(model.bundle), model.bundle.weights()
     rows = [
         *_check_units(model, golden, weights),
         *_check_goodness(model, golden),
         _check_classifier(model, golden),
     ]
-    learns = "gradient_head.onnx" in model.manifest.files and not model.manifest.network.steps
+    learns = "gradient_head.onnx" in model.bundle and not model.manifest.network.steps
     if learns and model.precision == "fp32":
         rows += [*_check_gradients(model, golden, weights), *_check_head_gradient(model, golden, weights)]
     return [structs.replace(row, precision=model.precision) for row in rows]
 
 
-def read_golden(model: Model) -> dict[str, np.ndarray]:
+def require(checks: Sequence[Check], backend: str) -> None:
+    """Raise `ParityError` naming the worst row unless every row passed."""
+    failed = [row for row in checks if not row.passed]
+    if failed:
+        worst = max(failed, key=lambda row: row.relative)
+        raise ParityError(
+            f"{backend}: {worst.graph} {worst.output} is off by {worst.max_error:.2e} (golden values reach "
+            f"{worst.scale:.2e}): do not trust this backend on this machine"
+        )
+
+
+def read_golden(bundle: Bundle) -> Arrays:
     """The golden vectors. Raises `BundleError` where one that the check needs is not as the network is."""
-    golden = bundle.read_tensors(model.path, model.manifest, bundle.GOLDEN)
-    network = model.manifest.network
+    golden, network, learning = bundle.tensors(GOLDEN), bundle.manifest.network, bundle.manifest.learning
     n, k, u = len(golden.get("images", ())), network.label.patterns, len(network.units)
     shapes = {"images": (n, *network.image.shape), "goodness": (n, k, u), "total": (n, k), "logits": (n, k)}
     shapes |= {"labels": (n,), "negatives": (n,)}
-    if model.manifest.learning and isinstance(model.manifest.learning.negatives, Hybrids):
+    if learning and isinstance(learning.negatives, Hybrids):
         shapes["hybrids"] = shapes["images"]
     for name, shape in shapes.items():
         if n == 0 or name not in golden or golden[name].shape != shape:
-            raise BundleError(f"{model.path / bundle.GOLDEN}: '{name}' is missing or not {shape}")
+            raise BundleError(f"{bundle.path / GOLDEN}: '{name}' is missing or not {shape}")
     return golden
 
 
@@ -95,17 +99,6 @@ def golden_pairs(network: Network, weights: Arrays, golden: Arrays) -> np.ndarra
         return first_input(network, weights, to_unit_interval(images), weights["labels.neutral"][None])
     images, labels = np.concatenate([golden["images"]] * 2), np.concatenate([golden["labels"], golden["negatives"]])
     return first_input(network, weights, to_unit_interval(images), weights["labels.patterns"][labels])
-
-
-def require(checks: list[Check], backend: str) -> None:
-    """Raise `ParityError` naming the worst row unless every row passed."""
-    failed = [row for row in checks if not row.passed]
-    if failed:
-        worst = max(failed, key=lambda row: row.relative)
-        raise ParityError(
-            f"{backend}: {worst.graph} {worst.output} is off by {worst.max_error:.2e} (golden values reach "
-            f"{worst.scale:.2e}): do not trust this backend on this machine"
-        )
 
 
 def _row(graph: str, output: str, value: np.ndarray, golden: np.ndarray, decide: bool = False) -> Check:
@@ -196,13 +189,14 @@ def _check_gradients(model: Model, golden: Arrays, weights: Arrays) -> list[Chec
     x, rows = golden_pairs(network, weights, golden), list[Check]()
     for index, (_, shape) in enumerate(unit_shapes(network)):
         expected, name = model.graph(unit_name(index))({"input": x}), f"gradient{index + 1}"
-        if f"{name}.onnx" in model.manifest.files and learning:
+        if f"{name}.onnx" in model.bundle and learning:
             tensors = {tensor: weights[tensor] for tensor in gradient_tensors(network, index)}
             outputs = model.graph(name)({"positive": x[:n], "negative": x[n:], **tensors})
             for output, same in (("next", "output"), ("goodness", "goodness")):
                 both = np.concatenate([outputs[f"{output}.positive"], outputs[f"{output}.negative"]])
                 rows.append(_row(name, output, both, expected[same]))
-            keys = [f"gradient.{p}" for p in unit_parameters(network, index) if f"gradient.{p}" in golden]
+            named = (f"gradient.{tensor.name}" for tensor in unit_parameters(network, index))
+            keys = [key for key in named if key in golden]
             scale = max((float(np.abs(golden[key]).max()) for key in keys), default=0.0)
             rounding = ROUNDING * sharpness(learning.loss, math.prod(shape), float(expected["goodness"].max()))
             slack = max(1.0, rounding / TOLERANCE)
@@ -215,14 +209,15 @@ def _check_gradients(model: Model, golden: Arrays, weights: Arrays) -> list[Chec
 def _check_head_gradient(model: Model, golden: Arrays, weights: Arrays) -> list[Check]:
     """The classifier's gradient graph, against softmax − one-hot of the golden logits, in float64."""
     features = model.graph("classifier")({"images": to_unit_interval(golden["images"])})["features"]
-    head = {name: weights[name] for name in ("head.weight", "head.bias")}
+    weight, bias = (tensor.name for tensor in head_parameters(model.manifest.network))
+    head = {name: weights[name] for name in (weight, bias)}
     outputs = model.graph("gradient_head")({"features": features, "labels": golden["labels"], **head})
     shares = np.exp(golden["logits"] - golden["logits"].max(1, keepdims=True))
     error = shares / shares.sum(1, keepdims=True) - np.eye(shares.shape[1])[golden["labels"]]
     error /= len(error)
     expected = {
         "logits": golden["logits"],
-        "gradient.head.weight": error.T @ features.astype(np.float64),
-        "gradient.head.bias": error.sum(0),
+        f"gradient.{weight}": error.T @ features.astype(np.float64),
+        f"gradient.{bias}": error.sum(0),
     }
     return [_row("gradient_head", name, outputs[name], value) for name, value in expected.items()]

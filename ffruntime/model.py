@@ -1,37 +1,30 @@
-"""A model on the device: classify images with the graphs of a bundle."""
+"""A model on the device: images in, answers out, by the graphs of a bundle."""
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from msgspec import Struct
 
 from . import picture, shortlist
-from .backend import DEFAULT_BACKEND, ENGINES, Graph, in_chunks, load_graph
-from .core import transition as bundle
-from .core.architecture import Network, scored_units, unit_name
+from .backend import Graph, in_chunks
+from .core.bundle import Bundle
 from .core.data import to_unit_interval
 from .core.errors import BundleError, UsageError, unknown
-from .core.layers import gradient_tensors, tensor_shapes
-from .core.manifest import PRECISIONS, Precision, in_folder
-from .core.plan import BATCH
-from .core.transition import from_below
+from .core.layers import graph_tensors
+from .core.manifest import SHORTLIST, Manifest, Mode, Precision
+from .core.state import Weights
+from .session import Session, load
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .learning.learner import Outcome
     from .learning.store import Current
-
-SHORTLIST = "shortlist"
-MANY = 1 << 16  # labels: as many as there are
 
 
 class Answer(Struct, frozen=True):
@@ -45,10 +38,19 @@ class Answer(Struct, frozen=True):
     label: str
     margin: float
     scores: dict[str, float]
-    mode: str
+    mode: Mode
     passes: int  # of one image with one label through the network
     backend: str
     ms: float  # wall time of the engine and of the decision, per image
+
+
+class Scored(NamedTuple):
+    """What the network says of some images."""
+
+    mode: Mode
+    scores: np.ndarray  # of every class: (N, classes)
+    passes: np.ndarray  # int (N,)
+    ms: float  # as in `Answer`
 
 
 class Model:
@@ -57,167 +59,119 @@ class Model:
     >>> from ffruntime import Model
     >>> model = Model("model.ff")
     >>> model.classify("three.png").label
-    >>> model.learn(images, labels)
 
-    Graphs are loaded when first needed; safe to share between threads. `state` is the directory of what was learned
-    on the bundle, by default `model.state` beside `model.ff`; its current version counts, where there is one. With
-    `state=False` the model is as shipped. Raises `BundleError`, and `StateError` for a state that is damaged or of
-    another bundle.
-
-    Whoever gives `learned` has no state read: tensors in place of the bundle's, float32 by their names there. The
-    model borrows the arrays, which must not change any more. `classes` are the bundle's and those learned; of the
-    `doubtful` ones among them the classifier knows too little. Without `arena` the engine gives memory back after
-    each call.
+    A model never changes: what is learned makes another one, and so does another session. Graphs are loaded when
+    first needed. Safe to share between threads.
     """
 
     def __init__(
         self,
-        path: str | Path,
-        backend: str = DEFAULT_BACKEND,
-        threads: int = 0,
-        precision: str = "fp32",
+        bundle: Bundle | str | Path,
+        weights: Weights | None = None,
+        session: Session | None = None,
         *,
         state: str | Path | Literal[False] | None = None,
-        learned: Mapping[str, np.ndarray] | None = None,
-        classes: Sequence[str] | None = None,
-        doubtful: frozenset[str] = frozenset(),
-        arena: bool = True,
     ) -> None:
-        known = {str(name): name for name in PRECISIONS}
-        if precision not in known:
-            raise unknown("precision", precision, known)
-        self.path, self.backend, self.threads, self.arena = Path(path), backend, threads, arena
-        self.precision: Precision = known[precision]
-        self.batch, self.at_once = BATCH, MANY  # images, and labels, in one call of a graph
-        self.manifest = bundle.read_manifest(self.path)
-        if self.manifest.shortlist and set(self.manifest.classes) <= set(self.manifest.shortlist.always):
+        """A bundle, or the one at that path, with `weights` in place of its own, run as `session` says.
+
+        Without `weights`, those of the current version of a state directory count, where there is one: of `state`,
+        by default `model.state` beside `model.ff`. With `state=False` the model is as shipped. The arrays in
+        `weights` are borrowed and must not change any more. Raises `BundleError`; `StateError` for a state that is
+        damaged or of another bundle; `UsageError` for learned weights in another precision than fp32.
+        """
+        self._bundle = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+        self._session = session or Session()
+        own, always = self.manifest.classes, self.manifest.shortlist.always if self.manifest.shortlist else ()
+        if self.manifest.shortlist and set(own) <= set(always):
             raise BundleError(f"{self.path}: its shortlist leaves the classifier no class to judge by")
-        self._graphs: dict[str, Graph] = {}
-        self._state = state
-        self._verified: set[str] = set()  # files of the bundle whose hash was checked
-        self._lock = threading.Lock()
-        if learned is None and (now := learned_state(self.path, self.manifest, state)):
-            learned, classes, doubtful = now.tensors, now.classes, now.doubtful
-        self._learn(learned or {}, classes or self.manifest.classes, doubtful)
-
-    def relearned(
-        self,
-        learned: Mapping[str, np.ndarray],
-        classes: Sequence[str] | None = None,
-        doubtful: frozenset[str] = frozenset(),
-    ) -> Model:
-        """The same bundle with other learned tensors, as at construction; by default with the same classes.
-
-        Cheap: hashes are not computed again, and graphs that hold none of the tensors that differ are shared.
-        """
-        with self._lock:
-            other, graphs = copy.copy(self), dict(self._graphs)
-        other._lock = threading.Lock()
-        before = other.weights_override
-        other._learn(learned, classes or other.classes, doubtful)
-        after, network = other.weights_override, self.manifest.network
-        changed = {name for name in before.keys() | after.keys() if before.get(name) is not after.get(name)}
-        other._graphs = {n: g for n, g in graphs.items() if changed.isdisjoint(graph_tensors(network, n))}
-        return other
-
-    def learn(self, images: np.ndarray, labels: Sequence[str]) -> list[Outcome]:
-        """Learn from examples, durably, and go on with what was learned: images uint8 (N, C, H, W), their classes.
-
-        They are stored in the state directory, which is made where there is none, before anything else happens;
-        then come updates of some examples each, those included that were still pending (`docs/learning.md`). Other
-        threads classify meanwhile as before. Where an update raises, those before it count. Raises `StateError`,
-        `StorageError`, and `UsageError` for a model that was opened as shipped, or images of another shape.
-        """
-        from .learning.learner import Learner  # only who learns waits for a database
-
-        if self._state is False:
-            raise UsageError("this model was opened as shipped, without a state that could learn")
-        directory = Path(self._state) if self._state else bundle.state_directory(self.path)
-        with contextlib.closing(Learner(self, directory)) as learner:
-            try:
-                return list(learner.learn(images, labels))
-            finally:
-                now = learner.model
-                with self._lock:
-                    self._graphs = now._graphs
-                    self._learn(now.weights_override, now.classes, now.doubtful)
-
-    def _as_now(self) -> Model:
-        """The same model, which goes on with these weights whatever is learned meanwhile."""
-        with self._lock:
-            return copy.copy(self)
-
-    def limited(self, batch: int, at_once: int, threads: int = 0) -> Model:
-        """The same model with so many images and labels in one call at most, and memory given back after each.
-
-        The whole process gives freed memory back from now on (`heap.py`).
-        """
-        from .heap import return_freed_blocks  # only who has little memory waits for it
-
-        return_freed_blocks()
-        other = self._as_now()
-        other._lock, other._graphs = threading.Lock(), {}
-        other.batch, other.at_once, other.threads, other.arena = batch, at_once, threads, False
-        return other
-
-    def _learn(self, learned: Mapping[str, np.ndarray], classes: Sequence[str], doubtful: frozenset[str]) -> None:
-        if learned and self.precision != "fp32":
+        if weights is None:
+            found = learned(self._bundle, state)
+            weights = Weights(found.tensors, found.classes, found.doubtful) if found else Weights({}, own)
+        if weights.tensors and self.precision != "fp32":
             raise UsageError(
                 f"what was learned runs in fp32, not in {self.precision}: ffexport --state makes a bundle of both, "
                 "and with --shipped the bundle runs as it is"
             )
-        self.weights_override: dict[str, np.ndarray] = dict(learned)
-        self.classes: tuple[str, ...] = tuple(classes)
-        always = self.manifest.shortlist.always if self.manifest.shortlist else ()
-        self.doubtful: frozenset[str] = doubtful.union(always)
+        self._weights, self._undertrained = weights, weights.undertrained.union(always)
+        self._graphs: dict[str, Graph] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def bundle(self) -> Bundle:
+        return self._bundle
+
+    @property
+    def weights(self) -> Weights:
+        """What it computes with in place of the bundle's own weights."""
+        return self._weights
+
+    @property
+    def session(self) -> Session:
+        """How its graphs are run."""
+        return self._session
+
+    @property
+    def path(self) -> Path:
+        return self._bundle.path
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._bundle.manifest
+
+    @property
+    def backend(self) -> str:
+        return self._session.backend
+
+    @property
+    def precision(self) -> Precision:
+        return self._session.precision
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The bundle's, then those learned."""
+        return self._weights.classes
+
+    @property
+    def undertrained(self) -> frozenset[str]:
+        """Classes that mode `shortlist` always tries: the linear classifier has seen few examples of them."""
+        return self._undertrained
+
+    def with_weights(self, weights: Weights) -> Model:
+        """The same with other weights. Cheap: graphs that hold none of the tensors that differ are shared."""
+        other = Model(self._bundle, weights, self._session)
+        before, after, network = self._weights.tensors, weights.tensors, self.manifest.network
+        differ = {name for name in before.keys() | after.keys() if before.get(name) is not after.get(name)}
+        with self._lock:
+            graphs = dict(self._graphs)
+        other._graphs = {n: g for n, g in graphs.items() if differ.isdisjoint(graph_tensors(network, n))}
+        return other
+
+    def with_session(self, session: Session) -> Model:
+        """The same, run otherwise."""
+        return Model(self._bundle, self._weights, session)
 
     def graph(self, name: str) -> Graph:
-        """The bundle's graph `name` (such as `unit1`), after its hash and its weights' have been checked."""
+        """The bundle's graph `name` (such as `unit1`), loaded once: `session.load` says what that raises."""
         with self._lock:
             if name not in self._graphs:
-                self._graphs[name] = self._load(name)
+                self._graphs[name] = load(self._bundle, name, self._session, self._weights.tensors)
             return self._graphs[name]
 
-    def _load(self, name: str) -> Graph:
-        if self.backend in ENGINES:
-            from .engine import engine_for  # only who runs engines waits for it
+    def modes(self) -> list[Mode]:
+        """Every inference mode that needs no number of labels, best first."""
+        calibrated = self.manifest.shortlist is not None
+        return [mode for mode in self.manifest.inference_modes if mode != SHORTLIST or calibrated]
 
-            return engine_for(self.path, self.manifest, name, self.backend, self.precision, self._learned_in(name))
-        file, weights = self._verify(f"{name}.onnx"), self._learned_in(name)
-        self._verify(bundle.WEIGHTS)
-        return load_graph(file, self.backend, self.threads, weights, self.arena)
-
-    def _learned_in(self, name: str) -> dict[str, np.ndarray]:
-        """The learned tensors that the graph `name` holds."""
-        if not self.weights_override:
-            return {}
-        held = graph_tensors(self.manifest.network, name)
-        return {tensor: array for tensor, array in self.weights_override.items() if tensor in held}
-
-    def _verify(self, name: str) -> Path:
-        """Path of a file in the model's precision; its hash is computed once for all models made of this one."""
-        file = in_folder(name, self.precision)
-        if file not in self._verified:
-            bundle.verified(self.path, self.manifest, file)
-            self._verified.add(file)
-        return self.path / file
-
-    def modes(self) -> list[str]:
-        """Every inference mode that the model has, best first."""
-        modes: list[str] = [*self.manifest.modes]
-        return [*modes, SHORTLIST] if len(modes) > 1 and self.manifest.shortlist else modes
-
-    def mode(self, asked: str | None, labels: int | None = None) -> str:
+    def mode(self, asked: str | None = None, labels: int | None = None) -> Mode:
         """The inference mode asked for, by default the model's best; with a number of `labels`, `shortlist`.
 
         Raises `UsageError` where the model was not trained for it, or has no threshold for a shortlist.
         """
-        modes = {*map(str, self.manifest.modes)}
-        if modes == {"goodness", "classifier"}:
-            modes.add(SHORTLIST)
-        mode = asked or (SHORTLIST if labels else self.manifest.modes[0])
-        if mode not in modes:
-            raise unknown("mode", mode, modes)
+        modes = self.manifest.inference_modes
+        name = asked or (SHORTLIST if labels else modes[0])
+        mode = next((mode for mode in modes if mode == name), None)
+        if mode is None:
+            raise unknown("mode", name, modes)
         if labels and mode != SHORTLIST:
             raise UsageError(f"mode {mode} tries no choice of labels: leave out --labels, or --mode")
         if mode == SHORTLIST and not (labels or self.manifest.shortlist):
@@ -229,7 +183,7 @@ class Model:
 
     def scores(self, images: np.ndarray, mode: str | None = None, labels: int | None = None) -> np.ndarray:
         """Score of every class: images uint8 (N, C, H, W) -> float32 (N, classes)."""
-        return self.scores_and_passes(images, mode, labels)[0]
+        return self._scored(images, mode, labels).scores
 
     def scores_and_passes(
         self, images: np.ndarray, mode: str | None = None, labels: int | None = None
@@ -237,65 +191,20 @@ class Model:
         """Score of every class, and the passes it took: images uint8 (N, C, H, W) -> (N, classes), int (N,).
 
         `labels`: in mode `shortlist`, how many labels to try, the most plausible ones, whatever the threshold says,
-        beside the doubtful ones.
+        beside the undertrained ones. Raises `UsageError` for images of another type or shape, or none, and as
+        `mode` does.
         """
-        self._check(images)
-        now, mode = self._as_now(), self.mode(mode, labels)
-        count = len(now.classes)
-        if mode == "goodness":
-            return now._goodness(images, np.arange(count)), np.full(len(images), count)
-        logits = now._logits(images)
-        if mode == "classifier":
-            return logits, np.ones(len(images), int)
-        chosen = now._chosen(logits, labels)
-        scores = shortlist.scores(logits, chosen, lambda rows, tried: now._goodness(images[rows], tried))
-        return scores, shortlist.passes(chosen)
-
-    def _check(self, images: np.ndarray) -> None:
-        """Raises `UsageError` unless they are some images as the network takes them."""
-        shape = self.manifest.network.image.shape
-        if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
-            raise UsageError(
-                f"images: must be uint8 (N, {', '.join(map(str, shape))}), one at least, not {images.dtype} "
-                f"{images.shape}"
-            )
-
-    def _goodness(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Total goodness: images uint8 (N, C, H, W), labels (L,) -> (N, L)."""
-        graph = in_chunks(self.graph("goodness"), self.batch, self.at_once)
-        parts = _parts(images, self.batch)
-        return np.concatenate([graph({"images": part, "labels": labels})["total"] for part in parts])
-
-    def _logits(self, images: np.ndarray) -> np.ndarray:
-        """The classifier's logits: images uint8 (N, C, H, W) -> (N, classes)."""
-        graph, classes = self.graph("classifier"), len(self.classes)
-        parts = _parts(images, self.batch)
-        return np.concatenate([graph({"images": part})["logits"][:, :classes] for part in parts])
-
-    def _chosen(self, logits: np.ndarray, labels: int | None) -> np.ndarray:
-        """Labels in play, bool (N, classes)."""
-        doubtful = [index for index, name in enumerate(self.classes) if name in self.doubtful]
-        if labels:
-            known = logits.copy()
-            known[:, doubtful] = -np.inf
-            chosen = shortlist.most_plausible(known, labels)
-            chosen[:, doubtful] = True
-            return chosen
-        assert self.manifest.shortlist  # mode() has seen to it
-        return shortlist.in_play(logits, self.manifest.shortlist.threshold, doubtful)
+        found = self._scored(images, mode, labels)
+        return found.scores, found.passes
 
     def classify_batch(
         self, images: np.ndarray, mode: str | None = None, labels: int | None = None
     ) -> list[Answer]:
         """Images that are ready, uint8 (N, C, H, W) -> an answer for each."""
-        self._check(images)
-        now, mode = self._as_now(), self.mode(mode, labels)
-        for graph in ("classifier", "goodness") if mode == SHORTLIST else (mode,):
-            now.graph(graph)  # loading is not part of the time that is reported
-        start = time.perf_counter()
-        scores, passes = now.scores_and_passes(images, mode, labels)
-        elapsed = (time.perf_counter() - start) * 1000 / len(images)
-        return [now._answer(row, mode, int(cost), elapsed) for row, cost in zip(scores, passes, strict=True)]
+        found = self._scored(images, mode, labels)
+        return [
+            self._answer(row, int(passes), found) for row, passes in zip(found.scores, found.passes, strict=True)
+        ]
 
     def classify(
         self,
@@ -304,64 +213,86 @@ class Model:
         preprocess: bool = True,
         labels: int | None = None,
     ) -> Answer:
-        """An image file, or an array uint8 (C, H, W) that is ready -> the answer.
+        """A picture's file, or an image uint8 (C, H, W) that is ready -> the answer.
 
         Raises `ImageError` where the file cannot be used.
         """
         image = source if isinstance(source, np.ndarray) else self.read(str(source), preprocess)
         return self.classify_batch(image[None], mode, labels)[0]
 
-    def read(self, path: str, preprocess: bool = True, room: int | None = None) -> np.ndarray:
-        """An image file (`-`: standard input) as the network's input, uint8 (C, H, W).
+    def read(self, path: str, preprocess: bool = True, memory_limit: int | None = None) -> np.ndarray:
+        """A picture's file (`-`: standard input) as the network's image, uint8 (C, H, W).
 
-        `room`: bytes of memory that the picture may take, as for `picture.read_picture`.
+        `memory_limit`: bytes that the picture may take, as for `picture.read_picture`.
         """
-        return self.prepare(picture.read_picture(path, room), picture.display_name(path), preprocess)
+        return self.prepare(picture.read_picture(path, memory_limit), picture.display_name(path), preprocess)
 
     def prepare(self, opened: Image, name: str, preprocess: bool = True) -> np.ndarray:
-        """A picture as the network's input, uint8 (C, H, W). Raises `ImageError` with its name."""
+        """A picture as the network's image, uint8 (C, H, W). Raises `ImageError` with its name."""
         shape = self.manifest.network.image.shape
         if preprocess:
             return picture.prepare(opened, name, self.manifest.preprocessing, shape)
         return picture.take_as_is(opened, name, shape)
 
-    def _answer(self, row: np.ndarray, mode: str, passes: int, ms: float) -> Answer:
+    def _scored(self, images: np.ndarray, asked: str | None, labels: int | None) -> Scored:
+        shape = self.manifest.network.image.shape
+        if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
+            raise UsageError(
+                f"images: must be uint8 (N, {', '.join(map(str, shape))}), one at least, not {images.dtype} "
+                f"{images.shape}"
+            )
+        mode = self.mode(asked, labels)
+        for graph in ("classifier", "goodness") if mode == SHORTLIST else (mode,):
+            self.graph(graph)  # loading is not part of the time that is reported
+        start = time.perf_counter()
+        scores, passes = self._scores(images, mode, labels)
+        return Scored(mode, scores, passes, (time.perf_counter() - start) * 1000 / len(images))
+
+    def _scores(self, images: np.ndarray, mode: Mode, labels: int | None) -> tuple[np.ndarray, np.ndarray]:
+        count = len(self.classes)
+        if mode == "goodness":
+            return self._goodness(images, np.arange(count)), np.full(len(images), count)
+        logits = self._call("classifier", "logits", {"images": images})[:, :count]
+        if mode == "classifier":
+            return logits, np.ones(len(images), int)
+        unsure = [index for index, name in enumerate(self.classes) if name in self.undertrained]
+        if labels:
+            chosen = shortlist.most_plausible(logits, labels, unsure)
+        else:
+            assert self.manifest.shortlist  # or `mode` would have refused
+            chosen = shortlist.in_play(logits, self.manifest.shortlist.threshold, unsure)
+        scores = shortlist.scores(logits, chosen, lambda rows, tried: self._goodness(images[rows], tried))
+        return scores, shortlist.passes(chosen)
+
+    def _goodness(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """Total goodness: images uint8 (N, C, H, W), labels (L,) -> (N, L)."""
+        return self._call("goodness", "total", {"images": images, "labels": labels})
+
+    def _call(self, name: str, output: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        """One output of a graph, of images uint8 (N, C, H, W), in calls as large as the session allows."""
+        graph = self.graph(name)
+
+        def some(part: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {output: graph({**part, "images": to_unit_interval(part["images"])})[output]}
+
+        return in_chunks(some, self.session.batch, self.session.labels_per_call)(inputs)[output]
+
+    def _answer(self, row: np.ndarray, passes: int, found: Scored) -> Answer:
         order: Sequence[int] = np.argsort(-row, kind="stable").tolist()
         scores = {self.classes[index]: float(row[index]) for index in order}
         values = list(scores.values())
         margin = values[0] - values[1] if len(values) > 1 else 0.0
-        return Answer(self.classes[order[0]], margin, scores, mode, passes, self.backend, ms)
+        return Answer(self.classes[order[0]], margin, scores, found.mode, passes, self.backend, found.ms)
 
 
-def learned_state(
-    path: Path, manifest: bundle.Manifest, state: str | Path | Literal[False] | None
-) -> Current | None:
-    """What was learned on the bundle at `path`, `state` as for `Model`; None where there is none, or with False.
+def learned(bundle: Bundle, state: str | Path | Literal[False] | None = None) -> Current | None:
+    """What was learned on a bundle, `state` as for `Model`; None where there is none, or with False.
 
     Raises `StateError` for a state that is damaged or of another bundle.
     """
-    directory = Path(state) if state else bundle.state_directory(path)
+    directory = Path(state) if state else bundle.state_directory
     if state is False or not directory.is_dir():
         return None
-    from .learning.store import current  # only who has learned waits for a database
+    from .learning.store import current
 
-    return current(directory, manifest)
-
-
-def _parts(images: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """uint8 images (N, C, H, W) -> float32 in [0, 1], at most so many at a time."""
-    return (to_unit_interval(images[start : start + size]) for start in range(0, len(images), size))
-
-
-def graph_tensors(network: Network, graph: str) -> set[str]:
-    """Names of the tensors of `weights.safetensors` that a graph holds; a gradient graph takes them as inputs."""
-    names = set(tensor_shapes(network))
-    if graph.startswith("gradient"):
-        return set()
-    if graph == "goodness":
-        return {name for name in names if name != "labels.neutral" and not name.startswith("head.")}
-    if graph == "classifier":
-        above = tuple(f"{unit_name(index)}." for index in range(scored_units(network)[-1] + 1, len(network.units)))
-        passed = {name for name in names if from_below(name) and not name.startswith(above)}
-        return passed - {"labels.patterns"}
-    return set(gradient_tensors(network, int(graph.removeprefix("unit")) - 1))
+    return current(directory, bundle.manifest)

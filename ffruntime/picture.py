@@ -42,30 +42,31 @@ def display_name(path: str) -> str:
     return "standard input" if path == "-" else path
 
 
-def read_picture(path: str, room: int | None = None) -> Image.Image:
+def read_picture(path: str, memory_limit: int | None = None) -> Image.Image:
     """The picture at `path` (`-`: standard input), upright. Raises `ImageError` naming the file.
 
-    `room`: bytes that reading and preparing it may take beyond an ordinary picture; one that would take more is
-    not decoded.
+    `memory_limit`: bytes that reading and preparing it may take beyond an ordinary picture; one that would take
+    more is not decoded.
     """
     name = display_name(path)
-    return decode_picture(_read_bytes(path, name, room), name, room)
+    return decode_picture(_read_bytes(path, name, memory_limit), name, memory_limit)
 
 
-def decode_picture(data: bytes, name: str, room: int | None = None) -> Image.Image:
-    """The picture in a file's bytes, upright, `room` as for `read_picture`. Raises `ImageError` with the name.
+def decode_picture(data: bytes, name: str, memory_limit: int | None = None) -> Image.Image:
+    """The picture in a file's bytes, upright. Raises `ImageError` with the name.
 
-    A JPEG much larger than `prepare` needs is decoded at a fraction of its size.
+    A JPEG much larger than `prepare` needs is decoded at a fraction of its size. `memory_limit` as for
+    `read_picture`.
     """
-    _require_room(name, len(data), room, "at least ")
+    _require_memory(name, len(data), memory_limit, "at least ")
     with _refusing(name):
         picture = _open(data, name)
         beside = len(data) + _decoder_bytes(picture)
         picture.draft(None, (2 * WORKING_SIDE, 2 * WORKING_SIDE))
         if picture.format == "PNG" and "exif" not in picture.info:  # it may follow: looking for it decodes the PNG
-            _require_room(name, beside + _pixel_bytes(picture), room)
+            _require_memory(name, beside + _pixel_bytes(picture), memory_limit)
         turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        _require_room(name, beside + _pixel_bytes(picture, copies=1 + turned), room)
+        _require_memory(name, beside + _pixel_bytes(picture, copies=1 + turned), memory_limit)
         ImageOps.exif_transpose(picture, in_place=True)
     return picture
 
@@ -88,13 +89,14 @@ def _pixel_bytes(picture: Image.Image, copies: int = 1) -> int:
     return copies * each * width * height + band + PREPARING * width * height // factor**2
 
 
-def _require_room(name: str, needed: int, room: int | None, least: str = "") -> None:
-    """Raises `ImageError` with the numbers where a picture needs more than an ordinary one does, and `room`."""
-    if room is not None and needed > room + ORDINARY:
-        takes, more = (math.ceil(size / (1 << 20)) for size in (needed - ORDINARY, needed - ORDINARY - room))
+def _require_memory(name: str, needed: int, memory_limit: int | None, least: str = "") -> None:
+    """Raises `ImageError` with the numbers where a picture needs more than an ordinary one and `memory_limit`."""
+    if memory_limit is not None and needed > memory_limit + ORDINARY:
+        beyond = needed - ORDINARY
+        takes, more = (math.ceil(size / (1 << 20)) for size in (beyond, beyond - memory_limit))
         raise ImageError(
             f"{name}: takes {least}{takes} MiB more than an ordinary picture, and the memory allowed leaves "
-            f"{room >> 20}; make it smaller, or allow {least}{more} MiB more"
+            f"{memory_limit >> 20}; make it smaller, or allow {least}{more} MiB more"
         )
 
 
@@ -135,9 +137,9 @@ def _refusing(name: str) -> Iterator[None]:
         raise ImageError(f"{name}: damaged image: {reason}") from error
 
 
-def _read_bytes(path: str, name: str, room: int | None) -> bytes:
+def _read_bytes(path: str, name: str, memory_limit: int | None) -> bytes:
     """A file's bytes, or so many of them that it is seen to be too large."""
-    most = 1 + (MAX_BYTES if room is None else min(MAX_BYTES, room + ORDINARY))
+    most = 1 + (MAX_BYTES if memory_limit is None else min(MAX_BYTES, memory_limit + ORDINARY))
     try:
         if path == "-":
             return sys.stdin.buffer.read(most)

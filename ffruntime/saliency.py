@@ -2,13 +2,14 @@
 
 A window slides over every pixel; the pixels under it are set to zero. The accuracy over a data set without them
 minus that with them is the saliency of the pixel at the window's centre: below zero, where answers need it.
+`ffruntime explain` finds it of a bundle's graphs, `fftrain explain --method ads` of a network in torch.
 """
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from msgspec import Struct
@@ -41,6 +42,47 @@ class Occluded(Struct, frozen=True):
         """Saliency over each class's images: (K, H, W) in [−1, 1], 0 where a class has none."""
         difference = self.without - self.plain[:, None, None]
         return difference / np.maximum(self.images, 1)[:, None, None]
+
+
+class Saliency(Struct, frozen=True):
+    """What right answers rest on, over all images or over those of a class."""
+
+    image: np.ndarray  # the mean of the images, (C, H, W) in 0 … 255
+    accuracy: float  # share of right answers with nothing hidden
+    map: np.ndarray  # (H, W) in [−1, 1]
+
+
+def explain_accuracy(
+    predict: Predict,
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str],
+    window: int,
+    stepped: Callable[[], object] = lambda: None,
+) -> dict[str, Saliency]:
+    """Saliency over all images, `all`, and over those of every class that has some; arguments as of `occlude`."""
+    found = occlude(predict, images, labels, len(classes), window, stepped)
+    explained = {"all": Saliency(images.mean(0), float(found.plain.sum() / found.images.sum()), found.overall)}
+    for label, name in enumerate(classes):
+        if count := found.images[label]:
+            accuracy = float(found.plain[label] / count)
+            explained[name] = Saliency(images[labels == label].mean(0), accuracy, found.by_class[label])
+    return explained
+
+
+def to_json(explained: Mapping[str, Saliency]) -> dict[str, dict[str, object]]:
+    """Accuracies and maps as JSON has them."""
+    return {name: {"accuracy": one.accuracy, "map": one.map.tolist()} for name, one in explained.items()}
+
+
+def to_lines(explained: Mapping[str, Saliency], window: int) -> list[str]:
+    """For people: a line for each, with the place where most is lost."""
+    lines = []
+    for name, one in explained.items():
+        row, column = divmod(int(one.map.argmin()), one.map.shape[1])
+        lost = f"{100 * one.map.min():+.1f} points at row {row}, column {column}".replace("-", "−")
+        lines.append(f"{name}: {100 * one.accuracy:.1f} % right; without {window} × {window} pixels {lost}")
+    return lines
 
 
 def occlude(
@@ -93,14 +135,14 @@ def occluded_copies(images: np.ndarray, window: int, row: int) -> np.ndarray:
     return copies
 
 
-def picture(maps: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> bytes:
-    """A PNG of tiles, by name an image (C, H, W) in 0 … 255 and a saliency (H, W) over it, each on its own scale.
+def picture(explained: Mapping[str, Saliency]) -> bytes:
+    """A PNG of tiles, by name an image and its saliency over it, each on its own scale.
 
     Orange: accuracy is lost without the pixels there, at most by the points that stand above; purple: it is gained.
     """
     tiles = [
-        (f"{name}   {100 * saliency.min():+.0f} points", _tile(image, saliency))
-        for name, (image, saliency) in maps.items()
+        (f"{name}   {100 * one.map.min():+.0f} points", _tile(one.image, one.map))
+        for name, one in explained.items()
     ]
     step_x, step_y = tiles[0][1].width + 10, tiles[0][1].height + 26
     columns = min(COLUMNS, len(tiles))

@@ -1,33 +1,37 @@
 """Mode `shortlist`: the classifier names the labels still in play, and goodness decides between them.
 
 A pass is one image with one label through the network. Goodness of every label costs as many as there are classes,
-the classifier alone costs 1, a shortlist 1 and one for each label in play.
+the classifier alone costs 1, a shortlist 1 and one for each label in play. `ffexport` calibrates the threshold with
+the same functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 Goodness = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows (M,), labels (L,) -> total goodness (M, L)
 
 
-def in_play(logits: np.ndarray, threshold: float, doubtful: Iterable[int] = ()) -> np.ndarray:
+def in_play(logits: np.ndarray, threshold: float, undertrained: Sequence[int] = ()) -> np.ndarray:
     """Which labels to try: logits (N, classes) -> bool (N, classes).
 
-    Those within `threshold` of the best logit, and all `doubtful` ones: the classifier's word on these does not
+    Those within `threshold` of the best logit, and all `undertrained` ones: the classifier's word on these does not
     count, so theirs is not the best logit either.
     """
-    unsure = np.isin(np.arange(logits.shape[1]), list(doubtful))
+    unsure = np.isin(np.arange(logits.shape[1]), undertrained)
     best = logits[:, ~unsure].max(1, keepdims=True)
     return (best - logits <= threshold) | unsure
 
 
-def most_plausible(logits: np.ndarray, count: int) -> np.ndarray:
-    """The `count` labels with the largest logits, or all: logits (N, classes) -> bool (N, classes)."""
+def most_plausible(logits: np.ndarray, count: int, undertrained: Sequence[int] = ()) -> np.ndarray:
+    """The `count` labels with the largest logits, or all, and the `undertrained` ones: bool (N, classes)."""
+    known = logits.copy()
+    known[:, undertrained] = -np.inf
     chosen = np.zeros(logits.shape, bool)
-    np.put_along_axis(chosen, np.argsort(-logits, axis=1, kind="stable")[:, :count], True, axis=1)
+    np.put_along_axis(chosen, np.argsort(-known, axis=1, kind="stable")[:, :count], True, axis=1)
+    chosen[:, undertrained] = True
     return chosen
 
 

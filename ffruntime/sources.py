@@ -1,7 +1,7 @@
 """Where pictures come from: files, folders, a folder that is watched, a camera.
 
-A stream is an iterator of `Named`: what a picture is called, and how to get it. Getting it raises `ImageError`
-where that fails; the stream goes on.
+A stream is an iterator of `PictureSource`: what a picture is called, and how to get it. Getting it raises
+`ImageError` where that fails; the stream goes on.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from .picture import read_picture
 if TYPE_CHECKING:
     import numpy as np
 
-Named: TypeAlias = tuple[str, Callable[[], Image.Image]]
+PictureSource: TypeAlias = tuple[str, Callable[[], Image.Image]]
 Stamp: TypeAlias = tuple[int, int, int]  # inode, size in bytes, time of the last change in ns
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp")
 INTERVAL = 0.2  # seconds between two looks at a folder
 
 
-def pictures(paths: Iterable[str], room: int | None = None) -> Iterator[Named]:
+def pictures(paths: Iterable[str], memory_limit: int | None = None) -> Iterator[PictureSource]:
     """Pictures at `paths`; of a folder all that are in it, by name, none of folders in it. `-`: standard input.
 
-    `room`, here and below: bytes that getting one may take, as for `read_picture`.
+    `memory_limit`, here and below: bytes that getting one may take, as for `read_picture`.
     """
     for path in paths:
         listed = _listing(path)
         if listed is None:
-            yield path, partial(read_picture, path, room)
+            yield path, partial(read_picture, path, memory_limit)
         elif not listed:
             yield path, partial(_refuse, f"{path}: no pictures in this folder ({' '.join(SUFFIXES)})")
         for file in listed or ():
-            yield str(file), partial(read_picture, str(file), room)
+            yield str(file), partial(read_picture, str(file), memory_limit)
 
 
 def _listing(path: str) -> list[Path] | None:
@@ -59,16 +59,18 @@ def _refuse(message: str) -> Image.Image:
     raise ImageError(message)
 
 
-def arrivals(folder: Path, interval: float = INTERVAL, room: int | None = None) -> Iterator[Named]:
+def arrivals(folder: Path, interval: float = INTERVAL, memory_limit: int | None = None) -> Iterator[PictureSource]:
     """Pictures that appear in a folder or change, from this call on, each once it is completely written; no end.
 
     A picture is complete when two looks, `interval` seconds apart, find the same file, of the same size and time of
     change, and not empty. Raises `ImageError` where the folder cannot be read, or no longer.
     """
-    return _arrivals(folder, _stamps(folder), interval, room)
+    return _arrivals(folder, _stamps(folder), interval, memory_limit)
 
 
-def _arrivals(folder: Path, known: dict[Path, Stamp], interval: float, room: int | None) -> Iterator[Named]:
+def _arrivals(
+    folder: Path, known: dict[Path, Stamp], interval: float, memory_limit: int | None
+) -> Iterator[PictureSource]:
     before = known
     while True:
         time.sleep(interval)
@@ -77,7 +79,7 @@ def _arrivals(folder: Path, known: dict[Path, Stamp], interval: float, room: int
         for file in sorted(now):
             if now[file] == before.get(file) != known.get(file):
                 known[file] = now[file]
-                yield str(file), partial(read_picture, str(file), room)
+                yield str(file), partial(read_picture, str(file), memory_limit)
         before = now
 
 
@@ -98,7 +100,7 @@ def _stamps(folder: Path) -> dict[Path, Stamp]:
     return stamps
 
 
-def frames(source: str) -> Iterator[Named]:
+def frames(source: str) -> Iterator[PictureSource]:
     """Frames of a camera, by its number, or of a video, a file or an address: whatever OpenCV opens.
 
     A video ends. Raises `MissingExtra` without OpenCV, `ImageError` where the source cannot be opened, or a camera

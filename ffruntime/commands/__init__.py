@@ -1,1 +1,1 @@
-"""The commands of ffruntime, one module for each; what they need is imported when they run: start-up counts."""
+"""Commands of ffruntime. Each imports what it computes with when it runs: `ffruntime --help` imports no numpy."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
-from .common import Asked, budget_options, json_option, running_options, within
+from .options import RunOptions, budget_options, json_option, running_options, within
 
 if TYPE_CHECKING:
-    from ..bench import Result
-    from ..core.plan import Use
+    from ..measure import Speed
 
 EPILOG = """\b
 Examples:
@@ -39,7 +38,7 @@ Energy is what the meters count meanwhile, one image at a time, whoever uses it:
 @budget_options
 @json_option
 def bench(
-    asked: Asked,
+    options: RunOptions,
     mode: str | None,
     seconds: float,
     device: str | None,
@@ -50,25 +49,25 @@ def bench(
     from msgspec import convert, to_builtins
 
     from ..backend import DEFAULT_BACKEND
-    from ..bench import Result, measure
     from ..energy import find_meters
+    from ..measure import Speed, measure
 
-    model = asked.model()
-    meters, reasons = find_meters(gpu=asked.backend != DEFAULT_BACKEND)
+    model = options.model()
+    meters, reasons = find_meters(gpu=options.backend != DEFAULT_BACKEND)
     how = {
-        "model": asked.model_path,
-        **{name: getattr(asked, name) for name in ("backend", "precision", "threads")},
+        "model": options.model_path,
+        **{name: getattr(options, name) for name in ("backend", "precision", "threads")},
         **{"device": device, "memory": memory, "seconds": seconds},
     }
     if mode:
-        mode = model.mode(mode)
-        model, _ = within(model, cast("Use", mode), device, memory)
-        results = [measure(model, mode, seconds, meters)]
+        chosen = model.mode(mode)
+        model, _ = within(model, chosen, device, memory)
+        results = [measure(model, chosen, seconds, meters)]
     else:
-        options = [f"--{name}={value}" for name, value in how.items() if value is not None]
-        options += ["--shipped"] if asked.shipped else [f"--state={asked.state}"] if asked.state else []
-        rows = (_in_a_process([*options, f"--mode={name}"]) for name in model.modes())
-        results = [convert(row, Result, strict=False) for row in rows]
+        words = [f"--{name}={value}" for name, value in how.items() if value is not None]
+        words += ["--shipped"] if options.shipped else [f"--state={options.state}"] if options.state else []
+        rows = (_in_a_process([*words, f"--mode={name}"]) for name in model.modes())
+        results = [convert(row, Speed, strict=False) for row in rows]
     if not as_json:
         click.echo(_table(results))
         click.echo(
@@ -82,7 +81,7 @@ def bench(
 
 def _in_a_process(options: Sequence[str]) -> dict[str, object]:
     """What this command prints with those options in a process of its own; where that fails, as it failed."""
-    import subprocess  # only who measures waits for it
+    import subprocess
 
     command = [sys.executable, "-m", "ffruntime", "bench", "--json", *options]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -93,7 +92,7 @@ def _in_a_process(options: Sequence[str]) -> dict[str, object]:
     return row
 
 
-def _table(results: Sequence[Result]) -> str:
+def _table(results: Sequence[Speed]) -> str:
     from ..core.tables import table
 
     sizes = list(results[0].images_per_second)

@@ -6,16 +6,15 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import click
 
-from .common import Asked, budget_options, json_option, running_options, within
+from .options import RunOptions, budget_options, json_option, running_options, within
 
 if TYPE_CHECKING:
-    from ..core.plan import Use
     from ..model import Answer, Model
-    from ..sources import Named
+    from ..sources import PictureSource
 
 EPILOG = """\b
 Examples:
@@ -62,7 +61,7 @@ all the same), 6 backend, 7 a backend that fails the golden check, 9 learned sta
 @budget_options
 @json_option
 def classify(
-    asked: Asked,
+    options: RunOptions,
     images: tuple[str, ...],
     mode: str | None,
     labels: int | None,
@@ -81,16 +80,17 @@ def classify(
     if watch and camera:
         raise click.UsageError("--watch and --camera both go on: ask for one of them")
     from ..core.errors import ImageError
-    from ..model import SHORTLIST
+    from ..core.manifest import SHORTLIST
     from ..picture import display_name
 
-    model = asked.model()
-    model, limits = within(model, cast("Use", model.mode(mode, labels)), device, memory)
+    model = options.model()
+    chosen = model.mode(mode, labels)
+    model, budget = within(model, chosen, device, memory)
     costs: Counter[int] = Counter()  # how many images took so many passes
     failed = False
-    newest = _newest(model, asked) if (watch or camera) and not asked.shipped else None
+    newest = _newest(model, options) if (watch or camera) and not options.shipped else None
     try:
-        for path, get in _stream(images, watch, camera, limits.picture):
+        for path, get in _stream(images, watch, camera, budget.picture):
             model = newest() if newest else model
             try:
                 pixels = model.prepare(get(), display_name(path), not no_preprocess)
@@ -98,45 +98,46 @@ def classify(
                 click.echo(f"error: {error}", err=True)
                 failed = True
                 continue
-            answer = model.classify_batch(pixels[None], mode, labels)[0]
+            (answer,) = model.classify_batch(pixels[None], chosen, labels)
             costs[answer.passes] += 1
             if show:
-                from ..report import draw
+                from ..terminal import draw
 
                 click.echo(draw(pixels), err=as_json)
             click.echo(_answer_json(path, answer, top) if as_json else _answer_line(path, answer, top))
     finally:  # Ctrl-C is how a stream ends
-        if model.mode(mode, labels) == SHORTLIST and costs.total() > 1 and not as_json:
-            click.echo(_cost_line(costs, len(model.classes), labels, len(model.doubtful)))
+        if chosen == SHORTLIST and costs.total() > 1 and not as_json:
+            click.echo(_cost_line(costs, len(model.classes), labels, len(model.undertrained)))
     if failed:
         raise click.exceptions.Exit(ImageError.exit_code)
 
 
-def _newest(model: Model, asked: Asked) -> Callable[[], Model]:
+def _newest(model: Model, options: RunOptions) -> Callable[[], Model]:
     """The model with what another process has learned meanwhile."""
-    from ..core.transition import state_directory
     from ..following import following
 
-    directory = asked.state or state_directory(model.path)
+    directory = options.state or model.bundle.state_directory
     return following(model, directory, lambda problem: click.echo(f"warning: {problem}", err=True))
 
 
-def _cost_line(costs: Counter[int], classes: int, labels: int | None, doubtful: int) -> str:
+def _cost_line(costs: Counter[int], classes: int, labels: int | None, undertrained: int) -> str:
     count = costs.total()
     average = sum(passes * times for passes, times in costs.items()) / count
-    worst = 1 + min((labels or classes) + doubtful, classes)
+    worst = 1 + min((labels or classes) + undertrained, classes)
     return (
         f"{count} images, {average:.2f} passes on average, {max(costs)} at most; worst case {worst}, goodness of "
         f"every label {classes}"
     )
 
 
-def _stream(images: tuple[str, ...], watch: str | None, camera: str | None, room: int | None) -> Iterator[Named]:
+def _stream(
+    images: tuple[str, ...], watch: str | None, camera: str | None, memory_limit: int | None
+) -> Iterator[PictureSource]:
     from ..sources import arrivals, frames, pictures
 
     # What appears while the others are classified, too.
-    appearing = arrivals(Path(watch), room=room) if watch else iter(())
-    yield from pictures(images, room)
+    appearing = arrivals(Path(watch), memory_limit=memory_limit) if watch else iter(())
+    yield from pictures(images, memory_limit)
     if watch:
         click.echo(f"watching {watch}; Ctrl-C ends it", err=True)
     yield from frames(camera) if camera else appearing

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from .common import json_option
+from .options import json_option
 
 if TYPE_CHECKING:
     from ..core.manifest import Manifest
@@ -206,6 +206,7 @@ def _models(bundles: Mapping[str, str], asked: Sequence[str], threads: int) -> d
     from ..core.errors import BundleError
     from ..demo import changed_world, new_class, split_mnist
     from ..model import Model
+    from ..session import Session
 
     modules = {"new-class": new_class, "changed-world": changed_world, "split-mnist": split_mnist}
     models, missing = {}, []
@@ -216,7 +217,7 @@ def _models(bundles: Mapping[str, str], asked: Sequence[str], threads: int) -> d
         if not path.exists():
             missing.append(f"{name}: {path} is not there; make it: {module.REMEDY}")
             continue
-        models[name] = Model(path, threads=threads, state=False)
+        models[name] = Model(path, session=Session(threads=threads), state=False)
         module.require(models[name])
     if missing and (asked or not models):
         raise BundleError("; ".join(missing))
@@ -248,7 +249,7 @@ def _draw(stage: Stage, what: str, digits: Digits) -> None:
     """Two of the images that will be learned, where they can be seen."""
     import numpy as np
 
-    from ..report import draw
+    from ..terminal import draw
 
     if stage.draw and sys.stdout.isatty():
         click.echo(what)

@@ -6,18 +6,15 @@ import json
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import click
 
-from .common import Asked, budget_options, json_option, running_options, within
+from .options import RunOptions, budget_options, json_option, running_options, within
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from ..core.plan import Use
+    from ..core.data import Examples
     from ..model import Model
-    from ..saliency import Predict
 
 EPILOG = """\b
 Examples:
@@ -29,26 +26,23 @@ Examples:
 Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 bundle, 4 image, 5 data set, 6 backend,
 8 cannot write, 9 learned state."""
 
-window_option = click.option(
-    "--window", type=click.IntRange(min=1), default=5, show_default=True, help="Pixels a side that are hidden."
-)
-count_option = click.option(
-    "--images", "count", type=click.IntRange(min=1), default=100, show_default=True, help="How many, at most."
-)
-
 
 @click.command(epilog=EPILOG)
 @click.argument("folder", required=False, metavar="[DIR]", type=click.Path(path_type=Path))
 @running_options
-@window_option
-@count_option
+@click.option(
+    "--window", type=click.IntRange(min=1), default=5, show_default=True, help="Pixels a side that are hidden."
+)
+@click.option(
+    "--images", "count", type=click.IntRange(min=1), default=100, show_default=True, help="How many, at most."
+)
 @click.option("--mode", help="goodness, classifier or shortlist; default: the model's best.")
 @click.option("--no-preprocess", is_flag=True, help="The images are ready: as the network was trained on.")
 @click.option("--out", metavar="FILE.png", type=click.Path(path_type=Path), help="Default: model.ads.png.")
 @budget_options
 @json_option
 def explain(
-    asked: Asked,
+    options: RunOptions,
     folder: Path | None,
     window: int,
     count: int,
@@ -63,32 +57,42 @@ def explain(
 
     Over the bundle's exemplars, or the pictures in DIR/CLASS. This is accuracy-differential saliency: no gradient.
     """
-    model = asked.model()
-    mode = model.mode(mode)
-    model, limits = within(model, cast("Use", mode), device, memory)
+    from ..core.durable import write_atomically
+    from ..saliency import explain_accuracy, picture, steps, to_json, to_lines
+
+    model = options.model()
+    chosen = model.mode(mode)
+    model, budget = within(model, chosen, device, memory)
     if folder:
-        images, labels = _pictures(model, folder, count, not no_preprocess, limits.picture)
+        examples = _pictures(model, folder, count, not no_preprocess, budget.picture)
     else:
-        images, labels = _exemplars(model, count)
-    target = out or Path(f"{model.path.stem}.ads.png")
-    explain_accuracy(lambda x: model.scores(x, mode), images, labels, model.classes, window, mode, target, as_json)
+        examples = _exemplars(model, count)
+    images, labels = examples.pixels, examples.labels
+    predict, target = partial(model.scores, mode=chosen), out or Path(f"{model.path.stem}.ads.png")
+    with click.progressbar(length=steps(images), label=f"{len(images)} images", file=sys.stderr) as bar:
+        explained = explain_accuracy(predict, images, labels, model.classes, window, partial(bar.update, 1))
+    write_atomically(target, picture(explained))
+    if as_json:
+        result = {"images": len(images), "mode": chosen, "window": window, "picture": str(target)}
+        click.echo(json.dumps({**result, "saliency": to_json(explained)}))
+    else:
+        click.echo("\n".join((*to_lines(explained, window), f"{target} written")))
 
 
-def _exemplars(model: Model, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The bundle's first exemplars, in which classes take turns: images uint8 (N, C, H, W), labels (N,)."""
+def _exemplars(model: Model, count: int) -> Examples:
+    """The bundle's first exemplars, in which classes take turns. Raises `BundleError` where it has none."""
+    from ..core.data import Examples
     from ..core.manifest import EXEMPLARS
-    from ..core.transition import read_tensors
 
-    tensors = read_tensors(model.path, model.manifest, EXEMPLARS)
-    return tensors["images"][:count], tensors["labels"][:count]
+    tensors = model.bundle.tensors(EXEMPLARS)
+    return Examples(tensors["images"][:count], tensors["labels"][:count])
 
 
-def _pictures(
-    model: Model, folder: Path, count: int, preprocess: bool, room: int | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _pictures(model: Model, folder: Path, count: int, preprocess: bool, memory_limit: int | None) -> Examples:
     """Pictures in folders named like the model's classes, likewise by turns. Raises `DataError`, `ImageError`."""
     import numpy as np
 
+    from ..core.data import Examples
     from ..core.errors import DataError
     from ..sources import is_picture
 
@@ -99,42 +103,5 @@ def _pictures(
     if not found:
         raise DataError(f"{folder}: no pictures in folders named like classes, such as {folder / model.classes[0]}")
     chosen = sorted(found)[:count]
-    images = np.stack([model.read(str(file), preprocess, room) for *_, file in chosen])
-    return images, np.array([label for _, label, _ in chosen])
-
-
-def explain_accuracy(
-    predict: Predict,
-    images: np.ndarray,
-    labels: np.ndarray,
-    classes: tuple[str, ...],
-    window: int,
-    mode: str,
-    target: Path,
-    as_json: bool,
-) -> None:
-    """Find the saliency of images uint8 (N, C, H, W) with labels (N,), draw it into `target` and print it."""
-    from ..core.durable import write_atomically
-    from ..saliency import occlude, picture, steps
-
-    with click.progressbar(length=steps(images), label=f"{len(images)} images", file=sys.stderr) as bar:
-        found = occlude(predict, images, labels, len(classes), window, partial(bar.update, 1))
-    maps = {"all": (images.mean(0), found.overall)}
-    for label, name in enumerate(classes):
-        if found.images[label]:
-            maps[name] = images[labels == label].mean(0), found.by_class[label]
-    write_atomically(target, picture(maps))
-    plain = {"all": found.plain.sum() / found.images.sum()}
-    plain |= {classes[i]: found.plain[i] / n for i, n in enumerate(found.images) if n}
-    if as_json:
-        result: dict[str, Any] = {"images": len(images), "mode": mode, "window": window, "picture": str(target)}
-        result["saliency"] = {
-            name: {"accuracy": float(plain[name]), "map": saliency.tolist()} for name, (_, saliency) in maps.items()
-        }
-        click.echo(json.dumps(result))
-        return
-    for name, (_, saliency) in maps.items():
-        row, column = divmod(int(saliency.argmin()), saliency.shape[1])
-        lost = f"{100 * saliency.min():+.1f} points at row {row}, column {column}".replace("-", "−")
-        click.echo(f"{name}: {100 * plain[name]:.1f} % right; without {window} × {window} pixels {lost}")
-    click.echo(f"{target} written")
+    images = np.stack([model.read(str(file), preprocess, memory_limit) for *_, file in chosen])
+    return Examples(images, np.array([label for _, label, _ in chosen]))

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import budget_options, json_option, model_option, state_option, within
+from .options import budget_options, json_option, model_option, state_option, within
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ..learning.learner import Learner, Outcome
     from ..model import Model
-    from ..sources import Named
+    from ..sources import PictureSource
 
 EPILOG = """\b
 Examples:
@@ -117,11 +117,12 @@ def learn(
     from ..learning.learner import AT_ONCE, TOLERANCE, Learner
     from ..learning.update import Settings
     from ..model import Model
+    from ..session import Session
     from ..sources import pictures
 
-    model = Model(model_path, backend, threads or 0, state=False)
-    model, (calls, room) = within(model, "update", device, memory, micro_batch)
-    examples = ((name, picture) for name, path in labelled for picture in pictures([path], room))
+    model = Model(model_path, session=Session(backend, threads=threads or 0), state=False)
+    model, (calls, picture_limit) = within(model, "update", device, memory, micro_batch)
+    examples = ((name, picture) for name, path in labelled for picture in pictures([path], picture_limit))
     if calls and micro_batch and micro_batch > calls.micro_batch:
         raise BackendError(
             f"--micro-batch {micro_batch}: no more than {calls.micro_batch} keep to the memory allowed"
@@ -183,7 +184,7 @@ def _labelled(paths: tuple[str, ...], label: str | None) -> list[tuple[str, str]
 
 
 def _prepared(
-    model: Model, examples: Sequence[tuple[str, Named]], preprocess: bool
+    model: Model, examples: Sequence[tuple[str, PictureSource]], preprocess: bool
 ) -> tuple[list[np.ndarray], list[str]]:
     """Images as the network takes them, and what they show, of the pictures that can be read."""
     from ..core.errors import ImageError
@@ -240,7 +241,7 @@ def _outcome_json(outcome: Outcome) -> str:
 
 
 def _outcome_line(outcome: Outcome) -> str:
-    from ..report import held_back_text
+    from ..terminal import held_back_text
 
     what = "adopted" if outcome.adopted else "refused"
     held_back = held_back_text(outcome.before, outcome.after)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .common import backend_options, json_option, model_option, state_option
+from .options import backend_options, json_option, model_option, session_of, state_option
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,11 +108,12 @@ def diff(
     By default B is the current version, and A the one that it was made from. 0 is the bundle.
     """
     from ..core.errors import UsageError
+    from ..core.state import Weights
     from ..core.tables import table
     from ..core.transition import read_weights
     from ..model import Model
 
-    model = Model(model_path, backend, threads or 0, precision, state=False)
+    model = Model(model_path, session=session_of(backend, precision, threads), state=False)
     with _opened(model_path, state) as store:
         if second is None:
             second = store.current_version()
@@ -124,7 +125,7 @@ def diff(
         before, after, classes = store.weights(first), store.weights(second), store.classes()
     shipped = read_weights(model.path, model.manifest)
     changes = _changes({**shipped, **before}, {**shipped, **after})
-    differ, count = _decisions(model.relearned(before, classes), model.relearned(after, classes))
+    differ, count = _decisions(*(model.with_weights(Weights(tensors, classes)) for tensors in (before, after)))
     if as_json:
         decisions = {"differ": differ, "of": count}
         click.echo(json.dumps({"first": first, "second": second, "tensors": changes, "decisions": decisions}))
@@ -177,7 +178,7 @@ def apply_state(file: Path, model_path: str, state: Path | None, force: bool, as
     from ..core.transition import state_directory
     from ..learning.learner import Learner
     from ..model import Model
-    from ..report import held_back_text
+    from ..terminal import held_back_text
 
     model = Model(model_path, state=False)
     with contextlib.closing(Learner(model, state or state_directory(model.path))) as learner:

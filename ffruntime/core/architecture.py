@@ -101,7 +101,7 @@ class Label(Struct, frozen=True, forbid_unknown_fields=True):
     `add`: keep · image + pattern, pixel by pixel (`labels.keep` is a tensor, so that a pattern can
     also *replace* pixels); `channel`: the pattern as further channels beside the image; `morphology`:
     keep · image + (1 − keep) · the image eroded or dilated by the pattern, a structuring element of
-    `element` × `element` pixels (`ffruntime/labels.py`). `range` then brings each sample to [0, 1]
+    `element` × `element` pixels (`ffruntime/embedding.py`). `range` then brings each sample to [0, 1]
     (Scodellaro et al.). With `top` the image stays as it is: the pattern, a vector of `channels` numbers, is what
     the topmost unit of a recurrent network has above it (Hinton, section 3.4).
     """

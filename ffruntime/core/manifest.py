@@ -30,6 +30,11 @@ Accuracies = dict[str, dict[str, float]]  # split -> inference mode -> share of 
 
 Precision: TypeAlias = Literal["fp32", "fp16", "int8"]  # of inference
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+# What a value may be off by, as a share of the largest one beside it. fp32: rounding. The others tell a wrong graph
+# from a coarse one, and no more: fp16 rounds to 2⁻¹¹ and int8 to 1/127 of the largest value, in every layer, and a
+# mean of squares doubles that. Whether a precision is *good* enough, the decisions on exemplars say (`ffexport`).
+TOLERANCE = 1e-4
+TOLERANCES: dict[Precision, float] = {"fp32": TOLERANCE, "fp16": 1e-2, "int8": 1e-1}
 
 
 def known_precision(name: str) -> Precision:

@@ -38,7 +38,8 @@ def follow(
     """
 
     def point(examples: int, rehearsed: int, adopted: bool, seconds: float) -> Point:
-        known, modes = learner.model, learner.model.modes()
+        known = learner.model
+        modes: list[str] = [*known.modes()]
         on_new, on_old = ({mode: accuracy(known, images, mode) for mode in modes} for images in (new, old))
         return Point(examples, rehearsed, adopted, seconds, on_new, on_old)
 

@@ -11,6 +11,7 @@ import numpy as np
 from ..core import transition as bundle
 from ..core.data import to_unit_interval
 from ..core.learning import Augment
+from ..core.state import Weights
 from ..learning.augment import augment
 from ..learning.update import (
     HEAD,
@@ -87,7 +88,8 @@ class Student:
 
     def model(self, classes: Sequence[str]) -> Model:
         """The network as it is now, which answers with one of `classes`, the bundle's first ones."""
-        return self._model.relearned({name: self._weights[name].copy() for name in self._names}, classes)
+        learned = {name: self._weights[name].copy() for name in self._names}
+        return self._model.with_weights(Weights(learned, tuple(classes)))
 
     def _look(self) -> None:
         self._looking = self.model(self._model.classes)

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from ..backend import in_chunks
 from ..core import transition as bundle
-from ..core.state import read_state
+from ..core.state import Weights, read_state
 from ..model import Model
 from .replay import draw_balanced, evictions
 from .store import BUNDLES, LEARNED, REFUSED, Current, Store, alone
@@ -55,7 +55,8 @@ class Learner:
         """
         self.units = learning_units(model.manifest.network, model.manifest.files)
         self.settings, self.tolerance = settings or Settings(), tolerance
-        self._graphs = model.relearned({}, model.manifest.classes)  # whose gradient graphs serve all versions
+        own = Weights({}, model.manifest.classes)
+        self._graphs = model.with_weights(own)  # whose gradient graphs serve all versions
         self._graphs.graph("gradient_head")  # a backend that cannot run says so before anything is stored
         self._held_back = exemplars(model, HELD_BACK)
         self.version, self.model = 0, self._graphs
@@ -76,7 +77,7 @@ class Learner:
         """Make `model` that of the current version, which another process may have changed, and return it."""
         now = self.store.current()
         like = self.model if now.version == self.version else self._graphs  # whose loaded graphs go on
-        self.version, self.model = now.version, like.relearned(now.tensors, now.classes, now.doubtful)
+        self.version, self.model = now.version, like.with_weights(Weights(now.tensors, now.classes, now.doubtful))
         return now
 
     def learn(
@@ -124,7 +125,7 @@ class Learner:
         start, shipped = time.perf_counter(), self._shipped()
         rng = np.random.default_rng([len(self.store.history()), *ids[:1]])  # another one for each attempt
         weights, losses = self._weights(now, ids, settings, rng, stepped)
-        after = self._judge(self.model.relearned(weights, now.classes, now.doubtful))
+        after = self._judge(self.model.with_weights(Weights(weights, now.classes, now.doubtful)))
         if self._harmful(shipped, after) or not all(np.isfinite(tensor).all() for tensor in weights.values()):
             stored = sum(map(len, self.store.ids(BUNDLES, LEARNED).values()))
             gone = self._beyond_budget(self._refused(), stored + len(ids))  # those of now can be tried again
@@ -148,7 +149,7 @@ class Learner:
         weights, state = read_state(file, self.model.manifest)
         with alone(self.store.directory):
             now, shipped = self.refresh(), self._shipped()
-            after = self._judge(self._graphs.relearned(weights.tensors, weights.classes, weights.undertrained))
+            after = self._judge(self._graphs.with_weights(weights))
             adopted = force or not self._harmful(shipped, after)
             if adopted:
                 number = self.store.adopt(now.version, "applied", weights.tensors, (), (), shipped, after, state)
@@ -186,7 +187,7 @@ class Learner:
             stepped,
         )
         changed = {name: weights[name] for name in names if not name.startswith("head.")}
-        deeper = model.relearned({**now.tensors, **changed})
+        deeper = model.with_weights(Weights({**now.tensors, **changed}, model.classes))
 
         def features(images: np.ndarray) -> np.ndarray:
             return in_chunks(deeper.graph("classifier"), settings.micro_batch, 1)({"images": images})["features"]
@@ -215,7 +216,7 @@ class Learner:
         Classes that it does not know well are as plausible as the best of the others, spare patterns not at all.
         """
         known = len(now.classes)
-        doubtful = [label for label, name in enumerate(now.classes) if name in self.model.doubtful]
+        doubtful = [label for label, name in enumerate(now.classes) if name in self.model.undertrained]
         classify = in_chunks(self.model.graph("classifier"), self.settings.micro_batch, 1)
 
         def scores(images: np.ndarray) -> np.ndarray:
@@ -240,7 +241,7 @@ class Learner:
     def _shipped(self) -> float | None:
         """The same of the bundle's own weights, computed once in a state's life."""
         share = self.store.setting("shipped")
-        if share is None and (share := self._judge(self._graphs.relearned({}))) is not None:
+        if share is None and (share := self._judge(self._graphs.with_weights(self._graphs.weights))) is not None:
             self.store.set("shipped", share)
         return share
 

@@ -19,7 +19,7 @@ from ..core.data import to_unit_interval
 from ..core.errors import BundleError
 from ..core.layers import gradient_tensors
 from ..core.learning import MICRO_BATCH, STEP, Hybrids, Learning
-from ..labels import first_input
+from ..embedding import first_input
 from ..optimizer import adam, sgd, zeros_like
 from .augment import augment
 from .hybrid import hybrids

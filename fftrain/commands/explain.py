@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ffruntime.commands.explain import count_option, window_option
 from ffruntime.core.errors import UsageError, unknown
 
 from .common import import_torch, say
 from .train import data_option
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
     from ..plots import Explained
@@ -48,8 +50,12 @@ Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bund
     help="cam: class activation maps of the linear classifier, for IMAGE. ads: accuracy-differential saliency, by "
     "hiding pixels of validation images.",
 )
-@window_option
-@count_option
+@click.option(
+    "--window", type=click.IntRange(min=1), default=5, show_default=True, help="Pixels a side that are hidden."
+)
+@click.option(
+    "--images", "count", type=click.IntRange(min=1), default=100, show_default=True, help="How many, at most."
+)
 @click.option("--mode", type=click.Choice(["goodness", "classifier"]), help="Of ads; default: the model's best.")
 @data_option
 @click.option("--no-preprocess", is_flag=True, help="The image is ready: right size, light on dark, centred.")
@@ -87,8 +93,9 @@ def accuracy_differential(
 ) -> None:
     """Accuracy-differential saliency of a bundle, over the first validation images."""
     torch = import_torch()
-    from ffruntime.commands.explain import explain_accuracy
+    from ffruntime.core.durable import write_atomically
     from ffruntime.core.transition import read_manifest
+    from ffruntime.saliency import explain_accuracy, picture, steps, to_json, to_lines
 
     from ..data import load_for_manifest
     from ..evaluate import SCORES, load_tensors
@@ -100,16 +107,21 @@ def accuracy_differential(
         raise unknown("mode", chosen, manifest.modes)
     network, tensors = manifest.network, load_tensors(path, manifest, torch.device("cpu"))
     validation = load_for_manifest(manifest, data).validation
-    explain_accuracy(
-        lambda x: SCORES[chosen](network, tensors, torch.from_numpy(x), len(manifest.classes)).numpy(),
-        validation.pixels[:count].numpy(),
-        validation.labels[:count].numpy(),
-        manifest.classes,
-        window,
-        chosen,
-        Path(out) if out else Path(f"{path.stem}.ads.png"),
-        as_json,
-    )
+    images, labels = (x[:count].numpy() for x in (validation.pixels, validation.labels))
+    target = Path(out) if out else Path(f"{path.stem}.ads.png")
+
+    def predict(x: np.ndarray) -> np.ndarray:
+        scores: np.ndarray = SCORES[chosen](network, tensors, torch.from_numpy(x), len(manifest.classes)).numpy()
+        return scores
+
+    with click.progressbar(length=steps(images), label=f"{len(images)} images", file=sys.stderr) as bar:
+        explained = explain_accuracy(predict, images, labels, manifest.classes, window, partial(bar.update, 1))
+    write_atomically(target, picture(explained))
+    if as_json:
+        result = {"images": len(images), "mode": chosen, "window": window, "picture": str(target)}
+        click.echo(json.dumps({**result, "saliency": to_json(explained)}))
+    else:
+        click.echo("\n".join((*to_lines(explained, window), f"{target} written")))
 
 
 def class_activation(

@@ -128,7 +128,7 @@ def _rows(recipes: dict[str, Recipe], classes: int, pixels: np.ndarray) -> list[
 
     from ffruntime.core.architecture import Image
     from ffruntime.core.data import to_unit_interval
-    from ffruntime.labels import embed
+    from ffruntime.embedding import embed
 
     from ..label_picture import Row, input_cells, pattern_cells
     from ..labels import make_patterns

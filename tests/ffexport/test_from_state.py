@@ -26,8 +26,8 @@ from ffruntime.core.errors import BundleError, StorageError, UsageError
 from ffruntime.core.layers import gradient_tensors
 from ffruntime.core.state import changed, read_state, write_state
 from ffruntime.core.transition import read_manifest, read_tensors, read_weights, unit_parameters, write
+from ffruntime.embedding import first_input
 from ffruntime.golden import check, require
-from ffruntime.labels import first_input
 from ffruntime.model import Model
 from fftrain import network as net
 from fftrain.pack import golden_gradient
@@ -140,7 +140,7 @@ def test_classes_that_the_classifier_hardly_knows_are_always_tried(
         model = Model(target)
         assert model.manifest.shortlist
         assert model.manifest.shortlist.always == classes[10:]
-        assert model.doubtful == {*classes[10:]}
+        assert model.undertrained == {*classes[10:]}
         assert model.classify(image, "shortlist", labels=1).passes == len(classes) - 10 + 2
     shortlist = structs.replace(model.manifest.shortlist, always=model.manifest.classes)
     write(target, structs.replace(model.manifest, shortlist=shortlist), {})

@@ -34,8 +34,9 @@ from ffruntime.core.architecture import (
 from ffruntime.core.errors import BundleError
 from ffruntime.core.layers import gradient_tensors, head_features
 from ffruntime.core.learning import PairLoss, Ratio, Symmetric, Threshold, sharpness
+from ffruntime.core.manifest import TOLERANCE
 from ffruntime.core.transition import hybrid_blur, pair_loss_of, unit_parameters
-from ffruntime.golden import ROUNDING, TOLERANCE
+from ffruntime.golden import ROUNDING
 from ffruntime.optimizer import adam, sgd, zeros_like
 from fftrain import network as net
 from fftrain.gradient import local_gradient

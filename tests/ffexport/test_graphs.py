@@ -33,10 +33,10 @@ from ffruntime.core.architecture import (
 from ffruntime.core.data import to_unit_interval
 from ffruntime.core.errors import ParityError
 from ffruntime.core.layers import tensor_shapes
-from ffruntime.core.manifest import WEIGHTS
+from ffruntime.core.manifest import TOLERANCE, WEIGHTS
 from ffruntime.core.transition import pair_loss_of, read_manifest, verified
-from ffruntime.golden import TOLERANCE, check
-from ffruntime.labels import first_input
+from ffruntime.embedding import first_input
+from ffruntime.golden import check
 from ffruntime.model import Model
 from fftrain import network as net
 from fftrain.data import Dataset

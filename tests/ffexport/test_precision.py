@@ -24,10 +24,11 @@ from ffexport.validation import torch_permutation, validation_images
 from ffruntime.core.data import data_directory
 from ffruntime.core.errors import BundleError, UsageError
 from ffruntime.core.layers import tensor_shapes
-from ffruntime.core.manifest import Precision
+from ffruntime.core.manifest import TOLERANCES, Precision
 from ffruntime.core.transition import read_manifest
-from ffruntime.golden import TOLERANCES, check
+from ffruntime.golden import check
 from ffruntime.model import Model
+from ffruntime.session import Session
 from fftrain.train import Run
 
 LAYERS = ("unit1.conv1", "unit2.conv1", "unit3.linear1")
@@ -104,7 +105,7 @@ def test_files_are_smaller_and_complete(lowered: tuple[Path, Report]) -> None:
 
 @pytest.mark.parametrize("precision", LOWER)
 def test_golden_values_are_reproduced(precision: Precision, lowered: tuple[Path, Report]) -> None:
-    rows = check(Model(lowered[0], precision=precision))
+    rows = check(Model(lowered[0], session=Session(precision=precision)))
     assert all(row.passed and row.precision == precision for row in rows)
     assert max(row.relative for row in rows) < TOLERANCES[precision] / 2
 
@@ -117,7 +118,9 @@ def test_decisions_on_validation_images_are_fp32s(
     validation = trained_run.dataset.validation
     pixels, labels = validation.pixels[:400].numpy(), validation.labels[:400].numpy()
     for mode in ("goodness", "classifier"):
-        ours, reference = (Model(lowered[0], precision=p).scores(pixels, mode) for p in (precision, "fp32"))
+        ours, reference = (
+            Model(lowered[0], session=Session(precision=p)).scores(pixels, mode) for p in (precision, "fp32")
+        )
         outcome, before = compare(ours, reference, labels), compare(reference, reference, labels)
         assert before.right - outcome.right <= lost
         assert outcome.images - outcome.agree <= differ
@@ -179,9 +182,9 @@ def test_what_is_not_finite_is_not_faithful() -> None:
 
 def test_precisions_that_are_not_there(exported: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'int8'"):
-        Model(exported, precision="int9")
+        Model(exported, session=Session(precision="int9"))
     with pytest.raises(BundleError, match=r"holds no int8/goodness.onnx; .*ffexport --model .* --precision int8"):
-        Model(exported, precision="int8").graph("goodness")
+        Model(exported, session=Session(precision="int8")).graph("goodness")
 
 
 @pytest.mark.parametrize("seed", [0, 20231222])

@@ -23,6 +23,7 @@ from ffruntime.core.errors import BackendError
 from ffruntime.core.tables import manifest_text
 from ffruntime.core.transition import read_manifest
 from ffruntime.model import Model
+from ffruntime.session import Session
 from fftrain import network as net
 from fftrain.arithmetic import training_macs
 from fftrain.data import Dataset
@@ -61,7 +62,9 @@ def recurrent(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_is_proven_in_every_precision(recurrent: Path) -> None:
     for precision in ("fp32", "fp16", "int8"):
-        golden.require(golden.check(Model(recurrent, precision=precision, state=False)), "onnxruntime-cpu")
+        golden.require(
+            golden.check(Model(recurrent, session=Session(precision=precision), state=False)), "onnxruntime-cpu"
+        )
     assert not [name for name in read_manifest(recurrent).files if "gradient" in name]
 
 

@@ -30,6 +30,7 @@ from ffruntime.core.transition import read_manifest
 from ffruntime.engine import Shapes, Sidecar, Target, fits, folder
 from ffruntime.golden import check, require
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 NANO = load_profile("jetson-orin-nano")
 SIX = Limits(batch=6, labels=5)
@@ -170,7 +171,7 @@ def test_a_device_without_a_gpu_is_refused(bundle: Path) -> None:
 def test_an_engine_backend_without_a_driver_is_an_error(exported: Path) -> None:
     for backend in ("tensorrt", "tensorrt-rtx"):
         with pytest.raises(BackendError, match=f"{backend}: no CUDA driver"):
-            Model(exported, backend).graph("goodness")
+            Model(exported, session=Session(backend)).graph("goodness")
 
 
 @pytest.mark.gpu
@@ -183,4 +184,4 @@ def test_engines_of_a_whole_bundle_reproduce_the_golden_vectors(bundle: Path, op
     rows = build_engines(bundle, "tensorrt", options=options)
     assert len(rows) == len(graph_files(read_manifest(bundle), "fp32"))
     assert all(row.verdict == "ok" for row in rows if "gradient" not in row.artefact)
-    require(check(Model(bundle, "tensorrt")), "tensorrt")
+    require(check(Model(bundle, session=Session("tensorrt"))), "tensorrt")

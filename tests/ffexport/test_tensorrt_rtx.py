@@ -16,6 +16,7 @@ from ffexport.engines import build_engines, graph_files
 from ffexport.export import export_onnx
 from ffexport.report import REPORT, read_report
 from ffruntime import cuda
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.devices import Profile, load_profile
 from ffruntime.core.errors import BackendError, UsageError
 from ffruntime.core.manifest import Precision
@@ -23,6 +24,7 @@ from ffruntime.core.transition import read_manifest, verified
 from ffruntime.engine import Sidecar, import_library, read_sidecar
 from ffruntime.golden import check, require
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 try:
     rtx = import_library("tensorrt-rtx")
@@ -44,7 +46,7 @@ def sidecars(path: Path) -> dict[str, Sidecar]:
     """By the name of the graph."""
     manifest = read_manifest(path)
     names = [name for name in manifest.files if name.startswith("engines/") and name.endswith(".json")]
-    return {Path(name).stem: read_sidecar(path, manifest, name) for name in names}
+    return {Path(name).stem: read_sidecar(Bundle(path), name) for name in names}
 
 
 def test_it_targets_what_the_documentation_says() -> None:
@@ -188,4 +190,4 @@ def test_engines_reproduce_the_golden_vectors(bundle: Path) -> None:
     if cuda.compute_capability() not in OFFERED:
         pytest.skip(f"TensorRT-RTX does not target compute capability {cuda.compute_capability()}")
     build_engines(bundle, "tensorrt-rtx")
-    require(check(Model(bundle, "tensorrt-rtx")), "tensorrt-rtx")
+    require(check(Model(bundle, session=Session("tensorrt-rtx"))), "tensorrt-rtx")

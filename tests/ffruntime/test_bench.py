@@ -12,9 +12,9 @@ import pytest
 from msgspec import structs
 
 from ffruntime.backend import DEFAULT_BACKEND, open_session
-from ffruntime.bench import BATCHES, FEWEST, measure, peak_mib, repeat, sample_images
-from ffruntime.core.transition import read_manifest, write
+from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.energy import Meter
+from ffruntime.measure import BATCHES, FEWEST, measure, peak_mib, repeat
 from ffruntime.model import Model
 
 
@@ -62,14 +62,14 @@ def test_a_table_for_people(exported: Path) -> None:
 
 
 def test_a_mode_that_fails_says_so_once(bundle: Path) -> None:
-    manifest, graph = read_manifest(bundle), bundle / "classifier.onnx"
+    manifest, graph = Bundle(bundle).manifest, bundle / "classifier.onnx"
     graph.write_bytes(bytes(graph.stat().st_size))
     done = bench("--model", bundle)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.count("\n") == 1
     assert "classifier.onnx" in done.stderr
     assert bench("--model", bundle, "--mode", "goodness").returncode == 0
-    write(bundle, structs.replace(manifest, modes=("goodness",)), {})
+    write_bundle(bundle, structs.replace(manifest, modes=("goodness",)), {})
     assert Model(bundle).modes() == ["goodness"]
     assert "did you mean 'goodness'" in bench("--model", bundle, "--mode", "godness").stderr
 
@@ -90,12 +90,12 @@ def test_energy_is_of_one_image_at_a_time(exported: Path) -> None:
 
 def test_images_are_the_bundles_exemplars_or_its_golden_ones(bundle: Path) -> None:
     model = Model(bundle)
-    exemplars = sample_images(model)
+    exemplars = model.bundle.some_images()
     assert exemplars.dtype == np.uint8
     assert exemplars.shape[1:] == model.manifest.network.image.shape
     files = {name: entry for name, entry in model.manifest.files.items() if name != "exemplars.safetensors"}
-    write(bundle, structs.replace(model.manifest, files=files), {})
-    assert 0 < len(sample_images(Model(bundle))) < len(exemplars)
+    write_bundle(bundle, structs.replace(model.manifest, files=files), {})
+    assert 0 < len(Bundle(bundle).some_images()) < len(exemplars)
 
 
 def test_between_calls_threads_do_not_spin(exported: Path) -> None:
@@ -111,7 +111,7 @@ def test_calls_are_counted() -> None:
 
 def test_the_peak_is_of_this_process() -> None:
     code = """
-from ffruntime.bench import peak_mib
+from ffruntime.measure import peak_mib
 before = peak_mib()
 large = b"x" * (64 << 20)
 print(peak_mib() - before)

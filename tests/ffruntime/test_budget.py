@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ffruntime.commands.common import within
+from ffruntime.commands.options import within
 from ffruntime.core.devices import load_profile
 from ffruntime.core.learning import MICRO_BATCH
 from ffruntime.core.plan import MARGIN
@@ -78,9 +78,9 @@ def test_a_device_chooses_the_calls(exported: Path, digit_files: list[Path]) -> 
     model, (calls, picture) = within(Model(exported, state=False), "goodness", name, None)
     assert calls
     assert picture
-    assert (model.batch, model.at_once) == (calls.batch, calls.labels)
+    assert (model.session.batch, model.session.labels_per_call) == (calls.batch, calls.labels)
     assert (calls.batch, calls.labels) == (device.inference.max_batch, device.inference.max_labels)
-    assert (model.threads, model.arena) == (device.cpu.cores, False)
+    assert (model.session.threads, model.session.arena) == (device.cpu.cores, False)
     wrong = run("classify", digit_files[0], "--model", exported, "--device", "raspberry-pi-zero")
     assert wrong.returncode == 2
     assert "did you mean 'raspberry-pi-zero-2w'?" in wrong.stderr

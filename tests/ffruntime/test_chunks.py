@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from ffruntime.backend import Graph, gradient_in_chunks, in_chunks
-from ffruntime.core import transition as bundles
 from ffruntime.core.architecture import unit_shapes
 from ffruntime.core.layers import gradient_tensors
 from ffruntime.model import Model
@@ -30,7 +29,7 @@ def test_a_chunked_graph_is_the_graph(exported: Path, batch: int, labels: int) -
 def test_a_chunked_gradient_is_the_gradient(exported: Path, negatives: int) -> None:
     """With one negative for each image, and with several, in chunks of which the last is smaller."""
     model, random = Model(exported), np.random.default_rng(0)
-    network, weights = model.manifest.network, bundles.read_weights(exported, model.manifest)
+    network, weights = model.manifest.network, model.bundle.weights()
     shape = unit_shapes(network)[1][0]
     inputs = {
         "positive": random.random((5, *shape), np.float32),
@@ -42,7 +41,7 @@ def test_a_chunked_gradient_is_the_gradient(exported: Path, negatives: int) -> N
 
 def test_a_chunked_gradient_of_the_head_is_the_gradient(exported: Path) -> None:
     model, random = Model(exported), np.random.default_rng(0)
-    head = {n: t for n, t in bundles.read_weights(exported, model.manifest).items() if n.startswith("head.")}
+    head = {n: t for n, t in model.bundle.weights().items() if n.startswith("head.")}
     features = random.random((5, head["head.weight"].shape[1]), np.float32)
     compare(model.graph("gradient_head"), {"features": features, "labels": np.array([1, 0, 9, 3, 3]), **head})
 

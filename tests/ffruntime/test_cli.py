@@ -15,8 +15,8 @@ from PIL import Image
 
 from ffexport.external import tensor_places
 from ffruntime.backend import ENGINES, PROVIDERS
-from ffruntime.core.transition import read_manifest, write
-from ffruntime.report import draw
+from ffruntime.core.bundle import Bundle, write_bundle
+from ffruntime.terminal import draw
 
 
 def ffruntime(*arguments: object, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess:
@@ -76,14 +76,14 @@ def test_a_shortlist_says_what_it_cost(exported: Path, digit_files: list[Path]) 
 
 
 def test_a_shortlist_needs_a_threshold(bundle: Path, digit_files: list[Path]) -> None:
-    write(bundle, structs.replace(read_manifest(bundle), shortlist=None), {})
+    write_bundle(bundle, structs.replace(Bundle(bundle).manifest, shortlist=None), {})
     done = ffruntime("classify", "--model", bundle, "--mode", "shortlist", digit_files[0])
     assert_one_line(done, 2, "no threshold", f"ffexport --model {bundle}", "--labels")
     assert ffruntime("classify", "--model", bundle, "--labels", 2, digit_files[0]).returncode == 0
 
 
 def test_a_network_of_one_mode_has_no_shortlist(bundle: Path, digit_files: list[Path]) -> None:
-    write(bundle, structs.replace(read_manifest(bundle), modes=("classifier",)), {})
+    write_bundle(bundle, structs.replace(Bundle(bundle).manifest, modes=("classifier",)), {})
     done = ffruntime("classify", "--model", bundle, "--mode", "shortlist", digit_files[0])
     assert_one_line(done, 2, "unknown mode 'shortlist'", "known: classifier")
 
@@ -195,7 +195,7 @@ def test_info(exported: Path) -> None:
     text = ffruntime("info", "--model", exported).stdout.decode()
     for word in ("unit3", "weights.safetensors", "2 spare patterns", "validation: goodness", "recipe tiny"):
         assert word in text
-    assert json.loads(ffruntime("info", "--json", "--model", exported).stdout)["format"] == 5
+    assert json.loads(ffruntime("info", "--json", "--model", exported).stdout)["format"] == 1
 
 
 def test_verify_proves_the_backend(exported: Path) -> None:
@@ -211,10 +211,10 @@ def test_verify_proves_the_backend(exported: Path) -> None:
 def test_verify_fails_where_a_graph_computes_something_else(bundle: Path) -> None:
     """Other weights under the same graphs, with a manifest that vouches for them."""
     weights = bytearray((bundle / "weights.safetensors").read_bytes())
-    manifest = read_manifest(bundle)
+    manifest = Bundle(bundle).manifest
     place, length = tensor_places(bundle / "weights.safetensors")["unit2.conv1.bias"]
     weights[place : place + length] = np.full(length // 4, 0.5, np.float32).tobytes()
-    write(bundle, manifest, {"weights.safetensors": bytes(weights)})
+    write_bundle(bundle, manifest, {"weights.safetensors": bytes(weights)})
     done = ffruntime("verify", "--model", bundle)
     assert done.returncode == 7
     assert done.stderr.decode().count("\n") == 1

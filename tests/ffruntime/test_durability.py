@@ -34,6 +34,7 @@ from ffruntime.learning.learner import REPLAY, Learner, exemplars
 from ffruntime.learning.store import Store, alone, current, reset
 from ffruntime.learning.update import Settings
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 SUPPORT = Path(__file__).parents[1] / "support"
 KILLS = int(os.environ.get("FF_KILLS", "60"))
@@ -77,7 +78,7 @@ def server(exported: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def model(exported: Path) -> Model:
-    return Model(exported, threads=1, state=False)
+    return Model(exported, session=Session(threads=1), state=False)
 
 
 def acknowledged_ids(file: Path) -> set[int]:

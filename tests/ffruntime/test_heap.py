@@ -6,7 +6,7 @@ import ctypes
 
 import pytest
 
-from ffruntime.heap import return_freed_blocks
+from ffruntime.session import return_freed_blocks
 
 
 @pytest.mark.parametrize("error", [TypeError, OSError, AttributeError])

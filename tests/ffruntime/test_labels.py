@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ffruntime.core.architecture import EPS_DIVISIVE, Conv, Image, Label, Network, Relu, Unit
-from ffruntime.labels import embed, morphology
+from ffruntime.embedding import embed, morphology
 from fftrain import network as net
 
 

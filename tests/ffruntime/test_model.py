@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 
 from ffexport.gradients import all_gradient_graphs
 from ffexport.graphs import all_graphs
-from ffruntime import Model
+from ffruntime import Model, Session
 from ffruntime.core.architecture import Conv, Image, Input, Label, Linear, Local, Network, Relu, Unit
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.errors import BackendError, BundleError, UsageError
-from ffruntime.core.layers import tensor_shapes
+from ffruntime.core.layers import graph_tensors, tensor_shapes
 from ffruntime.core.learning import Symmetric
-from ffruntime.core.transition import read_manifest, read_weights
-from ffruntime.model import graph_tensors
+from ffruntime.core.state import Weights
 from fftrain.evaluate import classifier_scores, goodness_scores
 from fftrain.train import Run
 
@@ -81,7 +82,7 @@ def test_arrays_that_are_no_images(images: np.ndarray, model: Model) -> None:
 
 def test_a_graph_that_is_not_there(model: Model) -> None:
     with pytest.raises(BundleError, match=r"holds no unit9\.onnx"):
-        model.relearned({"head.bias": np.zeros(12, np.float32)}).graph("unit9")
+        model.with_weights(replaced(model, {"head.bias": np.zeros(12, np.float32)})).graph("unit9")
 
 
 UNITS = (
@@ -105,9 +106,14 @@ def test_tensors_of_a_graph_are_its_initializers(label: Label) -> None:
         assert graph_tensors(network, name) == set()
 
 
+def replaced(model: Model, tensors: dict[str, np.ndarray], classes: tuple[str, ...] | None = None) -> Weights:
+    """Tensors in place of those of the model's bundle, by default with its classes."""
+    return Weights(tensors, classes or model.classes)
+
+
 def rewritten(path: Path, factor: float) -> dict[str, np.ndarray]:
     """Every weight and bias of the bundle, changed."""
-    weights = read_weights(path, read_manifest(path))
+    weights = Bundle(path).weights()
     return {name: tensor * np.float32(factor) for name, tensor in weights.items() if "labels" not in name}
 
 
@@ -118,8 +124,9 @@ def test_learned_weights_are_those_of_a_bundle_that_has_them(
 ) -> None:
     pixels = trained_run.dataset.validation.pixels[:20]
     learned = rewritten(bundle, 1.1)
-    before = Model(bundle).scores(pixels.numpy(), mode)
-    after = Model(bundle, learned=learned, arena=arena).scores(pixels.numpy(), mode)
+    shipped = Model(bundle)
+    before = shipped.scores(pixels.numpy(), mode)
+    after = Model(bundle, replaced(shipped, learned), Session(arena=arena)).scores(pixels.numpy(), mode)
     score = {"goodness": goodness_scores, "classifier": classifier_scores}[mode]
     tensors = {**trained_run.tensors, **{name: torch.from_numpy(tensor) for name, tensor in learned.items()}}
     expected = score(trained_run.network, tensors, pixels, 10).numpy()
@@ -133,18 +140,41 @@ def test_a_model_made_of_another_shares_nothing_stale(bundle: Path, trained_run:
     before = shipped.scores(pixels)
     gradient, classifier = shipped.graph("gradient1"), shipped.graph("classifier")
     learned = {"unit2.conv1.bias": np.full(32, 0.5, np.float32)}
-    once = shipped.relearned(learned, (*shipped.classes, "new"))
+    once = shipped.with_weights(replaced(shipped, learned, (*shipped.classes, "new")))
     assert once.graph("gradient1") is gradient  # it holds no weights
     assert once.graph("classifier") is not classifier
     assert once.scores(pixels).shape == (20, 11)
     assert "new" in once.classify(pixels[0]).scores
     assert np.abs(once.scores(pixels)[:, :10] - before).max() > 1e-3
     np.testing.assert_array_equal(shipped.scores(pixels), before)
-    np.testing.assert_array_equal(once.relearned({}, shipped.classes).scores(pixels), before)
-    assert once.relearned(learned).graph("goodness") is once.graph("goodness")
+    np.testing.assert_array_equal(once.with_weights(shipped.weights).scores(pixels), before)
+    assert once.with_weights(once.weights).graph("goodness") is once.graph("goodness")
 
 
-def test_a_model_made_while_another_thread_ends_its_learning_shares_nothing_stale(bundle: Path) -> None:
+def test_a_model_made_of_another_runs_as_its_session_says(bundle: Path, trained_run: Run) -> None:
+    pixels, shipped = trained_run.dataset.validation.pixels[:20].numpy(), Model(bundle)
+    small = shipped.with_session(structs.replace(shipped.session, batch=3, labels_per_call=4, arena=False))
+    sizes: list[tuple[int, ...]] = []
+    graph = small.graph("goodness")
+
+    def counted(inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        sizes.append((len(inputs["images"]), len(inputs["labels"])))
+        return graph(inputs)
+
+    small._graphs["goodness"] = counted  # type: ignore[assignment]
+    np.testing.assert_allclose(small.scores(pixels), shipped.scores(pixels), rtol=1e-5)
+    assert np.max(sizes, 0).tolist() == [3, 4]
+    assert len(sizes) == 7 * 3
+    assert (small.classes, small.session.batch, shipped.session.batch) == (shipped.classes, 3, 16)
+
+
+@pytest.mark.parametrize("name", ["bundle", "weights", "session", "classes", "undertrained", "path", "precision"])
+def test_a_model_does_not_change(name: str, model: Model) -> None:
+    with pytest.raises(AttributeError):
+        setattr(model, name, getattr(model, name))
+
+
+def test_a_model_made_while_another_thread_loads_a_graph_shares_nothing_stale(bundle: Path) -> None:
     model, learned = Model(bundle), {"head.bias": np.zeros(12, np.float32)}
     lock = threading.Lock()
 
@@ -153,15 +183,14 @@ def test_a_model_made_while_another_thread_ends_its_learning_shares_nothing_stal
 
         def __enter__(self) -> None:
             lock.acquire()
-            model._graphs = {"classifier": lambda _: {}}
-            model._learn(learned, (*model.manifest.classes, "new"), frozenset())
+            model._graphs.update(classifier=lambda _: {}, gradient1=lambda _: {})
 
         def __exit__(self, *_: object) -> None:
             lock.release()
 
     model._lock = Late()  # type: ignore[assignment]
-    other = model.relearned({})
-    assert other._graphs == {}
+    other = model.with_weights(replaced(model, learned, (*model.classes, "new")))
+    assert other._graphs.keys() == {"gradient1"}
     assert other.classes[-1] == "new"
 
 
@@ -170,16 +199,16 @@ def test_hashes_are_computed_once(bundle: Path) -> None:
     shipped.graph("goodness")
     weights = bundle / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
-    shipped.relearned({"head.bias": np.zeros(12, np.float32)}).graph("classifier")
+    shipped.with_weights(replaced(shipped, {"head.bias": np.zeros(12, np.float32)})).graph("classifier")
     with pytest.raises(BundleError, match="damaged"):
         Model(bundle).graph("goodness")
 
 
 def test_learned_weights_are_fp32(bundle: Path) -> None:
     with pytest.raises(UsageError, match=r"runs in fp32, not in fp16: .*ffexport --state"):
-        Model(bundle, precision="fp16", learned={"head.bias": np.zeros(12, np.float32)})
+        Model(bundle, Weights({"head.bias": np.zeros(12, np.float32)}, ("a",)), Session(precision="fp16"))
 
 
 def test_learned_weights_of_another_shape(bundle: Path) -> None:
     with pytest.raises(BackendError, match=r"cannot load it: .*dimensions do not match"):
-        Model(bundle, learned={"head.bias": np.zeros(3, np.float32)}).graph("classifier")
+        Model(bundle, Weights({"head.bias": np.zeros(3, np.float32)}, ("a",))).graph("classifier")

@@ -402,8 +402,8 @@ def test_a_file_cut_anywhere_is_an_image_or_refused(
 PEAK = """
 import sys
 from pathlib import Path
-from ffruntime import bundle
-from ffruntime.errors import ImageError
+from ffruntime.core.errors import ImageError
+from ffruntime.core.manifest import Digit, Garment, Photo
 from ffruntime.picture import prepare, read_picture
 
 def peak():
@@ -427,7 +427,7 @@ print(peak() - before)
 def test_peak_memory(kind: str, side: int, limit: int, tmp_path: Path) -> None:
     """MiB: of a bomb hardly more than its file, of the largest picture that is read little more than its pixels."""
     (tmp_path / "large.png").write_bytes(_bomb(side))
-    code = PEAK.replace("KIND", f"bundle.{kind}")
+    code = PEAK.replace("KIND", kind)
     command = [sys.executable, "-c", code, str(tmp_path / "large.png")]
     grown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert float(grown) < limit
@@ -454,28 +454,28 @@ def test_a_picture_takes_no_more_than_its_refusal_says(name: str, digits: np.nda
     path = str(tmp_path / name)
     stored = to_image(255 * (1 - enlarge(digits[2]))).resize((3000, 3000))
     stored.convert("L" if name.startswith("grey") else "RGB").save(path, **LARGE[name])
-    room = max(0, (tmp_path / name).stat().st_size - picture.ORDINARY)  # for the file, and nothing else
+    memory_limit = max(0, (tmp_path / name).stat().st_size - picture.ORDINARY)  # for the file, and nothing else
     with pytest.raises(ImageError, match=r"and the memory allowed leaves .* make it smaller, or allow") as caught:
-        read_picture(path, room)
+        read_picture(path, memory_limit)
     message = str(caught.value)
     assert message.startswith(f"{path}: takes ")
     takes = int(message.removeprefix(f"{path}: takes ").split()[0])
     ordinary = Path(__file__).parents[2] / "examples" / "three.png"
-    command = [sys.executable, "-c", PEAK.replace("KIND", "bundle.Digit(20)"), path, str(ordinary)]
+    command = [sys.executable, "-c", PEAK.replace("KIND", "Digit(20)"), path, str(ordinary)]
     grown = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert 0.4 * takes < grown <= takes
-    assert min(read_picture(path, room=takes << 20).size) >= 1000
+    assert min(read_picture(path, memory_limit=takes << 20).size) >= 1000
 
 
-def test_an_ordinary_picture_is_read_without_room_and_a_large_file_is_not(
+def test_an_ordinary_picture_is_read_without_a_limit_above_it_and_a_large_file_is_not(
     digits: np.ndarray, tmp_path: Path
 ) -> None:
     path = str(tmp_path / "digit.png")
     to_image(255 * (1 - enlarge(digits[2], 5))).save(path)
-    assert difference(prepare(read_picture(path, room=0), path, MNIST, SHAPE), digits[2]) < 5
+    assert difference(prepare(read_picture(path, memory_limit=0), path, MNIST, SHAPE), digits[2]) < 5
     (tmp_path / "film.mp4").write_bytes(bytes(11 << 20))
     with pytest.raises(ImageError, match="takes at least 2 MiB more than an ordinary picture"):
-        read_picture(str(tmp_path / "film.mp4"), room=1 << 20)
+        read_picture(str(tmp_path / "film.mp4"), memory_limit=1 << 20)
 
 
 # Garments: as Fashion-MNIST was made ------------------------------------------------------------

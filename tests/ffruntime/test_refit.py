@@ -12,10 +12,12 @@ import pytest
 
 from ffruntime import cuda, engine
 from ffruntime.backend import load_graph
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.errors import BackendError, ParityError
-from ffruntime.core.transition import read_manifest, read_weights
+from ffruntime.core.state import Weights
+from ffruntime.engine import prove, refit
 from ffruntime.model import Model
-from ffruntime.refit import prove, refit
+from ffruntime.session import Session
 
 FILE = Path("goodness.engine")
 SHIPPED = {"a.weight": np.zeros(3, np.float32), "a.bias": np.ones(2, np.float32)}
@@ -76,17 +78,17 @@ def test_what_the_engine_refuses(changes: dict[str, object], learned: Mapping[st
 
 @pytest.fixture(scope="module")
 def learned(exported: Path) -> dict[str, np.ndarray]:
-    return {"unit2.conv1.bias": read_weights(exported, read_manifest(exported))["unit2.conv1.bias"] + 0.5}
+    return {"unit2.conv1.bias": Bundle(exported).weights()["unit2.conv1.bias"] + 0.5}
 
 
 @pytest.mark.parametrize("name", ["goodness", "classifier"])
 def test_an_engine_proves_itself_with_what_was_learned(
     name: str, exported: Path, learned: dict[str, np.ndarray]
 ) -> None:
-    manifest, file = read_manifest(exported), exported / f"{name}.onnx"
-    prove(load_graph(file, weights=learned), exported, manifest, name, learned)
+    bundle, file = Bundle(exported), exported / f"{name}.onnx"
+    prove(load_graph(file, weights=learned), bundle, name, learned)
     with pytest.raises(ParityError, match=f"of the engine of {name} is off by .*onnxruntime-cpu"):
-        prove(load_graph(file), exported, manifest, name, learned)  # it has not taken them
+        prove(load_graph(file), bundle, name, learned)  # it has not taken them
 
 
 def test_without_onnxruntime_an_engine_cannot_prove_itself(
@@ -94,7 +96,7 @@ def test_without_onnxruntime_an_engine_cannot_prove_itself(
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(BackendError, match=r"checked in an engine .*onnxruntime is not installed: pip"):
-        prove(lambda _inputs: {}, exported, read_manifest(exported), "goodness", learned)
+        prove(lambda _inputs: {}, Bundle(exported), "goodness", learned)
 
 
 def test_only_engines_that_take_other_weights_run_what_was_learned(
@@ -103,7 +105,8 @@ def test_only_engines_that_take_other_weights_run_what_was_learned(
     monkeypatch.setattr(cuda, "missing", lambda: None)
     monkeypatch.setattr(cuda, "compute_capability", lambda: "8.7")
     monkeypatch.setattr(engine, "import_library", lambda _name: SimpleNamespace(__version__="10.3.0"))
-    model = Model(exported, "tensorrt", learned=learned)
+    bundle = Bundle(exported)
+    model = Model(bundle, Weights(learned, bundle.manifest.classes), Session("tensorrt"))
     with pytest.raises(BackendError, match="no fp32 engine of goodness that takes other weights for tensorrt"):
         model.graph("goodness")
     with pytest.raises(BackendError, match="the engine of unit2 takes nothing that was learned"):

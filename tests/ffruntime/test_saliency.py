@@ -17,10 +17,8 @@ from PIL import Image
 
 from ffruntime.commands.explain import explain
 from ffruntime.core.errors import BackendError, DataError, ImageError
-from ffruntime.core.manifest import EXEMPLARS
-from ffruntime.core.transition import read_tensors
 from ffruntime.model import Model
-from ffruntime.saliency import BATCH, occlude, occluded_copies, picture, steps
+from ffruntime.saliency import BATCH, Saliency, occlude, occluded_copies, picture, steps
 
 
 @given(st.integers(1, 9), st.integers(0, 5), st.integers(0, 1))
@@ -83,8 +81,8 @@ def test_black_pixels_are_not_asked_about() -> None:
 
 def test_it_is_what_counting_one_by_one_finds(exported: Path) -> None:
     model, rng = Model(exported, state=False), np.random.default_rng(1)
-    tensors = read_tensors(exported, model.manifest, EXEMPLARS)
-    images, labels = tensors["images"][:6], tensors["labels"][:6]
+    exemplars = model.bundle.exemplars().take(slice(6))
+    images, labels = exemplars.pixels, exemplars.labels
     found = occlude(lambda x: model.scores(x, "classifier"), images, labels, 10, 5)
     for row, column in rng.integers(0, 28, (5, 2)):
         hidden = images.copy()
@@ -96,7 +94,7 @@ def test_it_is_what_counting_one_by_one_finds(exported: Path) -> None:
 def test_the_picture_is_orange_where_accuracy_is_lost() -> None:
     saliency = np.zeros((28, 28))
     saliency[:5, :5], saliency[20:, 20:] = -0.5, 0.2
-    file = picture({"all": (np.zeros((1, 28, 28)), saliency)})
+    file = picture({"all": Saliency(np.zeros((1, 28, 28)), 1.0, saliency)})
     pixels = np.asarray(Image.open(io.BytesIO(file))).astype(int)[24:-26, 10:-10]
     red, blue = pixels[..., 0], pixels[..., 2]
     orange, purple = np.argwhere(red > blue + 50), np.argwhere(blue > red + 20)
@@ -127,8 +125,8 @@ def test_a_limit_is_kept(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="allow") as caught:
         run_explain(*words, "--memory", "5")
     enough = int(str(caught.value).rsplit("allow ", 1)[1].split()[0])
-    code = "import sys; from ffruntime import bench, cli\ncli.cli.main(sys.argv[1:], standalone_mode=False)\n"
-    command = [sys.executable, "-c", code + "print(bench.peak_mib())", "explain", *map(str, words)]
+    code = "import sys; from ffruntime import cli, measure\ncli.cli.main(sys.argv[1:], standalone_mode=False)\n"
+    command = [sys.executable, "-c", code + "print(measure.peak_mib())", "explain", *map(str, words)]
     done = subprocess.run([*command, "--memory", str(enough)], capture_output=True, text=True, check=True)
     assert float(done.stdout.splitlines()[-1]) <= enough
 

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from msgspec import structs
 
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.manifest import Shortlist
+from ffruntime.core.state import Weights
 from ffruntime.model import Model
 from ffruntime.shortlist import in_play, most_plausible, passes, scores
 from fftrain.train import Run
@@ -25,7 +27,7 @@ def test_labels_within_the_threshold_are_in_play() -> None:
     assert in_play(LOGITS, 0.0).sum() == 3
 
 
-def test_the_classifiers_word_on_doubtful_labels_does_not_count() -> None:
+def test_the_classifiers_word_on_undertrained_labels_does_not_count() -> None:
     """They are always in play, and a large logit of theirs keeps no other label out."""
     assert in_play(LOGITS, 1.0, [0]).tolist() == [
         [True, True, False, True],
@@ -71,17 +73,18 @@ def pixels(trained_run: Run) -> np.ndarray:
     return trained_run.dataset.validation.pixels[:60].numpy()
 
 
-def with_threshold(model: Model, threshold: float) -> Model:
-    model.manifest = structs.replace(model.manifest, shortlist=Shortlist(threshold, 1, 1))
-    return model
+def with_threshold(path: Path, threshold: float, weights: Weights | None = None) -> Model:
+    bundle = Bundle(path)
+    bundle.manifest = structs.replace(bundle.manifest, shortlist=Shortlist(threshold, 1, 1))
+    return Model(bundle, weights)
 
 
 def test_every_label_in_play_is_goodness_and_one_is_the_classifier(exported: Path, pixels: np.ndarray) -> None:
-    model = with_threshold(Model(exported), 1e9)
+    model = with_threshold(exported, 1e9)
     result, cost = model.scores_and_passes(pixels, "shortlist")
     np.testing.assert_allclose(result, model.scores(pixels, "goodness"), rtol=1e-5)
     assert set(cost.tolist()) == {11}
-    result, cost = with_threshold(model, 0.0).scores_and_passes(pixels, "shortlist")
+    result, cost = with_threshold(exported, 0.0).scores_and_passes(pixels, "shortlist")
     np.testing.assert_array_equal(result, model.scores(pixels, "classifier"))
     assert set(cost.tolist()) == {1}
 
@@ -97,9 +100,9 @@ def test_the_best_label_in_play_wins(exported: Path, pixels: np.ndarray) -> None
     assert 1 < np.mean(passes(chosen)) < 10
 
 
-def test_doubtful_classes_are_always_tried(exported: Path, pixels: np.ndarray) -> None:
+def test_undertrained_classes_are_always_tried(exported: Path, pixels: np.ndarray) -> None:
     """A class that was learned from few examples: the classifier's row for it still says it is not there."""
-    model = with_threshold(Model(exported, classes=(*"0123456789", "ten"), doubtful=frozenset({"ten"})), 0.0)
+    model = with_threshold(exported, 0.0, Weights({}, (*"0123456789", "ten"), frozenset({"ten"})))
     assert {answer.passes for answer in model.classify_batch(pixels, "shortlist")} == {3}
     assert {answer.passes for answer in model.classify_batch(pixels, "shortlist", labels=1)} == {3}
     assert {answer.passes for answer in model.classify_batch(pixels, "shortlist", labels=2)} == {4}

@@ -99,7 +99,7 @@ def learns(model: Model, data: Dataset, state: Path) -> None:
         assert outcome.adopted
         before, after = (np.mean(one.scores(images, mode).argmax(1) == right) for one in (model, learner.model))
         assert after > before + 0.1
-        learned = learner.model.weights_override
+        learned = learner.model.weights.tensors
     shipped = read_weights(model.path, model.manifest)
     assert {n for n in learned if np.any(learned[n] != shipped[n])} == {
         *(n for n in shipped if n.startswith("unit") and n.endswith((".weight", ".bias"))),

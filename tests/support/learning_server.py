@@ -19,6 +19,7 @@ from ffruntime.core.errors import StateError
 from ffruntime.learning.learner import CALIBRATION, Learner, exemplars
 from ffruntime.learning.update import Settings
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 REPLAY = 220  # images; 200 are the bundle's, so that evictions begin soon
 
@@ -48,7 +49,7 @@ def learn_for_ever(model: Model, state: Path, acknowledged: Path, seed: int) -> 
 
 
 def main() -> None:
-    model = Model(sys.argv[1], threads=1, state=False)
+    model = Model(sys.argv[1], session=Session(threads=1), state=False)
     for line in sys.stdin:
         state, acknowledged, seed = json.loads(line)
         process = os.fork()

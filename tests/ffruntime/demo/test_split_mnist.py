@@ -16,6 +16,7 @@ from ffruntime.demo.split_mnist import TASKS, Method, Plan
 from ffruntime.demo.student import Student
 from ffruntime.demo.student import untrained as untrained_weights
 from ffruntime.model import Model
+from ffruntime.session import Session
 from fftrain.network import initialise
 
 PLAN = Plan(stored=40, arriving=32, per_task=96, rehearsal=3, gdumb=5, goodness=30)
@@ -24,7 +25,7 @@ SHORT = Plan(stored=40, arriving=32, per_task=32, rehearsal=1, gdumb=1, goodness
 
 @pytest.fixture(scope="module")
 def model(untrained: Path) -> Model:
-    return Model(untrained, threads=1, state=False)
+    return Model(untrained, session=Session(threads=1), state=False)
 
 
 @pytest.fixture(scope="module")

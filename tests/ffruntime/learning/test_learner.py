@@ -19,6 +19,7 @@ from ffruntime.learning.learner import CALIBRATION, HELD_BACK, REPLAY, Learner, 
 from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, Current, alone, current
 from ffruntime.learning.update import Settings
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 FAST = Settings(steps=2, head_steps=2, batch=8)
 REFUSES = -2.0  # tolerance
@@ -26,7 +27,7 @@ REFUSES = -2.0  # tolerance
 
 @pytest.fixture(scope="module")
 def model(exported: Path) -> Model:
-    return Model(exported, threads=1, state=False)
+    return Model(exported, session=Session(threads=1), state=False)
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_a_new_class_is_learned_and_the_others_are_not_forgotten(model: Model, p
         held_back, right = exemplars(model, HELD_BACK)
         mode = model.manifest.modes[0]
         assert outcome.after == np.mean(learner.model.scores(held_back, mode).argmax(1) == right)
-    opened = Model(model.path, threads=1, state=place)  # what classify sees
+    opened = Model(model.path, session=Session(threads=1), state=place)  # what classify sees
     assert opened.classes[10:] == ("dark",)
     assert opened.classify(dark[150]).label == "dark"
 
@@ -82,7 +83,7 @@ def test_one_update_after_another(learner: Learner, place: Path, model: Model) -
     assert learner.version == 2
     assert learn(learner, 0) == []
     for name, tensor in current(place, model.manifest).tensors.items():
-        np.testing.assert_array_equal(tensor, learner.model.weights_override[name])
+        np.testing.assert_array_equal(tensor, learner.model.weights.tensors[name])
 
 
 def test_the_same_state_and_examples_give_the_same_weights(model: Model, tmp_path: Path) -> None:
@@ -90,7 +91,7 @@ def test_the_same_state_and_examples_give_the_same_weights(model: Model, tmp_pat
     for name in ("one", "two"):
         with closing(Learner(model, tmp_path / name, FAST, tolerance=1.0)) as learner:
             learn(learner, 5)
-            weights.append(learner.model.weights_override)
+            weights.append(learner.model.weights.tensors)
     for name, tensor in weights[0].items():
         np.testing.assert_array_equal(tensor, weights[1][name])
 
@@ -155,7 +156,7 @@ def test_what_was_applied_is_learned_on(learner: Learner, model: Model, tmp_path
     write_state(tmp_path / "their.state", model.manifest, neutral, model.manifest.classes, 3, 30)
     assert learner.apply(tmp_path / "their.state", force=True).version == learner.version == 1
     learn(learner, 3)
-    np.testing.assert_array_equal(learner.model.weights_override["labels.neutral"], neutral["labels.neutral"])
+    np.testing.assert_array_equal(learner.model.weights.tensors["labels.neutral"], neutral["labels.neutral"])
     now = learner.store.current()
     assert (now.updates, now.examples) == (4, 33)
 
@@ -206,8 +207,8 @@ def test_weights_are_read_once_and_those_made_here_not_at_all(
     learner.refresh()
     learner.refresh()
     assert read == ["2.state", "3.state"]
-    for name, tensor in other.model.weights_override.items():
-        np.testing.assert_array_equal(tensor, learner.model.weights_override[name])
+    for name, tensor in other.model.weights.tensors.items():
+        np.testing.assert_array_equal(tensor, learner.model.weights.tensors[name])
     learner.store.version_file(2).write_bytes(b"damaged")
     with pytest.raises(StateError, match="damaged"):
         learner.store.rollback(2)
@@ -221,7 +222,7 @@ def test_another_learners_versions_are_taken_over(learner: Learner, model: Model
     assert [version.parent for version in learner.store.history()] == [0, 1]
     learner.store.rollback(0)
     learner.refresh()
-    assert (learner.version, learner.model.weights_override) == (0, {})
+    assert (learner.version, learner.model.weights.tensors) == (0, {})
 
 
 def test_while_another_process_learns(learner: Learner, place: Path) -> None:

@@ -14,13 +14,14 @@ from ffruntime.learning.learner import CALIBRATION, Learner, exemplars
 from ffruntime.learning.store import BUNDLES, LEARNED
 from ffruntime.learning.update import Settings
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 FAST = Settings(steps=2, head_steps=2, batch=8)
 
 
 @pytest.fixture(scope="module")
 def model(exported: Path) -> Model:
-    return Model(exported, threads=1, state=False)
+    return Model(exported, session=Session(threads=1), state=False)
 
 
 def test_rehearsal_makes_a_version_and_takes_no_example(model: Model, tmp_path: Path) -> None:

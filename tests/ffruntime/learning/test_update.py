@@ -12,7 +12,7 @@ from msgspec import structs
 from ffruntime.core.data import to_unit_interval
 from ffruntime.core.errors import BundleError
 from ffruntime.core.transition import read_weights
-from ffruntime.labels import first_input
+from ffruntime.embedding import first_input
 from ffruntime.learning import update as module
 from ffruntime.learning.hybrid import hybrids
 from ffruntime.learning.learner import CALIBRATION, exemplars
@@ -28,6 +28,7 @@ from ffruntime.learning.update import (
     update_units,
 )
 from ffruntime.model import Model
+from ffruntime.session import Session
 from fftrain import network as net
 from fftrain.gradient import local_gradient
 from fftrain.recipe import Recipe
@@ -37,7 +38,7 @@ STEPS, BATCH = 5, 24
 
 @pytest.fixture(scope="module")
 def model(exported: Path) -> Model:
-    return Model(exported, threads=1, state=False)
+    return Model(exported, session=Session(threads=1), state=False)
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from .core.architecture import EPS_BATCH, EPS_DIVISIVE, Network, unit_name
+from .core.architecture import EPS_BATCH, EPS_DIVISIVE, Network
+from .core.layers import tensors
 
 
 def embed(
@@ -62,6 +63,7 @@ def first_input(
     if kind == "divisive":
         return x / np.sqrt((x * x).mean(axis=(1, 2, 3), keepdims=True) + np.float32(EPS_DIVISIVE))
     if kind == "batch":
-        mean, var = (weights[f"{unit_name(0)}.below.{part}"].reshape(1, -1, 1, 1) for part in ("mean", "var"))
-        return (x - mean) / np.sqrt(var + np.float32(EPS_BATCH))
+        own = [t.name for t in tensors(network) if t.unit == 0 and t.role in ("mean", "variance")]
+        mean, variance = (weights[name].reshape(1, -1, 1, 1) for name in own)
+        return (x - mean) / np.sqrt(variance + np.float32(EPS_BATCH))
     return x

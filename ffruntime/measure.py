@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct
 
-from .core import transition as bundle
+from .core.manifest import Mode
 from .core.plan import BATCH
 from .energy import Meter, measured
 from .model import Model
@@ -21,10 +21,10 @@ FEWEST = 3  # calls that are measured, whatever the time
 STATUS = Path("/proc/self/status")
 
 
-class Result(Struct, frozen=True):
+class Speed(Struct, frozen=True):
     """One mode, warm: engine and decision, without reading and preparing pictures."""
 
-    mode: str
+    mode: Mode
     images: int  # classified one at a time: what the median and p99 are of
     median_ms: float
     p99_ms: float
@@ -34,15 +34,9 @@ class Result(Struct, frozen=True):
     meters: tuple[str, ...]
 
 
-def sample_images(model: Model) -> np.ndarray:
-    """Real images from the bundle, uint8 (N, C, H, W): its exemplars, else its golden ones."""
-    name = bundle.EXEMPLARS if bundle.EXEMPLARS in model.manifest.files else bundle.GOLDEN
-    return bundle.read_tensors(model.path, model.manifest, name)["images"]
-
-
-def measure(model: Model, mode: str, seconds: float, meters: Sequence[Meter]) -> Result:
+def measure(model: Model, mode: Mode, seconds: float, meters: Sequence[Meter]) -> Speed:
     """Measure a mode for so many seconds with each of `BATCHES`, on real images, a new one in every call."""
-    images = sample_images(model)
+    images = model.bundle.some_images()
     latencies: list[float] = []
     speed, peak, joules = {}, {}, None
 
@@ -55,7 +49,7 @@ def measure(model: Model, mode: str, seconds: float, meters: Sequence[Meter]) ->
         if size == 1:
             latencies, joules = times, energy
         speed[size], peak[size] = size * len(times) / sum(times), peak_mib()
-    return Result(
+    return Speed(
         mode,
         len(latencies),
         float(np.median(latencies)) * 1e3,

@@ -1,4 +1,4 @@
-"""Options that several commands of ffruntime have."""
+"""Options that several commands of ffruntime have, and the model that they ask for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from ..core.plan import Calls, Use
     from ..model import Model
+    from ..session import Session
 
 
 def model_option(function):  # type: ignore[no-untyped-def]
@@ -34,6 +35,7 @@ state_option = click.option(
     help="What was learned; also $FF_STATE. Default: model.state beside model.ff.",
 )
 shipped_option = click.option("--shipped", is_flag=True, help="As shipped: ignore what was learned.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 
 
 def state_options(function):  # type: ignore[no-untyped-def]
@@ -66,8 +68,16 @@ def backend_options(function):  # type: ignore[no-untyped-def]
     return backend(precision(threads(function)))
 
 
-class Asked(NamedTuple):
-    """Which model a command was asked to run, and on what."""
+def session_of(backend: str, precision: str, threads: int | None) -> Session:
+    """The session that the backend options ask for. Raises `UsageError`."""
+    from ..core.manifest import known_precision
+    from ..session import Session
+
+    return Session(backend, known_precision(precision), threads or 0)
+
+
+class RunOptions(NamedTuple):
+    """Which model a command is to run, and on what."""
 
     model_path: str
     state: Path | None
@@ -76,21 +86,24 @@ class Asked(NamedTuple):
     precision: str
     threads: int | None
 
+    def session(self) -> Session:
+        """How its graphs are to be run."""
+        return session_of(self.backend, self.precision, self.threads)
+
     def model(self) -> Model:
         """That model, with what was learned on it unless it is to be as shipped."""
         from ..model import Model
 
-        state = state_to_use(self.state, self.shipped)
-        return Model(self.model_path, self.backend, self.threads or 0, self.precision, state=state)
+        return Model(self.model_path, session=self.session(), state=state_to_use(self.state, self.shipped))
 
 
 def running_options(function):  # type: ignore[no-untyped-def]
     """`--model`, `--state`, `--shipped`, `--backend`, `--precision` and `--threads`, which every command that runs
-    a model has; it takes them as its first argument, an `Asked`."""
+    a model has; it takes them as its first argument, `RunOptions`."""
 
     @functools.wraps(function)
     def run(**options):  # type: ignore[no-untyped-def]
-        return function(Asked(**{name: options.pop(name) for name in Asked._fields}), **options)
+        return function(RunOptions(**{name: options.pop(name) for name in RunOptions._fields}), **options)
 
     return model_option(state_options(backend_options(run)))
 
@@ -106,8 +119,8 @@ def budget_options(function):  # type: ignore[no-untyped-def]
     return device(memory(function))
 
 
-class Limits(NamedTuple):
-    """What a budget leaves."""
+class Budget(NamedTuple):
+    """What a device, or a memory limit, leaves; without either, all is None."""
 
     calls: Calls | None = None
     picture: int | None = None  # bytes for reading a picture, beyond what an ordinary one takes
@@ -115,7 +128,7 @@ class Limits(NamedTuple):
 
 def within(
     model: Model, use: Use, device: str | None, memory: int | None, micro_batch: int | None = None
-) -> tuple[Model, Limits]:
+) -> tuple[Model, Budget]:
     """The model, limited to the largest calls that keep to a device's memory, to `memory` MiB, or to both.
 
     `micro_batch`: how many images are wanted at once. A device says the number of threads, too, where nobody else
@@ -123,27 +136,25 @@ def within(
     `BundleError` where it is to learn and cannot.
     """
     if not (device or memory):
-        return model, Limits()
+        return model, Budget()
     from msgspec import structs
 
     from ..core.devices import load_profile
     from ..core.plan import MIB, UNLIMITED, choose, device_limits
+    from ..session import limited
 
     if use == "update":
         from ..learning.update import learning_units
 
         learning_units(model.manifest.network, model.manifest.files)
-    room, threads = UNLIMITED, model.threads
+    limits, threads = UNLIMITED, model.session.threads
     if device:
         profile = load_profile(device)
-        room, threads = device_limits(profile), threads or profile.cpu.cores
+        limits, threads = device_limits(profile), threads or profile.cpu.cores
     if memory:
-        room = structs.replace(room, memory=min(room.memory, memory * MIB))
-    room = structs.replace(room, micro_batch=micro_batch or room.micro_batch)
-    found = choose(model.manifest.network, len(model.classes), use, room, model.precision)
+        limits = structs.replace(limits, memory=min(limits.memory, memory * MIB))
+    limits = structs.replace(limits, micro_batch=micro_batch or limits.micro_batch)
+    found = choose(model.manifest.network, len(model.classes), use, limits, model.precision)
     calls, needed = found.calls, found.memory
-    picture = room.available - needed.process - needed.weights  # read while the network is at rest
-    return model.limited(calls.batch, calls.labels, threads), Limits(calls, picture)
-
-
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
+    picture = limits.available - needed.process - needed.weights  # read while the network is at rest
+    return model.with_session(limited(model.session, calls.batch, calls.labels, threads)), Budget(calls, picture)

@@ -1,0 +1,72 @@
+"""How graphs are run: on which backend, in which precision, in how large calls; and a bundle's graph loaded so."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Mapping
+
+import numpy as np
+from msgspec import Struct, structs
+
+from .backend import DEFAULT_BACKEND, ENGINES, Graph, load_graph
+from .core.bundle import Bundle
+from .core.layers import graph_tensors
+from .core.manifest import WEIGHTS, Precision, in_folder, known_precision
+from .core.plan import BATCH
+
+ALL_LABELS = 1 << 16  # in one call of a graph: as many as there are
+M_MMAP_THRESHOLD = -3  # mallopt(3)
+BLOCK = 1 << 16  # bytes
+
+
+class Session(Struct, frozen=True):
+    """How graphs are run. Raises `UsageError` for a precision that there is none."""
+
+    backend: str = DEFAULT_BACKEND
+    precision: Precision = "fp32"
+    threads: int = 0  # of the CPU; 0: all cores
+    arena: bool = True  # whether an engine keeps memory from one call to the next; without it, calls take longer
+    batch: int = BATCH  # images in one call
+    labels_per_call: int = ALL_LABELS
+
+    def __post_init__(self) -> None:
+        known_precision(self.precision)
+
+
+def limited(session: Session, batch: int, labels_per_call: int, threads: int = 0) -> Session:
+    """The same with so many images and labels in one call at most, and memory given back after each.
+
+    The whole process gives freed memory back from now on.
+    """
+    return_freed_blocks()
+    return structs.replace(session, batch=batch, labels_per_call=labels_per_call, threads=threads, arena=False)
+
+
+def load(bundle: Bundle, name: str, session: Session, learned: Mapping[str, np.ndarray]) -> Graph:
+    """The bundle's graph `name` (such as `unit1`), after its hash and its weights' have been checked.
+
+    `learned`: tensors in place of the bundle's, float32 by their names there; those that the graph does not hold
+    are left out. The graph borrows the arrays, which must not change any more. Raises `BundleError`, and
+    `BackendError` where the backend cannot run it here, or with these tensors.
+    """
+    held = graph_tensors(bundle.manifest.network, name) if learned else ()
+    tensors = {tensor: learned[tensor] for tensor in learned if tensor in held}
+    if session.backend in ENGINES:
+        from .engine import engine_for
+
+        return engine_for(bundle, name, session.backend, session.precision, tensors)
+    file = bundle.verified(in_folder(f"{name}.onnx", session.precision))
+    bundle.verified(in_folder(WEIGHTS, session.precision))
+    return load_graph(file, session.backend, session.threads, tensors, session.arena)
+
+
+def return_freed_blocks() -> None:
+    """From now on, a block of 64 kB or more goes back to the system when it is freed.
+
+    By default glibc keeps blocks of up to 32 MB once the first was freed, so that a process stays as large as its
+    largest call, and larger with every new size. What is returned has to be fetched again: calls take longer. Other
+    C libraries have no such setting, and nothing happens.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # the last: Windows, where None is no library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, BLOCK)
