@@ -13,7 +13,7 @@ import pytest
 from msgspec import structs
 from PIL import Image
 
-from ffexport.external import tensor_places
+from ffexport.onnx_files import tensor_places
 from ffruntime.backend import ENGINES, PROVIDERS
 from ffruntime.core.transition import read_manifest, write
 from ffruntime.report import draw

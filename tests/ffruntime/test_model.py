@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from ffexport.gradients import all_gradient_graphs
-from ffexport.graphs import all_graphs
+from ffexport.gradient_graphs import all_gradient_graphs
+from ffexport.inference_graphs import all_graphs
 from ffruntime import Model
 from ffruntime.core.architecture import Conv, Image, Input, Label, Linear, Local, Network, Relu, Unit
 from ffruntime.core.errors import BackendError, BundleError, UsageError
