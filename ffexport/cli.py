@@ -1,4 +1,4 @@
-"""The command line of ffexport."""
+"""The command line of ffexport. What a command needs is imported when it runs: `--help` and refusals are quick."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def input_gradient(layer: Layer, values: Vars, x: Var, y: Var, dy: Var) -> Var:
 # ---------------------------------------- convolution ----------------------------------------
 
 
-def conv(conv: Conv, layer: Layer, values: Vars, x: Var) -> Var:
+def conv_forward(conv: Conv, layer: Layer, values: Vars, x: Var) -> Var:
     """One Conv: x (N, C, H, W) -> (N, out, H', W')."""
     k, s, p = conv.kernel, conv.stride, conv.padding
     bias = values[f"{layer.name}.bias"] if conv.bias else None
@@ -199,7 +199,7 @@ def conv_input_gradient(conv: Conv, layer: Layer, values: Vars, _x: Var, _y: Var
 # ---------------------------------------- locally connected ----------------------------------------
 
 
-def local(local: Local, layer: Layer, values: Vars, x: Var) -> Var:
+def local_forward(local: Local, layer: Layer, values: Vars, x: Var) -> Var:
     """x (N, C, H, W) -> (N, out, H', W'): at each position a product with the weights of that position."""
     (c, _, _), (out, h, w) = layer.before, layer.after
     neurons = constant([h * w, out, c * local.kernel**2])
@@ -255,7 +255,7 @@ def _places(local: Local, positions: int, side: int, dtype: np.dtype) -> Var:
 # ---------------------------------------- linear ----------------------------------------
 
 
-def linear(linear: Linear, layer: Layer, values: Vars, x: Var) -> Var:
+def linear_forward(linear: Linear, layer: Layer, values: Vars, x: Var) -> Var:
     """One Gemm: x (N, …), flattened in C order, -> (N, out)."""
     flat = _flat(layer, x) if len(layer.before) > 1 else x
     bias = values[f"{layer.name}.bias"] if linear.bias else None
@@ -281,7 +281,7 @@ def _flat(layer: Layer, x: Var) -> Var:
 # ---------------------------------------- maximum ----------------------------------------
 
 
-def max_pool(pool: MaxPool, _layer: Layer, _values: Vars, x: Var) -> Var:
+def max_pool_forward(pool: MaxPool, _layer: Layer, _values: Vars, x: Var) -> Var:
     """One MaxPool."""
     k = pool.size
     return op.max_pool(x, kernel_shape=[k, k], strides=[k, k])[0]
@@ -311,7 +311,7 @@ def max_pool_input_gradient(pool: MaxPool, layer: Layer, _values: Vars, x: Var, 
 # ---------------------------------------- ReLU ----------------------------------------
 
 
-def relu(_relu: Relu, _layer: Layer, _values: Vars, x: Var) -> Var:
+def relu_forward(_relu: Relu, _layer: Layer, _values: Vars, x: Var) -> Var:
     """One Relu."""
     return op.relu(x)
 
@@ -322,9 +322,9 @@ def relu_input_gradient(_relu: Relu, _layer: Layer, _values: Vars, _x: Var, y: V
 
 
 OPERATIONS: dict[type[Op], Graphs] = {
-    Conv: Graphs(conv, conv_weight_gradient, conv_input_gradient),
-    Local: Graphs(local, local_weight_gradient, local_input_gradient),
-    Linear: Graphs(linear, linear_weight_gradient, linear_input_gradient),
-    MaxPool: Graphs(max_pool, None, max_pool_input_gradient),
-    Relu: Graphs(relu, None, relu_input_gradient),
+    Conv: Graphs(conv_forward, conv_weight_gradient, conv_input_gradient),
+    Local: Graphs(local_forward, local_weight_gradient, local_input_gradient),
+    Linear: Graphs(linear_forward, linear_weight_gradient, linear_input_gradient),
+    MaxPool: Graphs(max_pool_forward, None, max_pool_input_gradient),
+    Relu: Graphs(relu_forward, None, relu_input_gradient),
 }
