@@ -21,8 +21,8 @@ import torch
 from common import record
 
 from ffexport.export import export_onnx, fp32_graphs
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import data_directory
-from ffruntime.core.transition import read_manifest, read_weights
 from fftrain import network as net
 from fftrain.data import load_dataset
 from fftrain.pack import write_bundle
@@ -37,10 +37,11 @@ class Goodness(torch.nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        manifest = read_manifest(path)
-        self.network = manifest.network
-        self.names = {name: name.replace(".", "_") for name in read_weights(path, manifest)}
-        for name, tensor in read_weights(path, manifest).items():
+        bundle = Bundle(path)
+        weights = bundle.weights()
+        self.network = bundle.manifest.network
+        self.names = {name: name.replace(".", "_") for name in weights}
+        for name, tensor in weights.items():
             self.register_buffer(self.names[name], torch.from_numpy(tensor))
 
     def forward(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -88,7 +89,7 @@ def main() -> None:
 
         actions = {
             "ffexport": lambda: export_onnx(path),
-            "graphs": lambda: fp32_graphs(path, read_manifest(path)),
+            "graphs": lambda: fp32_graphs(Bundle(path)),
             "torch": torch_export,
         }
         times: dict[str, list[float]] = {what: [] for what in actions}
@@ -96,7 +97,7 @@ def main() -> None:
             for what, action in actions.items():
                 times[what].append(seconds(action))
         best = {what: min(measured) for what, measured in times.items()}
-        files = read_manifest(path).files
+        files = Bundle(path).manifest.files
         record(
             "export",
             {

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from common import record
 
-from ffruntime.core.transition import read_manifest, read_weights
+from ffruntime.core.bundle import Bundle
 from ffruntime.model import Model
 from fftrain.data import load_for_manifest
 from fftrain.evaluate import goodness_scores
@@ -24,9 +24,10 @@ TIE = 1e-5
 
 def main() -> None:
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "model.ff")
-    manifest = read_manifest(path)
+    bundle = Bundle(path)
+    manifest = bundle.manifest
     dataset = load_for_manifest(manifest)
-    tensors = {name: torch.from_numpy(t) for name, t in read_weights(path, manifest).items()}
+    tensors = {name: torch.from_numpy(t) for name, t in bundle.weights().items()}
     pixels, labels = dataset.validation.pixels, dataset.validation.labels.numpy()
     theirs = goodness_scores(manifest.network, tensors, pixels, len(manifest.classes)).numpy()
     ours = Model(path).scores(pixels.numpy())

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from common import record
 
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.manifest import PRECISIONS, in_folder
-from ffruntime.core.transition import read_manifest
 from ffruntime.model import Model
 from ffruntime.session import Session
 from fftrain.data import load_for_manifest
@@ -22,7 +22,7 @@ from fftrain.data import load_for_manifest
 
 def main() -> None:
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "model.ff")
-    manifest = read_manifest(path)
+    manifest = Bundle(path).manifest
     validation = load_for_manifest(manifest).validation
     pixels, labels = validation.pixels.numpy(), validation.labels.numpy()
     rows = {}

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from common import record
 
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import Examples
-from ffruntime.core.transition import read_manifest
 from ffruntime.model import Model
 from fftrain.data import load_for_manifest
 
@@ -40,7 +40,7 @@ def measure(model: Model, images: Examples) -> dict[str, Any]:
 
 def main() -> None:
     path = Path(sys.argv[1] if len(sys.argv) > 1 else "model.ff")
-    manifest = read_manifest(path)
+    manifest = Bundle(path).manifest
     model, dataset = Model(path, state=False), load_for_manifest(manifest)
     shortlist = model.manifest.shortlist
     assert shortlist, f"{path} has no threshold: ffexport --model {path}"

@@ -1,10 +1,11 @@
-"""The command line of ffexport."""
+"""The command line of ffexport. What a command needs is imported when it runs: `--help` and refusals are quick."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +19,10 @@ from ffruntime.core.manifest import PRECISIONS, Precision
 if TYPE_CHECKING:
     from ffruntime.core.plan import Plan
 
-    from .export import Report
-    from .table import Artefact
+    from .artefacts import Artefact, ExportReport
 
 FORMATS = ("onnx", "tensorrt", "tensorrt-rtx")
+BAR_WIDTH = 24
 PROVIDERS = ("cpu", "cuda", "tensorrt", "tensorrt-rtx")
 EPILOG = """\b
 Examples:
@@ -111,7 +112,7 @@ def cli(
     Every graph is run against the bundle's golden vectors, and decides on images, before it is added.
     """
     if show_list:
-        from .availability import availability, offer_table
+        from .deploy import availability, offer_table
 
         offers = availability()
         click.echo(as_json_text(offers) if as_json else offer_table(offers))
@@ -131,9 +132,9 @@ def cli(
         click.echo(plan_text(plan))
     if plan and not precisions:
         precisions = (plan.precision,)
+    from .artefacts import artefact_table
     from .deploy import deploy, formats_of, has_graphs
-    from .engine_options import Options
-    from .table import artefact_table
+    from .engines import EngineOptions
 
     wanted = formats or (("onnx",) if device is None or only_check else formats_of(device))
     report = None
@@ -141,7 +142,7 @@ def cli(
         report = run(path, precisions, data, plan, only_check, state, target)
         if not as_json:
             click.echo(artefact_table(report.artefacts))
-    options = Options(version_compatible, hardware_compatible)
+    options = EngineOptions(version_compatible, hardware_compatible)
     more = deploy(target, wanted, providers, precisions, device, plan, options, asked=bool(formats))
     if as_json:
         click.echo(as_json_text({"model": str(target), **report_object(report, more)}))
@@ -152,17 +153,17 @@ def cli(
 
         require(list(report.checks), report.backend)
     if report and not as_json:
+        from ffruntime.core.bundle import Bundle
         from ffruntime.core.tables import shortlist_text
-        from ffruntime.core.transition import read_manifest
 
         whose = "the trainer's" if state is None else "its own"
-        manifest = read_manifest(target)
+        manifest = Bundle(target).manifest
         if manifest.shortlist:
             click.echo(f"mode shortlist: {shortlist_text(manifest.shortlist, len(manifest.classes))}")
         click.echo(f"{target}: every graph reproduces {whose} golden vectors; next: ffruntime classify image.png")
 
 
-def report_object(report: Report | None, more: list[Artefact]) -> dict[str, Any]:
+def report_object(report: ExportReport | None, more: list[Artefact]) -> dict[str, Any]:
     """A report for programs, with the rows of engines and providers; without an export those alone."""
     from msgspec import to_builtins
 
@@ -192,20 +193,20 @@ def new_bundle(path: Path, out: str | None, force: bool) -> Path:
     """Where the bundle of `--state` goes. Raises `UsageError` where something is there already."""
     with export_extra():
         from .from_state import target_of
-    from ffruntime.core.transition import read_manifest
+    from ffruntime.core.bundle import Bundle
 
-    read_manifest(path)  # no bundle, no state of it
+    Bundle(path)  # no bundle, no state of it
     return target_of(path, Path(out) if out is not None else None, force)
 
 
 def fit(path: Path, device: str, precisions: tuple[Precision, ...], state: str | None = None) -> Plan:
     """The plan for a device, before any work. Raises `BackendError` with the numbers where nothing fits."""
+    from ffruntime.core.bundle import Bundle
     from ffruntime.core.devices import load_profile
     from ffruntime.core.plan import device_limits, plan, require_fit
     from ffruntime.core.state import read_state
-    from ffruntime.core.transition import read_manifest
 
-    manifest, profile = read_manifest(path), load_profile(device)
+    manifest, profile = Bundle(path).manifest, load_profile(device)
     classes = len(manifest.classes if state is None else read_state(Path(state), manifest)[0].classes)
 
     def planned(precision: Precision) -> Plan:
@@ -225,14 +226,12 @@ def run(
     only_check: bool,
     state: str | None,
     target: Path,
-) -> Report:
+) -> ExportReport:
     """Export, or only check, or make the bundle `target` of a state, with a bar where someone watches."""
     with export_extra():
         from .export import check_export, export_onnx
         from .from_state import export_state
     from ffruntime.core.data import data_directory
-
-    from .progress import bar
 
     progress, directory = bar(), data_directory(data)
     try:
@@ -243,6 +242,23 @@ def run(
         return export_onnx(path, precisions, data=directory, device=plan, progress=progress)
     finally:
         progress("", 0)
+
+
+def bar() -> Callable[[str, float], None]:
+    """One line on stderr that says what is being done and how far it is, for a terminal; elsewhere nothing.
+
+    The function that is returned takes both; an empty text wipes the line.
+    """
+    if not sys.stderr.isatty():
+        return lambda _what, _share: None
+
+    def draw(what: str, share: float) -> None:
+        full = round(BAR_WIDTH * share)
+        line = f"{'█' * full}{'░' * (BAR_WIDTH - full)}  {what}" if what else ""
+        sys.stderr.write(f"\r\x1b[K{line}")
+        sys.stderr.flush()
+
+    return draw
 
 
 def main() -> None:

@@ -1,28 +1,31 @@
-"""What follows the graphs: engines made from them, and providers that have to run them."""
+"""What follows the graphs: engines made from them, providers that have to run them, and what of both works here."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
+from ffruntime import cuda
+from ffruntime.backend import provider_problem
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.devices import load_profile
-from ffruntime.core.errors import BackendError
-from ffruntime.core.manifest import Precision, in_folder
-from ffruntime.core.transition import read_manifest
-from ffruntime.engine import LIBRARIES
+from ffruntime.core.errors import BackendError, MissingExtra
+from ffruntime.core.manifest import Precision
+from ffruntime.core.plan import Plan
+from ffruntime.engine import LIBRARIES, Library
 
-from .engine_options import PLAIN, Options, limits
-from .table import Artefact
-
-if TYPE_CHECKING:
-    from ffruntime.core.plan import Plan
+from .artefacts import Artefact, exported_precisions
+from .engines import PLAIN, EngineOptions, build_engines, engine_limits, missing
+from .providers import NAMES, check_providers
 
 
 def has_graphs(path: Path, precisions: Sequence[Precision]) -> bool:
     """Whether the bundle has the graphs of fp32 and of every one of `precisions`: all that engines need."""
-    files = read_manifest(path).files
-    return all(in_folder("goodness.onnx", precision) in files for precision in ("fp32", *precisions))
+    made = exported_precisions(Bundle(path).manifest)
+    return all(precision in made for precision in ("fp32", *precisions))
 
 
 def formats_of(device: str) -> tuple[str, ...]:
@@ -44,7 +47,7 @@ def deploy(
     precisions: Sequence[Precision],
     device: str | None = None,
     plan: Plan | None = None,
-    options: Options = PLAIN,
+    options: EngineOptions = PLAIN,
     asked: bool = True,
 ) -> list[Artefact]:
     """Check the graphs in fp32 and in `precisions` on each provider, then make engines of every format of them.
@@ -53,11 +56,8 @@ def deploy(
     `build_engines` raise; the graphs stay whatever becomes of the engines. Where the formats were not `asked` for,
     but are what the device runs, engines that cannot be made here are rows that say why, and where they can.
     """
-    from .engines import build_engines
-    from .providers import check_providers
-
     profile = load_profile(device) if device else None
-    limit = limits(profile, *engine_calls(plan)) if plan else None
+    limit = engine_limits(profile, *engine_calls(plan)) if plan else None
     rows = []
     for precision in dict.fromkeys(("fp32", *precisions)):
         rows += check_providers(path, providers, precision)
@@ -71,3 +71,48 @@ def deploy(
                         raise
                     rows.append(Artefact(f"engines: {library}", 0, precision, None, f"not made here: {error}"))
     return rows
+
+
+# ---------------------------------------- what works here ----------------------------------------
+
+
+class Offer(Struct, frozen=True):
+    """A format or a provider; `problem` says what keeps it from this machine, `note` what else there is to know."""
+
+    kind: str  # format or provider
+    name: str
+    problem: str | None
+    note: str = ""
+
+
+def availability() -> list[Offer]:
+    """Every format and every provider. Touches no engine that could crash without a driver."""
+    return [_onnx(), *map(_engines, LIBRARIES), *map(_provider, NAMES)]
+
+
+def offer_table(offers: Sequence[Offer]) -> str:
+    """The rows for people. Reasons come last: they are longer than any column."""
+    lines = []
+    for offer in offers:
+        works = "no " if offer.problem else "yes"
+        lines.append(f"{offer.kind:8}  {offer.name:12}  {works}  {offer.problem or offer.note}".rstrip())
+    return "\n".join(lines)
+
+
+def _onnx() -> Offer:
+    absent = next((module for module in ("onnx", "spox", "onnxruntime") if find_spec(module) is None), None)
+    extra = "cpu" if absent == "onnxruntime" else "export"
+    return Offer("format", "onnx", absent and f"{absent} is not installed: pip install 'ffedge[{extra}]'")
+
+
+def _engines(library: Library) -> Offer:
+    problem = "; ".join(missing(library)) or None
+    note = "no GPU: engines are built, but not run here, and take no other weights later" if cuda.missing() else ""
+    return Offer("format", library, problem, "" if problem else note)
+
+
+def _provider(name: str) -> Offer:
+    try:
+        return Offer("provider", name, provider_problem(f"onnxruntime-{name}"))
+    except MissingExtra as error:
+        return Offer("provider", name, str(error))

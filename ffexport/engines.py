@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -18,42 +19,54 @@ import msgspec
 from msgspec import Struct
 
 from ffruntime import cuda
-from ffruntime.core import transition as bundle
-from ffruntime.core.devices import Profile
+from ffruntime.core.bundle import Bundle, write_bundle
+from ffruntime.core.devices import Gpu, Profile
+from ffruntime.core.durable import write_atomically
 from ffruntime.core.errors import BackendError, UsageError
-from ffruntime.core.manifest import Precision, in_folder
-from ffruntime.engine import Library, Shapes, Sidecar, Target, folder, import_library, logger
+from ffruntime.core.manifest import GOLDEN, WEIGHTS, Manifest, Precision, in_folder
+from ffruntime.engine import Library, Shapes, Sidecar, Target, folder, import_library, logger, numbers
 from ffruntime.golden import Check, check, require
-from ffruntime.model import Model
 from ffruntime.session import Session
+from ffruntime.model import Model
 
-from .engine_options import (
-    AMPERE_PLUS,
-    PLAIN,
-    Limits,
-    Options,
-    limits,
-    offered_capabilities,
-    profile_shapes,
-    rtx_target,
-)
-from .report import REPORT, encode_report, read_report, with_rows
-from .scratch import scratch_copy
-from .table import Artefact
+from .artefacts import REPORT, Artefact, encode_report, graph_names, read_report, with_rows
+from .prove import scratch_copy
 
 Built: TypeAlias = tuple[bytes, dict[str, Shapes]]  # an engine, and what shapes each input may have
+# What engines run on that TensorRT-RTX builds when nothing is asked for (its documentation, "CPU-Only AOT and
+# TensorRT-RTX Engines": these and later ones).
+PORTABLE = Target(("8.0", "8.6", "8.9", "12.0"), newer=True)
+AMPERE_PLUS = Target(("8.0",), newer=True)  # TensorRT's HardwareCompatibilityLevel of that name
 
 
-class Plan(Struct, frozen=True):
+class EngineLimits(Struct, frozen=True):
+    """The largest call of a graph: images (in training, pairs), labels for each, MiB of scratch memory."""
+
+    batch: int = 16
+    labels: int = 16
+    workspace_mib: int = 512
+
+
+class EngineOptions(Struct, frozen=True):
+    """What a user may ask of an engine, at some cost in speed: that newer libraries, or other GPUs, run it, too."""
+
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+
+
+PLAIN = EngineOptions()
+
+
+class BuildSettings(Struct, frozen=True):
     """What every engine of one call has in common."""
 
     library: Library
     version: str
     target: Target
     precision: Precision
-    limit: Limits
+    limit: EngineLimits
     refit: bool
-    options: Options
+    options: EngineOptions
 
 
 def build_engines(
@@ -61,8 +74,8 @@ def build_engines(
     library: Library,
     device: Profile | None = None,
     precision: Precision = "fp32",
-    limit: Limits | None = None,
-    options: Options = PLAIN,
+    limit: EngineLimits | None = None,
+    options: EngineOptions = PLAIN,
 ) -> list[Artefact]:
     """Build an engine of every graph of that precision, prove them where a GPU is, and add them to the bundle.
 
@@ -81,39 +94,41 @@ def build_engines(
     module, here = import_library(library), None if cuda.missing() else cuda.compute_capability()
     target = _target(module, library, device, here, options)
     refit = here is not None and (library == "tensorrt" or not target.newer)
-    plan = Plan(library, module.__version__, target, precision, limit or limits(device), refit, options)
-    manifest = bundle.read_manifest(path)
-    bundle.verified(path, manifest, in_folder(bundle.WEIGHTS, precision))
-    graphs = {name: bundle.verified(path, manifest, name) for name in graph_files(manifest, precision)}
+    settings = BuildSettings(
+        library, module.__version__, target, precision, limit or engine_limits(device), refit, options
+    )
+    bundle, weights = Bundle(path), in_folder(WEIGHTS, precision)
+    bundle.verified(weights)
+    graphs = {name: bundle.verified(name) for name in graph_files(bundle.manifest, precision)}
     files = {}
-    for name, (engine, inputs) in zip(graphs, _build_apart(list(graphs.values()), plan), strict=True):
+    for name, (engine, inputs) in zip(graphs, _build_apart(list(graphs.values()), settings), strict=True):
         sidecar = Sidecar(
             library=library,
-            version=plan.version,
-            target=plan.target,
+            version=settings.version,
+            target=settings.target,
             precision=precision,
             graph=name,
-            graph_sha256=manifest.files[name].sha256,
-            weights_sha256=manifest.files[in_folder(bundle.WEIGHTS, precision)].sha256,
+            graph_sha256=bundle.manifest.files[name].sha256,
+            weights_sha256=bundle.manifest.files[weights].sha256,
             inputs=inputs,
-            refit=plan.refit,
+            refit=settings.refit,
             version_compatible=options.version_compatible,
-            workspace_mib=plan.limit.workspace_mib,
+            workspace_mib=settings.limit.workspace_mib,
         )
-        place = f"{folder(library, plan.version, plan.target, precision)}/{Path(name).stem}"
+        place = f"{folder(library, settings.version, settings.target, precision)}/{Path(name).stem}"
         files[f"{place}.engine"] = engine
         files[f"{place}.json"] = msgspec.json.format(msgspec.json.encode(sidecar), indent=2) + b"\n"
-    checks = _prove(path, manifest, files, plan)
-    rows = [_row(name, data, plan, checks) for name, data in files.items() if name.endswith(".engine")]
-    if report := read_report(path, manifest):
+    checks = _prove(bundle, files, settings)
+    rows = [_row(name, data, settings, checks) for name, data in files.items() if name.endswith(".engine")]
+    if report := read_report(bundle):
         files[REPORT] = encode_report(with_rows(report, rows))
-    bundle.write(path, manifest, files)
+    write_bundle(path, bundle.manifest, files)
     return rows
 
 
-def graph_files(manifest: bundle.Manifest, precision: Precision) -> list[str]:
+def graph_files(manifest: Manifest, precision: Precision) -> list[str]:
     """The bundle's ONNX graphs of a precision. Raises `BackendError` where it has none."""
-    found = [n for n in manifest.files if n.endswith(".onnx") and in_folder(Path(n).name, precision) == n]
+    found = graph_names(manifest, precision)
     if not found:
         raise BackendError(f"the bundle has no {precision} graphs: 'ffexport --precision {precision}' makes them")
     return found
@@ -138,43 +153,25 @@ def _remedy(path: Path, library: Library, device: Profile | None) -> str:
     return f"copy {path} to {there} and run there: ffexport --model {path.name} --format {library}"
 
 
-def _target(module: Any, library: Library, device: Profile | None, here: str | None, options: Options) -> Target:
-    if library == "tensorrt-rtx":
-        offered = offered_capabilities(list(module.ComputeCapability.__members__))
-        return rtx_target(device.gpu if device else None, here, offered)
-    assert here is not None  # or `missing` would have said so
-    return tensorrt_target(here, device, options)
-
-
-def tensorrt_target(here: str, device: Profile | None, options: Options) -> Target:
-    """The GPUs that a TensorRT engine built on a GPU of compute capability `here` is for. Raises `BackendError`."""
-    if device and device.gpu and device.gpu.compute_capability != here and not options.hardware_compatible:
-        raise BackendError(
-            f"tensorrt: an engine for {device.title} (compute capability {device.gpu.compute_capability}) is built "
-            f"on it; this GPU has {here}"
-        )
-    return AMPERE_PLUS if options.hardware_compatible else Target((here,))
-
-
-def _build_apart(files: list[Path], plan: Plan) -> list[Built]:
+def _build_apart(files: list[Path], settings: BuildSettings) -> list[Built]:
     """Build in a process of its own: TensorRT-RTX 1.7.1 builds nothing more in one in which it has refused a graph,
     either library may crash, and both write to stderr what their logger does not get."""
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(_build_all, files, plan).result()
+            return pool.submit(_build_all, files, settings).result()
     except BrokenProcessPool as error:
         names = ", ".join(file.name for file in files)
-        raise BackendError(f"{plan.library} {plan.version} crashed while it built {names}") from error
+        raise BackendError(f"{settings.library} {settings.version} crashed while it built {names}") from error
 
 
-def _build_all(files: list[Path], plan: Plan) -> list[Built]:
+def _build_all(files: list[Path], settings: BuildSettings) -> list[Built]:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    module = import_library(plan.library)
-    return [build(module, file, plan) for file in files]
+    module = import_library(settings.library)
+    return [build(module, file, settings) for file in files]
 
 
-def build(module: Any, file: Path, plan: Plan) -> Built:
+def build(module: Any, file: Path, settings: BuildSettings) -> Built:
     """One graph as an engine, and the shapes that it takes. Raises `BackendError` with the library's own words."""
     log = logger(module)
     builder = module.Builder(log)
@@ -183,30 +180,30 @@ def build(module: Any, file: Path, plan: Plan) -> Built:
     if not parser.parse_from_file(str(file)):  # from the file: that is how it finds the weights beside it
         error = parser.get_error(0)
         node = f"{error.node_operator()} {error.node_name()}"
-        raise BackendError(f"{file}: {plan.library} refuses {node}: {error.desc()}")
+        raise BackendError(f"{file}: {settings.library} refuses {node}: {error.desc()}")
     config, shapes = builder.create_builder_config(), {}
     profile = builder.create_optimization_profile()
     for tensor in map(network.get_input, range(network.num_inputs)):
         size = tuple(tensor.shape)
         names = [tensor.get_dimension_name(axis) for axis in range(len(size))]
-        shapes[tensor.name] = profile_shapes(file.stem, size, names, plan.limit)
+        shapes[tensor.name] = profile_shapes(file.stem, size, names, settings.limit)
         profile.set_shape(tensor.name, *msgspec.structs.astuple(shapes[tensor.name]))
     config.add_optimization_profile(profile)
-    config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, plan.limit.workspace_mib << 20)
+    config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, settings.limit.workspace_mib << 20)
     config.clear_flag(module.BuilderFlag.TF32)  # on by default; it would cost fp32 parity
-    if plan.refit:
+    if settings.refit:
         config.set_flag(module.BuilderFlag.REFIT)
-    if plan.library == "tensorrt-rtx":
-        _set_rtx_targets(module, config, plan.target)
+    if settings.library == "tensorrt-rtx":
+        _set_rtx_targets(module, config, settings.target)
     else:
-        _set_compatibility(module, config, plan.options)
-    cache = None if plan.library == "tensorrt-rtx" else _use_timing_cache(config, timing_cache_file(plan))
+        _set_compatibility(module, config, settings.options)
+    cache = None if settings.library == "tensorrt-rtx" else _use_timing_cache(config, timing_cache_file(settings))
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        what = f"{plan.library} {plan.version} cannot build it for {plan.target.name}"
+        what = f"{settings.library} {settings.version} cannot build it for {settings.target.name}"
         raise BackendError(f"{file}: {what}: {log.said()}")
     if cache is not None:
-        bundle.write_atomically(timing_cache_file(plan), bytes(cache.serialize()))
+        write_atomically(timing_cache_file(settings), bytes(cache.serialize()))
     return bytes(engine), shapes
 
 
@@ -219,17 +216,17 @@ def _set_rtx_targets(module: Any, config: Any, target: Target) -> None:
         config.set_compute_capability(member, index)
 
 
-def _set_compatibility(module: Any, config: Any, options: Options) -> None:
+def _set_compatibility(module: Any, config: Any, options: EngineOptions) -> None:
     if options.version_compatible:
         config.set_flag(module.BuilderFlag.VERSION_COMPATIBLE)
     if options.hardware_compatible:
         config.hardware_compatibility_level = module.HardwareCompatibilityLevel.AMPERE_PLUS
 
 
-def timing_cache_file(plan: Plan) -> Path:
+def timing_cache_file(settings: BuildSettings) -> Path:
     """Where measured kernel times are kept between builds: they hold for one TensorRT and one kind of GPU."""
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "ffedge" / f"{plan.library}-{plan.version}-{plan.target.name}.timing"
+    return home / "ffedge" / f"{settings.library}-{settings.version}-{settings.target.name}.timing"
 
 
 def _use_timing_cache(config: Any, file: Path) -> Any:
@@ -238,28 +235,99 @@ def _use_timing_cache(config: Any, file: Path) -> Any:
     return cache
 
 
-def _prove(path: Path, manifest: bundle.Manifest, files: dict[str, bytes], plan: Plan) -> dict[str, Check]:
+def _prove(bundle: Bundle, files: dict[str, bytes], settings: BuildSettings) -> dict[str, Check]:
     """The golden check with the engines themselves, in a scratch copy: the worst row of each graph.
 
     Empty where no GPU here runs them. TensorRT 11.3 can drop a bias of an engine that takes other weights, silently
     (its release notes): this is what finds out.
     """
-    if cuda.missing() or not plan.target.runs_on(cuda.compute_capability()):
+    if cuda.missing() or not settings.target.runs_on(cuda.compute_capability()):
         return {}
-    graphs = graph_files(manifest, plan.precision)
-    kept = [bundle.WEIGHTS, bundle.GOLDEN, in_folder(bundle.WEIGHTS, plan.precision), *graphs]
-    with scratch_copy(path, manifest, kept) as copy:
-        bundle.write(copy, bundle.read_manifest(copy), files)
-        rows = check(Model(copy, session=Session(plan.library, plan.precision)))
-    require(rows, f"{plan.library} {plan.version}")
+    graphs = graph_files(bundle.manifest, settings.precision)
+    with scratch_copy(bundle, [WEIGHTS, GOLDEN, in_folder(WEIGHTS, settings.precision), *graphs]) as copy:
+        write_bundle(copy.path, copy.manifest, files)
+        rows = check(Model(copy, session=Session(settings.library, settings.precision)))
+    require(rows, f"{settings.library} {settings.version}")
     return {row.graph: row for row in sorted(rows, key=lambda row: row.relative)}
 
 
-def _row(name: str, engine: bytes, plan: Plan, checks: dict[str, Check]) -> Artefact:
+def _row(name: str, engine: bytes, settings: BuildSettings, checks: dict[str, Check]) -> Artefact:
     worst = checks.get(Path(name).stem)
     verdict = (
         "ok" if worst else "built, no golden values to check" if checks else "built, not run: no GPU for it here"
     )
-    if not plan.refit:
+    if not settings.refit:
         verdict += "; takes no other weights"
-    return Artefact(name, len(engine), plan.precision, worst.relative if worst else None, verdict)
+    return Artefact(name, len(engine), settings.precision, worst.relative if worst else None, verdict)
+
+
+# ---------------------------------------- shapes and targets ----------------------------------------
+
+
+def engine_limits(device: Profile | None, batch: int | None = None, labels: int | None = None) -> EngineLimits:
+    """A device's limits, or the smaller `batch` and `labels` a network fits with; by default `EngineLimits()`."""
+    if device is None or device.gpu is None:
+        return EngineLimits()
+    inference = device.inference
+    return EngineLimits(batch or inference.max_batch, labels or inference.max_labels, device.gpu.workspace_mib)
+
+
+def _target(
+    module: Any, library: Library, device: Profile | None, here: str | None, options: EngineOptions
+) -> Target:
+    if library == "tensorrt-rtx":
+        offered = offered_capabilities(list(module.ComputeCapability.__members__))
+        return rtx_target(device.gpu if device else None, here, offered)
+    assert here is not None  # or `missing` would have said so
+    return tensorrt_target(here, device, options)
+
+
+def tensorrt_target(here: str, device: Profile | None, options: EngineOptions) -> Target:
+    """The GPUs that a TensorRT engine built on a GPU of compute capability `here` is for. Raises `BackendError`."""
+    if device and device.gpu and device.gpu.compute_capability != here and not options.hardware_compatible:
+        raise BackendError(
+            f"tensorrt: an engine for {device.title} (compute capability {device.gpu.compute_capability}) is built "
+            f"on it; this GPU has {here}"
+        )
+    return AMPERE_PLUS if options.hardware_compatible else Target((here,))
+
+
+def rtx_target(device: Gpu | None, here: str | None, offered: Sequence[str]) -> Target:
+    """The GPUs that a TensorRT-RTX engine is for: the device's, else this machine's, else all that one can serve.
+
+    `here`: compute capability of this machine's GPU; `offered`: those that this TensorRT-RTX targets. Raises
+    `BackendError` where the device's is none of them.
+    """
+    if device is None:
+        return Target((here,)) if here is not None and here in offered else PORTABLE
+    asked = device.compute_capability
+    if asked not in offered:
+        raise BackendError(
+            f"tensorrt-rtx: targets compute capabilities {', '.join(offered)}, not {device.name} ({asked}); "
+            "--format tensorrt, on the device, makes engines for it"
+        )
+    return Target((asked,))
+
+
+def offered_capabilities(members: Sequence[str]) -> list[str]:
+    """Compute capabilities among the names of TensorRT-RTX's enumeration: `SM89` is 8.9, `SM120` is 12.0."""
+    found = [f"{name[2:-1]}.{name[-1]}" for name in members if name.startswith("SM")]
+    return sorted(found, key=numbers)
+
+
+def profile_shapes(graph: str, shape: Sequence[int], names: Sequence[str | None], limit: EngineLimits) -> Shapes:
+    """Smallest, likeliest and largest shape of an input of the graph `graph`.
+
+    `shape` has −1 where a dimension is dynamic, and `names` its name there, else None. On a device images come one
+    by one, each with every label; in a gradient graph N images are as many as fit, with M·N negatives.
+    """
+    pairs = limit.batch * limit.labels
+    ranges: Mapping[str, tuple[int, int, int]] = {"N": (1, 1, limit.batch), "L": (1, limit.labels, limit.labels)}
+    if graph.startswith("unit"):  # a row is an image with one of its labels
+        ranges = {"N": (1, limit.labels, pairs)}
+    elif graph.startswith("gradient"):
+        ranges = {"N": (1, limit.batch, limit.batch), "MN": (1, limit.batch, pairs)}
+    plain = [(name or "").replace("·", "") for name in names]  # TensorRT-RTX's parser gives M·N back as MN
+    columns = [ranges[name] if size < 0 else (size, size, size) for size, name in zip(shape, plain, strict=True)]
+    low, likely, high = (tuple(column[i] for column in columns) for i in range(3))
+    return Shapes(low, likely, high)

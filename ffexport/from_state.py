@@ -8,39 +8,33 @@ graphs, as a chain, have to reproduce what the goodness graph computes in one pi
 from __future__ import annotations
 
 import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 import numpy as np
 from msgspec import structs
 from safetensors.numpy import save
 
-from ffruntime.core import transition as bundle
-from ffruntime.core.architecture import unit_name
-from ffruntime.core.bundle import Bundle
+from ffruntime.core.architecture import Network, unit_name
+from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import to_unit_interval
+from ffruntime.core.durable import sha256
 from ffruntime.core.errors import BundleError, StorageError, UsageError
-from ffruntime.core.layers import gradient_tensors
-from ffruntime.core.manifest import EXEMPLARS, GOLDEN, WEIGHTS, Manifest
-from ffruntime.core.state import State, read_state
-from ffruntime.core.transition import unit_parameters
-from ffruntime.golden import Arrays, golden_pairs, read_golden
-from ffruntime.model import Model
+from ffruntime.core.layers import gradient_tensors, unit_parameters
+from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, WEIGHTS, Manifest, Precision
+from ffruntime.core.plan import Plan
+from ffruntime.core.state import State, Weights, read_state
+from ffruntime.golden import golden_pairs, read_golden
 from ffruntime.session import Session
+from ffruntime.model import Model
 
-from .assess import Progress
+from .artefacts import ExportReport
+from .decisions import Progress
 from .export import export_onnx, fp32_graphs, silent
+from .prove import scratch_folder
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from ffruntime.core.manifest import Precision
-    from ffruntime.core.plan import Plan
-
-    from .report import Report
+Arrays: TypeAlias = dict[str, np.ndarray]  # by name
 
 REFERENCE = "onnxruntime-cpu"  # what computes the golden vectors
 
@@ -57,7 +51,7 @@ def target_of(source: Path, out: Path | None, force: bool) -> Path:
         raise UsageError(f"{target}: would change the bundle {source}; name another place with --out")
     if not _occupied(target):
         return target
-    if not (target / bundle.MANIFEST).is_file():
+    if not (target / MANIFEST).is_file():
         raise UsageError(f"{target}: is there, and no bundle; name another place with --out")
     if not force:
         raise UsageError(f"{target}: is there already; replace it with --force, or name another place with --out")
@@ -79,51 +73,49 @@ def export_state(
     data: Path | None = None,
     device: Plan | None = None,
     progress: Progress = silent,
-) -> Report:
+) -> ExportReport:
     """Write the bundle at `source`, with what `state` has learned, to `target`, exported in fp32 and `precisions`.
 
     All is made and proven in a scratch bundle and then written at once: whatever fails, `target` is as it was, and
     `source` is only read. Raises `BundleError` where either cannot be used, and what `export_onnx` raises.
     """
-    manifest = bundle.read_manifest(source)
-    found, learned = read_state(state, manifest)
-    weights = {**bundle.read_weights(source, manifest), **found.tensors}
-    old = read_golden(Bundle(source))
-    exemplars = {}
-    if EXEMPLARS in manifest.files:
-        exemplars[EXEMPLARS] = _bytes(bundle.verified(source, manifest, EXEMPLARS))
-    new = new_manifest(manifest, learned, bundle.sha256(state))
-    with _scratch() as folder:
-        copy = folder / "model.ff"
-        written = bundle.write(copy, new, {WEIGHTS: save(weights), **exemplars})
-        bundle.write(copy, written, fp32_graphs(copy, written))
+    bundle = Bundle(source)
+    learned, origin = read_state(state, bundle.manifest)
+    weights = {**bundle.weights(), **learned.tensors}
+    old = read_golden(Model(source, session=Session(REFERENCE), state=False))
+    exemplars = {EXEMPLARS: _bytes(bundle.verified(EXEMPLARS))} if EXEMPLARS in bundle else {}
+    manifest = new_manifest(bundle.manifest, learned, origin, sha256(state))
+    with scratch_folder() as folder:
+        copy = write_bundle(folder / "model.ff", manifest, {WEIGHTS: save(weights), **exemplars})
+        write_bundle(copy.path, copy.manifest, fp32_graphs(copy))
         golden = golden_vectors(Model(copy, session=Session(REFERENCE)), weights, old)
-        if not all(np.isfinite(tensor).all() for tensor in golden.values()):
+        if not all(np.isfinite(array).all() for array in golden.values()):
             raise BundleError(f"{state}: with it the network computes no finite numbers; roll the learning back")
-        bundle.write(copy, written, {GOLDEN: save(golden)})  # without graphs: the export adds them
-        report = export_onnx(copy, precisions, data=data, device=device, progress=progress)
-        final = _with_undertrained(bundle.read_manifest(copy), manifest, learned)
-        files = {name: _bytes(bundle.verified(copy, final, name)) for name in final.files}
+        write_bundle(copy.path, copy.manifest, {GOLDEN: save(golden)})  # without graphs: the export adds them
+        report = export_onnx(copy.path, precisions, data=data, device=device, progress=progress)
+        copy = Bundle(copy.path)
+        files = {name: _bytes(copy.verified(name)) for name in copy.manifest.files}
+    final = _with_undertrained(copy.manifest, bundle.manifest, learned)
     _commit(target, structs.replace(final, files={}), files)
     return report
 
 
-def new_manifest(manifest: Manifest, learned: State, digest: str) -> Manifest:
+def new_manifest(manifest: Manifest, learned: Weights, state: State, digest: str) -> Manifest:
     """The old manifest with the classes learned; accuracies were the old one's. `digest` is the state file's."""
     from onnxruntime import __version__ as version
 
-    origin = f"{learned.updates} updates on {learned.examples} examples, from state {digest[:12]}"
+    origin = f"{state.updates} updates on {state.examples} examples, from state {digest[:12]}"
     origins = [manifest.made_with["learned"]] if "learned" in manifest.made_with else []
     golden = f"ONNX Runtime {version}, CPU, fp32, of the weights after learning"
     made_with = {**manifest.made_with, "learned": "; ".join([*origins, origin]), "golden": golden}
     return structs.replace(manifest, classes=learned.classes, accuracy={}, made_with=made_with, files={})
 
 
-def _with_undertrained(new: Manifest, old: Manifest, learned: State) -> Manifest:
+def _with_undertrained(new: Manifest, old: Manifest, learned: Weights) -> Manifest:
     """The new manifest, whose shortlist always tries the classes that the classifier hardly knows."""
     if not new.shortlist:
         return new
-    unsure = {*learned.undertrained, *(old.shortlist.always if old.shortlist else ())}
+    unsure = learned.undertrained.union(old.shortlist.always if old.shortlist else ())
     always = tuple(name for name in new.classes if name in unsure)
     return structs.replace(new, shortlist=structs.replace(new.shortlist, always=always))
 
@@ -148,18 +140,24 @@ def golden_vectors(model: Model, weights: Arrays, old: Arrays) -> Arrays:
 
 def _golden_gradient(model: Model, weights: Arrays, old: Arrays) -> Arrays:
     """The gradient of the unit that the old golden vectors have one of; nothing where they have none."""
-    network = model.manifest.network
-    names = [name.removeprefix("gradient.") for name in old if name.startswith("gradient.")]
-    units = [i for i in range(len(network.units)) if not unit_parameters(network, i).keys().isdisjoint(names)]
-    if not units or f"gradient{units[0] + 1}.onnx" not in model.manifest.files:
+    network, index = model.manifest.network, _unit_of_gradient(model.manifest.network, old)
+    if index is None or f"gradient{index + 1}.onnx" not in model.manifest.files:
         return {}
-    index, n = units[0], len(old["images"])
-    x = golden_pairs(network, weights, old)
+    n, x = len(old["images"]), golden_pairs(network, weights, old)
     for below in range(index):
         x = model.graph(unit_name(below))({"input": x})["output"]
-    tensors = {name: weights[name] for name in gradient_tensors(network, index)}
-    outputs = model.graph(f"gradient{index + 1}")({"positive": x[:n], "negative": x[n:], **tensors})
-    return {f"gradient.{name}": outputs[f"gradient.{name}"] for name in unit_parameters(network, index)}
+    given = {name: weights[name] for name in gradient_tensors(network, index)}
+    outputs = model.graph(f"gradient{index + 1}")({"positive": x[:n], "negative": x[n:], **given})
+    names = [f"gradient.{parameter.name}" for parameter in unit_parameters(network, index)]
+    return {name: outputs[name] for name in names}
+
+
+def _unit_of_gradient(network: Network, golden: Arrays) -> int | None:
+    """Index of the unit that golden vectors have the gradient of."""
+    for index in range(len(network.units)):
+        if any(f"gradient.{parameter.name}" in golden for parameter in unit_parameters(network, index)):
+            return index
+    return None
 
 
 def _bytes(file: Path) -> bytes:
@@ -169,25 +167,11 @@ def _bytes(file: Path) -> bytes:
         raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
 
 
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    """A folder elsewhere, for as long as the block runs."""
-    try:
-        folder = tempfile.mkdtemp()
-    except OSError as error:
-        where = tempfile.gettempdir()
-        raise StorageError(f"{where}: no scratch bundle can be made there: {error.strerror}") from error
-    try:
-        yield Path(folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def _commit(target: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:
     """Write all of a bundle; where there was none, an interrupted one is removed."""
     present = target.exists()
     try:
-        bundle.write(target, manifest, files)
+        write_bundle(target, manifest, files)
     except BaseException:
         if not present:
             shutil.rmtree(target, ignore_errors=True)

@@ -1,74 +1,97 @@
-"""The proof of an export: every graph checked as ONNX, run on the golden vectors, and asked to decide on images."""
+"""The proof of an export: every graph is checked as ONNX, runs on the golden vectors, and decides on images.
+
+What is new is tried in a scratch copy of the bundle: what is not proven there never reaches the real one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
-import onnx
+from msgspec import structs
 
-from ffruntime.core import transition as bundle
+from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import Examples
-from ffruntime.core.errors import FFError
-from ffruntime.core.manifest import EXEMPLARS, PRECISIONS, WEIGHTS, Manifest, Precision, in_folder
+from ffruntime.core.errors import FFError, StorageError
+from ffruntime.core.layers import tensors
+from ffruntime.core.manifest import EXEMPLARS, WEIGHTS, Manifest, Precision, in_folder
 from ffruntime.golden import Check, check
-from ffruntime.model import Model
 from ffruntime.session import Session
+from ffruntime.model import Model
 
-from .assess import LOSS, Progress, Scores, affordable, compare, scores
-from .precision import layers
-from .table import Artefact
+from .artefacts import Artefact, graph_names
+from .decisions import MAY_LOSE, Progress, Scores, affordable, compare, scores
 
-Sets = Mapping[str, Examples]  # exemplars, validation: where they are at hand
-Decisions = Mapping[str, Scores]  # set of images -> scores on them
-
-
-def exported_precisions(manifest: Manifest) -> list[Precision]:
-    """The precisions that the bundle holds graphs of."""
-    return [precision for precision in PRECISIONS if in_folder("goodness.onnx", precision) in manifest.files]
+Sets: TypeAlias = Mapping[str, Examples]  # exemplars, validation: where they are at hand
+SetScores: TypeAlias = Mapping[str, Scores]  # set of images -> scores on them
 
 
-def read_exemplars(path: Path, manifest: Manifest, part: int | None = None) -> Examples:
-    """The bundle's exemplars, all or those of one part. Raises `BundleError` where it has none."""
-    tensors = bundle.read_tensors(path, manifest, EXEMPLARS)
-    chosen = slice(None) if part is None else tensors["part"] == part
-    return Examples(tensors["images"][chosen], tensors["labels"][chosen])
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """A folder elsewhere, for as long as the block runs.
+
+    Raises `StorageError` where it cannot be made, or where there is no space for what the block writes to it.
+    """
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise StorageError(
+            f"{tempfile.gettempdir()}: no scratch copy can be made there: {error.strerror}"
+        ) from error
+
+
+@contextmanager
+def scratch_copy(bundle: Bundle, names: Iterable[str]) -> Iterator[Bundle]:
+    """A bundle of those files alone, their hashes checked, in a scratch folder."""
+    with scratch_folder() as folder:
+        copy, kept = folder / "model.ff", {name: bundle.manifest.files[name] for name in names}
+        for name in kept:
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.verified(name), copy / name)
+        yield write_bundle(copy, structs.replace(bundle.manifest, files=kept), {})
 
 
 def prove(
-    path: Path, precisions: Sequence[Precision], backend: str, validation: Examples | None, progress: Progress
+    bundle: Bundle, precisions: Sequence[Precision], backend: str, validation: Examples | None, progress: Progress
 ) -> tuple[list[Artefact], list[Check]]:
     """A row for every graph and weights file of fp32 and of `precisions`, and the golden check's rows.
 
-    Reads the bundle at `path` and writes nothing. Raises `BundleError` where a file is missing or damaged,
-    `FFError` where a graph is not valid ONNX.
+    Reads the bundle and writes nothing. Raises `BundleError` where a file is missing or damaged, `FFError` where a
+    graph is not valid ONNX.
     """
-    manifest = bundle.read_manifest(path)
-    sets = {} if EXEMPLARS not in manifest.files else {"exemplars": read_exemplars(path, manifest)}
+    manifest = bundle.manifest
+    sets = {"exemplars": bundle.exemplars()} if EXEMPLARS in bundle else {}
     if validation is not None:
         sets["validation"] = validation
     sets = {name: affordable(images, manifest.network, len(manifest.classes)) for name, images in sets.items()}
     artefacts: list[Artefact] = []
     checks: list[Check] = []
-    reference: Decisions = {}
+    reference: SetScores = {}
     for precision in dict.fromkeys(("fp32", *precisions)):
-        model = Model(path, session=Session(backend, precision), state=False)
-        graphs = [n for n in manifest.files if n.endswith(".onnx") and in_folder(Path(n).name, precision) == n]
+        model = Model(bundle, session=Session(backend, precision), state=False)
+        graphs = graph_names(manifest, precision)
         for name in graphs:
-            check_onnx(bundle.verified(path, manifest, name))
+            check_onnx(bundle.verified(name))
         progress(f"{precision}: golden vectors", 0)
         proven = check(model)
         decided = {name: scores(model, images, progress, name) for name, images in sets.items()}
         reference = reference or decided
         artefacts += [_graph_row(manifest, name, precision, proven, sets, decided, reference) for name in graphs]
-        artefacts.append(_weights_row(path, manifest, precision))
+        artefacts.append(_weights_row(bundle, precision))
         checks += proven
     return artefacts, checks
 
 
 def check_onnx(file: Path) -> None:
     """The ONNX checker's full check, strict shape inference included. Raises `FFError`."""
+    import onnx  # lazily: building engines, for which `scratch_copy` is here, needs no onnx
+
     try:
         onnx.checker.check_model(str(file), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -81,8 +104,8 @@ def _graph_row(
     precision: Precision,
     checks: Sequence[Check],
     sets: Sets,
-    decided: Decisions,
-    reference: Decisions,
+    decided: SetScores,
+    reference: SetScores,
 ) -> Artefact:
     graph = Path(name).stem
     mine = [row for row in checks if row.graph == graph]
@@ -91,13 +114,13 @@ def _graph_row(
     size = manifest.files[name].size
     if graph not in manifest.modes or not sets:
         return Artefact(name, size, precision, parity, verdict)
-    outcomes = {
+    decisions = {
         what: compare(decided[what][graph], reference[what][graph], images.labels) for what, images in sets.items()
     }
-    for what, outcome in outcomes.items():
+    for what, now in decisions.items():
         before = compare(reference[what][graph], reference[what][graph], sets[what].labels)
-        lost = (before.right - outcome.right) / outcome.images
-        if lost > max(LOSS[precision], 1 / outcome.images):
+        lost = (before.right - now.right) / now.images
+        if lost > max(MAY_LOSE[precision], 1 / now.images):
             verdict += f", but loses {100 * lost:.2f} points of {what}"
     return Artefact(
         name,
@@ -105,15 +128,21 @@ def _graph_row(
         precision,
         parity,
         verdict,
-        **{what: outcome.right / outcome.images for what, outcome in outcomes.items()},
-        agree=sum(outcome.agree for outcome in outcomes.values()),
-        decisions=sum(outcome.images for outcome in outcomes.values()),
+        **{what: now.right / now.images for what, now in decisions.items()},
+        agree=sum(now.agree for now in decisions.values()),
+        decisions=sum(now.images for now in decisions.values()),
     )
 
 
-def _weights_row(path: Path, manifest: Manifest, precision: Precision) -> Artefact:
+def _weights_row(bundle: Bundle, precision: Precision) -> Artefact:
+    """The row of a precision's weights, which says what of them could be quantized and is not."""
     name = in_folder(WEIGHTS, precision)
-    tensors = bundle.read_tensors(path, manifest, name)
-    kept = [layer for layer in layers(manifest.network) if tensors[f"{layer}.weight"].dtype == np.float32]
+    stored = bundle.tensors(name)
+    kept = [
+        tensor.layer.name
+        for tensor in tensors(bundle.manifest.network)
+        if tensor.layer and tensor.layer.quantizable and tensor.role == "weight"
+        if stored[tensor.name].dtype == np.float32
+    ]
     verdict = "ok" if precision == "fp32" or not kept else f"ok, in fp32: {' '.join(kept)}"
-    return Artefact(name, manifest.files[name].size, precision, None, verdict)
+    return Artefact(name, bundle.manifest.files[name].size, precision, None, verdict)

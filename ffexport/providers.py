@@ -17,14 +17,14 @@ import numpy as np
 from msgspec import Struct
 
 from ffruntime.backend import PROVIDERS, SHAPE_OPS, open_session, require_no_other
-from ffruntime.core import transition as bundle
-from ffruntime.core.manifest import Precision, in_folder
+from ffruntime.core.bundle import Bundle
+from ffruntime.core.manifest import WEIGHTS, Precision, in_folder
 from ffruntime.golden import check, require
 from ffruntime.model import Model
 from ffruntime.session import Session
 
+from .artefacts import Artefact
 from .engines import graph_files
-from .table import Artefact
 
 NAMES = tuple(backend.removeprefix("onnxruntime-") for backend in PROVIDERS)  # cpu, cuda, tensorrt, tensorrt-rtx
 COPIES = frozenset({"MemcpyFromHost", "MemcpyToHost"})  # ONNX Runtime's own, between providers
@@ -48,15 +48,14 @@ def check_providers(path: Path, names: Sequence[str], precision: Precision = "fp
     Raises `BackendError` where a provider cannot run here, or where another one ran a node that matters, naming the
     nodes; `ParityError` where the golden vectors are not reproduced.
     """
-    manifest = bundle.read_manifest(path)
-    rows = []
+    bundle, rows = Bundle(path), []
     for name in names:
         backend = f"onnxruntime-{name}"
         checks = check(Model(path, session=Session(backend, precision), state=False))
         require(checks, backend)
-        bundle.verified(path, manifest, in_folder(bundle.WEIGHTS, precision))
-        for graph in graph_files(manifest, precision):
-            file = bundle.verified(path, manifest, graph)
+        bundle.verified(in_folder(WEIGHTS, precision))
+        for graph in graph_files(bundle.manifest, precision):
+            file = bundle.verified(graph)
             nodes = placement(file, backend)
             require_provider(file, nodes, PROVIDERS[backend])
             parity = max((row.relative for row in checks if row.graph == file.stem), default=None)
@@ -64,7 +63,7 @@ def check_providers(path: Path, names: Sequence[str], precision: Precision = "fp
             verdict = f"ok on {backend}, {len(nodes) - elsewhere} nodes"
             if elsewhere:
                 verdict += f"; {elsewhere} for shapes on the CPU"
-            rows.append(Artefact(graph, manifest.files[graph].size, precision, parity, verdict))
+            rows.append(Artefact(graph, bundle.manifest.files[graph].size, precision, parity, verdict))
     return rows
 
 

@@ -1,6 +1,6 @@
 """The architecture description: what a network is, not how it is computed.
 
-One description, two interpreters: torch (`fftrain/network.py`) and ONNX (`ffexport/graphs.py`).
+One description, two interpreters: torch (`fftrain/network.py`) and ONNX (`ffexport/inference_graphs.py`).
 `docs/architecture.md` shows how it carries every system this project is for. It is written as JSON in a bundle's
 manifest and as TOML in a recipe, with the same field names. `layers.py` works out its layers and tensors.
 """

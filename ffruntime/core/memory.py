@@ -268,7 +268,7 @@ def gradient_bytes(network: Network, index: int) -> int:
     """Activations of one row, positive or negative, in a unit's gradient graph at its highest point.
 
     The inputs of all layers, the next unit's input twice, the gradient at a layer's output twice, and for the
-    gradient of its weights the layer's input as `ffexport/operations.py` cuts it up.
+    gradient of its weights the layer's input as `ffexport/layer_graphs.py` cuts it up.
     """
     unit, (below, above) = network.units[index], unit_shapes(network)[index]
     inputs, highest = 0, 0

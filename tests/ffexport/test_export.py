@@ -14,12 +14,12 @@ import onnx
 import pytest
 
 from ffexport import export
+from ffexport.artefacts import REPORT
 from ffexport.engines import missing
 from ffexport.export import export_onnx
-from ffexport.report import REPORT
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.devices import profiles_folder
 from ffruntime.core.errors import StorageError
-from ffruntime.core.transition import read_manifest
 
 
 def ffexport(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
@@ -50,17 +50,17 @@ def with_int8(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_exporting_twice_gives_the_same_bytes(with_int8: Path) -> None:
-    before = read_manifest(with_int8).files
+    before = Bundle(with_int8).manifest.files
     assert {"gradient1.onnx", "int8/unit1.onnx", "int8/weights.safetensors"} <= before.keys()
     export_onnx(with_int8, ("int8",))
-    assert read_manifest(with_int8).files == before
+    assert Bundle(with_int8).manifest.files == before
 
 
 def test_what_another_export_made_stays(with_int8: Path) -> None:
     """Exporting fp32 again leaves int8 and its rows alone."""
-    before = read_manifest(with_int8).files
+    before = Bundle(with_int8).manifest.files
     report = export_onnx(with_int8)
-    after = read_manifest(with_int8).files
+    after = Bundle(with_int8).manifest.files
     assert {name for name in before if before[name] != after[name]} <= {REPORT}  # its rows are in another order
     others = {REPORT, "golden.safetensors", "exemplars.safetensors"}
     assert {row.artefact for row in report.artefacts} == after.keys() - others

@@ -20,14 +20,14 @@ from ffexport import from_state
 from ffexport.from_state import export_state, target_of
 from ffruntime import optimizer
 from ffruntime.core import state as state_file
+from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import to_unit_interval
 from ffruntime.core.durable import sha256
 from ffruntime.core.errors import BundleError, StorageError, UsageError
-from ffruntime.core.layers import gradient_tensors
-from ffruntime.core.state import changed, read_state, write_state
-from ffruntime.core.transition import read_manifest, read_tensors, read_weights, unit_parameters, write
-from ffruntime.embedding import first_input
+from ffruntime.core.layers import gradient_tensors, unit_parameters
+from ffruntime.core.state import Weights, changed, read_state, write_state
 from ffruntime.golden import check, require
+from ffruntime.labels import first_input
 from ffruntime.model import Model
 from fftrain import network as net
 from fftrain.pack import golden_gradient
@@ -50,9 +50,9 @@ def contents(path: Path) -> dict[str, bytes]:
 
 def learn(path: Path) -> dict[str, np.ndarray]:
     """All weights after some updates with the bundle's own gradient graphs, on exemplars, half of them inverted."""
-    model, exemplars = Model(path), read_tensors(path, read_manifest(path), "exemplars.safetensors")
+    model, exemplars = Model(path), Bundle(path).tensors("exemplars.safetensors")
     network, generator = model.manifest.network, np.random.default_rng(0)
-    weights = {name: tensor.copy() for name, tensor in read_weights(path, model.manifest).items()}
+    weights = {name: tensor.copy() for name, tensor in Bundle(path).weights().items()}
     trainable = {name: tensor for name, tensor in weights.items() if name.endswith((".weight", ".bias"))}
     first, second = optimizer.zeros_like(trainable), optimizer.zeros_like(trainable)
     new = len(model.manifest.classes)
@@ -86,9 +86,9 @@ def learn(path: Path) -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def state(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What was learned on the shared bundle: an eleventh class."""
-    path, manifest = tmp_path_factory.mktemp("state") / "learned.state", read_manifest(exported)
-    tensors = changed(read_weights(exported, manifest), learn(exported))
-    write_state(path, manifest, tensors, (*manifest.classes, NEW), UPDATES, 64 * UPDATES)
+    path, manifest = tmp_path_factory.mktemp("state") / "learned.state", Bundle(exported).manifest
+    tensors = changed(Bundle(exported).weights(), learn(exported))
+    write_state(path, manifest, Weights(tensors, (*manifest.classes, NEW)), UPDATES, 64 * UPDATES)
     return path
 
 
@@ -106,7 +106,7 @@ def learned(exported: Path, state: Path, tmp_path_factory: pytest.TempPathFactor
 
 
 def test_the_new_bundle_proves_itself_and_knows_the_new_class(exported: Path, state: Path, learned: Path) -> None:
-    old, model = read_manifest(exported), Model(learned)
+    old, model = Bundle(exported).manifest, Model(learned)
     new = model.manifest
     require(check(model), model.backend)
     assert new.classes == (*old.classes, NEW)
@@ -121,7 +121,7 @@ def test_the_new_bundle_proves_itself_and_knows_the_new_class(exported: Path, st
     assert new.files.keys() == old.files.keys()
     assert new.files["exemplars.safetensors"] == old.files["exemplars.safetensors"]
 
-    images = read_tensors(learned, new, "golden.safetensors")["images"]
+    images = Bundle(learned).tensors("golden.safetensors")["images"]
     for mode in new.modes:
         answers = [answer.label for answer in model.classify_batch(np.concatenate([images, 255 - images]), mode)]
         assert answers[: len(images)].count(NEW) <= 1, mode
@@ -132,25 +132,25 @@ def test_classes_that_the_classifier_hardly_knows_are_always_tried(
     exported: Path, learned: Path, tmp_path: Path
 ) -> None:
     """The bundle says so, and so does one made of it by another state; else the classifier's word counts."""
-    (image,) = read_tensors(learned, read_manifest(learned), "golden.safetensors")["images"][:1]
+    (image,) = Bundle(learned).tensors("golden.safetensors")["images"][:1]
     for place, classes in ((exported, (*"0123456789", "a")), (tmp_path / "a.ff", (*"0123456789", "a", "b"))):
-        manifest, target = read_manifest(place), tmp_path / f"{classes[-1]}.ff"
-        write_state(tmp_path / "s", manifest, {}, classes, 1, 1, doubtful=classes[-1:])
+        manifest, target = Bundle(place).manifest, tmp_path / f"{classes[-1]}.ff"
+        write_state(tmp_path / "s", manifest, Weights({}, classes, frozenset(classes[-1:])), 1, 1)
         export_state(place, tmp_path / "s", target)
         model = Model(target)
         assert model.manifest.shortlist
         assert model.manifest.shortlist.always == classes[10:]
-        assert model.undertrained == {*classes[10:]}
+        assert model.doubtful == {*classes[10:]}
         assert model.classify(image, "shortlist", labels=1).passes == len(classes) - 10 + 2
     shortlist = structs.replace(model.manifest.shortlist, always=model.manifest.classes)
-    write(target, structs.replace(model.manifest, shortlist=shortlist), {})
+    write_bundle(target, structs.replace(model.manifest, shortlist=shortlist), {})
     with pytest.raises(BundleError, match="no class to judge by"):
         Model(target)
 
 
 def test_weights_are_the_bundles_with_the_states_in_them(exported: Path, state: Path, learned: Path) -> None:
-    before, after = (read_weights(path, read_manifest(path)) for path in (exported, learned))
-    tensors, _ = read_state(state, read_manifest(exported))
+    before, after = (Bundle(path).weights() for path in (exported, learned))
+    tensors = read_state(state, Bundle(exported).manifest)[0].tensors
     assert "labels.neutral" not in tensors
     assert {"unit1.conv1.weight", "unit3.linear1.bias", "head.weight"} <= tensors.keys()
     for name in before:
@@ -159,9 +159,9 @@ def test_weights_are_the_bundles_with_the_states_in_them(exported: Path, state: 
 
 def test_golden_vectors_are_what_the_trainer_would_compute(learned: Path, trained_run: Run) -> None:
     """Against torch in float64: computed in ONNX Runtime's float32, and right."""
-    manifest = read_manifest(learned)
-    golden, network = read_tensors(learned, manifest, "golden.safetensors"), manifest.network
-    weights = {n: torch.from_numpy(t).double() for n, t in read_weights(learned, manifest).items()}
+    manifest = Bundle(learned).manifest
+    golden, network = Bundle(learned).tensors("golden.safetensors"), manifest.network
+    weights = {n: torch.from_numpy(t).double() for n, t in Bundle(learned).weights().items()}
     images = net.to_images(torch.from_numpy(golden["images"]), network, torch.float64)
     with torch.no_grad():
         goodness = net.label_goodness(network, weights, images, torch.arange(network.label.patterns))
@@ -174,7 +174,7 @@ def test_golden_vectors_are_what_the_trainer_would_compute(learned: Path, traine
     x = net.embed_copies(network, weights, images, labels)
     gradients = golden_gradient(network, weights, index, x, loss)  # type: ignore[arg-type]
     expected |= {f"gradient.{name}": value for name, value in gradients.items()}
-    assert gradients.keys() == unit_parameters(network, index).keys()
+    assert gradients.keys() == {parameter.name for parameter in unit_parameters(network, index)}
     assert golden.keys() == {"images", "labels", "negatives", *expected}
     np.testing.assert_array_equal(golden["negatives"], (golden["labels"] + 1) % 11)
     for name, value in expected.items():
@@ -184,11 +184,11 @@ def test_golden_vectors_are_what_the_trainer_would_compute(learned: Path, traine
 
 def test_learning_goes_on_from_the_new_bundle(learned: Path, tmp_path: Path) -> None:
     """A bundle of a state is a bundle: a second state makes a third one, which says where it comes from."""
-    manifest = read_manifest(learned)
-    bias = read_weights(learned, manifest)["head.bias"] + np.float32(0.125)
-    write_state(tmp_path / "second.state", manifest, {"head.bias": bias}, manifest.classes, 1, 2)
+    manifest = Bundle(learned).manifest
+    bias = Bundle(learned).weights()["head.bias"] + np.float32(0.125)
+    write_state(tmp_path / "second.state", manifest, Weights({"head.bias": bias}, manifest.classes), 1, 2)
     export_state(learned, tmp_path / "second.state", tmp_path / "third.ff")
-    first, _, second = read_manifest(tmp_path / "third.ff").made_with["learned"].partition("; ")
+    first, _, second = Bundle(tmp_path / "third.ff").manifest.made_with["learned"].partition("; ")
     assert first == manifest.made_with["learned"]
     assert second.startswith("1 updates on 2 examples")
 
@@ -202,7 +202,7 @@ def test_on_the_command_line(bundle: Path, state: Path, tmp_path: Path) -> None:
     assert {"unit1.onnx", "gradient1.onnx", "fp16/goodness.onnx"} <= {
         row["artefact"] for row in report["artefacts"]
     }
-    assert "fp16/weights.safetensors" in read_manifest(target).files
+    assert "fp16/weights.safetensors" in Bundle(target).manifest.files
 
     before = contents(target)
     done = ffexport("--model", bundle, "--state", state)
@@ -282,8 +282,8 @@ BAD_STATES: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "too many classes": (lambda s: rewritten(s, classes=[*DIGITS, *map(str, range(10, 40))]), "40 classes"),
     "named twice": (lambda s: rewritten(s, classes=[*DIGITS, "3"]), "twice"),
     "renamed": (lambda s: rewritten(s, classes=["zero", *DIGITS[1:]]), "do not begin"),
-    "doubtful of none": (lambda s: rewritten(s, doubtful=["x"]), "doubtful"),
-    "doubtful twice": (lambda s: rewritten(s, doubtful=[NEW, NEW]), "doubtful"),
+    "undertrained of none": (lambda s: rewritten(s, undertrained=["x"]), "undertrained"),
+    "undertrained twice": (lambda s: rewritten(s, undertrained=[NEW, NEW]), "undertrained"),
     "forgotten": (lambda s: rewritten(s, classes=DIGITS[:9]), "do not begin"),
     "unknown tensor": (lambda s: rewritten(s, {"unit9.conv1.bias": np.zeros(3, "f4")}), "unit9.conv1.bias"),
     "other shape": (lambda s: rewritten(s, {"head.bias": np.zeros(3, "f4")}), "head.bias"),
@@ -312,9 +312,9 @@ def test_what_is_not_there(bundle: Path, state: Path, tmp_path: Path) -> None:
         export_state(bundle, tmp_path, tmp_path / "new.ff")
     done = ffexport("--model", bundle, "--state", tmp_path / "nothing.state", "--device", "raspberry-pi-5")
     assert (done.returncode, done.stderr.count("\n"), "nothing.state" in done.stderr) == (3, 1, True), done.stderr
-    manifest = read_manifest(bundle)
+    manifest = Bundle(bundle).manifest
     files = {name: entry for name, entry in manifest.files.items() if name != "golden.safetensors"}
-    write(bundle, structs.replace(manifest, files=files), {})
+    write_bundle(bundle, structs.replace(manifest, files=files), {})
     with pytest.raises(BundleError, match=r"golden\.safetensors"):
         export_state(bundle, state, tmp_path / "new.ff")
     assert not (tmp_path / "new.ff").exists()
@@ -325,7 +325,7 @@ def test_what_the_device_has_learned_meanwhile_does_not_matter(bundle: Path, sta
     (tmp_path / "model.state").mkdir()
     (tmp_path / "model.state" / "learning.db").write_bytes(b"no database" * 99)
     export_state(bundle, state, tmp_path / "new.ff")
-    assert read_manifest(tmp_path / "new.ff").classes[-1] == NEW
+    assert Bundle(tmp_path / "new.ff").manifest.classes[-1] == NEW
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "golden.safetensors", "exemplars.safetensors"])
@@ -368,12 +368,12 @@ def test_an_interruption_leaves_what_was_there(
                 export_state(exported, state, target)
         assert contents(tmp_path) == before
         with monkeypatch.context() as patched:
-            patched.setattr("ffruntime.bundle._stage_withdrawal", stop)
+            patched.setattr("ffruntime.core.bundle._stage_withdrawal", stop)
             with pytest.raises(failure):
-                from_state._commit(target, read_manifest(exported), {"a": b"new"})
+                from_state._commit(target, Bundle(exported).manifest, {"a": b"new"})
         assert contents(tmp_path) == before
-    empty = structs.replace(read_manifest(exported), files={})
-    monkeypatch.setattr("ffruntime.bundle.sync_directory", stop)  # files are in place, the manifest is not
+    empty = structs.replace(Bundle(exported).manifest, files={})
+    monkeypatch.setattr("ffruntime.core.bundle.sync_directory", stop)  # files are in place, the manifest is not
     with pytest.raises(failure):
         from_state._commit(tmp_path / "new.ff", empty, {"a": b"new"})
     assert contents(tmp_path) == before
@@ -381,13 +381,13 @@ def test_an_interruption_leaves_what_was_there(
 
 def test_a_state_that_cannot_be_written(exported: Path, state: Path, tmp_path: Path) -> None:
     """What reading would refuse is not written; what was there stays."""
-    manifest, path = read_manifest(exported), tmp_path / "learned.state"
+    manifest, path = Bundle(exported).manifest, tmp_path / "learned.state"
     path.write_bytes(state.read_bytes())
     with pytest.raises(BundleError, match=r"head\.bias"):
-        write_state(path, manifest, {"head.bias": np.zeros(3, np.float32)}, manifest.classes, 1, 1)
+        write_state(path, manifest, Weights({"head.bias": np.zeros(3, np.float32)}, manifest.classes), 1, 1)
     with pytest.raises(StorageError, match="cannot be written"):
-        write_state(path / "below", manifest, {}, manifest.classes, 0, 0)
+        write_state(path / "below", manifest, Weights({}, manifest.classes), 0, 0)
     assert path.read_bytes() == state.read_bytes()
-    write_state(path, manifest, {}, manifest.classes, 0, 0)
-    assert read_state(path, manifest)[0] == {}
+    write_state(path, manifest, Weights({}, manifest.classes), 0, 0)
+    assert read_state(path, manifest)[0].tensors == {}
     assert sorted(f.name for f in tmp_path.iterdir()) == ["learned.state"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 from onnx.reference import ReferenceEvaluator
 
-from ffexport.gradients import all_gradient_graphs, gradient_graph, head_gradient_graph
+from ffexport.gradient_graphs import all_gradient_graphs, gradient_graph, head_gradient_graph
 from ffruntime.core.architecture import (
     Conv,
     Image,
@@ -31,12 +34,12 @@ from ffruntime.core.architecture import (
     unit_shapes,
     validate,
 )
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.errors import BundleError
-from ffruntime.core.layers import gradient_tensors, head_features
-from ffruntime.core.learning import PairLoss, Ratio, Symmetric, Threshold, sharpness
-from ffruntime.core.manifest import TOLERANCE
-from ffruntime.core.transition import hybrid_blur, pair_loss_of, unit_parameters
-from ffruntime.golden import ROUNDING
+from ffruntime.core.layers import gradient_tensors, head_features, unit_parameters
+from ffruntime.core.learning import Hybrids, PairLoss, Ratio, Symmetric, Threshold, WrongLabels, sharpness
+from ffruntime.core.manifest import Manifest, decode_manifest, encode_manifest
+from ffruntime.golden import ROUNDING, TOLERANCE
 from ffruntime.optimizer import adam, sgd, zeros_like
 from fftrain import network as net
 from fftrain.gradient import local_gradient
@@ -238,7 +241,7 @@ def test_fifty_steps_are_torchs(unit: str, optimizer: str, loss: PairLoss) -> No
     session = ready(gradient_graph(network, 0, loss))
     theirs = {name: tensor.float() for name, tensor in initial(network).items()}
     ours = {name: theirs[name].numpy().copy() for name in gradient_tensors(network, 0)}
-    own = {name: theirs[name] for name in unit_parameters(network, 0)}
+    own = {parameter.name: theirs[parameter.name] for parameter in unit_parameters(network, 0)}
     made = torch.optim.Adam(own.values(), 1e-2) if optimizer == "adam" else torch.optim.SGD(own.values(), 0.05, 0.9)
     parameters = {name: ours[name] for name in own}
     state = [zeros_like(parameters) for _ in range(2)]
@@ -343,40 +346,55 @@ def test_which_units_have_a_gradient() -> None:
     assert all_gradient_graphs(network, None) == {}
 
 
+def with_learning(manifest: Manifest, learning: dict[str, Any]) -> Manifest:
+    """The manifest as it is read where its `learning` is that object."""
+    text = json.dumps({**json.loads(encode_manifest(manifest)), "learning": learning})
+    return decode_manifest(Path("manifest.json"), text.encode())
+
+
 @pytest.mark.parametrize(
-    ("recipe", "loss"),
+    ("learning", "loss"),
     [
         ({"loss": {"kind": "ratio", "alpha": 3}}, Ratio(3.0)),
         ({"loss": {"kind": "threshold"}}, Threshold()),
         ({"loss": {"kind": "cross_entropy"}}, None),
         ({"loss": {"kind": "unheard of"}}, None),
-        ({"loss": {"kind": "ratio"}, "negatives": {"source": "hybrid"}}, Ratio()),
-        ({"loss": {"kind": "ratio"}, "negatives": {"source": "goodness", "of tomorrow": 1}}, Ratio()),
+        ({"loss": {"kind": "ratio"}, "negatives": {"kind": "hybrids"}}, Ratio()),
+        ({"loss": {"kind": "ratio"}, "negatives": {"kind": "wrong_labels", "of tomorrow": 1}}, None),
         ({"loss": {"kind": "ratio"}, "negatives": "of tomorrow"}, None),
-        ({"loss": {"kind": "ratio"}, "network": "of tomorrow"}, Ratio()),
         ({}, None),
     ],
 )
-def test_the_loss_comes_from_the_manifest(recipe: dict, loss: PairLoss | None) -> None:
-    """As much as that free object says of it."""
-    unit = Unit((Linear(3), Relu()))
-    assert pair_loss_of(recipe, Network(Image((1, 12, 12)), Label("add", 12), (unit,))) == loss
+def test_the_loss_comes_from_the_manifest(learning: dict[str, Any], loss: PairLoss | None, exported: Path) -> None:
+    """What a device cannot learn by is refused."""
+    manifest = Bundle(exported).manifest
+    if loss is None:
+        with pytest.raises(BundleError, match=r"manifest\.json: damaged: .*`\$\.learning"):
+            with_learning(manifest, learning)
+    else:
+        found = with_learning(manifest, learning).learning
+        assert found
+        assert found.loss == loss
 
 
-def test_hybrid_negatives_are_named_by_the_manifest() -> None:
-    loss = {"loss": {"kind": "ratio"}}
-    assert hybrid_blur(loss | {"negatives": {"source": "hybrid", "blur": 3}}) == 3
-    others: list[Any] = [{}, {"source": "classifier", "blur": -3}, "of tomorrow"]
-    for negatives in others:
-        assert hybrid_blur(loss | {"negatives": negatives}) is None
+def test_hybrid_negatives_are_named_by_the_manifest(exported: Path) -> None:
+    manifest, loss = Bundle(exported).manifest, {"loss": {"kind": "ratio"}}
+    found = with_learning(manifest, loss | {"negatives": {"kind": "hybrids", "blur": 3}}).learning
+    assert found
+    assert found.negatives == Hybrids(3)
+    other = with_learning(manifest, loss).learning
+    assert other
+    assert other.negatives == WrongLabels()
     for blur in (0, -1, 2.5, "three", 10**30):
-        with pytest.raises(BundleError, match=r"training\.recipe\.negatives: .* `\$.blur`"):
-            hybrid_blur(loss | {"negatives": {"source": "hybrid", "blur": blur}})
+        with pytest.raises(BundleError, match=r"`\$\.learning\.negatives\.blur`"):
+            with_learning(manifest, loss | {"negatives": {"kind": "hybrids", "blur": blur}})
 
 
-def test_no_gradient_graphs_of_a_recurrent_network() -> None:
-    """Whatever the manifest's recipe, a free object, says."""
+def test_no_gradient_graphs_of_a_recurrent_network(exported: Path) -> None:
+    """A manifest that has such a network learn is refused."""
     inputs = (Input(ops=(Linear(3),)), Input("above", ops=(Linear(3),)))
     steps = Steps(2, 0.3, (1, 2))
-    network = Network(Image((1, 12, 12)), Label("top", 12, 12), (Unit((Relu(),), inputs),), steps=steps)
-    assert pair_loss_of({"loss": {"kind": "ratio"}}, network) is None
+    network = Network(Image((1, 28, 28)), Label("top", 12, 12), (Unit((Relu(),), inputs),), steps=steps)
+    manifest = structs.replace(Bundle(exported).manifest, network=network, learning=None)
+    with pytest.raises(BundleError, match="recurrent network has no losses"):
+        with_learning(manifest, {"loss": {"kind": "ratio"}})

@@ -11,12 +11,12 @@ import onnxruntime
 import pytest
 import torch
 
+from ffexport.artefacts import REPORT
 from ffexport.export import export_onnx
-from ffexport.external import tensor_places, use_external_weights
-from ffexport.gradients import learning_units
-from ffexport.graphs import all_graphs
-from ffexport.report import REPORT
-from ffruntime.core import transition as bundles
+from ffexport.gradient_graphs import learning_units
+from ffexport.inference_graphs import all_graphs
+from ffexport.onnx_files import tensor_places, use_external_weights
+from ffruntime.core import bundle as bundles
 from ffruntime.core.architecture import (
     Conv,
     Image,
@@ -30,13 +30,13 @@ from ffruntime.core.architecture import (
     Unit,
     unit_name,
 )
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import to_unit_interval
 from ffruntime.core.errors import ParityError
 from ffruntime.core.layers import tensor_shapes
-from ffruntime.core.manifest import TOLERANCE, WEIGHTS
-from ffruntime.core.transition import pair_loss_of, read_manifest, verified
-from ffruntime.embedding import first_input
-from ffruntime.golden import check
+from ffruntime.core.manifest import GOLDEN, WEIGHTS
+from ffruntime.golden import TOLERANCE, check
+from ffruntime.labels import first_input
 from ffruntime.model import Model
 from fftrain import network as net
 from fftrain.data import Dataset
@@ -44,7 +44,7 @@ from fftrain.evaluate import goodness_scores
 from fftrain.labels import make_patterns
 from fftrain.override import Override
 from fftrain.pack import write_bundle
-from fftrain.recipe import Morphology, Recipe, load_recipe, recipe_names, with_epochs
+from fftrain.recipe import Morphology, Recipe, learning_of, load_recipe, recipe_names, with_epochs
 from fftrain.train import Run, start
 
 # Documented for ONNX Runtime, TensorRT 10 and 11 and TensorRT-RTX alike (onnx-tensorrt, operators.md).
@@ -124,7 +124,7 @@ def test_every_recipe_reproduces_its_golden_vectors(untrained: tuple[Run, Path])
     """The units, the goodness and the classifier, and where units have losses, every gradient."""
     run, path = untrained
     rows = check(Model(path))
-    local = pair_loss_of(msgspec.to_builtins(run.recipe), run.network) is not None
+    local = learning_of(run.recipe) is not None
     names = [*map(unit_name, range(len(run.network.units))), "goodness", "classifier"]
     names += [f"gradient{index + 1}" for index in learning_units(run.network)] + ["gradient_head"] if local else []
     assert list(dict.fromkeys(row.graph for row in rows)) == names
@@ -164,9 +164,9 @@ def test_weights_lie_in_the_safetensors_file_under_their_names(untrained: tuple[
 
 def test_exporting_twice_gives_the_same_bytes(untrained: tuple[Run, Path]) -> None:
     path = untrained[1]
-    before = read_manifest(path).files
+    before = Bundle(path).manifest.files
     export_onnx(path)
-    assert read_manifest(path).files == before
+    assert Bundle(path).manifest.files == before
 
 
 def test_labels_are_an_input(exported: Path, trained_run: Run) -> None:
@@ -201,10 +201,10 @@ def test_weights_that_are_not_the_golden_ones_are_refused(bundle: Path) -> None:
     """Another network's weights, vouched for by the manifest: the golden check finds out."""
     from safetensors.numpy import load_file, save
 
-    manifest = read_manifest(bundle)
-    tensors = load_file(verified(bundle, manifest, WEIGHTS))
+    manifest = Bundle(bundle).manifest
+    tensors = load_file(Bundle(bundle).verified(WEIGHTS))
     tensors["unit2.conv1.bias"] = tensors["unit2.conv1.bias"] + 0.01
-    manifest = bundles.write(bundle, manifest, {WEIGHTS: save(tensors)})
+    bundles.write_bundle(bundle, manifest, {WEIGHTS: save(tensors)})
     before = {file.name: file.read_bytes() for file in bundle.iterdir()}
     with pytest.raises(ParityError, match="do not trust"):
         export_onnx(bundle)
@@ -223,9 +223,9 @@ def test_golden_gradient_is_the_gradient(exported: Path, trained_run: Run) -> No
     """Recomputed in float64 by autograd from the bundle's own weights."""
     from fftrain.pack import golden_gradient
 
-    manifest = read_manifest(exported)
-    golden = {n: torch.from_numpy(t) for n, t in bundles.read_tensors(exported, manifest, bundles.GOLDEN).items()}
-    weights = bundles.read_weights(exported, manifest)
+    manifest = Bundle(exported).manifest
+    golden = {n: torch.from_numpy(t) for n, t in Bundle(exported).tensors(GOLDEN).items()}
+    weights = Bundle(exported).weights()
     tensors = {name: torch.from_numpy(tensor).double() for name, tensor in weights.items()}
     images = net.to_images(golden["images"], manifest.network, torch.float64)
     labels = torch.stack([golden["labels"], golden["negatives"]])
@@ -308,5 +308,5 @@ def test_external_places_are_those_of_the_format(exported: Path) -> None:
     places = tensor_places(exported / WEIGHTS)
     ends = sorted(places.values())
     assert ends[-1][0] + ends[-1][1] == (exported / WEIGHTS).stat().st_size
-    model = all_graphs(read_manifest(exported).network)["classifier"]
+    model = all_graphs(Bundle(exported).manifest.network)["classifier"]
     assert [value.name for value in use_external_weights(model, places).graph.input] == ["images"]

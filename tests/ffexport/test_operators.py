@@ -9,21 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import msgspec
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
 
-from ffexport.gradients import all_gradient_graphs
-from ffexport.graphs import Types, all_graphs
-from ffexport.precision import layers
+from ffexport.gradient_graphs import all_gradient_graphs
+from ffexport.inference_graphs import all_graphs
+from ffexport.onnx_files import Types
+from ffexport.quantize import quantizable_layers
 from ffruntime.core.architecture import Image, Network
 from ffruntime.core.errors import BackendError
 from ffruntime.core.learning import PairLoss, Ratio, Symmetric, Threshold
-from ffruntime.core.transition import pair_loss_of
 from ffruntime.engine import import_library
-from fftrain.recipe import build_network, load_recipe, recipe_names
+from fftrain.recipe import build_network, learning_of, load_recipe, recipe_names
 
 REDUCTION = {"keepdims": {0, 1}, "noop_with_empty_axes": {0}}
 UNLIMITED = None  # any value
@@ -96,13 +95,14 @@ def network_of(name: str) -> tuple[Network, PairLoss | None]:
     colour = name.startswith(("cifar", "hinton-local"))
     image = Image((3, 32, 32) if colour else (1, 28, 28))
     network = build_network(recipe, image, 12)
-    return network, pair_loss_of(msgspec.to_builtins(recipe), network)
+    learning = learning_of(recipe)
+    return network, learning.loss if learning else None
 
 
 def precisions(network: Network) -> Iterator[Types]:
     """Types of the weights in fp32, fp16 and int8."""
     yield {}
-    parts = [(f"{layer}.weight", f"{layer}.bias") for layer in layers(network)]
+    parts = [(f"{layer}.weight", f"{layer}.bias") for layer in quantizable_layers(network)]
     yield {name: np.float16 for pair in parts for name in pair if name != "head.bias"}
     yield {weight: np.int8 for weight, _ in parts}
 

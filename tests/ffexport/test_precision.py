@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import onnx
@@ -14,31 +15,31 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 from safetensors.numpy import load_file
 
-from ffexport import lower
-from ffexport.assess import compare, faithful, harm
-from ffexport.calibrate import input_scales
-from ffexport.export import Report, export_onnx
-from ffexport.precision import layers, to_fp16, to_int8
-from ffexport.prove import read_exemplars
-from ffexport.validation import torch_permutation, validation_images
-from ffruntime.core.data import data_directory
+from ffexport import quantize
+from ffexport.artefacts import ExportReport
+from ffexport.decisions import compare, faithful, noise_to_signal, validation_images
+from ffexport.export import export_onnx
+from ffexport.quantize import input_scales, quantizable_layers, to_fp16, to_int8
+from ffruntime.core.architecture import Conv, Image, Input, Label, Network, Relu, Unit
+from ffruntime.core.bundle import Bundle
+from ffruntime.core.data import data_directory, permutation
 from ffruntime.core.errors import BundleError, UsageError
 from ffruntime.core.layers import tensor_shapes
-from ffruntime.core.manifest import TOLERANCES, Precision
-from ffruntime.core.transition import read_manifest
-from ffruntime.golden import check
-from ffruntime.model import Model
+from ffruntime.core.manifest import Precision
+from ffruntime.golden import TOLERANCES, check
 from ffruntime.session import Session
+from ffruntime.model import Model
 from fftrain.train import Run
 
 LAYERS = ("unit1.conv1", "unit2.conv1", "unit3.linear1")
+Lowered: TypeAlias = tuple[Path, ExportReport]
 LOWER: tuple[Precision, ...] = ("fp16", "int8")
 # Documented for TensorRT 10 and 11 and TensorRT-RTX, in these types (onnx-tensorrt, operators.md).
 OF_PRECISION = {"fp16": {"Cast"}, "int8": {"QuantizeLinear", "DequantizeLinear"}}
 
 
 @pytest.fixture(scope="module")
-def lowered(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Report]:
+def lowered(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Lowered:
     """The trained bundle in every precision."""
     path = Path(shutil.copytree(exported, tmp_path_factory.mktemp("lowered") / "model.ff"))
     return path, export_onnx(path, LOWER)
@@ -49,7 +50,7 @@ def graph(path: Path, name: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("precision", LOWER)
-def test_graphs_are_valid_and_take_what_fp32_takes(precision: Precision, lowered: tuple[Path, Report]) -> None:
+def test_graphs_are_valid_and_take_what_fp32_takes(precision: Precision, lowered: Lowered) -> None:
     path = lowered[0]
     for name in ("unit1.onnx", "unit2.onnx", "unit3.onnx", "goodness.onnx", "classifier.onnx"):
         onnx.checker.check_model(str(path / precision / name), full_check=True)
@@ -63,7 +64,7 @@ def test_graphs_are_valid_and_take_what_fp32_takes(precision: Precision, lowered
         assert [(entry.domain, entry.version) for entry in ours.opset_import] == [("", 18)]
 
 
-def test_fp16_is_in_the_types(lowered: tuple[Path, Report]) -> None:
+def test_fp16_is_in_the_types(lowered: Lowered) -> None:
     types = {t.name: t.data_type for t in graph(lowered[0], "fp16/classifier.onnx").graph.initializer}
     assert {name for name, kind in types.items() if kind == TensorProto.FLOAT16} == {
         *(f"{layer}.{what}" for layer in LAYERS for what in ("weight", "bias")),
@@ -76,7 +77,7 @@ def test_fp16_is_in_the_types(lowered: tuple[Path, Report]) -> None:
     assert all(kinds[node.output[0]] == TensorProto.FLOAT for node in squares)  # cast before it is squared
 
 
-def test_int8_is_symmetric_and_feeds_every_layer(lowered: tuple[Path, Report]) -> None:
+def test_int8_is_symmetric_and_feeds_every_layer(lowered: Lowered) -> None:
     model = graph(lowered[0], "int8/classifier.onnx").graph
     makers = {node.output[0]: node for node in model.node}
     types = {tensor.name: tensor.data_type for tensor in model.initializer}
@@ -92,19 +93,19 @@ def test_int8_is_symmetric_and_feeds_every_layer(lowered: tuple[Path, Report]) -
             assert not zero.any()
 
 
-def test_files_are_smaller_and_complete(lowered: tuple[Path, Report]) -> None:
+def test_files_are_smaller_and_complete(lowered: Lowered) -> None:
     path = lowered[0]
     sizes = {name: (path / name / "weights.safetensors").stat().st_size for name in (".", *LOWER)}
     patterns = 4 * 12 * 28 * 28  # label patterns stay float32
     assert sizes["fp16"] < 0.55 * (sizes["."] - patterns) + patterns
     assert sizes["int8"] < 0.35 * (sizes["."] - patterns) + patterns
-    names = tensor_shapes(read_manifest(path).network).keys()
+    names = tensor_shapes(Bundle(path).manifest.network).keys()
     assert load_file(path / "fp16" / "weights.safetensors").keys() == names
     assert names < load_file(path / "int8" / "weights.safetensors").keys()
 
 
 @pytest.mark.parametrize("precision", LOWER)
-def test_golden_values_are_reproduced(precision: Precision, lowered: tuple[Path, Report]) -> None:
+def test_golden_values_are_reproduced(precision: Precision, lowered: Lowered) -> None:
     rows = check(Model(lowered[0], session=Session(precision=precision)))
     assert all(row.passed and row.precision == precision for row in rows)
     assert max(row.relative for row in rows) < TOLERANCES[precision] / 2
@@ -112,21 +113,19 @@ def test_golden_values_are_reproduced(precision: Precision, lowered: tuple[Path,
 
 @pytest.mark.parametrize(("precision", "lost", "differ"), [("fp16", 1, 1), ("int8", 2, 12)])
 def test_decisions_on_validation_images_are_fp32s(
-    precision: Precision, lost: int, differ: int, lowered: tuple[Path, Report], trained_run: Run
+    precision: Precision, lost: int, differ: int, lowered: Lowered, trained_run: Run
 ) -> None:
     """Of 400 images that no layer was chosen by."""
     validation = trained_run.dataset.validation
     pixels, labels = validation.pixels[:400].numpy(), validation.labels[:400].numpy()
     for mode in ("goodness", "classifier"):
-        ours, reference = (
-            Model(lowered[0], session=Session(precision=p)).scores(pixels, mode) for p in (precision, "fp32")
-        )
+        ours, reference = (Model(lowered[0], session=Session(precision=p)).scores(pixels, mode) for p in (precision, "fp32"))
         outcome, before = compare(ours, reference, labels), compare(reference, reference, labels)
         assert before.right - outcome.right <= lost
         assert outcome.images - outcome.agree <= differ
 
 
-def test_the_table_says_what_every_precision_costs(lowered: tuple[Path, Report]) -> None:
+def test_the_table_says_what_every_precision_costs(lowered: Lowered) -> None:
     rows = {row.artefact: row for row in lowered[1].artefacts}
     for name in ("goodness.onnx", "fp16/goodness.onnx", "int8/classifier.onnx"):
         row = rows[name]
@@ -144,12 +143,13 @@ def test_the_table_says_what_every_precision_costs(lowered: tuple[Path, Report])
 def test_a_layer_that_int8_ruins_stays_in_fp32(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unit 2's input rounded to nothing at all: that layer is left out, the others are int8."""
     ruin = {"unit2.conv1": 1e6}
-    monkeypatch.setattr(lower, "input_scales", lambda *arguments: input_scales(*arguments) | ruin)
+    monkeypatch.setattr(quantize, "input_scales", lambda *arguments: input_scales(*arguments) | ruin)
     report = export_onnx(bundle, ("int8",))
     row = next(row for row in report.artefacts if row.artefact == "int8/weights.safetensors")
     assert row.verdict == "ok, in fp32: unit2.conv1"
     weights = load_file(bundle / "int8" / "weights.safetensors")
-    kinds = {layer: weights[f"{layer}.weight"].dtype for layer in layers(read_manifest(bundle).network)}
+    layers = quantizable_layers(Bundle(bundle).manifest.network)
+    kinds = {layer: weights[f"{layer}.weight"].dtype for layer in layers}
     assert {layer for layer, kind in kinds.items() if kind == np.int8} == {*LAYERS, "head"} - {"unit2.conv1"}
     assert all(row.passed for row in report.checks)
 
@@ -158,7 +158,8 @@ def test_a_layer_that_int8_ruins_stays_in_fp32(bundle: Path, monkeypatch: pytest
 def test_int8_weights_are_off_by_half_a_step(outputs: int, size: float, seed: int) -> None:
     weight = np.random.default_rng(seed).normal(0, size, (outputs, 3, 2, 2)).astype(np.float32)
     weight[0] = 0  # a dead output
-    tensors = to_int8({"unit1.conv1.weight": weight}, {"unit1.conv1": 0.5})
+    network = Network(Image((3, 2, 2)), Label("add", 1), (Unit((Conv(outputs, 2), Relu())),))
+    tensors = to_int8(network, {"unit1.conv1.weight": weight}, {"unit1.conv1": 0.5})
     scale = tensors["unit1.conv1.weight_scale"]
     assert tensors["unit1.conv1.input_scale"] == np.float32(0.5)
     assert (scale > 0).all()
@@ -168,7 +169,10 @@ def test_int8_weights_are_off_by_half_a_step(outputs: int, size: float, seed: in
 
 def test_fp16_keeps_statistics_patterns_and_the_heads_bias() -> None:
     names = ("unit1.conv1.weight", "unit1.conv1.bias", "unit1.below.mean", "labels.patterns", "head.bias")
-    tensors = to_fp16({name: np.ones(2, np.float32) for name in names}, ["unit1.conv1", "head"])
+    units = (Unit((Conv(1, 3), Relu()), (Input(normalise="batch"),)),)
+    network = Network(Image((1, 4, 4)), Label("add", 2), units)
+    weights = {name: np.ones(2, np.float32) for name in tensor_shapes(network)}
+    tensors = to_fp16(network, weights, ["unit1.conv1", "head"])
     assert [tensors[name].dtype.itemsize for name in names] == [2, 2, 4, 4, 4]
 
 
@@ -177,7 +181,7 @@ def test_what_is_not_finite_is_not_faithful() -> None:
     overflown = np.where(reference > 0, np.nan, 0)
     assert faithful(reference, reference, np.arange(4), "fp16")
     assert not faithful(overflown, reference, np.arange(4), "fp16")
-    assert harm({"goodness": overflown}, {"goodness": reference}) == np.inf
+    assert noise_to_signal({"goodness": overflown}, {"goodness": reference}) == np.inf
 
 
 def test_precisions_that_are_not_there(exported: Path) -> None:
@@ -190,12 +194,12 @@ def test_precisions_that_are_not_there(exported: Path) -> None:
 @pytest.mark.parametrize("seed", [0, 20231222])
 def test_the_permutation_is_torchs(seed: int) -> None:
     expected = torch.randperm(1000, generator=torch.Generator().manual_seed(seed)).numpy()
-    assert np.array_equal(torch_permutation(1000, seed), expected)
+    assert np.array_equal(permutation(1000, seed), expected)
 
 
 def test_validation_images_are_the_trainers(exported: Path, trained_run: Run, tmp_path: Path) -> None:
-    manifest = read_manifest(exported)
-    exemplars = read_exemplars(exported, manifest)
+    manifest = Bundle(exported).manifest
+    exemplars = Bundle(exported).exemplars()
     assert validation_images(manifest, exemplars, tmp_path) is None
     (tmp_path / "MNIST" / "raw").mkdir(parents=True)
     for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte.gz"):  # damaged: as if it were not there

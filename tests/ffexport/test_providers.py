@@ -11,19 +11,19 @@ import onnxruntime
 import pytest
 
 from ffexport import cli
-from ffexport.availability import availability
+from ffexport.deploy import availability
 from ffexport.engines import graph_files
 from ffexport.providers import NAMES, check_providers, placement, require_provider
 from ffruntime.backend import PROVIDERS, provider_problem
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.errors import BackendError, UsageError
-from ffruntime.core.transition import read_manifest
 
 ABSENT = [name for name in NAMES if provider_problem(f"onnxruntime-{name}")]
 
 
 def test_every_graph_on_the_cpu_provider(exported: Path) -> None:
     rows = check_providers(exported, ["cpu"])
-    assert [row.artefact for row in rows] == graph_files(read_manifest(exported), "fp32")
+    assert [row.artefact for row in rows] == graph_files(Bundle(exported).manifest, "fp32")
     for row in rows:
         assert row.verdict.startswith("ok on onnxruntime-cpu, ")
         assert row.parity is None or row.parity < 1e-4
@@ -78,12 +78,12 @@ def test_the_list_is_a_table_and_json() -> None:
 
 
 def test_the_command_checks_providers_and_writes_nothing(bundle: Path) -> None:
-    before = read_manifest(bundle)
+    before = Bundle(bundle).manifest
     done = ffexport("--model", bundle, "--check", "--provider", "cpu", "--json")
     assert done.returncode == 0, done.stderr
     verdicts = {row["artefact"]: row["verdict"] for row in json.loads(done.stdout)["artefacts"]}
     assert verdicts["goodness.onnx"].startswith("ok on onnxruntime-cpu")
-    assert read_manifest(bundle) == before
+    assert Bundle(bundle).manifest == before
     refused = ffexport("--model", bundle, "--check", "--format", "tensorrt-rtx")
     assert refused.returncode == 2
     assert "--check makes nothing" in refused.stderr

@@ -11,19 +11,18 @@ import pytest
 import torch
 from msgspec import structs
 
-from ffexport.calibrate import with_layer_inputs
 from ffexport.export import export_onnx
-from ffexport.graphs import goodness_graph
-from ffexport.precision import layers
+from ffexport.inference_graphs import goodness_graph
+from ffexport.quantize import quantizable_layers, with_layer_inputs
 from ffruntime import golden
 from ffruntime.core.architecture import Conv, Image, Input, Label, Linear, Network, Relu, Steps, Unit, validate
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.cost import pass_macs, unit_macs
 from ffruntime.core.data import Examples, to_unit_interval
 from ffruntime.core.errors import BackendError
 from ffruntime.core.tables import manifest_text
-from ffruntime.core.transition import read_manifest
-from ffruntime.model import Model
 from ffruntime.session import Session
+from ffruntime.model import Model
 from fftrain import network as net
 from fftrain.arithmetic import training_macs
 from fftrain.data import Dataset
@@ -62,10 +61,8 @@ def recurrent(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_is_proven_in_every_precision(recurrent: Path) -> None:
     for precision in ("fp32", "fp16", "int8"):
-        golden.require(
-            golden.check(Model(recurrent, session=Session(precision=precision), state=False)), "onnxruntime-cpu"
-        )
-    assert not [name for name in read_manifest(recurrent).files if "gradient" in name]
+        golden.require(golden.check(Model(recurrent, session=Session(precision=precision), state=False)), "onnxruntime-cpu")
+    assert not [name for name in Bundle(recurrent).manifest.files if "gradient" in name]
 
 
 def test_labels_in_any_order_and_some_of_them(run: Run, recurrent: Path) -> None:
@@ -92,7 +89,7 @@ def test_the_label_changes_goodness_and_not_the_classifier(run: Run) -> None:
 def test_what_never_changes_is_computed_once(recurrent: Path) -> None:
     """Of five steps: each layer at every step, but the image's and the label's once; first a pass from below."""
     model = onnx.load(recurrent / "goodness.onnx", load_external_data=False)
-    _, taps = with_layer_inputs(model)
+    _, taps = with_layer_inputs(Bundle(recurrent).manifest.network, model)
     calls = {layer: [name for name, _ in taps].count(layer) for layer in LAYERS}
     assert calls["unit1.below.linear1"] <= 2
     assert calls["unit2.above.linear1"] == 1
@@ -122,7 +119,7 @@ def test_inputs_of_other_shapes_are_added_in_c_order() -> None:
 
 
 def test_info_says_how_it_runs(recurrent: Path) -> None:
-    manifest = read_manifest(recurrent)
+    manifest = Bundle(recurrent).manifest
     assert "8 synchronous steps, 30 % of an activity kept, goodness of steps 3 to 5\n" in manifest_text(
         recurrent, manifest
     )
@@ -131,7 +128,7 @@ def test_info_says_how_it_runs(recurrent: Path) -> None:
 
 
 def test_every_layer_can_be_lowered_and_is_counted(run: Run) -> None:
-    assert layers(run.network) == [*LAYERS, "head"]
+    assert quantizable_layers(run.network) == [*LAYERS, "head"]
     first, second, image, label = 2 * WIDE * WIDE, 2 * WIDE * WIDE, WIDE * PIXELS, 10 * WIDE
     assert unit_macs(run.network) == [5 * first + image, 5 * second + label]
     below, head = image + WIDE * WIDE, 10 * 2 * WIDE
@@ -143,13 +140,12 @@ def test_every_layer_can_be_lowered_and_is_counted(run: Run) -> None:
 
 
 def test_a_real_engine_is_built_of_every_graph(recurrent: Path) -> None:
-    from ffexport.engine_options import Limits
-    from ffexport.engines import build_engines
+    from ffexport.engines import EngineLimits, build_engines
     from ffruntime.engine import import_library
 
     try:
         import_library("tensorrt-rtx")
     except BackendError as error:
         pytest.skip(str(error))
-    rows = build_engines(recurrent, "tensorrt-rtx", None, limit=Limits(batch=2, labels=10, workspace_mib=64))
+    rows = build_engines(recurrent, "tensorrt-rtx", None, limit=EngineLimits(batch=2, labels=10, workspace_mib=64))
     assert {Path(row.artefact).stem for row in rows} == {"unit1", "unit2", "goodness", "classifier"}

@@ -10,30 +10,32 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from ffexport.engine_options import (
+from ffexport.engines import (
     AMPERE_PLUS,
     PORTABLE,
-    Limits,
-    Options,
-    limits,
+    EngineLimits,
+    EngineOptions,
+    build_engines,
+    engine_limits,
+    graph_files,
+    missing,
     offered_capabilities,
     profile_shapes,
     rtx_target,
+    tensorrt_target,
 )
-from ffexport.engines import build_engines, graph_files, missing, tensorrt_target
 from ffruntime import cuda
-from ffruntime.core import transition as bundles
+from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.devices import load_profile
 from ffruntime.core.errors import BackendError
-from ffruntime.core.manifest import FileEntry
-from ffruntime.core.transition import read_manifest
+from ffruntime.core.manifest import FileEntry, Manifest
 from ffruntime.engine import Shapes, Sidecar, Target, fits, folder
 from ffruntime.golden import check, require
 from ffruntime.model import Model
 from ffruntime.session import Session
 
 NANO = load_profile("jetson-orin-nano")
-SIX = Limits(batch=6, labels=5)
+SIX = EngineLimits(batch=6, labels=5)
 can_build = not missing("tensorrt")
 
 
@@ -61,9 +63,11 @@ def test_one_profile_from_the_limits(
 
 def test_limits_are_the_devices() -> None:
     assert NANO.gpu
-    assert limits(NANO) == Limits(NANO.inference.max_batch, NANO.inference.max_labels, NANO.gpu.workspace_mib)
-    assert limits(NANO, batch=2, labels=3) == Limits(2, 3, NANO.gpu.workspace_mib)
-    assert limits(None) == Limits()
+    assert engine_limits(NANO) == EngineLimits(
+        NANO.inference.max_batch, NANO.inference.max_labels, NANO.gpu.workspace_mib
+    )
+    assert engine_limits(NANO, batch=2, labels=3) == EngineLimits(2, 3, NANO.gpu.workspace_mib)
+    assert engine_limits(None) == EngineLimits()
 
 
 def test_targets_say_which_gpus_run_them() -> None:
@@ -85,14 +89,14 @@ def test_the_devices_own_gpu_is_the_target() -> None:
     assert rtx_target(load_profile("rtx-workstation").gpu, "12.0", offered) == Target(("8.9",))
     with pytest.raises(BackendError, match=r"7\.5, 8\.9, 12\.0, not Ampere.* \(8\.7\)"):
         rtx_target(NANO.gpu, None, offered)
-    assert tensorrt_target("8.7", NANO, Options()) == Target(("8.7",))
+    assert tensorrt_target("8.7", NANO, EngineOptions()) == Target(("8.7",))
     with pytest.raises(BackendError, match=r"8\.7.* is built on it; this GPU has 9\.0"):
-        tensorrt_target("9.0", NANO, Options())
-    assert tensorrt_target("9.0", NANO, Options(hardware_compatible=True)) == AMPERE_PLUS
+        tensorrt_target("9.0", NANO, EngineOptions())
+    assert tensorrt_target("9.0", NANO, EngineOptions(hardware_compatible=True)) == AMPERE_PLUS
 
 
 def test_an_engine_is_tied_to_all_that_its_sidecar_says(exported: Path) -> None:
-    manifest = read_manifest(exported)
+    manifest = Bundle(exported).manifest
     weights, graph = (manifest.files[name].sha256 for name in ("weights.safetensors", "goodness.onnx"))
     sidecar = Sidecar(
         library="tensorrt",
@@ -128,7 +132,7 @@ def test_an_engine_is_tied_to_all_that_its_sidecar_says(exported: Path) -> None:
 @pytest.mark.skipif(can_build, reason="TensorRT and a GPU are here")
 def test_what_is_missing_and_which_command_where(bundle: Path) -> None:
     """One line that names every obstacle; the bundle, graphs included, is as it was."""
-    before = read_manifest(bundle)
+    before = Bundle(bundle).manifest
     with pytest.raises(BackendError) as raised:
         build_engines(bundle, "tensorrt", NANO)
     said = str(raised.value)
@@ -139,25 +143,25 @@ def test_what_is_missing_and_which_command_where(bundle: Path) -> None:
     if not (find_spec("tensorrt") or find_spec("tensorrt_bindings")):
         assert "tensorrt is not installed: JetPack" in said
     assert "\n" not in said
-    assert read_manifest(bundle) == before
+    assert Bundle(bundle).manifest == before
 
 
 @pytest.mark.skipif(can_build, reason="TensorRT and a GPU are here")
 def test_the_graphs_are_complete_all_the_same(bundle: Path) -> None:
     """`ffexport --format tensorrt`, straight after training: the graphs, and one line that says what to do."""
-    manifest = read_manifest(bundle)
+    manifest = Bundle(bundle).manifest
     trained = {name: entry for name, entry in manifest.files.items() if name.endswith(".safetensors")}
-    assert not graph_files_of(bundles.write(bundle, structs.replace(manifest, files=trained), {}))
+    assert not graph_files_of(write_bundle(bundle, structs.replace(manifest, files=trained), {}).manifest)
     command = [sys.executable, "-m", "ffexport", "--model", str(bundle), "--format", "tensorrt"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 6
     assert done.stderr.count("\n") == 1
     assert f"copy {bundle} to the machine with the GPU" in done.stderr
     assert "goodness.onnx" in done.stdout
-    assert graph_files_of(read_manifest(bundle)) == graph_files_of(manifest)
+    assert graph_files_of(Bundle(bundle).manifest) == graph_files_of(manifest)
 
 
-def graph_files_of(manifest: bundles.Manifest) -> set[str]:
+def graph_files_of(manifest: Manifest) -> set[str]:
     """The names of its graphs."""
     return {name for name in manifest.files if name.endswith(".onnx")}
 
@@ -177,11 +181,11 @@ def test_an_engine_backend_without_a_driver_is_an_error(exported: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not can_build, reason=f"TensorRT engines: {'; '.join(missing('tensorrt'))}")
 @pytest.mark.parametrize(
-    "options", [Options(), Options(version_compatible=True), Options(hardware_compatible=True)]
+    "options", [EngineOptions(), EngineOptions(version_compatible=True), EngineOptions(hardware_compatible=True)]
 )
-def test_engines_of_a_whole_bundle_reproduce_the_golden_vectors(bundle: Path, options: Options) -> None:
+def test_engines_of_a_whole_bundle_reproduce_the_golden_vectors(bundle: Path, options: EngineOptions) -> None:
     """Built and run on this GPU, then once more through the backend that users name."""
     rows = build_engines(bundle, "tensorrt", options=options)
-    assert len(rows) == len(graph_files(read_manifest(bundle), "fp32"))
+    assert len(rows) == len(graph_files(Bundle(bundle).manifest, "fp32"))
     assert all(row.verdict == "ok" for row in rows if "gradient" not in row.artefact)
     require(check(Model(bundle, session=Session("tensorrt"))), "tensorrt")

@@ -11,20 +11,18 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from ffexport.engine_options import Limits, Options, offered_capabilities
-from ffexport.engines import build_engines, graph_files
+from ffexport.artefacts import REPORT, read_report
+from ffexport.engines import EngineLimits, EngineOptions, build_engines, graph_files, offered_capabilities
 from ffexport.export import export_onnx
-from ffexport.report import REPORT, read_report
 from ffruntime import cuda
-from ffruntime.core.bundle import Bundle
+from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.devices import Profile, load_profile
 from ffruntime.core.errors import BackendError, UsageError
 from ffruntime.core.manifest import Precision
-from ffruntime.core.transition import read_manifest, verified
 from ffruntime.engine import Sidecar, import_library, read_sidecar
 from ffruntime.golden import check, require
-from ffruntime.model import Model
 from ffruntime.session import Session
+from ffruntime.model import Model
 
 try:
     rtx = import_library("tensorrt-rtx")
@@ -32,7 +30,7 @@ except BackendError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 OFFERED = offered_capabilities(list(rtx.ComputeCapability.__members__))
-FEW = Limits(batch=4, labels=12, workspace_mib=64)
+FEW = EngineLimits(batch=4, labels=12, workspace_mib=64)
 
 
 def workstation(compute_capability: str) -> Profile:
@@ -44,9 +42,9 @@ def workstation(compute_capability: str) -> Profile:
 
 def sidecars(path: Path) -> dict[str, Sidecar]:
     """By the name of the graph."""
-    manifest = read_manifest(path)
+    manifest = Bundle(path).manifest
     names = [name for name in manifest.files if name.startswith("engines/") and name.endswith(".json")]
-    return {Path(name).stem: read_sidecar(Bundle(path), name) for name in names}
+    return {Path(name).stem: read_sidecar(path, manifest, name) for name in names}
 
 
 def test_it_targets_what_the_documentation_says() -> None:
@@ -57,19 +55,19 @@ def test_it_targets_what_the_documentation_says() -> None:
 @pytest.mark.parametrize("compute_capability", [None, *OFFERED])
 def test_every_graph_of_a_bundle_is_built(bundle: Path, compute_capability: str | None) -> None:
     """For all GPUs in one, and for each by itself. A refusal is its one line, and changes nothing."""
-    before = read_manifest(bundle)
+    before = Bundle(bundle).manifest
     device = workstation(compute_capability) if compute_capability else None
     if compute_capability == "7.5":  # a limit of TensorRT-RTX (its support matrix): this network has linear layers
         with pytest.raises(BackendError, match=r"cannot build it for sm75: .*FP32 GEMM is not supported"):
             build_engines(bundle, "tensorrt-rtx", device, limit=FEW)
-        assert read_manifest(bundle) == before
+        assert Bundle(bundle).manifest == before
         return
     rows = build_engines(bundle, "tensorrt-rtx", device, limit=FEW)
     graphs = graph_files(before, "fp32")
     assert [Path(row.artefact).stem for row in rows] == [Path(name).stem for name in graphs]
-    manifest, found = read_manifest(bundle), sidecars(bundle)
+    manifest, found = Bundle(bundle).manifest, sidecars(bundle)
     for row in rows:
-        assert verified(bundle, manifest, row.artefact).stat().st_size == row.size > 1000
+        assert Bundle(bundle).verified(row.artefact).stat().st_size == row.size > 1000
         sidecar = found[Path(row.artefact).stem]
         assert sidecar.graph_sha256 == before.files[sidecar.graph].sha256
         assert sidecar.weights_sha256 == before.files["weights.safetensors"].sha256
@@ -128,7 +126,7 @@ def test_other_precisions_are_built(lowered: Path, precision: Precision, compute
         pytest.skip("TensorRT-RTX has no float32 products for 7.5, and int8 graphs keep some")
     device = workstation(compute_capability) if compute_capability else None
     rows = build_engines(lowered, "tensorrt-rtx", device, precision, FEW)
-    assert len(rows) == len(graph_files(read_manifest(lowered), precision))
+    assert len(rows) == len(graph_files(Bundle(lowered).manifest, precision))
     assert all(row.precision == precision and f"-{precision}/" in row.artefact for row in rows)
 
 
@@ -137,18 +135,16 @@ def test_a_graph_that_it_refuses_is_named(bundle: Path) -> None:
     import onnx
     from onnx import TensorProto, helper
 
-    from ffruntime.core import transition as bundles
-
     def value(name: str) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3])
 
     node = helper.make_node("Det", ["input"], ["output"], name="determinant")
     graph = helper.make_graph([node], "ffedge unit9", [value("input")], [value("output")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    manifest = bundles.write(bundle, read_manifest(bundle), {"unit9.onnx": model.SerializeToString()})
+    manifest = write_bundle(bundle, Bundle(bundle).manifest, {"unit9.onnx": model.SerializeToString()}).manifest
     with pytest.raises(BackendError, match=r"unit9\.onnx: tensorrt-rtx refuses Det determinant"):
         build_engines(bundle, "tensorrt-rtx", limit=FEW)
-    assert read_manifest(bundle) == manifest
+    assert Bundle(bundle).manifest == manifest
     assert not (bundle / "engines").exists()
 
 
@@ -159,10 +155,10 @@ def test_tensorrts_own_options(bundle: Path) -> None:
     log = rtx.Logger(rtx.Logger.ERROR)
     builder = rtx.Builder(log)
     config = builder.create_builder_config()
-    _set_compatibility(rtx, config, Options(version_compatible=True, hardware_compatible=True))
+    _set_compatibility(rtx, config, EngineOptions(version_compatible=True, hardware_compatible=True))
     assert config.get_flag(rtx.BuilderFlag.VERSION_COMPATIBLE)
     with pytest.raises(UsageError, match="of one release"):
-        build_engines(bundle, "tensorrt-rtx", options=Options(version_compatible=True))
+        build_engines(bundle, "tensorrt-rtx", options=EngineOptions(version_compatible=True))
 
 
 def test_sidecars_are_plain_json(bundle: Path) -> None:
@@ -178,10 +174,10 @@ def test_the_bundles_report_has_a_row_for_every_engine(bundle: Path) -> None:
     for _ in range(2):
         rows = build_engines(bundle, "tensorrt-rtx", workstation("8.9"), limit=FEW)
     export_onnx(bundle)
-    report = read_report(bundle, read_manifest(bundle))
+    report = read_report(Bundle(bundle))
     assert report
     assert [row for row in report.artefacts if row.artefact.endswith(".engine")] == rows
-    assert {row.artefact for row in rows} <= read_manifest(bundle).files.keys()
+    assert {row.artefact for row in rows} <= Bundle(bundle).manifest.files.keys()
 
 
 @pytest.mark.gpu

@@ -13,7 +13,7 @@ import pytest
 from msgspec import structs
 from PIL import Image
 
-from ffexport.external import tensor_places
+from ffexport.onnx_files import tensor_places
 from ffruntime.backend import ENGINES, PROVIDERS
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.terminal import draw

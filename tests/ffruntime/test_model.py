@@ -11,8 +11,8 @@ import pytest
 import torch
 from msgspec import structs
 
-from ffexport.gradients import all_gradient_graphs
-from ffexport.graphs import all_graphs
+from ffexport.gradient_graphs import all_gradient_graphs
+from ffexport.inference_graphs import all_graphs
 from ffruntime import Model, Session
 from ffruntime.core.architecture import Conv, Image, Input, Label, Linear, Local, Network, Relu, Unit
 from ffruntime.core.bundle import Bundle

@@ -17,23 +17,21 @@ import spox.opset.ai.onnx.v18 as op
 from numpy.typing import DTypeLike
 from spox import Tensor, Var, argument
 
-from ffruntime.core.architecture import Network, Shape, shaped_ops, sign, unit_name, unit_shapes
-from ffruntime.core.layers import head_features, tensor_shapes
+from ffruntime.core.architecture import Network, sign, unit_shapes
+from ffruntime.core.layers import head_features, head_parameters, tensors, unit_layers, unit_parameters
 from ffruntime.core.learning import LOWEST_GOODNESS, PairLoss, Ratio, Symmetric
-from ffruntime.core.transition import unit_parameters
 
-from .adjoints import input_gradient, parameter_gradients
-from .operations import (
-    Weights,
-    apply_op,
-    build,
+from .layer_graphs import (
+    apply_layer,
     constant,
     dtype_of,
+    input_gradient,
     mean_square,
     normalise,
-    normalise_divisive,
+    parameter_gradient,
     scalar,
 )
+from .onnx_files import Vars, build, tensor_inputs
 
 Batch: TypeAlias = tuple[int, int]  # N images, and M negatives for each
 
@@ -50,16 +48,15 @@ def gradient_graph(
     (N,) and `goodness.negative` (M·N,); `loss` (). All are of `dtype`, and from before the update. N and M are
     dynamic, or as `batch` says.
     """
-    unit, (below, shape) = network.units[index], unit_shapes(network)[index]
-    weights = parameter_inputs(network, dtype)
+    below, shape = unit_shapes(network)[index]
+    values, parameters = of_dtype(network, dtype), unit_parameters(network, index)
     n, negatives = (batch[0], batch[0] * batch[1]) if batch else ("N", "M·N")
     positive = argument(Tensor(np.dtype(dtype), (n, *below)))
     negative = argument(Tensor(np.dtype(dtype), (negatives, *below)))
     x, steps = op.concat([positive, negative], axis=0), []
-    for short, operation, shape_in, _ in shaped_ops(unit, unit_name(index), below):
-        name = f"{unit_name(index)}.{short}"
-        y = apply_op(operation, name, weights, x, shape_in)
-        steps.append((operation, name, x, y, shape_in))
+    for layer in unit_layers(network, index):
+        y = apply_layer(layer, values, x)
+        steps.append((layer, x, y))
         x = y
 
     images = constant([batch[0]]) if batch else op.shape(positive, end=1)  # [N]
@@ -68,35 +65,27 @@ def gradient_graph(
     factor = op.div(scalar(2 / math.prod(shape), x), op.cast(images, to=dtype_of(x).type))
     dy = op.mul(x, op.reshape(op.mul(slopes, factor), constant([-1, *[1] * len(shape)])))
 
-    wanted, gradients = set(unit_parameters(network, index)), {}
-    for operation, name, x_in, y, shape_in in reversed(steps[:-1]):  # the last ReLU is in dy already
-        found = parameter_gradients(operation, name, x_in, dy, shape_in)
-        gradients.update(found)
-        wanted -= found.keys()
-        if not wanted:
+    gradients: Vars = {}
+    for layer, x_in, y in reversed(steps[:-1]):  # the last ReLU is in dy already
+        own = [parameter for parameter in parameters if parameter.layer == layer]
+        gradients |= {parameter.name: parameter_gradient(layer, parameter, x_in, dy) for parameter in own}
+        if len(gradients) == len(parameters):
             break
-        dy = input_gradient(operation, name, weights, x_in, y, dy, shape_in)
+        dy = input_gradient(layer, values, x_in, y, dy)
 
-    above = next_input(network, index, weights, x, shape)
-    outputs = {f"gradient.{name}": gradients[name] for name in unit_parameters(network, index)}
+    above = normalise(network, index + 1, values, x)
+    outputs = {f"gradient.{parameter.name}": gradients[parameter.name] for parameter in parameters}
     halves = {"next": (split(above, images), shape), "goodness": (split(goodness, constant([1])), ())}
     for name, (parts, size) in halves.items():
         for part, side in zip(parts, ("positive", "negative"), strict=True):
             outputs[f"{name}.{side}"] = op.reshape(part, constant([-1, *size]))
     outputs["loss"] = op.reduce_mean(value, keepdims=0)
-    return build({"positive": positive, "negative": negative}, weights, outputs, f"ffedge gradient{index + 1}")
+    return build(network, "gradient", {"positive": positive, "negative": negative}, values, outputs, index)
 
 
-def parameter_inputs(network: Network, dtype: DTypeLike) -> Weights:
-    """Every tensor of `weights.safetensors` as a graph input of the same name."""
-    return {name: argument(Tensor(np.dtype(dtype), shape)) for name, shape in tensor_shapes(network).items()}
-
-
-def next_input(network: Network, index: int, weights: Weights, y: Var, shape: Shape) -> Var:
-    """An activation as the unit above normalises it; of the topmost unit, divisively."""
-    if index + 1 < len(network.units):
-        return normalise(network.units[index + 1], unit_name(index + 1), weights, y, shape)
-    return normalise_divisive(y, shape)
+def of_dtype(network: Network, dtype: DTypeLike) -> Vars:
+    """Every tensor of the network as a graph input of that type."""
+    return tensor_inputs(network, {tensor.name: dtype for tensor in tensors(network)})
 
 
 def split(x: Var, count: Var) -> tuple[Var, Var]:
@@ -108,7 +97,7 @@ def split(x: Var, count: Var) -> tuple[Var, Var]:
 def pair_loss(loss: PairLoss, goodness: Var, neurons: int, sign: int = 1) -> tuple[Var, Var]:
     """Goodness (1 + M, N), the right labels' first -> each image's loss (N,), and its slopes (1 + M, N).
 
-    The formulas are those of `docs/bundle.md`, training.recipe.loss; `sign` −1 is for goodness that is to be low.
+    The formulas are those of `docs/bundle.md`; `sign` −1 is for goodness that is to be low.
     Exponentials are of what is left below the largest exponent, so that none overflows.
     """
     if isinstance(loss, Symmetric):
@@ -161,10 +150,11 @@ def head_gradient_graph(
     Inputs: `features` (N, D), those of `classifier.onnx`; `labels` (N,) int64; `head.weight`, `head.bias`. Outputs:
     `gradient.head.weight`, `gradient.head.bias`, `logits` (N, P), `loss` ().
     """
-    weights = parameter_inputs(network, dtype)
+    values = of_dtype(network, dtype)
+    weight, bias = head_parameters(network)
     features = argument(Tensor(np.dtype(dtype), (batch or "N", head_features(network))))
     labels = argument(Tensor(np.int64, (batch or "N",)))
-    logits = op.gemm(features, weights["head.weight"], weights["head.bias"], transB=1)
+    logits = op.gemm(features, values[weight.name], values[bias.name], transB=1)
     log_shares, zero, classes = op.log_softmax(logits, axis=1), scalar(0.0, logits), constant([1])
     rows = op.const(np.arange(network.label.patterns))
     right = op.equal(op.unsqueeze(labels, classes), rows)  # (N, P)
@@ -173,12 +163,12 @@ def head_gradient_graph(
     error = op.div(error, op.cast(op.shape(labels), to=dtype_of(logits).type))
     costs = op.neg(op.reduce_sum(op.where(right, log_shares, zero), classes, keepdims=0))
     outputs = {
-        "gradient.head.weight": op.matmul(op.transpose(error, perm=[1, 0]), features),
-        "gradient.head.bias": op.reduce_sum(error, constant([0]), keepdims=0),
+        f"gradient.{weight.name}": op.matmul(op.transpose(error, perm=[1, 0]), features),
+        f"gradient.{bias.name}": op.reduce_sum(error, constant([0]), keepdims=0),
         "logits": logits,
         "loss": op.reduce_mean(costs, keepdims=0),
     }
-    return build({"features": features, "labels": labels}, weights, outputs, "ffedge gradient_head")
+    return build(network, "gradient_head", {"features": features, "labels": labels}, values, outputs)
 
 
 def learning_units(network: Network) -> list[int]:
