@@ -16,7 +16,7 @@ from common import record
 from ffruntime.core.manifest import PRECISIONS, in_folder
 from ffruntime.core.transition import read_manifest
 from ffruntime.model import Model
-from fftrain.data import load_for_manifest
+from fftrain.dataset import load_for_manifest
 
 
 def main() -> None:

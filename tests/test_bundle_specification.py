@@ -22,10 +22,10 @@ import pytest
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from fftrain.data import Dataset
-from fftrain.pack import write_bundle
+from fftrain.dataset import Dataset
+from fftrain.pack import pack_run
 from fftrain.recipe import Recipe, load_recipe, with_epochs
-from fftrain.train import start
+from fftrain.run import start
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "bundle.md"
 DTYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "I64": "<i8", "I8": "i1", "U8": "u1"}
@@ -232,7 +232,7 @@ def test_goodness_with_other_placements(
     plain["network"] |= {"placement": placement, "normalise": "range"}
     plain["patterns"] = {"kind": "fourier" if placement == "add" else "morphology"}
     run = start(msgspec.convert(plain, Recipe), dataset, 0, torch.device("cpu"), torch.float32)
-    write_bundle(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
+    pack_run(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
     weights = read_safetensors(tmp_path / "model.ff" / "weights.safetensors")
     assert "labels.keep" in weights
     check_goodness(
@@ -252,7 +252,7 @@ def test_goodness_of_locally_connected_units(dataset: Dataset, tiny_recipe: Reci
     ]
     run = start(msgspec.convert(plain, Recipe), dataset, 0, torch.device("cpu"), torch.float32)
     run.tensors["unit2.local1.bias"] += torch.rand(3, 7, 7)
-    write_bundle(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
+    pack_run(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
     weights = read_safetensors(tmp_path / "model.ff" / "weights.safetensors")
     assert {name: weights[name].shape for name in weights if "local" in name} == {
         "unit2.local1.weight": (7, 7, 3, 16, 3, 3),
@@ -303,7 +303,7 @@ def test_goodness_of_recurrent_networks(goodness: str, dataset: Dataset, tmp_pat
     for name, tensor in run.tensors.items():
         if name.endswith(".bias"):
             tensor += torch.rand(tensor.shape)
-    write_bundle(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
+    pack_run(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
     manifest, golden = (
         read_manifest(tmp_path / "model.ff"),
         read_safetensors(tmp_path / "model.ff/golden.safetensors"),
@@ -350,7 +350,7 @@ def test_gradient_is_the_slope_of_the_documented_loss(manifest: Json, weights: T
 def test_gradient_where_negatives_are_hybrid_images(dataset: Dataset, tmp_path: Path) -> None:
     recipe = load_recipe("hinton-unsupervised", [("network.units.*.ops.0.out", 12)])
     run = start(with_epochs(recipe, 0), dataset, 0, torch.device("cpu"), torch.float32)
-    write_bundle(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
+    pack_run(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
     manifest = read_manifest(tmp_path / "model.ff")
     weights, golden = (
         read_safetensors(tmp_path / f"model.ff/{name}.safetensors") for name in ("weights", "golden")

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ffruntime.commands.explain import count_option, window_option
 from ffruntime.core.errors import UsageError, unknown
 
-from .common import import_torch, say
-from .train import data_option
+from ..display import say
+from .shared import data_option, import_torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..plots import Explained
-    from ..saliency import UnitMap
+    from ..activation_maps import UnitMap
+    from ..drawing import Explained
 
 EPILOG = """\b
 Examples:
@@ -48,8 +47,12 @@ Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bund
     help="cam: class activation maps of the linear classifier, for IMAGE. ads: accuracy-differential saliency, by "
     "hiding pixels of validation images.",
 )
-@window_option
-@count_option
+@click.option(
+    "--window", type=click.IntRange(min=1), default=5, show_default=True, help="Pixels a side that are hidden."
+)
+@click.option(
+    "--images", "count", type=click.IntRange(min=1), default=100, show_default=True, help="How many, at most."
+)
 @click.option("--mode", type=click.Choice(["goodness", "classifier"]), help="Of ads; default: the model's best.")
 @data_option
 @click.option("--no-preprocess", is_flag=True, help="The image is ready: right size, light on dark, centred.")
@@ -88,17 +91,17 @@ def accuracy_differential(
     """Accuracy-differential saliency of a bundle, over the first validation images."""
     torch = import_torch()
     from ffruntime.commands.explain import explain_accuracy
-    from ffruntime.core.transition import read_manifest
+    from ffruntime.core.bundle import Bundle
 
-    from ..data import load_for_manifest
-    from ..evaluate import SCORES, load_tensors
+    from ..dataset import load_for_manifest
+    from ..evaluation import SCORES, load_tensors
 
-    path = Path(model)
-    manifest = read_manifest(path)
+    bundle = Bundle(model)
+    manifest = bundle.manifest
     chosen = mode or manifest.modes[0]
     if chosen not in manifest.modes:
         raise unknown("mode", chosen, manifest.modes)
-    network, tensors = manifest.network, load_tensors(path, manifest, torch.device("cpu"))
+    network, tensors = manifest.network, load_tensors(bundle, torch.device("cpu"))
     validation = load_for_manifest(manifest, data).validation
     explain_accuracy(
         lambda x: SCORES[chosen](network, tensors, torch.from_numpy(x), len(manifest.classes)).numpy(),
@@ -107,7 +110,7 @@ def accuracy_differential(
         manifest.classes,
         window,
         chosen,
-        Path(out) if out else Path(f"{path.stem}.ads.png"),
+        Path(out) if out else Path(f"{bundle.path.stem}.ads.png"),
         as_json,
     )
 
@@ -117,23 +120,25 @@ def class_activation(
 ) -> None:
     """Class activation maps of one image."""
     torch = import_torch()
+    from ffruntime.core.bundle import Bundle
     from ffruntime.core.durable import write_atomically
     from ffruntime.model import Model
 
-    from ..evaluate import classifier_scores, load_tensors
+    from ..activation_maps import class_activation_maps
+    from ..drawing import explanation_png
+    from ..evaluation import classifier_scores, load_tensors
     from ..network import to_images
-    from ..plots import explanation_png
-    from ..saliency import class_activation_maps
 
-    runtime = Model(model, state=False)  # its weights are read below
-    manifest = runtime.manifest
+    bundle = Bundle(model)
+    runtime = Model(model, state=False)  # reads the picture; its weights are read below
+    manifest = bundle.manifest
     network, classes = manifest.network, manifest.classes
     if "classifier" not in manifest.modes:
         raise UsageError(f"{model}: was trained without a linear classifier, which class activation maps read")
     if label is not None and label not in classes:
         raise unknown("class", label, classes)
     pixels = runtime.read(image, not no_preprocess)
-    tensors = load_tensors(runtime.path, manifest, torch.device("cpu"))
+    tensors = load_tensors(bundle, torch.device("cpu"))
     images = torch.tensor(pixels)[None]
     logits = classifier_scores(network, tensors, images, len(classes))[0]
     chosen = _two_labels(logits, None if label is None else classes.index(label))
@@ -171,8 +176,8 @@ def _two_labels(logits: Tensor, asked: int | None) -> list[int]:
 
 
 def _row(name: str, logit: float, maps: list[UnitMap], size: tuple[int, ...]) -> Explained:
-    from ..plots import Explained
-    from ..saliency import on_image, together
+    from ..activation_maps import on_image, together
+    from ..drawing import Explained
 
     spatial = [m for m in maps if m.map is not None]
     drawn = {m.unit: on_image(m, *size)[0].numpy() for m in spatial}

@@ -31,7 +31,7 @@ from ffruntime.labels import first_input
 from ffruntime.model import Model
 from fftrain import network as net
 from fftrain.pack import golden_gradient
-from fftrain.train import Run
+from fftrain.run import Run
 
 NEW = "inverted"  # the class that is learned: dark digits on white
 UPDATES = 30

@@ -28,7 +28,7 @@ from ffruntime.core.manifest import Precision
 from ffruntime.core.transition import read_manifest
 from ffruntime.golden import TOLERANCES, check
 from ffruntime.model import Model
-from fftrain.train import Run
+from fftrain.run import Run
 
 LAYERS = ("unit1.conv1", "unit2.conv1", "unit3.linear1")
 LOWER: tuple[Precision, ...] = ("fp16", "int8")

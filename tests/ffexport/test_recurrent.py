@@ -24,11 +24,11 @@ from ffruntime.core.tables import manifest_text
 from ffruntime.core.transition import read_manifest
 from ffruntime.model import Model
 from fftrain import network as net
-from fftrain.arithmetic import training_macs
-from fftrain.data import Dataset
-from fftrain.pack import write_bundle
+from fftrain.dataset import Dataset
+from fftrain.figures import training_macs
+from fftrain.pack import pack_run
 from fftrain.recipe import load_recipe, with_epochs
-from fftrain.train import Run, start, train
+from fftrain.run import Run, start, train
 
 LAYERS = [
     "unit1.below.linear1",
@@ -54,7 +54,7 @@ def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def recurrent(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recurrent") / "model.ff"
-    write_bundle(path, run, "hinton-recurrent", "cpu", "fp32", {})
+    pack_run(path, run, "hinton-recurrent", "cpu", "fp32", {})
     export_onnx(path, ("fp16", "int8"))
     return path
 

@@ -19,8 +19,8 @@ from ffruntime.core.layers import tensor_shapes
 from ffruntime.core.learning import Symmetric
 from ffruntime.core.transition import read_manifest, read_weights
 from ffruntime.model import graph_tensors
-from fftrain.evaluate import classifier_scores, goodness_scores
-from fftrain.train import Run
+from fftrain.evaluation import classifier_scores, goodness_scores
+from fftrain.run import Run
 
 
 @pytest.fixture(scope="module")
