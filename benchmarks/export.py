@@ -24,10 +24,10 @@ from ffexport.export import export_onnx, fp32_graphs
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import data_directory
 from fftrain import network as net
-from fftrain.data import load_dataset
-from fftrain.pack import write_bundle
+from fftrain.dataset import load_dataset
+from fftrain.pack import pack_run
 from fftrain.recipe import Recipe, load_recipe, with_epochs
-from fftrain.train import start
+from fftrain.run import start
 
 ROUNDS = 3
 
@@ -72,7 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path, theirs = Path(folder) / "model.ff", Path(folder) / "torch.onnx"
         run = start(recipe, dataset, 0, torch.device("cpu"), torch.float32)
-        write_bundle(path, run, name, "cpu", "fp32", {})
+        pack_run(path, run, name, "cpu", "fp32", {})
         module = Goodness(path).eval()
         example = (torch.zeros(2, *module.network.image.shape), torch.arange(3))
 

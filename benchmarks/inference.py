@@ -40,10 +40,10 @@ from ffruntime.core.transition import read_weights
 from ffruntime.model import Model
 from ffruntime.session import Session
 from fftrain import network as net
-from fftrain.data import load_dataset
-from fftrain.pack import write_bundle
+from fftrain.dataset import load_dataset
+from fftrain.pack import pack_run
 from fftrain.recipe import load_recipe, with_epochs
-from fftrain.train import start
+from fftrain.run import start
 
 Scores: TypeAlias = Callable[[np.ndarray], np.ndarray]  # images uint8 (N, C, H, W) -> (N, classes)
 
@@ -83,7 +83,7 @@ def untrained(recipe: str, path: Path) -> Path:
     """A bundle of a recipe's network as it is initialised, with its graphs."""
     data = load_dataset("mnist", data_directory(None))
     run = start(with_epochs(load_recipe(recipe), 0), data, 0, torch.device("cpu"), torch.float32)
-    write_bundle(path, run, recipe, "cpu", "fp32", {})
+    pack_run(path, run, recipe, "cpu", "fp32", {})
     export_onnx(path)
     return path
 

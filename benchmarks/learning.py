@@ -239,15 +239,16 @@ def make_bundle(path: Path, width: int, kernel: int, depth: int, batch: int) -> 
 
     from ffexport.export import export_onnx
     from ffruntime.core.data import data_directory
-    from fftrain.data import load_dataset
-    from fftrain.pack import write_bundle
-    from fftrain.recipe import Symmetric, with_epochs
-    from fftrain.train import start
+    from ffruntime.core.learning import Symmetric
+    from fftrain.dataset import load_dataset
+    from fftrain.pack import pack_run
+    from fftrain.recipe import with_epochs
+    from fftrain.run import start
 
     recipe = with_epochs(ff_recipe(width, kernel, depth, batch), 0)
     recipe = msgspec.structs.replace(recipe, loss=Symmetric())
     run = start(recipe, load_dataset("mnist", data_directory(None)), 0, torch.device("cpu"), torch.float32)
-    write_bundle(path, run, "equal units", "cpu", "fp32", {})
+    pack_run(path, run, "equal units", "cpu", "fp32", {})
     export_onnx(path)
     return path
 

@@ -19,10 +19,10 @@ from common import record
 
 from ffexport.export import export_onnx
 from ffruntime.core.data import data_directory
-from fftrain.data import load_dataset
-from fftrain.pack import write_bundle
+from fftrain.dataset import load_dataset
+from fftrain.pack import pack_run
 from fftrain.recipe import Recipe, load_recipe, with_epochs
-from fftrain.train import start
+from fftrain.run import start
 
 PEAK = Path(__file__).parent / "peak.py"
 MIB = 1 << 20
@@ -64,7 +64,7 @@ def bundle_of(name: str, folder: Path) -> Path:
     if not path.exists():
         dataset = load_dataset("mnist", data_directory(None))
         run = start(recipe_of(name), dataset, 0, torch.device("cpu"), torch.float32)
-        write_bundle(path, run, name, "cpu", "fp32", {})
+        pack_run(path, run, name, "cpu", "fp32", {})
         export_onnx(path)
     return path
 

@@ -16,8 +16,8 @@ from common import record
 
 from ffruntime.core.bundle import Bundle
 from ffruntime.model import Model
-from fftrain.data import load_for_manifest
-from fftrain.evaluate import goodness_scores
+from fftrain.dataset import load_for_manifest
+from fftrain.evaluation import goodness_scores
 
 TIE = 1e-5
 

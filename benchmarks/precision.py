@@ -17,7 +17,7 @@ from ffruntime.core.bundle import Bundle
 from ffruntime.core.manifest import PRECISIONS, in_folder
 from ffruntime.model import Model
 from ffruntime.session import Session
-from fftrain.data import load_for_manifest
+from fftrain.dataset import load_for_manifest
 
 
 def main() -> None:

@@ -24,12 +24,12 @@ from corruption import KINDS, corrupt
 from msgspec import structs, to_builtins
 
 from ffruntime.core.data import Examples, data_directory
-from fftrain.data import Dataset, load_dataset, on_device
-from fftrain.evaluate import accuracy
+from fftrain.dataset import Dataset, load_dataset, on_device
+from fftrain.evaluation import accuracy
 from fftrain.hardware import find_hardware
 from fftrain.override import Override
 from fftrain.recipe import Recipe, load_recipe
-from fftrain.train import Run, start, train
+from fftrain.run import Run, start, train
 
 DEVIATION = 0.5  # of the Gaussian noise, as a share of a pixel's range
 DEAD = 0.5  # chance of a pixel to be dead

@@ -17,7 +17,7 @@ from common import record
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import Examples
 from ffruntime.model import Model
-from fftrain.data import load_for_manifest
+from fftrain.dataset import load_for_manifest
 
 
 def measure(model: Model, images: Examples) -> dict[str, Any]:

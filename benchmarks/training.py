@@ -29,13 +29,14 @@ from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from ffruntime.core.architecture import Conv, Input, Relu, Unit
 from ffruntime.core.data import Examples, data_directory
-from fftrain.cuda_graph import graphed
-from fftrain.data import Dataset, load_dataset, on_device
-from fftrain.hardware import find_hardware
-from fftrain.labels import make_patterns
-from fftrain.recipe import CrossEntropy, Fourier, Recipe, load_recipe
+from ffruntime.core.learning import CrossEntropy
+from fftrain.dataset import Dataset, load_dataset, on_device
+from fftrain.epoch import epoch_batches
+from fftrain.hardware import find_hardware, graphed
+from fftrain.patterns import make_patterns
+from fftrain.recipe import Fourier, Recipe, load_recipe
+from fftrain.run import Run, start
 from fftrain.step import training_step
-from fftrain.train import Run, epoch_batches, start
 
 
 def main() -> None:

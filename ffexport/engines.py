@@ -26,8 +26,8 @@ from ffruntime.core.errors import BackendError, UsageError
 from ffruntime.core.manifest import GOLDEN, WEIGHTS, Manifest, Precision, in_folder
 from ffruntime.engine import Library, Shapes, Sidecar, Target, folder, import_library, logger, numbers
 from ffruntime.golden import Check, check, require
-from ffruntime.session import Session
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 from .artefacts import REPORT, Artefact, encode_report, graph_names, read_report, with_rows
 from .prove import scratch_copy

@@ -15,8 +15,8 @@ from ffruntime.core.manifest import EXEMPLARS, GOLDEN, WEIGHTS, Precision, Short
 from ffruntime.core.plan import Plan
 from ffruntime.engine import FOLDER
 from ffruntime.golden import require
-from ffruntime.session import Session
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 from .artefacts import REPORT, Artefact, ExportReport, encode_report, exported_precisions, read_report
 from .decisions import Progress, affordable, calibrate_shortlist, scores, validation_images

@@ -26,8 +26,8 @@ from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, WEIGHTS, Manife
 from ffruntime.core.plan import Plan
 from ffruntime.core.state import State, Weights, read_state
 from ffruntime.golden import golden_pairs, read_golden
-from ffruntime.session import Session
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 from .artefacts import ExportReport
 from .decisions import Progress

@@ -21,8 +21,8 @@ from ffruntime.core.errors import FFError, StorageError
 from ffruntime.core.layers import tensors
 from ffruntime.core.manifest import EXEMPLARS, WEIGHTS, Manifest, Precision, in_folder
 from ffruntime.golden import Check, check
-from ffruntime.session import Session
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 from .artefacts import Artefact, graph_names
 from .decisions import MAY_LOSE, Progress, Scores, affordable, compare, scores

@@ -27,8 +27,8 @@ from ffruntime.core.bundle import CALIBRATION, Bundle, write_bundle
 from ffruntime.core.data import Examples, to_unit_interval
 from ffruntime.core.layers import layers, tensors
 from ffruntime.core.manifest import WEIGHTS, Precision, in_folder
-from ffruntime.session import Session
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 from .decisions import Progress, Scores, faithful, noise_to_signal, scores
 from .inference_graphs import all_graphs

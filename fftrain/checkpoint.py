@@ -14,10 +14,10 @@ from torch import Tensor
 from ffruntime.core.durable import write_atomically
 from ffruntime.core.errors import BundleError, UsageError
 
-from .distributed import from_first, rank
-from .network import parameters
-from .operations import Tensors
-from .optimizer import Optimizers
+from .functional import Tensors
+from .hardware import from_first, rank
+from .network import parameter_names
+from .step import TrainingState
 
 
 class Progress(Struct, frozen=True):
@@ -47,23 +47,15 @@ def checkpoint_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.checkpoint")
 
 
-def save_checkpoint(
-    path: Path,
-    identity: Identity,
-    progress: Progress,
-    tensors: Tensors,
-    optimizers: Optimizers,
-    peers: Tensors,
-    sums: Tensor,
-) -> None:
+def save_checkpoint(path: Path, identity: Identity, progress: Progress, state: TrainingState, sums: Tensor) -> None:
     """Write atomically. Raises `StorageError`, with the checkpoint before it intact."""
-    content = {f"network.{name}": t.detach() for name, t in tensors.items()}
-    for part, optimizer in optimizers.items():
-        state = optimizer.state_dict()["state"]
-        for index, name in enumerate(parameters(part, tensors)):
-            moments = state.get(index, {})
-            content |= {f"optimizer.{name}.{key}": value for key, value in moments.items() if value is not None}
-    content |= {f"peer.{unit}": mean for unit, mean in peers.items()}
+    content = {f"network.{name}": t.detach() for name, t in state.tensors.items()}
+    for part, optimizer in state.optimizers.items():
+        moments = optimizer.state_dict()["state"]
+        for index, name in enumerate(parameter_names(state.network)[part]):
+            own = moments.get(index, {})
+            content |= {f"optimizer.{name}.{key}": value for key, value in own.items() if value is not None}
+    content |= {f"peer.{unit}": mean for unit, mean in state.peers.items()}
     content["sums"] = sums
     metadata = {
         "identity": msgspec.json.encode(identity).decode(),
@@ -84,9 +76,7 @@ def read_checkpoint(path: Path) -> tuple[Identity, Progress, Tensors]:
         raise BundleError(f"{path}: damaged checkpoint: {error}; delete it to start again") from error
 
 
-def load_checkpoint(
-    path: Path, identity: Identity, tensors: Tensors, optimizers: Optimizers, peers: Tensors
-) -> tuple[Progress, Tensor]:
+def load_checkpoint(path: Path, identity: Identity, state: TrainingState) -> tuple[Progress, Tensor]:
     """Restore network, optimizers and running means in place; return (progress, sums of the epoch under way).
 
     Raises `UsageError` where it is of another run, `BundleError` where it is damaged or missing.
@@ -95,14 +85,14 @@ def load_checkpoint(
     for field in identity.__struct_fields__:
         if msgspec.json.encode(getattr(found, field)) != msgspec.json.encode(getattr(identity, field)):
             raise UsageError(f"--resume: {path} is of a run with another {field}; delete it, or use another --out")
-    for name, tensor in tensors.items():
+    for name, tensor in state.tensors.items():
         tensor.copy_(content[f"network.{name}"])
-    for unit, mean in peers.items():
+    for unit, mean in state.peers.items():
         mean.copy_(content[f"peer.{unit}"])
-    for part, optimizer in optimizers.items():
-        state: dict[int, dict[str, Tensor]] = {}
-        for index, name in enumerate(parameters(part, tensors)):
+    for part, optimizer in state.optimizers.items():
+        moments: dict[int, dict[str, Tensor]] = {}
+        for index, name in enumerate(parameter_names(state.network)[part]):
             prefix = f"optimizer.{name}."
-            state[index] = {n.removeprefix(prefix): v for n, v in content.items() if n.startswith(prefix)}
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": {i: s for i, s in state.items() if s}})
+            moments[index] = {n.removeprefix(prefix): v for n, v in content.items() if n.startswith(prefix)}
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": {i: s for i, s in moments.items() if s}})
     return progress, content["sums"]

@@ -1,4 +1,4 @@
-"""The command line of fftrain: one module in `fftrain/commands/` for each command."""
+"""The command line of fftrain. The commands stand in `fftrain/commands/`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,7 @@ from ffruntime import command
 
 from .commands.evaluate import evaluate
 from .commands.explain import explain
-from .commands.labels import labels
-from .commands.negatives import negatives
-from .commands.recipes import recipes
-from .commands.report import report
+from .commands.show import labels, negatives, recipes, report
 from .commands.sweep import sweep
 from .commands.train import COMMANDS, EPILOG
 

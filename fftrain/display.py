@@ -1,21 +1,24 @@
-"""What a training run shows while it runs: a bar with figures, a line for every epoch. All on stderr."""
+"""What commands tell who waits for them: lines, bars with figures, times. All on stderr."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+import click
 
-from .train import Report
+if TYPE_CHECKING:
+    from .run import Status
+
+
+def say(line: str) -> None:
+    """A line for the user, on stderr; of several processes (torchrun) the first one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(line, err=True)
 
 
 def percent(share: float) -> str:
@@ -30,24 +33,21 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _figures(losses: list[float | None], accuracies: list[float | None]) -> str:
-    rows = enumerate(zip(losses, accuracies, strict=True), 1)
-    trained = [(k, loss, a) for k, (loss, a) in rows if loss is not None and a is not None and loss == loss]
-    return "  ".join(f"unit{k} loss {loss:.3f} disc {100 * a:.1f} %" for k, loss, a in trained)
+def show_training(statuses: Iterable[Status], steps_per_epoch: int, epochs: int) -> None:
+    """Consume where a run is, and with that run it: a bar with figures, and a line for every epoch.
 
-
-def epoch_line(row: dict[str, Any], epochs: int) -> str:
-    """One epoch's line: loss and discrimination accuracy per unit, validation accuracy per inference mode."""
-    figures = _figures(row["loss"], row["discrimination_accuracy"])
-    validation = ", ".join(f"{mode} {percent(share)}" for mode, share in row["validation"].items())
-    return f"epoch {row['epoch']:>3}/{epochs}  {figures}  validation: {validation}"
-
-
-def show(reports: Iterable[Report], steps_per_epoch: int, epochs: int) -> None:
-    """Consume a run's reports, and with that run it, showing where it is.
-
-    Time left is told from the first report on, so that it is right for a run that was resumed, too.
+    Time left is told from the first status on, so that it is right for a run that was resumed, too.
     """
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     columns = (
         TextColumn("training"),
@@ -62,13 +62,63 @@ def show(reports: Iterable[Report], steps_per_epoch: int, epochs: int) -> None:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("", total=epochs * steps_per_epoch, figures="")
         first = True
-        for report in reports:
-            position = report.epoch * steps_per_epoch + report.step
+        for status in statuses:
+            position = status.epoch * steps_per_epoch + status.step
             if first:
                 bar.reset(task, completed=position)
                 first = False
             bar.update(task, completed=position)
-            if report.figures is not None:
-                bar.update(task, figures=_figures(*report.figures[:-1].T.tolist()))
-            if report.row:
-                console.print(epoch_line(report.row, epochs))
+            if status.figures is not None:
+                bar.update(task, figures=_figures(*status.figures[:-1].T.tolist()))
+            if status.row:
+                console.print(epoch_line(status.row, epochs))
+
+
+def epoch_line(row: dict[str, Any], epochs: int) -> str:
+    """One epoch's line: loss and discrimination accuracy per unit, validation accuracy per inference mode."""
+    figures = _figures(row["loss"], row["discrimination_accuracy"])
+    validation = ", ".join(f"{mode} {percent(share)}" for mode, share in row["validation"].items())
+    return f"epoch {row['epoch']:>3}/{epochs}  {figures}  validation: {validation}"
+
+
+def _figures(losses: list[float | None], accuracies: list[float | None]) -> str:
+    rows = enumerate(zip(losses, accuracies, strict=True), 1)
+    trained = [(k, loss, a) for k, (loss, a) in rows if loss is not None and a is not None and loss == loss]
+    return "  ".join(f"unit{k} loss {loss:.3f} disc {100 * a:.1f} %" for k, loss, a in trained)
+
+
+@contextmanager
+def evaluation_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the time left, while passes through the network are made; what is yielded is told how many."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("evaluating"),
+        BarColumn(bar_width=24),
+        TaskProgressColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda made: bar.advance(task, made)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], bool]]:
+    """Within it, Ctrl-C and SIGTERM only set a flag, which the yielded function reads; a second one interrupts."""
+    asked = threading.Event()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, _frame: object) -> None:
+        asked.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,17 +1,24 @@
-"""What this machine is, and what that means for training: device, precision and default recipe."""
+"""What this machine is, and how training uses it: device and precision, several processes, CUDA graphs."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable, Iterable
+from datetime import timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from msgspec import Struct
+from msgspec.structs import asdict, astuple, replace
+from torch import Tensor
 
 from ffruntime.core.errors import BackendError
 
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", " bf16")  # x86-64's, and Arm's feature name
+WARM_UP = 3  # real steps before a CUDA graph is captured; they make the optimizers' states and choose kernels
 
 
 class Hardware(Struct, frozen=True):
@@ -68,3 +75,102 @@ def default_recipe(hardware: Hardware, offline_sample: bool) -> tuple[str, str]:
     if hardware.device == "cuda":
         return "gpu", f"for a CUDA GPU ({hardware.name})"
     return "cpu", f"for a processor ({hardware.name})"
+
+
+# Several processes, one training run (torchrun): each takes its share of every batch, gradients are averaged.
+
+
+def join(device: str) -> None:
+    """Join the other processes that torchrun started, if it started this one: NCCL between GPUs, else gloo.
+
+    A process that waits for one that is evaluating or writing does so for hours, not for minutes.
+    """
+    if "RANK" in os.environ and dist.is_available() and not dist.is_initialized():
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=timedelta(hours=12))
+
+
+def world() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process, from 0; number 0 shows, evaluates and writes."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def average(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by its mean over the processes."""
+    if world() == 1:
+        return
+    for tensor in tensors:
+        total = tensor.contiguous()  # NCCL takes no other
+        dist.all_reduce(total)
+        tensor.copy_(total / world())
+
+
+def anyone(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set in any process; all of them have to ask."""
+    if world() == 1:
+        return flag
+    asked = torch.tensor(float(flag), device=device)
+    dist.all_reduce(asked, op=dist.ReduceOp.MAX)
+    return bool(asked)
+
+
+def from_first(data: Any) -> Any:
+    """What the first process has, in all of them."""
+    if world() == 1:
+        return data
+    box = [data]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def leave() -> None:
+    """Wait for the others, and end the group."""
+    if world() > 1:
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+# A training step as a CUDA graph: launched as a whole, without a kernel waiting for Python.
+
+Trained = TypeVar("Trained")
+Given = TypeVar("Given", bound=Struct)
+
+
+def graphed(step: Callable[[Trained, Given, Tensor], Tensor]) -> Callable[[Trained, Given, Tensor], Tensor]:
+    """`step`, captured at its fourth call and replayed from then on: every batch has to have the same shapes.
+
+    The learning rates and `hard` have to be tensors that are changed in place; what it returns is overwritten by
+    the next call. After PyTorch's documentation (CUDA semantics, CUDA Graphs): a few steps on a side stream, then
+    capture. A batch is a struct of tensors, or None.
+    """
+    calls, graph = 0, torch.cuda.CUDAGraph()
+    static: Given | None = None
+    side, result = torch.cuda.Stream(), torch.empty(0)
+
+    def run(state: Trained, batch: Given, hard: Tensor) -> Tensor:
+        nonlocal calls, static, result
+        calls += 1
+        if calls <= WARM_UP:
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                result = step(state, batch, hard)
+            torch.cuda.current_stream().wait_stream(side)
+            return result
+        if static is None:
+            own = {name: tensor.clone() for name, tensor in asdict(batch).items() if tensor is not None}
+            static = replace(batch, **own)
+            with torch.cuda.graph(graph):
+                result = step(state, static, hard)
+        for place, value in zip(astuple(static), astuple(batch), strict=True):
+            if place is not None:
+                place.copy_(value)
+        graph.replay()
+        return result
+
+    return run

@@ -1,6 +1,6 @@
-"""The torch interpreter of the architecture description: pure functions on a dictionary of tensors.
+"""The architecture description in torch: pure functions on a dictionary of tensors.
 
-The operations inside a unit stand in `operations.py`.
+What they are made of, operations, normalisation and goodness, stands in `functional.py`.
 """
 
 from __future__ import annotations
@@ -8,14 +8,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from itertools import product
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ffruntime.core import layers
 from ffruntime.core.architecture import (
-    EPS_BATCH,
     EPS_DIVISIVE,
     Input,
     Network,
@@ -27,55 +26,62 @@ from ffruntime.core.architecture import (
     sign,
     unit_name,
 )
-from ffruntime.core.layers import tensor_shapes
 
-from .distributed import average, world
-from .operations import Tensors, apply_op
+from .functional import Tensors, apply_op, mean_square, morphology, normalise_batch, normalise_divisive
 
 NOTHING: Mapping[str, Tensor] = {}
-BATCH_MOMENTUM = 0.1  # of the newest batch in the running statistics
-FP32_BLOCK = 1 << 18  # figures that a CPU converts to fp32 at once: they stay in its cache, and a copy small
 
 
 def initialise(network: Network, patterns: Tensors, generator: torch.Generator) -> Tensors:
     """An untrained network on the CPU: normal weights of standard deviation √(2 / fan-in), of a unit with n inputs
     √(2 / (n · fan-in)), biases and the classifier zero, batch statistics those of a standardised input."""
-    inputs = {unit_name(index): len(unit.inputs) for index, unit in enumerate(network.units)}
     tensors: Tensors = {}
-    for name, shape in tensor_shapes(network).items():
+    for described in layers.tensors(network):
+        name, shape = described.name, described.shape
         if name in patterns:
             tensors[name] = patterns[name]
-        elif name.startswith("unit") and name.endswith(".weight"):
-            fan_in = inputs[name.partition(".")[0]] * math.prod(shape[1:][-3:])  # (C, k, k) at a position, or (F,)
-            tensors[name] = math.sqrt(2 / fan_in) * torch.randn(shape, generator=generator)
+        elif described.role == "weight" and described.unit is not None:
+            inputs = len(network.units[described.unit].inputs)
+            deviation = math.sqrt(2 / (inputs * described.fan_in))
+            tensors[name] = deviation * torch.randn(shape, generator=generator)
         else:
-            tensors[name] = torch.ones(shape) if name.endswith(".var") else torch.zeros(shape)
+            tensors[name] = torch.ones(shape) if described.role == "variance" else torch.zeros(shape)
     return tensors
 
 
-def parameters(part: str, tensors: Tensors) -> Tensors:
-    """Weights and biases of a part of the network: of a unit, by its name, or of the `head`."""
-    return {n: t for n, t in tensors.items() if n.startswith(f"{part}.") and n.endswith((".weight", ".bias"))}
+@functools.lru_cache(maxsize=16)  # asked for in every step
+def parameter_names(network: Network) -> dict[str, tuple[str, ...]]:
+    """Names of the weights and biases of every part of a network: of each unit, by its name, and of the `head`."""
+    units = {unit_name(index): layers.unit_parameters(network, index) for index in range(len(network.units))}
+    parts = {**units, layers.HEAD: layers.head_parameters(network)}
+    return {part: tuple(described.name for described in found) for part, found in parts.items()}
+
+
+def parameters(network: Network, part: str, tensors: Tensors) -> Tensors:
+    """Those of the tensors that are weights and biases of a part: of a unit, by its name, or of the `head`."""
+    return {name: tensors[name] for name in parameter_names(network)[part] if name in tensors}
+
+
+def parameter_count(network: Network) -> int:
+    """Number of trained figures: weights and biases of the units and of the classifier."""
+    return sum(math.prod(described.shape) for described in layers.tensors(network) if described.learnable)
+
+
+def input_name(index: int, source: Source) -> str:
+    """`unit2.above`: the input of the unit at `index` from that source."""
+    return f"{unit_name(index)}.{source}"
+
+
+def input_parameters(network: Network, index: int, source: Source) -> list[str]:
+    """Names of the weights and biases of a unit's input from that source."""
+    own = layers.unit_parameters(network, index)
+    return [described.name for described in own if described.layer and described.layer.source == source]
 
 
 def to_images(pixels: Tensor, network: Network, dtype: torch.dtype) -> Tensor:
     """uint8 pixels (N, C, H, W) -> standardised images of `dtype`."""
     x = (pixels.float() / 255 - network.image.mean) / network.image.std
     return x.to(dtype)
-
-
-def morphology(images: Tensor, elements: Tensor) -> Tensor:
-    """Images (N, C, H, W), each dilated or eroded by its element (N or 1, 1, k, k): `ffruntime/labels.py`."""
-    size, (h, w) = elements.shape[-1], images.shape[-2:]
-    r = size // 2
-    sign = elements[..., r : r + 1, r : r + 1]
-    highest = signed = sign * images  # an erosion is a dilation of −x
-    padded = F.pad(signed, (r, r, r, r), value=-math.inf)
-    for dy, dx in product(range(size), repeat=2):
-        member = elements[..., dy : dy + 1, dx : dx + 1] != 0  # (N, 1, 1, 1)
-        shifted = padded[..., dy : dy + h, dx : dx + w]
-        highest = torch.where(member, torch.maximum(highest, shifted), highest)
-    return sign * highest
 
 
 def embed(network: Network, tensors: Tensors, images: Tensor, patterns: Tensor) -> Tensor:
@@ -106,11 +112,6 @@ def embed_copies(network: Network, tensors: Tensors, images: Tensor, labels: Ten
     return embed(network, tensors, copies, tensors["labels.patterns"][labels.flatten()])
 
 
-def normalise_divisive(x: Tensor) -> Tensor:
-    """x / √(mean(x²)) over each sample's neurons, at any scale of x (Hinton, section 2)."""
-    return x * torch.rsqrt(mean_square(x) + EPS_DIVISIVE).to(x.dtype).view(-1, *[1] * (x.ndim - 1))
-
-
 def normalise(unit: Unit, prefix: str, tensors: Tensors, x: Tensor, training: bool) -> Tensor:
     """The unit's input as it asks for it. In training, batch statistics are taken and remembered."""
     kind = unit.inputs[0].normalise
@@ -118,22 +119,7 @@ def normalise(unit: Unit, prefix: str, tensors: Tensors, x: Tensor, training: bo
         return x
     if kind == "divisive":
         return normalise_divisive(x)
-    mean, var = tensors[f"{prefix}.below.mean"], tensors[f"{prefix}.below.var"]
-    if training and world() > 1:
-        return F.batch_norm(x, *_batch_statistics(x, mean, var), training=False, eps=EPS_BATCH)
-    return F.batch_norm(x, mean, var, training=training, momentum=BATCH_MOMENTUM, eps=EPS_BATCH)
-
-
-def _batch_statistics(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance per channel over the batches of all processes; the running ones are updated."""
-    wide = x.to(mean.dtype).transpose(0, 1).flatten(1)  # (C, N · …)
-    moments = torch.stack([wide.mean(1), wide.square().mean(1)])
-    average([moments])
-    count = wide.shape[1] * world()
-    now, spread = moments[0], moments[1] - moments[0].square()
-    mean.lerp_(now, BATCH_MOMENTUM)
-    var.lerp_(spread * count / (count - 1), BATCH_MOMENTUM)
-    return now, spread
+    return normalise_batch(x, tensors[f"{prefix}.below.mean"], tensors[f"{prefix}.below.var"], training)
 
 
 def preactivation(
@@ -147,9 +133,9 @@ def preactivation(
 
     An input of which there is neither takes no part.
     """
-    unit, name, parts = network.units[index], unit_name(index), []
+    unit, parts = network.units[index], []
     for inputs in unit.inputs:
-        path = f"{name}.{inputs.source}"
+        path = input_name(index, inputs.source)
         if path in known:
             parts.append(known[path])
         elif inputs.source in received:
@@ -157,7 +143,7 @@ def preactivation(
     x = functools.reduce(lambda x, part: x + part.reshape(x.shape), parts)
     *ops, _ = named_ops(unit)
     for short, op in ops:
-        x = apply_op(op, f"{name}.{short}", tensors, x)
+        x = apply_op(op, f"{unit_name(index)}.{short}", tensors, x)
     return x
 
 
@@ -177,59 +163,6 @@ def activation(
 ) -> Tensor:
     """A unit's activation from its normalised inputs, as `preactivation`."""
     return F.relu(preactivation(network, index, tensors, received, known))
-
-
-class _MeanSquare(torch.autograd.Function):
-    """Mean of squares per sample, summed in at least fp32, with a gradient that needs no fp32 copy of x."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x)
-        return _mean_square(x)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        (x,) = ctx.saved_tensors
-        return _scaled(x, gradient)
-
-
-def _mean_square(x: Tensor) -> Tensor:
-    accumulate = torch.float64 if x.dtype == torch.float64 else torch.float32
-    dims = tuple(range(1, x.ndim))
-    rows = len(x) if x.is_cuda else max(1, FP32_BLOCK // x[0].numel())
-    norms = [torch.linalg.vector_norm(part, dim=dims, dtype=accumulate) for part in x.split(rows)]
-    return torch.cat(norms).square() / x[0].numel()
-
-
-def _scaled(x: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient (N,) of the mean of squares -> that of x (N, …)."""
-    return x * (gradient * (2 / x[0].numel())).to(x.dtype).view(-1, *[1] * (x.ndim - 1))
-
-
-def mean_square(x: Tensor) -> Tensor:
-    """Goodness of activations (N, …) -> (N,): the mean of their squares, in float32 (float64 for float64)."""
-    result: Tensor = _MeanSquare.apply(x)
-    return result
-
-
-class _ReluGoodness(torch.autograd.Function):
-    """ReLU, in place, and mean of squares; the gradient, (2 / N) · y, is zero where the ReLU is."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x.relu_())
-        return _mean_square(x)
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        (y,) = ctx.saved_tensors
-        return _scaled(y, gradient)
-
-
-def relu_goodness(x: Tensor) -> Tensor:
-    """Pre-activations (N, …), which become the activations -> their goodness (N,)."""
-    goodness: Tensor = _ReluGoodness.apply(x)
-    return goodness
 
 
 def total_goodness(network: Network, goodness: Tensor) -> Tensor:
@@ -314,7 +247,7 @@ def constants(network: Network, tensors: Tensors, x: Tensor, patterns: Tensor) -
     result = {}
     for (index, inputs), given in zip(constant_inputs(network), (x, patterns), strict=True):
         given = normalise_divisive(given) if inputs.normalise == "divisive" else given
-        path = f"{unit_name(index)}.{inputs.source}"
+        path = input_name(index, inputs.source)
         result[path] = apply_ops(inputs, path, tensors, given)
     return result
 

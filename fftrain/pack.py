@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from pathlib import Path
 
@@ -12,20 +13,24 @@ from torch import Tensor
 
 from ffruntime import __version__
 from ffruntime.core.architecture import Network, unit_name
+from ffruntime.core.bundle import CALIBRATION, HELD_BACK, REPLAY, Bundle, write_bundle
 from ffruntime.core.data import Examples
-from ffruntime.core.manifest import EXEMPLARS, FORMAT, GOLDEN, WEIGHTS, Accuracies, Manifest, Training
-from ffruntime.core.transition import write
+from ffruntime.core.errors import UsageError
+from ffruntime.core.layers import unit_parameters
+from ffruntime.core.learning import Hybrids, Learning, PairLoss
+from ffruntime.core.manifest import EXEMPLARS, FORMAT, GOLDEN, MANIFEST, WEIGHTS, Accuracies, Manifest, Training
 
 from . import network as net
-from .gradient import local_gradient
-from .hybrid import hybrids
-from .operations import Tensors
-from .recipe import Hybrids, Learning, PairLoss, learning_of
-from .train import Run
+from .checkpoint import checkpoint_path
+from .epoch import hybrids
+from .functional import Tensors
+from .recipe import learning_of
+from .run import Run
+from .step import local_gradient
 
 GOLDEN_IMAGES = 16
 EXEMPLAR_IMAGES = 500
-PARTS = (200, 200, 100)  # of the exemplars: calibration (0), replay (1), held back (2)
+PARTS = {CALIBRATION: 200, REPLAY: 200, HELD_BACK: 100}  # of the exemplars
 
 
 def pick_balanced(split: Examples, count: int, seed: int) -> Tensor:
@@ -42,7 +47,7 @@ def pick_balanced(split: Examples, count: int, seed: int) -> Tensor:
 def exemplars(train: Examples, seed: int) -> Tensors:
     """Training images as uint8, in three disjoint parts (`docs/bundle.md`)."""
     chosen = pick_balanced(train, EXEMPLAR_IMAGES, seed)
-    part = torch.repeat_interleave(torch.arange(3, dtype=torch.uint8), torch.tensor(PARTS))
+    part = torch.repeat_interleave(torch.tensor(list(PARTS), dtype=torch.uint8), torch.tensor([*PARTS.values()]))
     if len(chosen) < EXEMPLAR_IMAGES:  # a small data set: the same proportions
         part = part[torch.linspace(0, EXEMPLAR_IMAGES - 1, len(chosen)).round().long()]
     return {"images": train.pixels[chosen], "labels": train.labels[chosen], "part": part}
@@ -78,7 +83,7 @@ def golden(
     gradients: Tensors = {}
     if learning:
         trained = [i for i, unit in enumerate(network.units) if unit.trained]
-        index = min(trained, key=lambda i: sum(t.numel() for t in net.parameters(unit_name(i), exact).values()))
+        index = min(trained, key=lambda i: sum(math.prod(t.shape) for t in unit_parameters(network, i)))
         gradients = golden_gradient(network, exact, index, x, learning.loss)
     return {
         "images": pixels,
@@ -101,9 +106,7 @@ def golden_gradient(network: Network, tensors: Tensors, index: int, x: Tensor, l
     return local_gradient(network, index, tensors, {"below": x}, loss)[0]
 
 
-def write_bundle(
-    out: Path, run: Run, recipe_name: str, device: str, precision: str, accuracy: Accuracies
-) -> Manifest:
+def pack_run(out: Path, run: Run, recipe_name: str, device: str, precision: str, accuracy: Accuracies) -> Bundle:
     """Write the bundle of a run that has ended. Raises `StorageError`, with what was at `out` unchanged."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in run.tensors.items()}
     classes = run.dataset.classes
@@ -135,7 +138,7 @@ def write_bundle(
         learning=learning_of(run.recipe),
     )
     vectors = golden(run.network, tensors, run.dataset.train, len(classes), manifest.learning, run.seed)
-    return write(
+    return write_bundle(
         out,
         manifest,
         {
@@ -146,6 +149,23 @@ def write_bundle(
     )
 
 
-def parameter_count(tensors: Tensors) -> int:
-    """Number of trained figures: weights and biases of the units and of the classifier."""
-    return sum(t.numel() for n, t in tensors.items() if n.endswith((".weight", ".bias")))
+def check_target(target: Path, resume: bool, force: bool) -> None:
+    """Raise `UsageError` where a bundle at `target` would replace what the user may want to keep."""
+    if resume and force:
+        raise UsageError("--resume and --force exclude each other")
+    if not target.name:
+        raise UsageError(f"--out {target}: is no name for a bundle; choose another")
+    checkpoint = checkpoint_path(target)
+    if target.exists() and not (target / MANIFEST).exists():
+        ours = {WEIGHTS, GOLDEN, EXEMPLARS}  # what a first write that was cut short leaves
+        if not target.is_dir() or any(f.name not in ours and not f.name.endswith(".new") for f in target.iterdir()):
+            raise UsageError(f"--out {target}: exists and is no model bundle; choose another name")
+    if resume:
+        if not checkpoint.exists():
+            raise UsageError(f"--resume: there is no {checkpoint}; leave the option out to start anew")
+    elif force:
+        return  # the new run's first checkpoint replaces the old one, its bundle the old bundle
+    elif checkpoint.exists():
+        raise UsageError(f"{checkpoint}: a run was interrupted; --resume goes on with it, --force starts again")
+    elif (target / MANIFEST).exists():
+        raise UsageError(f"{target}: there is a model already; --force replaces it, --out NAME keeps both")

@@ -1,27 +1,74 @@
-"""A run's report as one self-contained page: what `report.html.jinja` shows, prepared."""
+"""A run's report beside its bundle: the figures as JSON, and one self-contained page that shows them."""
 
 from __future__ import annotations
 
 import base64
 import json
 import math
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ffruntime.core.architecture import Local, Network, embedded_shape, unit_name
-from ffruntime.core.layers import unit_layers
-from ffruntime.core.manifest import Manifest
+from ffruntime.core.architecture import Conv, Network, embedded_shape, unit_name
+from ffruntime.core.bundle import Bundle
+from ffruntime.core.durable import write_atomically
+from ffruntime.core.errors import BundleError
+from ffruntime.core.layers import unit_parameters
+from ffruntime.core.manifest import WEIGHTS, Manifest
 
-from .confusion import WIDEST, most_confused
+from .dataset import Dataset
 from .display import duration, percent
-from .plots import confusion_png, curves_svg, grey_png, mosaic, reliability_svg, signed_png
-from .report import Figures
+from .drawing import confusion_png, curves_svg, grey_png, mosaic, reliability_svg, signed_png
+from .evaluation import WIDEST, Scores, most_confused
+from .figures import Figures, collect
 
 PAIRS = 8  # of the most confused classes, for each mode
 PATTERNS = 48  # that are drawn, and filters
 FILTERS = 64
+
+
+def report_paths(bundle: Path) -> tuple[Path, Path]:
+    """Where the page and the figures of a bundle lie."""
+    return bundle.with_name(f"{bundle.name}.report.html"), bundle.with_name(f"{bundle.name}.report.json")
+
+
+def write_report(bundle: Path, dataset: Dataset, scores: dict[str, Scores]) -> Path:
+    """Write figures and page beside the bundle at that path, which is complete; return the page's path.
+
+    `scores` are those that the final evaluation made, by split; none for an untrained network. Raises
+    `StorageError`.
+    """
+    opened = Bundle(bundle)
+    figures = collect(opened.manifest, dataset, scores)
+    page, file = report_paths(bundle)
+    write_atomically(file, msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
+    _write_page(page, opened, figures)
+    return page
+
+
+def rewrite_page(bundle: Path, page: Path | None) -> Path:
+    """Draw the page again from a bundle and the figures beside it. Raises `BundleError` where they do not match."""
+    opened = Bundle(bundle)
+    default, file = report_paths(bundle)
+    try:
+        figures = msgspec.json.decode(file.read_bytes(), type=Figures)
+    except FileNotFoundError as error:
+        raise BundleError(f"{file}: missing; a training run writes it beside its bundle") from error
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{file}: damaged: {error}") from error
+    if figures.weights != opened.manifest.files[WEIGHTS].sha256:
+        raise BundleError(f"{file}: is about other weights than those of {bundle}")
+    _write_page(page or default, opened, figures)
+    return page or default
+
+
+def _write_page(page: Path, bundle: Bundle, figures: Figures) -> None:
+    write_atomically(page, render(bundle.path.name, bundle.manifest, bundle.weights(), figures).encode())
 
 
 def render(title: str, manifest: Manifest, weights: dict[str, np.ndarray], figures: Figures) -> str:
@@ -143,19 +190,19 @@ def patterns(manifest: Manifest, weights: dict[str, np.ndarray]) -> list[tuple[s
 
 def filters(network: Network, weights: dict[str, np.ndarray]) -> list[tuple[str, bytes]]:
     """What the first unit's first weights look for from below: a picture for every channel, `FILTERS` at most."""
-    for layer in unit_layers(network, 0):
-        weight = weights.get(f"{layer.name}.weight")
-        if weight is not None and layer.from_below:
-            if isinstance(layer.op, Local):
-                weight = weight.reshape(-1, *weight.shape[3:])  # those of every position
-            tiles = weight[:FILTERS].reshape(
-                -1, layer.before[0], *(weight.shape[2:] or layer.before[1:])
-            )  # (out, C, h, w)
-            most = float(np.abs(tiles).max())
-            return [
-                (channel, signed_png(mosaic(tiles[:, index]), most))
-                for index, channel in enumerate(_channels(network))
-            ]
+    for tensor in unit_parameters(network, 0):
+        layer = tensor.layer
+        if layer is None or tensor.role != "weight" or not layer.from_below:
+            continue
+        weight, sides = weights[tensor.name], layer.before[1:]
+        if isinstance(layer.op, Conv):
+            sides = (layer.op.kernel, layer.op.kernel)
+        channels = layer.before[0]
+        tiles = weight.reshape(-1, channels, *sides)[:FILTERS]  # (out, C, h, w); of a local one, of every position
+        most = float(np.abs(tiles).max())
+        return [
+            (channel, signed_png(mosaic(tiles[:, index]), most)) for index, channel in enumerate(_channels(network))
+        ]
     return []
 
 

@@ -23,20 +23,8 @@ from ffruntime.core.architecture import (
 )
 from ffruntime.core.devices import read_toml
 from ffruntime.core.errors import FFError, UsageError, unknown
-from ffruntime.core.learning import (  # noqa: F401
-    Augment,
-    CrossEntropy,
-    Hybrids,
-    Learning,
-    Loss,
-    PairLoss,
-    PositiveFloat,
-    Ratio,
-    Symmetric,
-    Threshold,
-    WrongLabels,
-)
-from ffruntime.core.transition import unit_parameters
+from ffruntime.core.layers import unit_parameters
+from ffruntime.core.learning import Augment, CrossEntropy, Hybrids, Learning, Loss, PositiveFloat, WrongLabels
 
 from .override import Override, set_fields
 
@@ -65,7 +53,7 @@ class RandomPatterns(Struct, frozen=True, forbid_unknown_fields=True, tag_field=
 
 
 class Morphology(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="morphology"):
-    """The image itself, eroded or dilated by an element of the label's own (`fftrain/labels.py` defines them)."""
+    """The image itself, eroded or dilated by an element of the label's own (`fftrain/patterns.py` defines them)."""
 
     intensity: Share = 0.35  # K: the share of the eroded or dilated image in the sum
     size: Annotated[int, Meta(ge=3, le=31)] = 5  # pixels a side of the element; odd
@@ -109,7 +97,7 @@ class Negatives(Struct, frozen=True, forbid_unknown_fields=True):
     times its own log-goodness, summed over the scored units, which costs a pass for every label. The others are
     drawn uniformly from all patterns but the right one, the spare ones included.
 
-    Without labels in the images, negatives are `hybrid` (Hinton, section 3.2; `fftrain/hybrid.py`): two images
+    Without labels in the images, negatives are `hybrid` (Hinton, section 3.2; `fftrain/epoch.py`): two images
     through a mask of random bits, which is blurred `blur` times (how often is unstated).
     """
 
@@ -122,8 +110,8 @@ class Negatives(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Peer(Struct, frozen=True, forbid_unknown_fields=True):
-    """Peer normalisation (Hinton, section 2; `fftrain/peer.py`): its `weight` in a unit's loss, 0 for none, and the
-    share of the running mean that a step keeps."""
+    """Peer normalisation (Hinton, section 2; `peer_term` in `fftrain/step.py`): its `weight` in a unit's loss, 0
+    for none, and the share of the running mean that a step keeps."""
 
     weight: Annotated[float, Meta(ge=0)] = 0.0
     decay: Annotated[float, Meta(ge=0, lt=1)] = 0.9

@@ -1,4 +1,5 @@
-"""A sweep's trials in an Optuna storage: shared by several processes and machines, and kept when they end.
+"""A sweep: the points that a grid or a search tries, and their trials in an Optuna storage, which several processes
+and machines share and which is kept when they end.
 
 Every point of a sweep is a waiting trial that any process may take. A trial whose process was interrupted or has
 died is put back under a new number, with what it has; its checkpoint is where it was. Two processes that plan the
@@ -7,19 +8,23 @@ same sweep at once may plan a point twice: of two trials of one point the one wi
 
 from __future__ import annotations
 
+import itertools
+import json
+import math
 import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import optuna
 from filelock import FileLock, Timeout
+from msgspec import Struct
 from optuna.exceptions import (
     DuplicatedStudyError,
     ExperimentalWarning,
@@ -33,13 +38,93 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ffruntime.core.errors import UsageError, unknown
 
-from .sweep import Point, Range, Result, Space
+from .override import parse_override, parse_value
 
 BEAT_SECONDS = 60.0
 DEAD_SECONDS = 15 * BEAT_SECONDS  # without a beat, a process on another machine has died
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.simplefilter("ignore", ExperimentalWarning)
+
+
+# What is tried
+
+
+class Range(Struct, frozen=True):
+    """All numbers from `low` to `high`, both included; whole numbers where both are. `log`: evenly by ratio."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+Space: TypeAlias = dict[str, "Range | tuple[Any, ...]"]  # what a search draws each field from
+
+
+class Point(Struct, frozen=True):
+    """One trial that is to be made. `values` by field; a search has none before the trial begins."""
+
+    key: str
+    values: dict[str, Any] | None
+    seeds: tuple[int, ...]
+
+
+class Result(Struct, frozen=True):
+    """What a trial gave: accuracy on the validation images by inference mode, one for each seed."""
+
+    values: dict[str, Any]
+    accuracy: dict[str, tuple[float, ...]]
+
+
+def parse_grid(text: str) -> tuple[str, tuple[Any, ...]]:
+    """`FIELD=A,B,C` -> (field, values). Raises `UsageError`."""
+    field, _ = parse_override(text)
+    listed = text.partition("=")[2]
+    values = parse_value(f"[{listed}]")
+    if not isinstance(values, list):  # not all of them are TOML
+        values = [parse_value(part) for part in listed.split(",")]
+    if not values or "" in values:
+        raise UsageError(f"--grid {text}: expected FIELD=VALUE,VALUE,…, such as schedule.batch=25,50")
+    return field, tuple(values)
+
+
+def parse_search(text: str) -> tuple[str, Range | tuple[Any, ...]]:
+    """`FIELD=LOW..HIGH[:log]` or `FIELD=A,B,C` -> (field, what to draw from). Raises `UsageError`."""
+    field, values = parse_grid(text)
+    bounds, _, scale = text.partition("=")[2].partition(":")
+    low, dots, high = bounds.partition("..")
+    if not dots:
+        if any(isinstance(value, dict | list) for value in values):
+            raise UsageError(f"--search {text}: expected numbers, strings or true and false to choose from")
+        return field, values
+    try:
+        whole = low.strip().lstrip("+-").isdecimal() and high.strip().lstrip("+-").isdecimal()
+        number = int if whole else float
+        found = Range(number(low), number(high), scale == "log")
+    except ValueError as error:
+        raise UsageError(f"--search {text}: {error}") from error
+    finite = -math.inf < found.low < found.high < math.inf
+    if scale not in ("", "log") or not finite or (found.log and found.low <= 0):
+        raise UsageError(f"--search {text}: expected FIELD=LOW..HIGH or FIELD=LOW..HIGH:log, with 0 < LOW for log")
+    return field, found
+
+
+def grid_points(grid: Mapping[str, Sequence[Any]], seeds: int) -> list[Point]:
+    """Every combination of the values, each with every seed from 0 on; the first field changes slowest."""
+    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+    return [
+        Point(f"{json.dumps(values, sort_keys=True)} seed {seed}", values, (seed,))
+        for values in combinations
+        for seed in range(seeds)
+    ]
+
+
+def search_points(trials: int, seeds: int) -> list[Point]:
+    """So many trials; each is the mean over its seeds, which the sampler then sees."""
+    return [Point(f"trial {number}", None, tuple(range(seeds))) for number in range(trials)]
+
+
+# Trials in a storage
 
 
 def open_storage(url: str, create: bool) -> BaseStorage:
@@ -99,12 +184,12 @@ def working(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Within it, no other process that works in `folder` plans or takes trials; SQLite would let two take one."""
+    """Within it, no other process that works in `folder` adds or takes trials; SQLite would let two take one."""
     with FileLock(folder / "plan.lock"):
         yield
 
 
-def plan(study: optuna.Study, points: Iterable[Point]) -> None:
+def add_points(study: optuna.Study, points: Iterable[Point]) -> None:
     """Add the points that the study does not have yet, to be run by whoever comes first."""
     planned = {trial.user_attrs["point"] for trial in _trials(study)}
     for point in points:
@@ -151,7 +236,7 @@ def complete(study: optuna.Study, trial: Trial, objective: str) -> None:
     study.tell(trial, fmean(run.get(objective, run.get("classifier")) for run in trial.user_attrs["runs"]))
 
 
-def draw(trial: Trial, space: Space) -> dict[str, Any]:
+def draw_values(trial: Trial, space: Space) -> dict[str, Any]:
     """Values for a search's trial, by TPE (Bergstra et al. 2011, as Optuna has it)."""
     return {field: _suggest(trial, field, choice) for field, choice in space.items()}
 
@@ -180,7 +265,7 @@ def results(study: optuna.Study) -> list[Result]:
     return found
 
 
-def count(study: optuna.Study) -> tuple[int, int]:
+def count_points(study: optuna.Study) -> tuple[int, int]:
     """(points that are done, points that are planned)."""
     trials = _trials(study)
     done = {trial.user_attrs["point"] for trial in trials if trial.state == TrialState.COMPLETE}

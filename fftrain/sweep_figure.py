@@ -12,14 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from .plots import OKABE_ITO
-from .sweep import Row, is_number, show_value, show_values
+from .drawing import OKABE_ITO
+from .sweep_table import SweepRow, is_number, show_value, show_values
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # as many lines can be told apart as colours times markers
 TITLES = {"classifier": "linear classifier", "goodness": "goodness"}
 
 
-def draw(rows: Sequence[Row], x: str, others: Sequence[str] | None) -> Figure:
+def draw_sweep(rows: Sequence[SweepRow], x: str, others: Sequence[str] | None) -> Figure:
     """Two panels, by the linear classifier and by goodness, with bars of one standard deviation over the seeds.
 
     `x` is the swept field on the axis; the points of a line have the fields `others` in common. None draws points
@@ -39,11 +39,11 @@ def draw(rows: Sequence[Row], x: str, others: Sequence[str] | None) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, rows: Sequence[Row], mode: str, x: str, others: Sequence[str] | None) -> None:
+def _panel(axes: Axes, rows: Sequence[SweepRow], mode: str, x: str, others: Sequence[str] | None) -> None:
     values: list[Any] = [row.values.get(x) for row in rows]
     names = list(dict.fromkeys(map(show_value, values)))
     numeric = all(map(is_number, values))
-    lines: dict[str, list[Row]] = {}
+    lines: dict[str, list[SweepRow]] = {}
     for row in rows:
         lines.setdefault(show_values({field: row.values.get(field) for field in others or ()}), []).append(row)
     for number, (label, line) in enumerate(lines.items()):
@@ -68,14 +68,14 @@ def _panel(axes: Axes, rows: Sequence[Row], mode: str, x: str, others: Sequence[
         axes.minorticks_off()
 
 
-def to_png(figure: Figure) -> bytes:
+def sweep_png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=150)
     return data.getvalue()
 
 
-def to_html(figure: Figure, title: str, lines: Sequence[Sequence[str]]) -> bytes:
+def sweep_html(figure: Figure, title: str, lines: Sequence[Sequence[str]]) -> bytes:
     """A page of its own: the table and the figure, as SVG; nothing is loaded from elsewhere."""
     svg = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "ffedge"}):

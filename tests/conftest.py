@@ -22,11 +22,11 @@ from PIL import Image
 
 from ffexport.export import export_onnx
 from ffruntime.core.data import data_directory
-from fftrain.data import Dataset, load_dataset
-from fftrain.evaluate import accuracy
-from fftrain.pack import write_bundle
+from fftrain.dataset import Dataset, load_dataset
+from fftrain.evaluation import accuracy
+from fftrain.pack import pack_run
 from fftrain.recipe import Recipe, load_recipe
-from fftrain.train import Run, start, train
+from fftrain.run import Run, start, train
 
 settings.register_profile("ffedge", deadline=None)  # no test asserts a time
 settings.load_profile("ffedge")
@@ -70,7 +70,7 @@ def exported(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path
         trained_run.dataset.validation.pixels[:200], trained_run.dataset.validation.labels[:200]
     )
     measured = accuracy(trained_run.network, trained_run.tensors, part, 10, torch.float32)
-    write_bundle(path, trained_run, "tiny", "cpu", "fp32", {"validation": measured})
+    pack_run(path, trained_run, "tiny", "cpu", "fp32", {"validation": measured})
     export_onnx(path)
     return path
 

@@ -22,10 +22,10 @@ import pytest
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
 
-from fftrain.data import Dataset
-from fftrain.pack import write_bundle
+from fftrain.dataset import Dataset
+from fftrain.pack import pack_run
 from fftrain.recipe import Recipe, load_recipe, with_epochs
-from fftrain.train import start
+from fftrain.run import start
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "bundle.md"
 RECIPE = DOCUMENT.with_name("recipe.md")  # what of the manifest is for information
@@ -233,7 +233,7 @@ def test_goodness_with_other_placements(
     plain["network"] |= {"placement": placement, "normalise": "range"}
     plain["patterns"] = {"kind": "fourier" if placement == "add" else "morphology"}
     run = start(msgspec.convert(plain, Recipe), dataset, 0, torch.device("cpu"), torch.float32)
-    write_bundle(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
+    pack_run(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
     weights = read_safetensors(tmp_path / "model.ff" / "weights.safetensors")
     assert "labels.keep" in weights
     check_goodness(
@@ -253,7 +253,7 @@ def test_goodness_of_locally_connected_units(dataset: Dataset, tiny_recipe: Reci
     ]
     run = start(msgspec.convert(plain, Recipe), dataset, 0, torch.device("cpu"), torch.float32)
     run.tensors["unit2.local1.bias"] += torch.rand(3, 7, 7)
-    write_bundle(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
+    pack_run(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
     weights = read_safetensors(tmp_path / "model.ff" / "weights.safetensors")
     assert {name: weights[name].shape for name in weights if "local" in name} == {
         "unit2.local1.weight": (7, 7, 3, 16, 3, 3),
@@ -304,7 +304,7 @@ def test_goodness_of_recurrent_networks(goodness: str, dataset: Dataset, tmp_pat
     for name, tensor in run.tensors.items():
         if name.endswith(".bias"):
             tensor += torch.rand(tensor.shape)
-    write_bundle(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
+    pack_run(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
     manifest, golden = (
         read_manifest(tmp_path / "model.ff"),
         read_safetensors(tmp_path / "model.ff/golden.safetensors"),
@@ -351,7 +351,7 @@ def test_gradient_is_the_slope_of_the_documented_loss(manifest: Json, weights: T
 def test_gradient_where_negatives_are_hybrid_images(dataset: Dataset, tmp_path: Path) -> None:
     recipe = load_recipe("hinton-unsupervised", [("network.units.*.ops.0.out", 12)])
     run = start(with_epochs(recipe, 0), dataset, 0, torch.device("cpu"), torch.float32)
-    write_bundle(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
+    pack_run(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
     manifest = read_manifest(tmp_path / "model.ff")
     weights, golden = (
         read_safetensors(tmp_path / f"model.ff/{name}.safetensors") for name in ("weights", "golden")

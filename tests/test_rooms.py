@@ -93,5 +93,7 @@ def test_no_import_runs_in_a_circle() -> None:
 
 
 def test_every_file_can_be_read_in_one_sitting() -> None:
-    long = {module: count for module, file in MODULES.items() if (count := len(file.read_text().splitlines())) > 400}
+    long = {
+        module: count for module, file in MODULES.items() if (count := len(file.read_text().splitlines())) > 400
+    }
     assert not long

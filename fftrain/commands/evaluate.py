@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +12,13 @@ import click
 
 from ffruntime.core.errors import unknown
 
-from .common import import_torch, say
+from ..display import evaluation_bar, percent, say
+from .shared import data_option, device_option, import_torch, json_option, model_argument, threads_option
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..evaluate import Measured, Scores
+    from ..evaluation import Measured, Scores
 
 EPILOG = """\b
 Examples:
@@ -33,7 +32,7 @@ Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bund
 
 
 @click.command(epilog=EPILOG)
-@click.argument("model", metavar="[MODEL]", envvar="FF_MODEL", default="model.ff")
+@model_argument
 @click.option(
     "--split",
     type=click.Choice(["validation", "test", "train"]),
@@ -41,7 +40,7 @@ Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bund
     show_default=True,
     help="The test images are read only when they are asked for.",
 )
-@click.option("--data", metavar="DIR", help="Where the data set lies or goes; default: $FF_DATA, else the cache.")
+@data_option
 @click.option(
     "--mode",
     type=click.Choice(["goodness", "classifier", "both"]),
@@ -50,9 +49,9 @@ Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bund
     help="By the goodness of every label, by the linear classifier, or all that the model was trained for.",
 )
 @click.option("--csv", "csv_file", metavar="FILE", help="Write a row for every image.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@device_option
+@threads_option
+@json_option
 def evaluate(
     model: str,
     split: str,
@@ -68,26 +67,26 @@ def evaluate(
     A confidence is softmax(score / T). T is one number for each mode, fitted on the validation images.
     """
     torch = import_torch(threads)
+    from ffruntime.core.bundle import Bundle
     from ffruntime.core.durable import write_atomically
-    from ffruntime.core.transition import read_manifest
 
-    from ..data import load_for_manifest, on_device
-    from ..evaluate import load_tensors, measure, passes, predict, temperatures
+    from ..dataset import load_for_manifest, on_device
+    from ..evaluation import load_tensors, measure, passes, predict, temperatures
     from ..hardware import compute_exactly, find_hardware
 
-    path = Path(model)
-    manifest = read_manifest(path)
+    bundle = Bundle(model)
+    manifest = bundle.manifest
     if mode != "both" and mode not in manifest.modes:
         raise unknown("mode of this model", mode, manifest.modes)
     modes = manifest.modes if mode == "both" else (mode,)
     where = torch.device(find_hardware(device).device)
     compute_exactly()
-    tensors = load_tensors(path, manifest, where)
+    tensors = load_tensors(bundle, where)
     dataset = load_for_manifest(manifest, data)
     parts = {name: on_device(getattr(dataset, name), where) for name in {"validation": None, split: None}}
     classes = len(manifest.classes)
     total = sum(passes(len(part.labels), classes, modes) for part in parts.values())
-    with _bar(total) as advance:
+    with evaluation_bar(total) as advance:
         scores = {
             name: predict(manifest.network, tensors, part, classes, modes=modes, advance=advance)
             for name, part in parts.items()
@@ -107,29 +106,11 @@ def evaluate(
             click.echo(_text(name, images, split, result, manifest.classes))
 
 
-@contextmanager
-def _bar(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with the time left, on stderr, while passes through the network are made."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("evaluating"),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda made: bar.advance(task, made)
-
-
 def csv_rows(scores: Scores, labels: np.ndarray, fitted: dict[str, float], classes: tuple[str, ...]) -> str:
     """A row for every image: its index in the split, its class, and for each mode the answer and all scores."""
     import numpy as np
 
-    from ..calibration import confidences
+    from ..evaluation import confidences
 
     per_mode = ("predicted", "confidence", "margin", "correct", *(f"score_{name}" for name in classes))
     header = ["index", "true", *(f"{mode}_{column}" for mode in scores for column in per_mode)]
@@ -172,8 +153,7 @@ def _json(
 def _text(mode: str, images: str, split: str, measured: Measured, classes: tuple[str, ...]) -> str:
     import numpy as np
 
-    from ..confusion import confusion_table
-    from ..display import percent
+    from ..evaluation import confusion_table
 
     sample = "in-sample: fitted on these images" if split == "validation" else "fitted on the validation images"
     return (

@@ -12,15 +12,15 @@ import click
 
 from ffruntime.core.errors import UsageError, unknown
 
-from .common import import_torch, say
-from .train import data_option
+from ..display import say
+from .shared import data_option, import_torch
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from ..plots import Explained
-    from ..saliency import UnitMap
+    from ..activation_maps import UnitMap
+    from ..drawing import Explained
 
 EPILOG = """\b
 Examples:
@@ -93,22 +93,22 @@ def accuracy_differential(
 ) -> None:
     """Accuracy-differential saliency of a bundle, over the first validation images."""
     torch = import_torch()
+    from ffruntime.core.bundle import Bundle
     from ffruntime.core.durable import write_atomically
-    from ffruntime.core.transition import read_manifest
     from ffruntime.saliency import explain_accuracy, picture, steps, to_json, to_lines
 
-    from ..data import load_for_manifest
-    from ..evaluate import SCORES, load_tensors
+    from ..dataset import load_for_manifest
+    from ..evaluation import SCORES, load_tensors
 
-    path = Path(model)
-    manifest = read_manifest(path)
+    bundle = Bundle(model)
+    manifest = bundle.manifest
     chosen = mode or manifest.modes[0]
     if chosen not in manifest.modes:
         raise unknown("mode", chosen, manifest.modes)
-    network, tensors = manifest.network, load_tensors(path, manifest, torch.device("cpu"))
+    network, tensors = manifest.network, load_tensors(bundle, torch.device("cpu"))
     validation = load_for_manifest(manifest, data).validation
     images, labels = (x[:count].numpy() for x in (validation.pixels, validation.labels))
-    target = Path(out) if out else Path(f"{path.stem}.ads.png")
+    target = Path(out) if out else Path(f"{bundle.path.stem}.ads.png")
 
     def predict(x: np.ndarray) -> np.ndarray:
         scores: np.ndarray = SCORES[chosen](network, tensors, torch.from_numpy(x), len(manifest.classes)).numpy()
@@ -129,23 +129,25 @@ def class_activation(
 ) -> None:
     """Class activation maps of one image."""
     torch = import_torch()
+    from ffruntime.core.bundle import Bundle
     from ffruntime.core.durable import write_atomically
     from ffruntime.model import Model
 
-    from ..evaluate import classifier_scores, load_tensors
+    from ..activation_maps import class_activation_maps
+    from ..drawing import explanation_png
+    from ..evaluation import classifier_scores, load_tensors
     from ..network import to_images
-    from ..plots import explanation_png
-    from ..saliency import class_activation_maps
 
-    runtime = Model(model, state=False)  # its weights are read below
-    manifest = runtime.manifest
+    bundle = Bundle(model)
+    runtime = Model(model, state=False)  # reads the picture; its weights are read below
+    manifest = bundle.manifest
     network, classes = manifest.network, manifest.classes
     if "classifier" not in manifest.modes:
         raise UsageError(f"{model}: was trained without a linear classifier, which class activation maps read")
     if label is not None and label not in classes:
         raise unknown("class", label, classes)
     pixels = runtime.read(image, not no_preprocess)
-    tensors = load_tensors(runtime.path, manifest, torch.device("cpu"))
+    tensors = load_tensors(bundle, torch.device("cpu"))
     images = torch.tensor(pixels)[None]
     logits = classifier_scores(network, tensors, images, len(classes))[0]
     chosen = _two_labels(logits, None if label is None else classes.index(label))
@@ -183,8 +185,8 @@ def _two_labels(logits: Tensor, asked: int | None) -> list[int]:
 
 
 def _row(name: str, logit: float, maps: list[UnitMap], size: tuple[int, ...]) -> Explained:
-    from ..plots import Explained
-    from ..saliency import on_image, together
+    from ..activation_maps import on_image, together
+    from ..drawing import Explained
 
     spatial = [m for m in maps if m.map is not None]
     drawn = {m.unit: on_image(m, *size)[0].numpy() for m in spatial}

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from msgspec import Struct
 
-from ffruntime.core.errors import FFError, MissingExtra, StorageError, UsageError
+from ffruntime.core.errors import FFError, StorageError, UsageError
 
-from .common import import_torch, say, stop_on_signal
+from ..display import say, stop_on_signal
+from .shared import data_option, device_option, import_extra, import_torch, offline_option, threads_option
 
 if TYPE_CHECKING:
     import optuna
-    import torch
-    from optuna.trial import Trial
 
-    from ..data import Dataset
     from ..recipe import Recipe
-    from ..sweep import Row, Space
+    from ..sweep_table import SweepRow
 
 RUN_EPILOG = """\b
 Examples:
@@ -45,13 +40,6 @@ Examples:
   fftrain sweep show --study widths
   fftrain sweep show --study widths --rows patterns.set --out widths.png
   fftrain sweep show --study rate --rows schedule.lr --out rate.html --csv > rate.csv"""
-
-
-def _import_optuna() -> None:
-    try:
-        import optuna  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra("optuna", "train") from error
 
 
 storage_option = click.option(
@@ -96,10 +84,10 @@ def sweep() -> None:
 @storage_option
 @study_option
 @click.option("--work", metavar="DIR", default="sweeps", show_default=True, help="Where trials' checkpoints go.")
-@click.option("--data", metavar="DIR", help="Where the data set lies or goes; default: $FF_DATA, else the cache.")
-@click.option("--offline", is_flag=True, help="Use the offline sample of real MNIST; needs no network.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
+@data_option
+@offline_option
+@device_option
+@threads_option
 def run(
     dataset: str,
     recipe: str | None,
@@ -126,15 +114,26 @@ def run(
     what a sweep is for is chosen on the validation images.
     """
     torch = import_torch(threads)
-    _import_optuna()
+    import_extra("optuna")
     from msgspec import to_builtins
     from optuna.exceptions import StorageInternalError
 
     from ..hardware import compute_exactly, default_recipe, find_hardware
     from ..override import parse_override
     from ..recipe import load_recipe
-    from ..study import alone, make_study, open_storage, plan, working
-    from ..sweep import Range, grid_points, parse_grid, parse_search, search_points
+    from ..study import (
+        Range,
+        add_points,
+        alone,
+        grid_points,
+        make_study,
+        open_storage,
+        parse_grid,
+        parse_search,
+        search_points,
+        working,
+    )
+    from ..trials import Sweeping, load_some, run_trials
 
     grid, space = dict(map(parse_grid, grids)), dict(map(parse_search, searches))
     if bool(grid) == bool(space):
@@ -153,7 +152,7 @@ def run(
     ends = [{f: (c.low, c.high)[i] if isinstance(c, Range) else c[-i] for f, c in space.items()} for i in (0, 1)]
     for values in [point.values for point in points if point.values is not None] + ends:
         resolve(values)  # a field that there is not is said before the work
-    images = _load(dataset, data, offline, train_images, validation_images)
+    images = load_some(dataset, data, offline, train_images, validation_images)
     common = {
         "recipe": overrides if "recipe" in {**grid, **space} else to_builtins(resolve({})),
         "data set": images.source.source,
@@ -166,11 +165,11 @@ def run(
     with working(folder) as worker, stop_on_signal() as stop:
         with alone(folder):
             found = make_study(open_storage(storage, create=True), study, common)
-            plan(found, points)
+            add_points(found, points)
         where, dtype = torch.device(hardware.device), hardware.dtype
         sweeping = Sweeping(found, folder, worker, images, resolve, space, objective, where, dtype, stop)
         try:
-            _run_trials(sweeping)
+            run_trials(sweeping)
         except KeyboardInterrupt:
             say("what is done is kept, the trial under way too; the same command goes on with it")
             raise
@@ -179,133 +178,10 @@ def run(
     _say_how_it_ended(found, f"fftrain sweep show --storage {storage} --study {study}")
 
 
-class Sweeping(Struct, frozen=True):
-    """What every trial of this process needs. `resolve`: swept values -> recipe; `stop`: asked by the user."""
-
-    study: optuna.Study
-    folder: Path
-    worker: str
-    dataset: Dataset
-    resolve: Callable[[dict[str, Any]], Recipe]
-    space: Space
-    objective: str
-    device: torch.device
-    dtype: torch.dtype
-    stop: Callable[[], bool]
-
-
-def _load(name: str, data: str | None, offline: bool, train: int | None, validation: int | None) -> Dataset:
-    """The data set with so many of its images to train on and to validate with, and without its test images."""
-    import torch
-    from msgspec.structs import replace
-
-    from ffruntime.core.data import Examples, data_directory
-
-    from ..data import SETS, load_dataset, load_folder
-
-    if name not in SETS and Path(name).exists():
-        dataset = load_folder(Path(name))
-    else:
-        dataset = load_dataset(name, data_directory(data), offline=offline)
-    if dataset.source.offline_sample:
-        say("OFFLINE SAMPLE: 5,000 real MNIST images instead of 70,000; results are not MNIST results")
-
-    def some(split: Examples, count: int | None) -> Examples:
-        order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(0))[:count]
-        return Examples(split.pixels[order], split.labels[order])
-
-    return replace(
-        dataset,
-        train=some(dataset.train, train),
-        validation=some(dataset.validation, validation),
-        test=some(dataset.test, 0),
-    )
-
-
-def _run_trials(sweeping: Sweeping) -> None:
-    """Run trials until none is left to begin. Raises `KeyboardInterrupt` when asked to stop."""
-    from optuna.exceptions import StorageInternalError
-
-    from ..study import alone, beating, complete, fail, put_back, take
-
-    study, folder = sweeping.study, sweeping.folder
-    while not sweeping.stop():
-        with alone(folder):
-            trial = take(study, folder, sweeping.worker)
-        if trial is None:
-            return
-        try:
-            with beating(trial):
-                _run_trial(sweeping, trial)
-            complete(study, trial, sweeping.objective)
-        except (KeyboardInterrupt, StorageError):
-            put_back(study, trial)
-            raise
-        except StorageInternalError:
-            raise
-        except Exception as error:  # what one network dies of, the next one need not
-            line = " ".join(str(error).split())
-            line = line if isinstance(error, FFError) else f"{type(error).__name__}: {line}"
-            fail(study, trial, line)
-            say(f"failed: {line}")
-    raise KeyboardInterrupt
-
-
-def _run_trial(sweeping: Sweeping, trial: Trial) -> None:
-    """Train with every seed that the trial has not been trained with yet, and record what each gave."""
-    from ..checkpoint import checkpoint_path
-    from ..study import draw, position
-    from ..sweep import show_values
-
-    values = trial.user_attrs.get("values") or draw(trial, sweeping.space)
-    trial.set_user_attr("values", values)
-    recipe = sweeping.resolve(values)
-    runs = trial.user_attrs["runs"]
-    for seed in trial.user_attrs["seeds"][len(runs) :]:
-        number, of = position(sweeping.study, trial)
-        say(f"trial {number} of {of}: {show_values(values)} seed={seed}")
-        out = sweeping.folder / _run_name(sweeping, trial.user_attrs["point"], recipe, seed)
-        runs = [*runs, {"seed": seed, **_train(sweeping, recipe, seed, out)}]
-        trial.set_user_attr("runs", runs)
-        checkpoint_path(out).unlink(missing_ok=True)
-
-
-def _run_name(sweeping: Sweeping, point: str, recipe: Recipe, seed: int) -> str:
-    """A name that nothing but the very same run has, so that its checkpoint is found again."""
-    from msgspec import to_builtins
-
-    data = [sweeping.dataset.source.source, len(sweeping.dataset.train.labels), str(sweeping.dtype)]
-    whole = json.dumps([point, to_builtins(recipe), seed, data], sort_keys=True)
-    return hashlib.sha256(whole.encode()).hexdigest()[:16]
-
-
-def _train(sweeping: Sweeping, recipe: Recipe, seed: int, out: Path) -> dict[str, Any]:
-    """One run from start, or from its checkpoint, to end: accuracy on the validation images by inference mode."""
-    import torch
-
-    from ..checkpoint import checkpoint_path
-    from ..data import on_device
-    from ..display import duration, percent, show
-    from ..evaluate import accuracy
-    from ..train import start, train
-
-    run = start(recipe, sweeping.dataset, seed, sweeping.device, sweeping.dtype)
-    if sweeping.space and sweeping.objective not in run.modes:
-        raise UsageError(f"this recipe trains for no {sweeping.objective}: choose --objective {run.modes[0]}")
-    reports = train(run, out, checkpoint_path(out).exists(), sweeping.stop)
-    show(reports, run.steps_per_epoch, recipe.schedule.epochs)
-    validation = on_device(sweeping.dataset.validation, sweeping.device)
-    classes = len(sweeping.dataset.classes)
-    measured = accuracy(run.network, run.tensors, validation, classes, torch.float32, modes=run.modes)
-    figures = ", ".join(f"{mode} {percent(share)}" for mode, share in measured.items())
-    say(f"{len(validation.labels):,} validation images: {figures}; trained for {duration(run.seconds)}")
-    return {"epochs": recipe.schedule.epochs, "seconds": round(run.seconds, 1), **measured}
-
-
 def _say_how_it_ended(study: optuna.Study, next_command: str) -> None:
-    from ..study import count, errors
+    from ..study import count_points, errors
 
-    done, planned = count(study)
+    done, planned = count_points(study)
     failed = errors(study)
     if failed and len(failed) == planned:
         raise FFError(f"every trial failed; the last: {failed[-1]}")
@@ -333,9 +209,17 @@ def show(
 
     A figure with ± is a mean over seeds and its standard deviation. A search's trials come best first.
     """
-    _import_optuna()
-    from .. import sweep as s
+    import_extra("optuna")
     from ..study import open_storage, open_study, results
+    from ..sweep_table import (
+        average_seeds,
+        choose_axes,
+        flat_row,
+        sweep_table,
+        swept_fields,
+        table_csv,
+        table_text,
+    )
 
     suffix = Path(out).suffix if out else None
     if suffix not in (None, ".png", ".html"):
@@ -344,32 +228,32 @@ def show(
     done = results(found)
     if not done:
         raise UsageError(f"study '{study}': no trial is done yet")
-    fields, search = s.swept_fields(done), bool(found.user_attrs["settings"]["search"])
-    names, column = s.axes(fields, rows, columns, pair=not search)
+    fields, search = swept_fields(done), bool(found.user_attrs["settings"]["search"])
+    names, column = choose_axes(fields, rows, columns, pair=not search)
     order = [*names, *([column] if column else [])]
-    ordered = s.average(done, order)
+    ordered = average_seeds(done, order)
     if search and not rows:
         objective = found.user_attrs["settings"]["objective"]
         ordered.sort(key=lambda row: -row.accuracy[objective][0])
-    lines = s.table(ordered, names, column)
+    lines = sweep_table(ordered, names, column)
     if out:
         _write_figure(Path(out), f"Sweep {study}", lines, ordered, order, joined=not search)
     if as_json:
         for row in ordered:
-            click.echo(json.dumps(s.flat(row, fields)))
+            click.echo(json.dumps(flat_row(row, fields)))
     else:
-        click.echo(s.table_csv(ordered, fields).rstrip() if as_csv else s.table_text(lines))
+        click.echo(table_csv(ordered, fields).rstrip() if as_csv else table_text(lines))
 
 
 def _write_figure(
-    path: Path, title: str, lines: list[list[str]], rows: list[Row], fields: list[str], joined: bool
+    path: Path, title: str, lines: list[list[str]], rows: list[SweepRow], fields: list[str], joined: bool
 ) -> None:
     """The rows drawn over the first of `fields`, `joined` by lines or not."""
     from ffruntime.core.durable import write_atomically
 
-    from ..sweep_figure import draw, to_html, to_png
+    from ..sweep_figure import draw_sweep, sweep_html, sweep_png
 
     x, *others = fields
-    figure = draw(rows, x, others if joined else None)
-    write_atomically(path, to_png(figure) if path.suffix == ".png" else to_html(figure, title, lines))
+    figure = draw_sweep(rows, x, others if joined else None)
+    write_atomically(path, sweep_png(figure) if path.suffix == ".png" else sweep_html(figure, title, lines))
     say(f"{path} written")

@@ -17,12 +17,22 @@ from msgspec import Struct
 
 from ffruntime.core.errors import UsageError
 
-from .common import import_torch, say, stop_on_signal
+from ..display import duration, percent, say, show_training, stop_on_signal
+from ..sets import SETS, PublishedSet
+from .shared import (
+    data_option,
+    device_option,
+    import_extra,
+    import_torch,
+    json_option,
+    offline_option,
+    threads_option,
+)
 
 if TYPE_CHECKING:
-    from ..data import Dataset
-    from ..evaluate import Scores
-    from ..train import Run
+    from ..dataset import Dataset
+    from ..evaluation import Scores
+    from ..run import Run
 
 EPILOG = """\b
 Examples:
@@ -41,7 +51,7 @@ Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bund
 5 data set, 6 no such device, 8 cannot write, 130 interrupted (the checkpoint is written)."""
 
 
-class Options(Struct, frozen=True):
+class TrainingOptions(Struct, frozen=True):
     """What every training command is told (`OPTIONS`)."""
 
     recipe: str | None
@@ -84,7 +94,7 @@ OPTIONS = (
         "--epochs", type=click.IntRange(min=0), help="Instead of the recipe's; 0 writes an untrained bundle."
     ),
     click.option("--seed", type=click.IntRange(min=0, max=2**31), default=0, show_default=True),
-    click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True),
+    device_option,
     click.option(
         "--precision",
         type=click.Choice(["auto", "fp32", "bf16"]),
@@ -92,22 +102,19 @@ OPTIONS = (
         show_default=True,
         help="Of activations; weights are fp32. auto: bf16 where the hardware computes it.",
     ),
-    click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores."),
+    threads_option,
     click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted run."),
     click.option("--force", is_flag=True, help="Replace the bundle, and forget a checkpoint, that are there."),
-    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
-)
-data_option = click.option(
-    "--data", metavar="DIR", help="Where the data set lies or goes; default: $FF_DATA, else the cache."
+    json_option,
 )
 
 
 def training_options(function: Callable[..., None]) -> Callable[..., None]:
-    """A command with `OPTIONS`, which it gets as `Options`, before what it takes besides."""
+    """A command with `OPTIONS`, which it gets as `TrainingOptions`, before what it takes besides."""
 
     @functools.wraps(function)
     def gathered(**values: Any) -> None:
-        options = Options(**{name: values.pop(name) for name in Options.__struct_fields__})
+        options = TrainingOptions(**{name: values.pop(name) for name in TrainingOptions.__struct_fields__})
         function(options, **values)
 
     for option in reversed(OPTIONS):
@@ -115,50 +122,25 @@ def training_options(function: Callable[..., None]) -> Callable[..., None]:
     return gathered
 
 
-@click.command(epilog=EPILOG)
-@data_option
-@click.option("--offline", is_flag=True, help="Use the offline sample of real MNIST; needs no network.")
-@training_options
-def mnist(options: Options, data: str | None, offline: bool) -> None:
-    """Train on MNIST and write a model bundle.
+def set_command(name: str, wanted: PublishedSet) -> click.Command:
+    """The command that trains on a published data set."""
 
-    50,000 images to train on, 10,000 to validate with; the 10,000 test images are read once, at the end.
-    """
-    _train(options, lambda: _load_set("mnist", data, options.classes, offline))
+    @training_options
+    def command(options: TrainingOptions, data: str | None, offline: bool = False) -> None:
+        _train(options, lambda: _load_set(name, data, options.classes, offline))
 
-
-@click.command("fashion-mnist", epilog=EPILOG)
-@data_option
-@training_options
-def fashion_mnist(options: Options, data: str | None) -> None:
-    """Train on Fashion-MNIST and write a model bundle.
-
-    50,000 images to train on, 10,000 to validate with; the 10,000 test images are read once, at the end.
-    """
-    _train(options, lambda: _load_set("fashion-mnist", data, options.classes))
-
-
-@click.command(epilog=EPILOG)
-@data_option
-@training_options
-def cifar10(options: Options, data: str | None) -> None:
-    """Train on CIFAR-10 and write a model bundle.
-
-    40,000 images to train on, 10,000 to validate with; the 10,000 test images are read once, at the end. Where
-    CIFAR-10 is not in the data directory, but cifar10-jpeg.zip is, that lossy copy of it.
-    """
-    _train(options, lambda: _load_set("cifar10", data, options.classes))
-
-
-@click.command(epilog=EPILOG)
-@data_option
-@training_options
-def cifar100(options: Options, data: str | None) -> None:
-    """Train on CIFAR-100 and write a model bundle.
-
-    40,000 images to train on, 10,000 to validate with; the 10,000 test images are read once, at the end.
-    """
-    _train(options, lambda: _load_set("cifar100", data, options.classes))
+    train, validation, test = wanted.counts
+    about = (
+        f"Train on {wanted.title} and write a model bundle.\n\n{train:,} images to train on, {validation:,} to "
+        f"validate with; the {test:,} test images are read once, at the end."
+    )
+    if wanted.jpeg_copy:
+        about += (
+            f" Where {wanted.title} is not in the data directory, but {wanted.jpeg_copy} is, that lossy copy of it."
+        )
+    if wanted.sample:
+        command = offline_option(command)
+    return click.command(name, epilog=EPILOG, help=about)(data_option(command))
 
 
 @click.command(epilog=EPILOG)
@@ -169,7 +151,7 @@ def cifar100(options: Options, data: str | None) -> None:
     help="Pixels a side; default: the median of the pictures' shorter sides, at most 64.",
 )
 @training_options
-def folder(options: Options, path: Path, size: int | None) -> None:
+def folder(options: TrainingOptions, path: Path, size: int | None) -> None:
     """Train on your own pictures and write a model bundle.
 
     PATH is a folder or a .zip of PATH/CLASS/NAME.png, or of PATH/train/CLASS/NAME.png and likewise test and val.
@@ -178,13 +160,13 @@ def folder(options: Options, path: Path, size: int | None) -> None:
     _train(options, lambda: _load_folder(path, options.classes, size))
 
 
-COMMANDS = (mnist, fashion_mnist, cifar10, cifar100, folder)
+COMMANDS = (*(set_command(name, wanted) for name, wanted in SETS.items()), folder)
 
 
 def _load_set(name: str, data: str | None, classes: str | None, offline: bool = False) -> Dataset:
     from ffruntime.core.data import data_directory
 
-    from ..data import load_dataset
+    from ..dataset import load_dataset
 
     dataset = load_dataset(name, data_directory(data), classes, offline)
     if dataset.source.offline_sample:
@@ -196,7 +178,7 @@ def _load_set(name: str, data: str | None, classes: str | None, offline: bool = 
 
 
 def _load_folder(path: Path, classes: str | None, size: int | None) -> Dataset:
-    from ..data import load_folder
+    from ..dataset import load_folder
 
     dataset = load_folder(path, classes, size)
     say(dataset.source.source)
@@ -205,19 +187,19 @@ def _load_folder(path: Path, classes: str | None, size: int | None) -> Dataset:
     return dataset
 
 
-def _train(options: Options, load: Callable[[], Dataset]) -> None:
+def _train(options: TrainingOptions, load: Callable[[], Dataset]) -> None:
     torch = import_torch(options.threads)
-    from ..distributed import join, leave, rank
-    from ..hardware import compute_exactly, default_recipe, find_hardware
+    from ..hardware import compute_exactly, default_recipe, find_hardware, join, leave, rank
     from ..override import parse_override
+    from ..pack import check_target
     from ..recipe import load_recipe, with_epochs
-    from ..train import start
+    from ..run import start
 
     hardware = find_hardware(options.device, options.precision)
     target = Path(options.out) if Path(options.out).name else Path(options.out).resolve()
     join(hardware.device)
     if rank() == 0:
-        _check_target(target, options.resume, options.force)
+        check_target(target, options.resume, options.force)
     overrides = [parse_override(text) for text in options.settings]
     asked = load_recipe(options.recipe, overrides) if options.recipe else None  # says a wrong name at once
     dataset = load()
@@ -242,25 +224,24 @@ def _train(options: Options, load: Callable[[], Dataset]) -> None:
 
 
 def _train_run(run: Run, target: Path, resume: bool) -> None:
-    from ..display import duration, show
-    from ..distributed import rank, world
-    from ..pack import parameter_count
-    from ..train import estimate_seconds, train
+    from ..hardware import rank, world
+    from ..network import parameter_count
+    from ..run import estimate_seconds, train
 
     schedule = run.recipe.schedule
     say(
         f"{run.dataset.source.train} images × {schedule.epochs} epochs, "
-        f"{parameter_count(run.tensors):,} parameters{f', {world()} processes' if world() > 1 else ''}: "
+        f"{parameter_count(run.network):,} parameters{f', {world()} processes' if world() > 1 else ''}: "
         f"about {duration(estimate_seconds(run))} from start to end{' (a part is done)' if resume else ''}"
     )
     if not schedule.epochs:
         return
     with stop_on_signal() as stop:
-        reports = train(run, target, resume, stop)
+        statuses = train(run, target, resume, stop)
         if rank() == 0:
-            show(reports, run.steps_per_epoch, schedule.epochs)
+            show_training(statuses, run.steps_per_epoch, schedule.epochs)
         else:
-            for _ in reports:  # the first process shows them
+            for _ in statuses:  # the first process shows them
                 pass
 
 
@@ -268,9 +249,9 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
     import torch
 
     from ..checkpoint import checkpoint_path
-    from ..data import on_device
-    from ..evaluate import accuracies, predict
-    from ..pack import write_bundle
+    from ..dataset import on_device
+    from ..evaluation import accuracies, predict
+    from ..pack import pack_run
 
     source = run.dataset.source
     scores, measured = {}, {}
@@ -283,7 +264,7 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
                 run.network, run.tensors, on_device(split, run.device), classes, torch.float32, run.modes
             )
             measured[split_name] = accuracies(scores[split_name], split.labels)
-    write_bundle(target, run, name, device, precision, measured)
+    pack_run(target, run, name, device, precision, measured)
     checkpoint_path(target).unlink(missing_ok=True)
     _report(target, run.dataset, scores)
     return {
@@ -297,40 +278,15 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
 
 def _report(target: Path, dataset: Dataset, scores: dict[str, Scores]) -> None:
     """Write the report; where that fails, say so: the bundle is complete, and the run has done its work."""
-    from ..report import write_report
-
     try:
+        import_extra("matplotlib")
+        from ..page import write_report
+
         page = write_report(target, dataset, scores)
     except Exception as error:
         say(f"warning: no report: {' '.join(str(error).split()) or type(error).__name__}; {target} is complete")
     else:
         say(f"report: {page}")
-
-
-def _check_target(target: Path, resume: bool, force: bool) -> None:
-    """Refuse, before any work, to overwrite what the user may want to keep."""
-    from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, WEIGHTS
-
-    from ..checkpoint import checkpoint_path
-
-    if resume and force:
-        raise UsageError("--resume and --force exclude each other")
-    if not target.name:
-        raise UsageError(f"--out {target}: is no name for a bundle; choose another")
-    checkpoint = checkpoint_path(target)
-    if target.exists() and not (target / MANIFEST).exists():
-        ours = {WEIGHTS, GOLDEN, EXEMPLARS}  # what a first write that was cut short leaves
-        if not target.is_dir() or any(f.name not in ours and not f.name.endswith(".new") for f in target.iterdir()):
-            raise UsageError(f"--out {target}: exists and is no model bundle; choose another name")
-    if resume:
-        if not checkpoint.exists():
-            raise UsageError(f"--resume: there is no {checkpoint}; leave the option out to start anew")
-    elif force:
-        return  # the new run's first checkpoint replaces the old one, its bundle the old bundle
-    elif checkpoint.exists():
-        raise UsageError(f"{checkpoint}: a run was interrupted; --resume goes on with it, --force starts again")
-    elif (target / MANIFEST).exists():
-        raise UsageError(f"{target}: there is a model already; --force replaces it, --out NAME keeps both")
 
 
 @contextmanager
@@ -348,8 +304,6 @@ def _hint_on_interrupt(target: Path) -> Iterator[None]:
 
 
 def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
-    from ..display import duration, percent
-
     if as_json:
         click.echo(json.dumps(summary))
         return

@@ -7,7 +7,7 @@ import torch
 from corruption import KINDS, corrupt
 
 from ffruntime.core.data import Examples
-from fftrain.data import Dataset
+from fftrain.dataset import Dataset
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from systems import SYSTEMS, figures, is_trained
 
-from fftrain.pack import write_bundle
+from fftrain.pack import pack_run
 from fftrain.recipe import recipe_names, with_epochs
-from fftrain.train import Run
+from fftrain.run import Run
 
 
 def test_every_system_is_a_recipe() -> None:
@@ -19,7 +19,7 @@ def test_what_is_trained_by_the_same_recipe_is_not_trained_again(trained_run: Ru
     path = tmp_path / "model.ff"
     assert not is_trained(path, trained_run.recipe)
     accuracy = {"test": {"goodness": 0.5}}
-    write_bundle(path, trained_run, "tiny", "cpu", "fp32", accuracy)
+    pack_run(path, trained_run, "tiny", "cpu", "fp32", accuracy)
     assert is_trained(path, trained_run.recipe)
     assert not is_trained(path, with_epochs(trained_run.recipe, 7))
     assert figures(path)["accuracy"] == accuracy

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ffruntime.labels import first_input
 from msgspec import structs
 from safetensors.numpy import load, save
 
@@ -27,11 +28,10 @@ from ffruntime.core.errors import BundleError, StorageError, UsageError
 from ffruntime.core.layers import gradient_tensors, unit_parameters
 from ffruntime.core.state import Weights, changed, read_state, write_state
 from ffruntime.golden import check, require
-from ffruntime.labels import first_input
 from ffruntime.model import Model
 from fftrain import network as net
 from fftrain.pack import golden_gradient
-from fftrain.train import Run
+from fftrain.run import Run
 
 NEW = "inverted"  # the class that is learned: dark digits on white
 UPDATES = 30

@@ -42,7 +42,7 @@ from ffruntime.core.manifest import Manifest, decode_manifest, encode_manifest
 from ffruntime.golden import ROUNDING, TOLERANCE
 from ffruntime.optimizer import adam, sgd, zeros_like
 from fftrain import network as net
-from fftrain.gradient import local_gradient
+from fftrain.step import local_gradient
 
 LOSSES = [Threshold(1.0, "sum"), Threshold(0.3, "mean"), Symmetric(4.0), Ratio(15.0)]
 UNITS: dict[str, tuple[Op, ...]] = {

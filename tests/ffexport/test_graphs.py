@@ -10,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from ffruntime.labels import first_input
 
 from ffexport.artefacts import REPORT
 from ffexport.export import export_onnx
@@ -36,16 +37,15 @@ from ffruntime.core.errors import ParityError
 from ffruntime.core.layers import tensor_shapes
 from ffruntime.core.manifest import GOLDEN, WEIGHTS
 from ffruntime.golden import TOLERANCE, check
-from ffruntime.labels import first_input
 from ffruntime.model import Model
 from fftrain import network as net
-from fftrain.data import Dataset
-from fftrain.evaluate import goodness_scores
-from fftrain.labels import make_patterns
+from fftrain.dataset import Dataset
+from fftrain.evaluation import goodness_scores
 from fftrain.override import Override
-from fftrain.pack import write_bundle
+from fftrain.pack import pack_run
+from fftrain.patterns import make_patterns
 from fftrain.recipe import Morphology, Recipe, learning_of, load_recipe, recipe_names, with_epochs
-from fftrain.train import Run, start
+from fftrain.run import Run, start
 
 # Documented for ONNX Runtime, TensorRT 10 and 11 and TensorRT-RTX alike (onnx-tensorrt, operators.md).
 SUPPORTED = {
@@ -115,7 +115,7 @@ def untrained(
         recipe = narrowed(recipe, 16)
     run = start(recipe, dataset, 0, torch.device("cpu"), torch.float32)
     path = tmp_path_factory.mktemp(request.param) / "model.ff"
-    write_bundle(path, run, request.param, "cpu", "fp32", {})
+    pack_run(path, run, request.param, "cpu", "fp32", {})
     export_onnx(path)
     return run, path
 

@@ -19,17 +19,17 @@ from ffruntime.core.errors import BundleError
 from ffruntime.core.manifest import GOLDEN
 from ffruntime.core.state import Weights, write_state
 from ffruntime.golden import check
-from fftrain.data import Dataset
-from fftrain.pack import write_bundle
+from fftrain.dataset import Dataset
+from fftrain.pack import pack_run
 from fftrain.recipe import with_epochs
-from fftrain.train import start
+from fftrain.run import start
 
 
 @pytest.fixture
 def bundle(dataset: Dataset, tmp_path: Path) -> Path:
     """An untrained network, not exported yet."""
     run = start(with_epochs(narrow("hinton-unsupervised"), 0), dataset, 0, torch.device("cpu"), torch.float32)
-    write_bundle(tmp_path / "model.ff", run, "hinton-unsupervised", "cpu", "fp32", {})
+    pack_run(tmp_path / "model.ff", run, "hinton-unsupervised", "cpu", "fp32", {})
     return tmp_path / "model.ff"
 
 

@@ -27,9 +27,9 @@ from ffruntime.core.errors import BundleError, UsageError
 from ffruntime.core.layers import tensor_shapes
 from ffruntime.core.manifest import Precision
 from ffruntime.golden import TOLERANCES, check
-from ffruntime.session import Session
 from ffruntime.model import Model
-from fftrain.train import Run
+from ffruntime.session import Session
+from fftrain.run import Run
 
 LAYERS = ("unit1.conv1", "unit2.conv1", "unit3.linear1")
 Lowered: TypeAlias = tuple[Path, ExportReport]
@@ -119,7 +119,9 @@ def test_decisions_on_validation_images_are_fp32s(
     validation = trained_run.dataset.validation
     pixels, labels = validation.pixels[:400].numpy(), validation.labels[:400].numpy()
     for mode in ("goodness", "classifier"):
-        ours, reference = (Model(lowered[0], session=Session(precision=p)).scores(pixels, mode) for p in (precision, "fp32"))
+        ours, reference = (
+            Model(lowered[0], session=Session(precision=p)).scores(pixels, mode) for p in (precision, "fp32")
+        )
         outcome, before = compare(ours, reference, labels), compare(reference, reference, labels)
         assert before.right - outcome.right <= lost
         assert outcome.images - outcome.agree <= differ

@@ -21,14 +21,14 @@ from ffruntime.core.cost import pass_macs, unit_macs
 from ffruntime.core.data import Examples, to_unit_interval
 from ffruntime.core.errors import BackendError
 from ffruntime.core.tables import manifest_text
-from ffruntime.session import Session
 from ffruntime.model import Model
+from ffruntime.session import Session
 from fftrain import network as net
-from fftrain.arithmetic import training_macs
-from fftrain.data import Dataset
-from fftrain.pack import write_bundle
+from fftrain.dataset import Dataset
+from fftrain.figures import training_macs
+from fftrain.pack import pack_run
 from fftrain.recipe import load_recipe, with_epochs
-from fftrain.train import Run, start, train
+from fftrain.run import Run, start, train
 
 LAYERS = [
     "unit1.below.linear1",
@@ -54,14 +54,16 @@ def run(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def recurrent(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recurrent") / "model.ff"
-    write_bundle(path, run, "hinton-recurrent", "cpu", "fp32", {})
+    pack_run(path, run, "hinton-recurrent", "cpu", "fp32", {})
     export_onnx(path, ("fp16", "int8"))
     return path
 
 
 def test_it_is_proven_in_every_precision(recurrent: Path) -> None:
     for precision in ("fp32", "fp16", "int8"):
-        golden.require(golden.check(Model(recurrent, session=Session(precision=precision), state=False)), "onnxruntime-cpu")
+        golden.require(
+            golden.check(Model(recurrent, session=Session(precision=precision), state=False)), "onnxruntime-cpu"
+        )
     assert not [name for name in Bundle(recurrent).manifest.files if "gradient" in name]
 
 

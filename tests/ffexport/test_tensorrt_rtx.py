@@ -21,8 +21,8 @@ from ffruntime.core.errors import BackendError, UsageError
 from ffruntime.core.manifest import Precision
 from ffruntime.engine import Sidecar, import_library, read_sidecar
 from ffruntime.golden import check, require
-from ffruntime.session import Session
 from ffruntime.model import Model
+from ffruntime.session import Session
 
 try:
     rtx = import_library("tensorrt-rtx")

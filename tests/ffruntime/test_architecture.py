@@ -83,7 +83,7 @@ def test_weights_of_a_locally_connected_layer_are_those_of_every_position() -> N
 def test_locally_connected_layers_with_equal_weights_are_convolutions() -> None:
     import torch
 
-    from fftrain.operations import apply_op
+    from fftrain.functional import apply_op
 
     x, weight, bias = torch.rand(2, 3, 9, 7), torch.rand(4, 3, 3, 3), torch.rand(4)
     expected = apply_op(Conv(4, 3, 2, 1), "c", {"c.weight": weight, "c.bias": bias}, x)

@@ -20,8 +20,8 @@ from ffruntime.core.errors import BackendError, BundleError, UsageError
 from ffruntime.core.layers import graph_tensors, tensor_shapes
 from ffruntime.core.learning import Symmetric
 from ffruntime.core.state import Weights
-from fftrain.evaluate import classifier_scores, goodness_scores
-from fftrain.train import Run
+from fftrain.evaluation import classifier_scores, goodness_scores
+from fftrain.run import Run
 
 
 @pytest.fixture(scope="module")

@@ -29,8 +29,8 @@ from ffruntime.core.data import data_directory
 from ffruntime.core.errors import ImageError
 from ffruntime.core.manifest import Digit, Garment, Photo
 from ffruntime.picture import prepare, read_picture, take_as_is
-from fftrain.data import Dataset
-from fftrain.torchvision_sets import SETS, is_present, load_set
+from fftrain.dataset import Dataset, is_present, load_set
+from fftrain.sets import SETS
 
 SHAPE = (1, 28, 28)
 MNIST = Digit(box=20)
@@ -487,7 +487,7 @@ def garments() -> np.ndarray:
     folder = data_directory(None)
     if not is_present(SETS["fashion-mnist"], folder):
         pytest.skip("FF_DATA does not point at Fashion-MNIST")
-    return load_set(SETS["fashion-mnist"], folder)[0][0][:40, 0]
+    return load_set(SETS["fashion-mnist"], folder)[0].pixels[:40, 0]
 
 
 def prepare_garment(image: Image.Image) -> np.ndarray:

@@ -13,7 +13,7 @@ from ffruntime.core.manifest import Shortlist
 from ffruntime.core.state import Weights
 from ffruntime.model import Model
 from ffruntime.shortlist import in_play, most_plausible, passes, scores
-from fftrain.train import Run
+from fftrain.run import Run
 
 LOGITS = np.array([[5.0, 4.0, 1.0, 3.0], [9.0, 0.0, 0.0, 1.0], [2.0, 2.0, 8.0, 7.5]], np.float32)
 

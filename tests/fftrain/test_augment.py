@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fftrain.augment import augment, turn_images
-from fftrain.data import Dataset
-from fftrain.recipe import Augment
+from ffruntime.core.learning import Augment
+from fftrain.dataset import Dataset
+from fftrain.epoch import augment, turn_images
 
 
 def generator() -> torch.Generator:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from fftrain.calibration import BINS, confidences, expected_calibration_error, fit_temperature, reliability
+from fftrain.evaluation import BINS, confidences, expected_calibration_error, fit_temperature, reliability
 
 SCORES = arrays(np.float64, (30, 4), elements=st.floats(-50, 50, width=32))
 LABELS = arrays(np.int64, 30, elements=st.integers(0, 3))

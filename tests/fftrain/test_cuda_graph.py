@@ -6,13 +6,13 @@ import pytest
 import torch
 from narrow import narrow
 
-from fftrain.cuda_graph import graphed
-from fftrain.data import Dataset
-from fftrain.hardware import compute_exactly
-from fftrain.optimizer import learning_rate, set_learning_rates
+from fftrain.dataset import Dataset, on_device
+from fftrain.epoch import epoch_batches
+from fftrain.hardware import compute_exactly, graphed
+from fftrain.optimizers import learning_rate, set_learning_rates
 from fftrain.recipe import Recipe
+from fftrain.run import start
 from fftrain.step import training_step
-from fftrain.train import epoch_batches, on_device, start
 
 
 @pytest.mark.gpu

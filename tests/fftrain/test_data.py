@@ -14,15 +14,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ffruntime.core.data import SPLIT, Split, data_directory
 from ffruntime.core.errors import DataError, UsageError
 from ffruntime.core.manifest import Digit, Garment, Manifest, Photo
 from ffruntime.core.transition import read_manifest
-from fftrain import data
-from fftrain.augment import shift_images
-from fftrain.cifar_jpeg import read_jpeg_copy
-from fftrain.classes import choose_classes
-from fftrain.data import Dataset, load_dataset, load_for_manifest
-from fftrain.torchvision_sets import SETS, load_set, read_set
+from fftrain.dataset import Dataset, load_dataset, load_for_manifest, load_set, read_jpeg_copy, read_set
+from fftrain.epoch import shift_images
+from fftrain.sets import SETS, choose_classes
 
 DIRECTORY = Path(os.environ.get("FF_DATA", "/nowhere"))
 DIGITS = tuple("0123456789")
@@ -42,7 +40,7 @@ def test_real_mnist_is_split_as_in_the_paper() -> None:
     assert not dataset.source.offline_sample
     assert dataset.preprocessing == Digit(box=20)
     union = torch.cat([dataset.train.pixels, dataset.validation.pixels]).flatten(1)
-    original = torch.from_numpy(load_set(SETS["mnist"], DIRECTORY)[0][0]).flatten(1)
+    original = torch.from_numpy(load_set(SETS["mnist"], DIRECTORY)[0].pixels).flatten(1)
     weights = torch.arange(784)
     assert torch.equal((union * weights).sum(1).sort()[0], (original * weights).sum(1).sort()[0])
 
@@ -140,10 +138,10 @@ def test_the_files_of_cifar(name: str, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
     with pytest.raises(DataError, match=f"{place}.*not 50,000 images"):
         load_dataset(name, tmp_path)
-    (pixels, labels), (test_pixels, _) = read_set(SETS[name], tmp_path)
-    np.testing.assert_array_equal(pixels, written)
-    assert labels.tolist()[:120] == [index % len(SETS[name].classes) for index in range(120)]
-    assert test_pixels.shape == (120, 3, 32, 32)
+    training, testing = read_set(SETS[name], tmp_path)
+    np.testing.assert_array_equal(training.pixels, written)
+    assert training.labels.tolist()[:120] == [index % len(SETS[name].classes) for index in range(120)]
+    assert testing.pixels.shape == (120, 3, 32, 32)
 
 
 def test_names_of_the_classes_are_torchvisions() -> None:
@@ -155,16 +153,20 @@ def test_names_of_the_classes_are_torchvisions() -> None:
     assert SETS["cifar100"].classes == tuple(sorted(SETS["cifar100"].classes))
 
 
+def test_the_table_says_how_many_images_are_for_validation() -> None:
+    assert {wanted.counts[1] for wanted in SETS.values()} == {SPLIT.validation}
+
+
 def test_the_jpeg_copy_of_cifar10(tmp_path: Path, small_cifar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few hundred of its real pictures: read class by class, and said to be what they are."""
     (tmp_path / "cifar10-jpeg.zip").write_bytes(small_cifar.read_bytes())
     with pytest.raises(DataError, match=r"cifar10-jpeg\.zip: damaged: 300 pictures in train instead of 50,000"):
         load_dataset("cifar10", tmp_path)
-    monkeypatch.setitem(SETS, "cifar10", msgspec.structs.replace(SETS["cifar10"], counts=(300, 50)))
-    monkeypatch.setattr(data, "VALIDATION", 60)
-    (pixels, labels), _ = read_jpeg_copy(tmp_path / "cifar10-jpeg.zip")
-    assert pixels.shape == (300, 3, 32, 32)
-    assert np.bincount(labels).tolist() == [30] * 10
+    monkeypatch.setitem(SETS, "cifar10", msgspec.structs.replace(SETS["cifar10"], counts=(240, 60, 50)))
+    monkeypatch.setattr("fftrain.dataset.SPLIT", Split(SPLIT.seed, 60))
+    training, _ = read_jpeg_copy(tmp_path / "cifar10-jpeg.zip", SETS["cifar10"])
+    assert training.pixels.shape == (300, 3, 32, 32)
+    assert np.bincount(training.labels).tolist() == [30] * 10
     dataset = load_dataset("cifar10", tmp_path, "cat,dog,airplane")
     assert dataset.classes == ("airplane", "cat", "dog")
     assert sum(sizes(dataset)[:2]) == 90
@@ -259,8 +261,8 @@ def test_shifting_moves_each_image_by_its_own_offset(dataset: Dataset, offsets: 
 
 def test_the_option_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FF_DATA", "/from/environment")
-    assert data.data_directory("/from/option") == Path("/from/option")
-    assert data.data_directory(None) == Path("/from/environment")
+    assert data_directory("/from/option") == Path("/from/option")
+    assert data_directory(None) == Path("/from/environment")
     monkeypatch.delenv("FF_DATA")
     monkeypatch.setenv("XDG_CACHE_HOME", "/cache")
-    assert data.data_directory(None) == Path("/cache/ffedge")
+    assert data_directory(None) == Path("/cache/ffedge")

@@ -22,9 +22,20 @@ from ffruntime.core.data import Examples
 from ffruntime.core.errors import UsageError
 from ffruntime.core.transition import read_manifest, write
 from fftrain.commands.evaluate import evaluate
-from fftrain.confusion import confusion_matrix, confusion_table, most_confused
-from fftrain.evaluate import MODES, accuracies, accuracy, goodness_scores, measure, passes, predict, temperatures
-from fftrain.train import Run
+from fftrain.evaluation import (
+    MODES,
+    accuracies,
+    accuracy,
+    confusion_matrix,
+    confusion_table,
+    goodness_scores,
+    measure,
+    most_confused,
+    passes,
+    predict,
+    temperatures,
+)
+from fftrain.run import Run
 
 VALIDATION, TEST = 250, 120
 
@@ -40,7 +51,7 @@ def few(trained_run: Run, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     dataset = SimpleNamespace(
         validation=part(data.validation, VALIDATION), test=part(data.test, TEST), source=data.source
     )
-    monkeypatch.setattr("fftrain.data.load_for_manifest", lambda *_: dataset)
+    monkeypatch.setattr("fftrain.dataset.load_for_manifest", lambda *_: dataset)
     return dataset
 
 
@@ -68,7 +79,7 @@ def test_scores_do_not_depend_on_how_the_images_are_split_up(
 ) -> None:
     pixels = trained_run.dataset.validation.pixels[:30]
     whole = goodness_scores(trained_run.network, trained_run.tensors, pixels, 10)
-    monkeypatch.setattr("fftrain.evaluate.PASSES", 7)  # fewer than there are classes: an image at a time
+    monkeypatch.setattr("fftrain.evaluation.PASSES", 7)  # fewer than there are classes: an image at a time
     assert torch.allclose(whole, goodness_scores(trained_run.network, trained_run.tensors, pixels, 10), rtol=1e-4)
 
 

@@ -11,14 +11,14 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ffruntime.core.errors import UsageError
-from fftrain.commands.negatives import negatives
-from fftrain.data import Dataset
-from fftrain.hybrid import blurring, hybrids, masks
+from fftrain.commands.show import negatives
+from fftrain.dataset import Dataset
+from fftrain.epoch import blurring, epoch_batches, hybrids, masks
 from fftrain.network import neutral_features, to_images
 from fftrain.override import Override
 from fftrain.recipe import load_recipe
+from fftrain.run import start
 from fftrain.step import learn_head, training_step
-from fftrain.train import epoch_batches, start
 
 
 def generator(seed: int = 0) -> torch.Generator:

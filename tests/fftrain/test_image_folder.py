@@ -22,8 +22,8 @@ from ffruntime.core.errors import DataError
 from ffruntime.core.manifest import Photo
 from ffruntime.core.transition import read_manifest
 from ffruntime.picture import prepare, read_picture
-from fftrain.data import load_folder, load_for_manifest
-from fftrain.image_folder import SHARE, Tree, arrange, split
+from fftrain.dataset import load_folder, load_for_manifest
+from fftrain.folder import SHARE, Tree, arrange, split
 
 ROOT = Path(__file__).parents[2]
 RED, GREEN, BLUE, GREY = (220, 30, 20), (20, 200, 40), (30, 20, 210), (90, 90, 90)
@@ -240,7 +240,7 @@ def test_a_member_of_a_zip_is_bounded(pets: Path, tmp_path: Path, monkeypatch: p
     path = pack(pets, tmp_path / "bomb.zip")
     assert path.stat().st_size < 1 << 20
     monkeypatch.setattr("ffruntime.picture.MAX_BYTES", 1 << 20)
-    monkeypatch.setattr("fftrain.picture_tree.MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("fftrain.folder.MAX_BYTES", 1 << 20)
     with pytest.raises(DataError, match=r"bomb\.zip/pets/class 2/bomb\.png: more than 1 MiB"):
         load_folder(path)
 

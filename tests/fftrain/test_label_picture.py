@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ffruntime.core.errors import FFError, ImageError, StorageError, UsageError
-from fftrain.commands.labels import labels
-from fftrain.label_picture import Row, label_png
+from fftrain.commands.show import labels
+from fftrain.drawing import ImageRow, image_rows_png
 
 THREE = Path(__file__).parents[2] / "examples" / "three.png"  # read sooner than the sample's digits
 
@@ -28,7 +28,9 @@ def test_the_picture_shows_every_cell_in_its_place() -> None:
     """Cells of one colour each are found in rows and columns, in the right order."""
     colours = np.arange(1, 7).reshape(2, 3) / 8  # rows × columns
     cells = [np.broadcast_to(row[:, None, None, None], (3, 10, 10, 3)) for row in colours]
-    picture = Image.open(io.BytesIO(label_png(["a", "b", "c"], [Row(str(i), row) for i, row in enumerate(cells)])))
+    picture = Image.open(
+        io.BytesIO(image_rows_png(["a", "b", "c"], [ImageRow(str(i), row) for i, row in enumerate(cells)]))
+    )
     pixels = np.asarray(picture.convert("RGB")).astype(int)
     centres = []
     for colour in (255 * colours).astype(int).flatten():

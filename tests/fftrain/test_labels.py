@@ -13,7 +13,7 @@ import torch
 
 from ffruntime.core.architecture import Image
 from ffruntime.core.errors import UsageError
-from fftrain.labels import FOURIER_MODES, fourier_modes, fourier_waves, make_patterns
+from fftrain.patterns import FOURIER_MODES, fourier_modes, fourier_waves, make_patterns
 from fftrain.recipe import (
     Fourier,
     Morphology,

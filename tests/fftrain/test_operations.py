@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ffruntime.core.architecture import Local, op_shape
-from fftrain.operations import apply_op
+from fftrain.functional import apply_op
 
 
 def gathered(op: Local, weight: Tensor, bias: Tensor, x: Tensor) -> Tensor:

@@ -8,12 +8,11 @@ from msgspec import structs
 
 from ffruntime.core.errors import UsageError
 from fftrain import network as net
-from fftrain.data import Dataset
-from fftrain.peer import peer_means, peer_term
+from fftrain.dataset import Dataset
+from fftrain.epoch import Batch
 from fftrain.recipe import Peer, Recipe, load_recipe
-from fftrain.state import Batch
-from fftrain.step import training_step
-from fftrain.train import Run, start
+from fftrain.run import Run, start
+from fftrain.step import peer_means, peer_term, training_step
 
 
 def test_the_pull_is_hintons() -> None:

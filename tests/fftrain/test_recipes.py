@@ -6,7 +6,7 @@ import pytest
 
 from ffruntime.core.architecture import Conv, Image, MaxPool
 from ffruntime.core.errors import UsageError
-from fftrain.labels import make_patterns
+from fftrain.patterns import make_patterns
 from fftrain.recipe import Recipe, build_network, load_recipe, recipe_names
 
 # Widths, kernel, batch, set of patterns, max-pooling; K where the paper names it.

@@ -15,18 +15,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ffruntime.core.architecture import Image, Op, named_ops, unit_name
 from ffruntime.core.cost import constant_macs
+from ffruntime.core.learning import CrossEntropy
 from fftrain import network as net
-from fftrain.arithmetic import training_macs
-from fftrain.data import Dataset
-from fftrain.labels import make_patterns
-from fftrain.loss import pair_loss
-from fftrain.operations import Tensors, apply_op
-from fftrain.optimizer import make_optimizers
-from fftrain.peer import peer_means
-from fftrain.recipe import CrossEntropy, Recipe, build_network
-from fftrain.recurrent import recurrent_units
-from fftrain.state import Batch, State
-from fftrain.step import training_step
+from fftrain.dataset import Dataset
+from fftrain.epoch import Batch
+from fftrain.figures import training_macs
+from fftrain.functional import Tensors, apply_op
+from fftrain.optimizers import make_optimizers
+from fftrain.patterns import make_patterns
+from fftrain.recipe import Recipe, build_network
+from fftrain.step import TrainingState, pair_loss, peer_means, recurrent_units, training_step
 
 RATE = 0.5
 CHANGES: list[dict[str, Any]] = [{}, {"negatives": {"count": 2}}, {"peer": {"weight": 0.0}}]
@@ -56,7 +54,7 @@ NETWORKS: dict[str, list[dict[str, Any]]] = {
 ONE_LAYER_EACH = [name for name in NETWORKS if "operations" not in name]  # as is counted
 
 
-def state_of(recipe: Recipe) -> State:
+def state_of(recipe: Recipe) -> TrainingState:
     """An untrained network for 28 × 28 pixels; plain gradient descent, so that an update shows the gradient."""
     plain = {"optimizer": {"kind": "sgd", "momentum": 0.0, "weight_decay": 0.0}}
     recipe = msgspec.convert({**to_builtins(recipe), **plain}, Recipe)
@@ -68,10 +66,10 @@ def state_of(recipe: Recipe) -> State:
         optimizer.param_groups[0]["lr"] = RATE
     device = torch.device("cpu")
     peers = peer_means(recipe.peer, network, device)
-    return State(recipe, network, tensors, optimizers, peers, frozenset(optimizers), device, torch.float32)
+    return TrainingState(recipe, network, tensors, optimizers, peers, frozenset(optimizers), device, torch.float32)
 
 
-def plain_steps(state: State, own: Tensors, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def plain_steps(state: TrainingState, own: Tensors, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Hinton, section 3.4, everything computed in every step, from activities of a step ago that are given.
 
     Returns the loss with peer normalisation, whose running means it updates, and goodness, (copies · B, U)."""

@@ -23,19 +23,18 @@ from ffruntime.core.layers import tensor_shapes
 from ffruntime.core.manifest import Manifest
 from ffruntime.core.transition import read_manifest, read_weights, write
 from fftrain import network as net
-from fftrain.arithmetic import training_macs
-from fftrain.commands.report import report
+from fftrain.commands.show import report
 from fftrain.commands.train import _report
-from fftrain.data import Dataset
-from fftrain.evaluate import Scores, predict
-from fftrain.labels import make_patterns
-from fftrain.optimizer import make_optimizers
-from fftrain.page import filters, render, si
+from fftrain.dataset import Dataset
+from fftrain.epoch import Batch
+from fftrain.evaluation import Scores, predict
+from fftrain.figures import Figures, collect, training_macs
+from fftrain.optimizers import make_optimizers
+from fftrain.page import filters, render, report_paths, si, write_report
+from fftrain.patterns import make_patterns
 from fftrain.recipe import Recipe, build_network, load_recipe
-from fftrain.report import Figures, collect, report_paths, write_report
-from fftrain.state import Batch, State
-from fftrain.step import training_step
-from fftrain.train import Run
+from fftrain.run import Run
+from fftrain.step import TrainingState, training_step
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -267,7 +266,7 @@ def test_the_arithmetic_that_is_counted_is_what_torch_does(tiny_recipe: Recipe, 
     network = build_network(recipe, Image((1, 28, 28)), len(patterns["labels.patterns"]))
     tensors = net.initialise(network, patterns, torch.Generator().manual_seed(0))
     optimizers = make_optimizers(recipe, network, tensors)
-    state = State(
+    state = TrainingState(
         recipe, network, tensors, optimizers, {}, frozenset(optimizers), torch.device("cpu"), torch.float32
     )
     count, pixels = recipe.negatives.count, torch.zeros(4, 1, 28, 28, dtype=torch.uint8)

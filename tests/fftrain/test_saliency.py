@@ -36,11 +36,11 @@ from ffruntime.core.transition import read_manifest, write
 from ffruntime.model import Model
 from ffruntime.saliency import occlude
 from fftrain import network as net
+from fftrain.activation_maps import class_activation_maps, on_image, together
 from fftrain.commands.explain import explain
-from fftrain.data import load_for_manifest
+from fftrain.dataset import load_for_manifest
+from fftrain.functional import Tensors
 from fftrain.network import initialise
-from fftrain.operations import Tensors
-from fftrain.saliency import class_activation_maps, on_image, together
 
 SIDE, CLASSES = 12, 3
 

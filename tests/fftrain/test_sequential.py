@@ -12,12 +12,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import UsageError
-from fftrain.arithmetic import training_macs
-from fftrain.data import Dataset
-from fftrain.optimizer import learning_rates
+from fftrain.dataset import Dataset
+from fftrain.epoch import epoch_batches
+from fftrain.figures import training_macs
+from fftrain.optimizers import learning_rates
 from fftrain.recipe import Recipe, load_recipe
+from fftrain.run import Run, start, train
 from fftrain.step import training_step
-from fftrain.train import Run, epoch_batches, start, train
 
 
 def narrow(epochs: int, *more: tuple[str, object]) -> Recipe:

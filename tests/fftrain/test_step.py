@@ -11,26 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffruntime.core.architecture import Conv, Image, Label, Network, Relu, Unit
-from fftrain.data import Dataset
-from fftrain.gradient import local_gradient
-from fftrain.loss import pair_loss
-from fftrain.negatives import choose_negatives, plausibility
+from ffruntime.core.learning import CrossEntropy, PairLoss, Ratio, Symmetric, Threshold
+from fftrain.dataset import Dataset
+from fftrain.epoch import Batch, choose_negatives, plausibility
 from fftrain.network import label_goodness, to_images
-from fftrain.recipe import (
-    Adam,
-    CrossEntropy,
-    Negatives,
-    PairLoss,
-    Ratio,
-    Recipe,
-    Sgd,
-    Symmetric,
-    Threshold,
-    load_recipe,
-)
-from fftrain.state import Batch
-from fftrain.step import training_step
-from fftrain.train import Run, start
+from fftrain.recipe import Adam, Negatives, Recipe, Sgd, load_recipe
+from fftrain.run import Run, start
+from fftrain.step import local_gradient, pair_loss, training_step
 
 LOSSES = [Threshold(1.0, "sum"), Threshold(0.3, "mean"), Symmetric(4.0), Ratio(15.0)]
 
@@ -94,7 +81,7 @@ def test_the_fast_step_does_what_the_formulas_say(
 
 
 def start_optimizers(run: Run) -> dict[str, torch.optim.Optimizer]:
-    from fftrain.optimizer import make_optimizers
+    from fftrain.optimizers import make_optimizers
 
     return make_optimizers(run.recipe, run.network, run.tensors)
 

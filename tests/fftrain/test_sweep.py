@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 
 from ffruntime.core.errors import FFError, UsageError
 from fftrain import study as trials
-from fftrain import sweep as s
+from fftrain import sweep_table as s
 from fftrain.cli import cli
-from fftrain.commands.sweep import _load
-from fftrain.data import on_device
-from fftrain.evaluate import accuracy
+from fftrain.dataset import on_device
+from fftrain.evaluation import accuracy
 from fftrain.hardware import find_hardware
 from fftrain.recipe import load_recipe
-from fftrain.train import start, train
+from fftrain.run import start, train
+from fftrain.trials import load_some
 
 TINY = str(Path(__file__).parents[1] / "tiny.toml")
 SMALL = ("run", "mnist", "--recipe", TINY, "--device", "cpu", "--train-images", "640", "--validation-images", "200")
@@ -66,9 +66,9 @@ GRIDS = st.dictionaries(FIELD, st.lists(st.integers(1, 99), min_size=1, max_size
 
 @given(GRIDS, st.integers(1, 3))
 def test_a_grid_has_every_combination_once(grid: dict[str, list[int]], seeds: int) -> None:
-    read = dict(s.parse_grid(f"{field}={','.join(map(str, values))}") for field, values in grid.items())
+    read = dict(trials.parse_grid(f"{field}={','.join(map(str, values))}") for field, values in grid.items())
     assert read == {field: tuple(values) for field, values in grid.items()}
-    points = s.grid_points(read, seeds)
+    points = trials.grid_points(read, seeds)
     count = seeds
     for values in grid.values():
         count *= len(values)
@@ -77,10 +77,10 @@ def test_a_grid_has_every_combination_once(grid: dict[str, list[int]], seeds: in
 
 
 def test_values_of_a_grid_are_toml_or_words() -> None:
-    assert s.parse_grid("recipe=paper,cpu") == ("recipe", ("paper", "cpu"))
-    assert s.parse_grid("a=1,2.5,true") == ("a", (1, 2.5, True))
-    assert s.parse_grid("a=1,x") == ("a", (1, "x"))
-    assert s.parse_grid('a={ op = "conv", out = 3 },{ op = "relu" }')[1] == (
+    assert trials.parse_grid("recipe=paper,cpu") == ("recipe", ("paper", "cpu"))
+    assert trials.parse_grid("a=1,2.5,true") == ("a", (1, 2.5, True))
+    assert trials.parse_grid("a=1,x") == ("a", (1, "x"))
+    assert trials.parse_grid('a={ op = "conv", out = 3 },{ op = "relu" }')[1] == (
         {"op": "conv", "out": 3},
         {"op": "relu"},
     )
@@ -89,16 +89,16 @@ def test_values_of_a_grid_are_toml_or_words() -> None:
 @given(st.integers(-99, 99), st.integers(1, 99), st.booleans())
 def test_a_range_is_of_whole_numbers_where_its_ends_are(low: int, more: int, whole: bool) -> None:
     text = f"a={low}..{low + more}" if whole else f"a={low}..{low + more}.0"
-    field, found = s.parse_search(text)
-    assert (field, found) == ("a", s.Range(low, low + more))
-    assert isinstance(found, s.Range)
+    field, found = trials.parse_search(text)
+    assert (field, found) == ("a", trials.Range(low, low + more))
+    assert isinstance(found, trials.Range)
     assert isinstance(found.low, int) == whole
 
 
 def test_ranges_and_choices_of_a_search() -> None:
-    assert s.parse_search("a=1e-4..1e-2:log") == ("a", s.Range(1e-4, 1e-2, True))
-    assert s.parse_search("a=0.1..0.6") == ("a", s.Range(0.1, 0.6))
-    assert s.parse_search("patterns.kind=fourier,random") == ("patterns.kind", ("fourier", "random"))
+    assert trials.parse_search("a=1e-4..1e-2:log") == ("a", trials.Range(1e-4, 1e-2, True))
+    assert trials.parse_search("a=0.1..0.6") == ("a", trials.Range(0.1, 0.6))
+    assert trials.parse_search("patterns.kind=fourier,random") == ("patterns.kind", ("fourier", "random"))
 
 
 @pytest.mark.parametrize(
@@ -106,49 +106,50 @@ def test_ranges_and_choices_of_a_search() -> None:
 )
 def test_what_is_no_search_is_refused(text: str) -> None:
     with pytest.raises(UsageError):
-        s.parse_search(text)
+        trials.parse_search(text)
 
 
 # The table
 
 
-def results() -> list[s.Result]:
-    def result(batch: int, kind: str, *shares: float) -> s.Result:
-        return s.Result({"batch": batch, "kind": kind}, {"classifier": shares, "goodness": (0.5,) * len(shares)})
+def results() -> list[trials.Result]:
+    def result(batch: int, kind: str, *shares: float) -> trials.Result:
+        accuracy = {"classifier": shares, "goodness": (0.5,) * len(shares)}
+        return trials.Result({"batch": batch, "kind": kind}, accuracy)
 
     return [result(50, "b", 0.9), result(50, "b", 0.8), result(25, "b", 0.7), result(25, "a", 0.25)]
 
 
 def test_the_table_of_a_grid() -> None:
-    rows = s.average(results(), ["batch", "kind"])
-    assert s.table(rows, ["batch"], "kind") == [
+    rows = s.average_seeds(results(), ["batch", "kind"])
+    assert s.sweep_table(rows, ["batch"], "kind") == [
         ["batch", "kind=b", "kind=a"],
         ["25", "70.00 / 50.00", "25.00 / 50.00"],
         ["50", "85.00 ± 7.07 / 50.00 ± 0.00", ""],
     ]
-    assert s.table(rows, ["batch", "kind"], None)[1] == ["25", "b", "70.00 / 50.00"]
+    assert s.sweep_table(rows, ["batch", "kind"], None)[1] == ["25", "b", "70.00 / 50.00"]
     assert s.table_text([["a", "bb"], ["ccc", ""]]) == "a    bb\nccc"
 
 
 def test_what_makes_rows_and_columns() -> None:
-    assert s.axes(["a", "b", "c"], None, None, pair=True) == (["a", "c"], "b")
-    assert s.axes(["a", "b", "c"], "b", None, pair=True) == (["b", "a"], "c")
-    assert s.axes(["a", "b"], "b", None, pair=True) == (["b"], "a")
-    assert s.axes(["a", "b"], None, None, pair=False) == (["a", "b"], None)
-    assert s.axes(["a"], None, None, pair=True) == (["a"], None)
+    assert s.choose_axes(["a", "b", "c"], None, None, pair=True) == (["a", "c"], "b")
+    assert s.choose_axes(["a", "b", "c"], "b", None, pair=True) == (["b", "a"], "c")
+    assert s.choose_axes(["a", "b"], "b", None, pair=True) == (["b"], "a")
+    assert s.choose_axes(["a", "b"], None, None, pair=False) == (["a", "b"], None)
+    assert s.choose_axes(["a"], None, None, pair=True) == (["a"], None)
     for rows, columns in (("x", None), (None, "x"), ("a", "a")):
         with pytest.raises(UsageError):
-            s.axes(["a", "b"], rows, columns, pair=True)
+            s.choose_axes(["a", "b"], rows, columns, pair=True)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), st.floats(0, 1)), min_size=1))
 def test_every_run_is_in_exactly_one_row(runs: list[tuple[int, int, float]]) -> None:
-    found = [s.Result({"x": x, "y": y}, {"goodness": (share,)}) for x, y, share in runs]
-    rows = s.average(found, ["x", "y"])
+    found = [trials.Result({"x": x, "y": y}, {"goodness": (share,)}) for x, y, share in runs]
+    rows = s.average_seeds(found, ["x", "y"])
     assert sum(row.runs for row in rows) == len(runs)
     total = sum(row.runs * row.accuracy["goodness"][0] for row in rows)
     assert total == pytest.approx(sum(share for *_, share in runs))
-    lines = s.table(rows, ["x"], "y")
+    lines = s.sweep_table(rows, ["x"], "y")
     assert sum(cell != "" for line in lines[1:] for cell in line[1:]) == len(rows)
 
 
@@ -167,9 +168,9 @@ def test_a_study_of_other_settings_is_refused(study: optuna.Study) -> None:
 
 
 def test_points_are_planned_once_and_taken_once(study: optuna.Study, tmp_path: Path) -> None:
-    points = s.grid_points({"a": (1, 2)}, 1)
-    trials.plan(study, points)
-    trials.plan(study, [*points, *s.grid_points({"a": (3,)}, 1)])
+    points = trials.grid_points({"a": (1, 2)}, 1)
+    trials.add_points(study, points)
+    trials.add_points(study, [*points, *trials.grid_points({"a": (3,)}, 1)])
     taken = [trials.take(study, tmp_path, "me") for _ in range(4)]
     assert [trial and trial.user_attrs["values"]["a"] for trial in taken] == [1, 2, 3, None]
 
@@ -182,13 +183,13 @@ def test_of_two_trials_of_one_point_the_first_is_run(study: optuna.Study, tmp_pa
     assert first is not None
     assert first.number == 0
     assert trials.take(study, tmp_path, "other") is None
-    assert trials.count(study) == (0, 1)
+    assert trials.count_points(study) == (0, 1)
 
 
 def test_a_trial_of_a_living_process_is_left_and_of_a_dead_one_put_back(
     study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trials.plan(study, s.grid_points({"a": (1,)}, 1))
+    trials.add_points(study, trials.grid_points({"a": (1,)}, 1))
     with trials.working(tmp_path) as worker:
         trial = trials.take(study, tmp_path, worker)
         assert trial is not None
@@ -321,7 +322,7 @@ def test_a_sweep_that_is_interrupted_and_then_killed_ends_as_if_it_had_not_been(
     assert "epoch   1/3" not in said
     assert "2 of 2 trials are done" in said
     found = trials.results(trials.open_study(trials.open_storage(f"sqlite:///{tmp_path}/sweep.db", False), "sweep"))
-    dataset, dtype = _load("mnist", None, False, 640, 200), find_hardware("cpu").dtype
+    dataset, dtype = load_some("mnist", None, False, 640, 200), find_hardware("cpu").dtype
     for result, batch in zip(found, (16, 20), strict=True):
         recipe = load_recipe(TINY, [("schedule.batch", batch)])
         run = start(recipe, dataset, 0, torch.device("cpu"), dtype)
@@ -376,7 +377,7 @@ def test_recipes_can_be_swept_and_the_test_images_are_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    dataset = _load("mnist", None, False, 100, None)
+    dataset = load_some("mnist", None, False, 100, None)
     assert len(dataset.train.labels) == 100
     assert len(dataset.test.labels) == len(dataset.test.pixels) == 0
     smaller = ("--set", "network.units.*.ops.0.out=2", "--epochs", "1", "--train-images", "100")

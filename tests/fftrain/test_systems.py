@@ -19,10 +19,10 @@ from ffruntime.core.errors import BundleError
 from ffruntime.core.transition import read_weights
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.update import HEAD, Settings
-from fftrain.data import Dataset
-from fftrain.pack import write_bundle
+from fftrain.dataset import Dataset
+from fftrain.pack import pack_run
 from fftrain.recipe import Recipe
-from fftrain.train import Interrupted, Run, start, train
+from fftrain.run import Interrupted, Run, start, train
 
 SYSTEMS = [
     "hinton-mlp",
@@ -70,7 +70,7 @@ def run_to_the_end(recipe: Recipe, data: Dataset, out: Path, stop: Callable[[], 
 def test_from_training_to_the_answer(name: str, small: Dataset, digit_files: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "model.ff"
     run = run_to_the_end(narrow(name), small, path)
-    write_bundle(path, run, name, "cpu", "fp32", {})
+    pack_run(path, run, name, "cpu", "fp32", {})
     export_onnx(path)
     model = Model(path, state=False)
     checks = golden.check(model)

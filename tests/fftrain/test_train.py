@@ -13,10 +13,11 @@ from msgspec import structs
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import BundleError, StorageError, UsageError
 from fftrain.checkpoint import checkpoint_path, read_checkpoint
-from fftrain.data import Dataset
-from fftrain.optimizer import learning_rate
+from fftrain.dataset import Dataset
+from fftrain.epoch import epoch_batches
+from fftrain.optimizers import learning_rate
 from fftrain.recipe import Recipe, with_epochs
-from fftrain.train import Interrupted, Run, epoch_batches, estimate_seconds, start, train
+from fftrain.run import Interrupted, Run, estimate_seconds, start, train
 
 
 def never() -> bool:
@@ -80,7 +81,7 @@ def test_a_checkpoint_that_takes_long_waits_until_it_is_asked_for_or_the_end(
     tiny_recipe: Recipe, small: Dataset, whole: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With no time for it, none is written after an epoch; stopped there, nothing is lost."""
-    monkeypatch.setattr("fftrain.train.CHECKPOINT_SHARE", 0.0)
+    monkeypatch.setattr("fftrain.run.CHECKPOINT_SHARE", 0.0)
     path = tmp_path / "model.ff"
     epochs_done = []
     for report in train(new_run(tiny_recipe, small), path, False, never):

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 from ffruntime.core.data import data_directory
-from fftrain.data import load_dataset
-from fftrain.distributed import join, leave, rank
-from fftrain.optimizer import make_optimizers
+from fftrain.dataset import load_dataset
+from fftrain.epoch import epoch_batches
+from fftrain.hardware import join, leave, rank
+from fftrain.optimizers import make_optimizers
 from fftrain.recipe import load_recipe
+from fftrain.run import start
 from fftrain.step import training_step
-from fftrain.train import epoch_batches, start
 
 torch.set_num_threads(1)
 join("cpu")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fftrain.recipe import PairLoss, Ratio, Symmetric
+from ffruntime.core.learning import PairLoss, Ratio, Symmetric
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:

@@ -12,10 +12,10 @@ from mnist_writer import write_mnist
 from ffexport.export import export_onnx
 from ffruntime.core.data import data_directory
 from ffruntime.demo.mnist_files import VALIDATION
-from fftrain.data import Dataset, load_dataset
-from fftrain.pack import write_bundle
+from fftrain.dataset import Dataset, load_dataset
+from fftrain.pack import pack_run
 from fftrain.recipe import load_recipe
-from fftrain.train import start
+from fftrain.run import start
 
 TINY = str(Path(__file__).parents[2] / "tiny.toml")
 
@@ -37,7 +37,7 @@ def data(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _untrained(path: Path, classes: str | None) -> Path:
     recipe = load_recipe(TINY, [("schedule.epochs", 0)])
     run = start(recipe, load_dataset("mnist", data_directory(None), classes), 0, torch.device("cpu"), torch.float32)
-    write_bundle(path, run, "tiny", "cpu", "fp32", {})
+    pack_run(path, run, "tiny", "cpu", "fp32", {})
     export_onnx(path)
     return path
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ffruntime.learning.augment import _moved, augment
-from fftrain.augment import shift_images, turn_images
-from fftrain.data import Dataset
+from fftrain.dataset import Dataset
+from fftrain.epoch import shift_images, turn_images
 
 
 def some(*shape: int) -> np.ndarray:

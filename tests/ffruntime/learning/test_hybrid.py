@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ffruntime.learning import hybrid as module
 from ffruntime.learning.hybrid import hybrids, masks
-from fftrain.hybrid import masks as training_masks
+from fftrain.epoch import masks as training_masks
 
 
 @given(

@@ -18,10 +18,10 @@ from ffruntime.core.data import data_directory
 from ffruntime.core.errors import StorageError, UsageError
 from ffruntime.core.transition import read_tensors
 from ffruntime.learning.learner import Learner, Outcome
-from fftrain.data import Dataset, load_dataset
-from fftrain.pack import write_bundle
+from fftrain.dataset import Dataset, load_dataset
+from fftrain.pack import pack_run
 from fftrain.recipe import Recipe
-from fftrain.train import start, train
+from fftrain.run import start, train
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_twenty_images_of_a_digit_never_seen_and_the_others_are_not_forgotten(
     run = start(tiny_recipe, structs.replace(known, train=few), 0, torch.device("cpu"), torch.float32)
     for _ in train(run, path, resume=False, stop=lambda: False):
         pass
-    write_bundle(path, run, "tiny", "cpu", "fp32", {})
+    pack_run(path, run, "tiny", "cpu", "fp32", {})
     export_onnx(path)
     model, digits = Model(path), dataset.validation
     zeros = digits.pixels[digits.labels == 0].numpy()

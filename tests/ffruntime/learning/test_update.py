@@ -30,8 +30,8 @@ from ffruntime.learning.update import (
 from ffruntime.model import Model
 from ffruntime.session import Session
 from fftrain import network as net
-from fftrain.gradient import local_gradient
 from fftrain.recipe import Recipe
+from fftrain.step import local_gradient
 
 STEPS, BATCH = 5, 24
 
@@ -78,7 +78,9 @@ def torch_units(model: Model, recipe: Recipe, weights: Arrays, settings: Setting
     network, tensors = model.manifest.network, {name: torch.from_numpy(array) for name, array in weights.items()}
     make = torch.optim.Adam if settings.optimizer == "adam" else lambda own, lr: torch.optim.SGD(own, lr, 0.9)
     parts = [f"unit{k}" for k in range(1, len(network.units) + 1)]
-    optimizers = {part: make(list(net.parameters(part, tensors).values()), lr=settings.lr) for part in parts}
+    optimizers = {
+        part: make(list(net.parameters(network, part, tensors).values()), lr=settings.lr) for part in parts
+    }
     losses: list[list[float]] = []
     for pixels, labels in batches(model, settings.negatives):
         images = (torch.from_numpy(pixels) - network.image.mean) / network.image.std
@@ -87,7 +89,7 @@ def torch_units(model: Model, recipe: Recipe, weights: Arrays, settings: Setting
         for index, (part, unit) in enumerate(zip(parts, network.units, strict=True)):
             x = net.normalise(unit, part, tensors, x, training=False)
             gradients, x, report = local_gradient(network, index, tensors, {"below": x}, recipe.loss, len(labels))
-            for name, parameter in net.parameters(part, tensors).items():
+            for name, parameter in net.parameters(network, part, tensors).items():
                 parameter.grad = gradients[name]
             optimizers[part].step()
             losses[-1].append(float(report[0]))

@@ -8,10 +8,10 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
-from ffruntime.core.architecture import Conv, MaxPool, Network, scored_units, unit_name, unit_shapes
+from ffruntime.core.architecture import Conv, Linear, MaxPool, Network, scored_units, unit_name, unit_shapes
 
 from . import network as net
-from .operations import Tensors
+from .functional import Tensors
 
 
 class UnitMap(Struct, frozen=True):
@@ -43,24 +43,30 @@ def class_activation_maps(network: Network, tensors: Tensors, images: Tensor, la
     parts = products.split([math.prod(shapes[index][1]) for index in units], dim=1)
     maps = []
     for index, part in zip(units, parts, strict=True):
-        shape, (offset, stride) = shapes[index][1], places[index]
-        spatial = part.view(-1, *shape).sum(1) if len(shape) == 3 else None  # (N, h, w)
-        maps.append(UnitMap(unit_name(index), part.sum(1), spatial, offset, stride))
+        place = places[index]
+        spatial = part.view(-1, *shapes[index][1]).sum(1) if place else None  # (N, h, w)
+        maps.append(UnitMap(unit_name(index), part.sum(1), spatial, *(place or (0.0, 1.0))))
     return maps
 
 
-def _places(network: Network) -> list[tuple[float, float]]:
-    """Of every unit, where on the image the centre of its first cell lies, and how far the next one is: pixels."""
-    offset, stride, places = 0.0, 1.0, []
+def _places(network: Network) -> list[tuple[float, float] | None]:
+    """Of every unit, where on the image the centre of its first cell lies, and how far the next one is: pixels.
+
+    None from the first linear layer on: what it makes has no pixels.
+    """
+    offset, stride, flat = 0.0, 1.0, False
+    places: list[tuple[float, float] | None] = []
     for unit in network.units:
         for op in (*unit.inputs[0].ops, *unit.ops):
-            if isinstance(op, Conv):
+            if isinstance(op, Linear):
+                flat = True
+            elif isinstance(op, Conv):
                 offset += ((op.kernel - 1) / 2 - op.padding) * stride
                 stride *= op.stride
             elif isinstance(op, MaxPool):
                 offset += (op.size - 1) / 2 * stride
                 stride *= op.size
-        places.append((offset, stride))
+        places.append(None if flat else (offset, stride))
     return places
 
 

@@ -1,108 +1,30 @@
-"""Sweeps, the part that is arithmetic: which values are tried, and the table of what they gave.
-
-`study.py` keeps the trials, `sweep_figure.py` draws them.
-"""
+"""What a sweep gave, as a table: for a terminal, as CSV, and for `sweep_figure.py`."""
 
 from __future__ import annotations
 
 import csv
 import io
-import itertools
 import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from msgspec import Struct
 
 from ffruntime.core.errors import UsageError, unknown
 
-from .override import parse_override, parse_value
+from .study import Result
 
 MODES = ("classifier", "goodness")  # in the paper's order: linear / goodness
 
 
-class Range(Struct, frozen=True):
-    """All numbers from `low` to `high`, both included; whole numbers where both are. `log`: evenly by ratio."""
-
-    low: float
-    high: float
-    log: bool = False
-
-
-Space: TypeAlias = dict[str, "Range | tuple[Any, ...]"]  # what a search draws each field from
-
-
-class Point(Struct, frozen=True):
-    """One trial that is to be made. `values` by field; a search has none before the trial begins."""
-
-    key: str
-    values: dict[str, Any] | None
-    seeds: tuple[int, ...]
-
-
-class Result(Struct, frozen=True):
-    """What a trial gave: accuracy on the validation images by inference mode, one for each seed."""
-
-    values: dict[str, Any]
-    accuracy: dict[str, tuple[float, ...]]
-
-
-class Row(Struct, frozen=True):
+class SweepRow(Struct, frozen=True):
     """All seeds of the same values: (mean, standard deviation or None of a single one) by inference mode."""
 
     values: dict[str, Any]
     runs: int
     accuracy: dict[str, tuple[float, float | None]]
-
-
-def parse_grid(text: str) -> tuple[str, tuple[Any, ...]]:
-    """`FIELD=A,B,C` -> (field, values). Raises `UsageError`."""
-    field, _ = parse_override(text)
-    listed = text.partition("=")[2]
-    values = parse_value(f"[{listed}]")
-    if not isinstance(values, list):  # not all of them are TOML
-        values = [parse_value(part) for part in listed.split(",")]
-    if not values or "" in values:
-        raise UsageError(f"--grid {text}: expected FIELD=VALUE,VALUE,…, such as schedule.batch=25,50")
-    return field, tuple(values)
-
-
-def parse_search(text: str) -> tuple[str, Range | tuple[Any, ...]]:
-    """`FIELD=LOW..HIGH[:log]` or `FIELD=A,B,C` -> (field, what to draw from). Raises `UsageError`."""
-    field, values = parse_grid(text)
-    bounds, _, scale = text.partition("=")[2].partition(":")
-    low, dots, high = bounds.partition("..")
-    if not dots:
-        if any(isinstance(value, dict | list) for value in values):
-            raise UsageError(f"--search {text}: expected numbers, strings or true and false to choose from")
-        return field, values
-    try:
-        whole = low.strip().lstrip("+-").isdecimal() and high.strip().lstrip("+-").isdecimal()
-        number = int if whole else float
-        found = Range(number(low), number(high), scale == "log")
-    except ValueError as error:
-        raise UsageError(f"--search {text}: {error}") from error
-    finite = -math.inf < found.low < found.high < math.inf
-    if scale not in ("", "log") or not finite or (found.log and found.low <= 0):
-        raise UsageError(f"--search {text}: expected FIELD=LOW..HIGH or FIELD=LOW..HIGH:log, with 0 < LOW for log")
-    return field, found
-
-
-def grid_points(grid: Mapping[str, Sequence[Any]], seeds: int) -> list[Point]:
-    """Every combination of the values, each with every seed from 0 on; the first field changes slowest."""
-    combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    return [
-        Point(f"{json.dumps(values, sort_keys=True)} seed {seed}", values, (seed,))
-        for values in combinations
-        for seed in range(seeds)
-    ]
-
-
-def search_points(trials: int, seeds: int) -> list[Point]:
-    """So many trials; each is the mean over its seeds, which the sampler then sees."""
-    return [Point(f"trial {number}", None, tuple(range(seeds))) for number in range(trials)]
 
 
 def show_value(value: Any) -> str:
@@ -126,13 +48,13 @@ def swept_fields(results: Iterable[Result]) -> list[str]:
     return list(dict.fromkeys(field for result in results for field in result.values))
 
 
-def average(results: Sequence[Result], fields: Sequence[str]) -> list[Row]:
+def average_seeds(results: Sequence[Result], fields: Sequence[str]) -> list[SweepRow]:
     """A row for every combination of values, over all their seeds, sorted by `fields` in turn."""
     groups: dict[tuple[str, ...], list[Result]] = {}
     for result in results:
         groups.setdefault(tuple(_key(result.values.get(field)) for field in fields), []).append(result)
     rows = [
-        Row(
+        SweepRow(
             group[0].values,
             sum(len(next(iter(result.accuracy.values()), ())) for result in group),
             {mode: _mean([a for result in group for a in result.accuracy[mode]]) for mode in group[0].accuracy},
@@ -158,7 +80,9 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def axes(fields: Sequence[str], rows: str | None, columns: str | None, pair: bool) -> tuple[list[str], str | None]:
+def choose_axes(
+    fields: Sequence[str], rows: str | None, columns: str | None, pair: bool
+) -> tuple[list[str], str | None]:
     """(fields that name a row of the table, the field whose values are its columns), out of the swept ones.
 
     With `pair` and without being told, a second field makes the columns. Raises `UsageError` for a field that was
@@ -175,11 +99,11 @@ def axes(fields: Sequence[str], rows: str | None, columns: str | None, pair: boo
     return [*filter(None, [rows]), *others], columns
 
 
-def table(rows: Sequence[Row], names: Sequence[str], columns: str | None) -> list[list[str]]:
+def sweep_table(rows: Sequence[SweepRow], names: Sequence[str], columns: str | None) -> list[list[str]]:
     """Lines of cells, a heading first: a line for all values of `names`, a cell "linear / goodness" for each of
     `columns`' values, in per cent of the validation images."""
     heads = _sorted(row.values.get(columns) for row in rows) if columns else {"": None}
-    lines: dict[str, list[Row]] = {}
+    lines: dict[str, list[SweepRow]] = {}
     for row in rows:
         lines.setdefault(_key([row.values.get(name) for name in names]), []).append(row)
     titles = [f"{columns}={show_value(head)}" if columns else "linear / goodness" for head in heads.values()]
@@ -192,7 +116,7 @@ def table(rows: Sequence[Row], names: Sequence[str], columns: str | None) -> lis
     return [[*names, *titles], *body]
 
 
-def _cell(row: Row) -> str:
+def _cell(row: SweepRow) -> str:
     def figure(mode: str) -> str:
         if mode not in row.accuracy:
             return "–"
@@ -208,7 +132,7 @@ def table_text(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def flat(row: Row, fields: Sequence[str]) -> dict[str, Any]:
+def flat_row(row: SweepRow, fields: Sequence[str]) -> dict[str, Any]:
     """A row without nesting: every field's value, the number of runs, mean and deviation by mode."""
     figures = {
         name: value
@@ -218,9 +142,9 @@ def flat(row: Row, fields: Sequence[str]) -> dict[str, Any]:
     return {field: row.values.get(field) for field in fields} | {"runs": row.runs} | figures
 
 
-def table_csv(rows: Sequence[Row], fields: Sequence[str]) -> str:
+def table_csv(rows: Sequence[SweepRow], fields: Sequence[str]) -> str:
     """All rows as CSV, with a heading; shares, not per cent."""
-    flats = [flat(row, fields) for row in rows]
+    flats = [flat_row(row, fields) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for one in flats for name in one)), lineterminator="\n")
     writer.writeheader()

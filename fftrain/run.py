@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps, checkpoints, and an end that loses nothing."""
+"""A training run: epochs of steps, checkpoints, and an end that loses nothing."""
 
 from __future__ import annotations
 
@@ -15,22 +15,19 @@ from torch import Tensor
 from ffruntime.core.architecture import Image
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import UsageError
+from ffruntime.core.learning import CrossEntropy
 from ffruntime.core.manifest import TrainedMode
 
-from .augment import augment
 from .checkpoint import Identity, Progress, checkpoint_path, load_checkpoint, save_checkpoint
-from .cuda_graph import Step, graphed
-from .data import Dataset, on_device, statistics
-from .distributed import anyone, average, rank, world
-from .evaluate import accuracy
-from .hybrid import hybrids
-from .labels import make_patterns
+from .dataset import Dataset, on_device, pixel_statistics
+from .epoch import Batch, epoch_batches
+from .evaluation import accuracy
+from .hardware import anyone, average, graphed, rank, world
 from .network import initialise
-from .optimizer import learning_rates, make_optimizers, set_learning_rates
-from .peer import peer_means
-from .recipe import CrossEntropy, NoLabel, Recipe, build_network
-from .state import Batch, State
-from .step import training_step
+from .optimizers import learning_rates, make_optimizers, set_learning_rates
+from .patterns import make_patterns
+from .recipe import NoLabel, Recipe, build_network
+from .step import TrainingState, peer_means, training_step
 
 CHECKPOINT_SECONDS = 60.0
 CHECKPOINT_SHARE = 0.05  # of the time at most, where epochs end sooner than that
@@ -38,7 +35,7 @@ GLANCE = 1_000  # validation images looked at after each epoch; all of them are 
 LOOK_STEPS = 25  # between looks at the clock, at the user's wish to stop and, on a CPU, at the figures
 
 
-class Run(State):
+class Run(TrainingState):
     """A training run: what it makes (`tensors`, in place) and what it makes it from."""
 
     dataset: Dataset
@@ -68,7 +65,7 @@ class Run(State):
         )
 
 
-class Report(Struct, frozen=True):
+class Status(Struct, frozen=True):
     """Where the run is. `figures` (U + 1, 2) are means over the epoch so far (`training_step`), on the CPU, or
     None; `row` is the epoch's line in the history, at its end."""
 
@@ -90,7 +87,7 @@ def start(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, dty
     _check(recipe)
     c, h, w = dataset.train.pixels.shape[1:]
     patterns = make_patterns(recipe.patterns, len(dataset.classes), h, w)
-    mean, std = statistics(dataset.train) if recipe.network.standardise else (0.0, 1.0)
+    mean, std = pixel_statistics(dataset.train) if recipe.network.standardise else (0.0, 1.0)
     network = build_network(recipe, Image((c, h, w), mean, std), len(patterns["labels.patterns"]))
     tensors = initialise(network, patterns, torch.Generator().manual_seed(seed))
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
@@ -125,29 +122,12 @@ def _asks_classifier(recipe: Recipe) -> bool:
     return recipe.negatives.hard > 0 and recipe.negatives.source == "classifier"
 
 
-def epoch_batches(train: Examples, recipe: Recipe, seed: int, epoch: int, skip: int) -> Iterator[Batch]:
-    """The epoch's batches from number `skip` on; of each, this process's share.
-
-    The same seed and epoch give the same batches, whatever the number of processes.
-    """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    n, device, batch = len(train.labels), train.pixels.device, recipe.schedule.batch
-    order = torch.randperm(n, generator=generator).to(device)
-    noise = torch.rand(n, recipe.negatives.count, 2, generator=generator).to(device)
-    pixels, labels = augment(recipe.augment, train.pixels[order], generator), train.labels[order]
-    kind = recipe.negatives
-    mixed = hybrids(pixels, kind.count, kind.blur, generator) if kind.source == "hybrid" else None
-    for start in range(skip * batch, max(n - batch, 0) + 1, batch):
-        chosen = slice(start + rank(), start + batch, world())
-        yield Batch(pixels[chosen], labels[chosen], noise[chosen], None if mixed is None else mixed[chosen])
-
-
 def passed(run: Run, epoch: int, step: int) -> float:
     """Share of the training that has passed."""
     return (epoch + step / run.steps_per_epoch) / run.recipe.schedule.epochs
 
 
-def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterator[Report]:
+def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterator[Status]:
     """Train to the recipe's end, reporting on the way.
 
     Asked to `stop`, finishes the step, writes the checkpoint and raises `Interrupted`. The checkpoint is written
@@ -164,12 +144,12 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
         nonlocal saved, cost
         started = time.monotonic()
         if rank() == 0:
-            save_checkpoint(path, run.identity, progress, run.tensors, run.optimizers, run.peers, sums)
+            save_checkpoint(path, run.identity, progress, run, sums)
         saved = time.monotonic()
         cost = saved - started
 
     if resume:
-        progress, loaded = load_checkpoint(path, run.identity, run.tensors, run.optimizers, run.peers)
+        progress, loaded = load_checkpoint(path, run.identity, run)
         sums, run.seconds, run.history = loaded.to(run.device), progress.seconds, progress.history
         saved = time.monotonic()
     else:  # says at once, and not after an epoch, that this place cannot be written
@@ -197,7 +177,7 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
             if asked:
                 raise Interrupted
             if step % LOOK_STEPS == 0:
-                yield Report(epoch, step, (sums / step) if run.device.type == "cpu" else None)
+                yield Status(epoch, step, (sums / step) if run.device.type == "cpu" else None)
         figures = sums / step
         average([figures])
         row = _history_row(run, epoch, figures.cpu(), glance)
@@ -208,14 +188,14 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
         due = progress.epoch == schedule.epochs or cost < CHECKPOINT_SHARE * since or since > CHECKPOINT_SECONDS
         if due:
             save(progress)
-        yield Report(epoch, step, figures.cpu(), row)
+        yield Status(epoch, step, figures.cpu(), row)
         if anyone(stop(), run.device):
             if not due:
                 save(progress)
             raise Interrupted
 
 
-def _step(run: Run) -> Step:
+def _step(run: Run) -> Callable[[Run, Batch, Tensor], Tensor]:
     """The training step as it runs here. What a CUDA graph does cannot change later: other parts, another step."""
     return graphed(training_step) if run.device.type == "cuda" and world() == 1 else training_step
 

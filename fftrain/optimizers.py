@@ -1,4 +1,5 @@
-"""Optimizers: one for every unit, so that a unit is updated, and its gradient gone, before the next one's turn."""
+"""Optimizers and learning rates: an optimizer for every unit, which is updated, and its gradient freed, before the
+next unit's turn."""
 
 from __future__ import annotations
 
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ffruntime.core.architecture import Network, unit_name
+from ffruntime.core.learning import CrossEntropy
 
+from .functional import Tensors
 from .network import parameters
-from .operations import Tensors
-from .recipe import Adam, CrossEntropy, Recipe
+from .recipe import Adam, Recipe
 
 Optimizers: TypeAlias = dict[str, torch.optim.Optimizer]  # by unit name, and "head"
 
@@ -32,7 +34,7 @@ def make_optimizers(recipe: Recipe, network: Network, tensors: Tensors) -> Optim
     on_cuda = next(iter(tensors.values())).is_cuda
     optimizers: Optimizers = {}
     for part in trained_parts(recipe, network):
-        own = list(parameters(part, tensors).values())
+        own = list(parameters(network, part, tensors).values())
         base = recipe.schedule.head_lr if part == "head" else recipe.schedule.lr
         rate = torch.tensor(base, device=own[0].device) if on_cuda else base  # a CUDA graph reads it anew
         if isinstance(recipe.optimizer, Adam):

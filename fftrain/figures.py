@@ -1,27 +1,33 @@
-"""The report of a run: its figures as JSON and a page that shows them, beside the bundle."""
+"""The figures of a run's report: how good the network is, which mistakes it makes, and what it cost."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
-from ffruntime.core.architecture import named_ops, unit_name, unit_shapes
-from ffruntime.core.cost import goodness_macs, head_macs, pass_macs, unit_macs
-from ffruntime.core.durable import write_atomically
-from ffruntime.core.errors import BundleError, MissingExtra
-from ffruntime.core.layers import tensor_shapes
+from ffruntime.core.architecture import Network, named_ops, unit_name, unit_shapes
+from ffruntime.core.cost import (
+    constant_macs,
+    goodness_macs,
+    head_macs,
+    layer_macs,
+    pass_macs,
+    unit_macs,
+)
+from ffruntime.core.errors import BundleError
+from ffruntime.core.layers import HEAD, Tensor, head_parameters, unit_parameters
+from ffruntime.core.learning import CrossEntropy
 from ffruntime.core.manifest import WEIGHTS, Manifest
 from ffruntime.core.tables import inputs_text
-from ffruntime.core.transition import read_manifest, read_weights
 
-from .arithmetic import training_macs
-from .calibration import confidences
-from .data import Dataset
-from .evaluate import Measured, Scores, measure, temperatures
+from .dataset import Dataset
+from .drawing import png, to_picture
+from .evaluation import Measured, Scores, confidences, measure, temperatures
+from .optimizers import trained_parts
 from .recipe import Recipe
 
 MISTAKES = 24
@@ -69,52 +75,6 @@ class Figures(Struct, frozen=True):
     cost: Cost
 
 
-def report_paths(bundle: Path) -> tuple[Path, Path]:
-    """Where the page and the figures of a bundle lie."""
-    return bundle.with_name(f"{bundle.name}.report.html"), bundle.with_name(f"{bundle.name}.report.json")
-
-
-def write_report(bundle: Path, dataset: Dataset, scores: dict[str, Scores]) -> Path:
-    """Write figures and page beside a bundle that is complete; return the page's path.
-
-    `scores` are those that the final evaluation made, by split; none for an untrained network. Raises
-    `StorageError`, `MissingExtra`.
-    """
-    manifest = read_manifest(bundle)
-    figures = collect(manifest, dataset, scores)
-    page, json = report_paths(bundle)
-    write_atomically(json, msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
-    write_page(page, bundle, manifest, figures)
-    return page
-
-
-def write_page(page: Path, bundle: Path, manifest: Manifest, figures: Figures) -> None:
-    """Draw the page from the bundle and the figures. Raises `StorageError`, `MissingExtra`."""
-    try:
-        from .page import render
-    except ImportError as error:
-        raise MissingExtra(error.name or "matplotlib", "train") from error
-    write_atomically(page, render(bundle.name, manifest, read_weights(bundle, manifest), figures).encode())
-
-
-def rewrite_page(bundle: Path, page: Path | None) -> Path:
-    """Draw the page again from a bundle and the figures beside it. Raises `BundleError` where they do not match."""
-    manifest = read_manifest(bundle)
-    default, json = report_paths(bundle)
-    try:
-        figures = msgspec.json.decode(json.read_bytes(), type=Figures)
-    except FileNotFoundError as error:
-        raise BundleError(f"{json}: missing; a training run writes it beside its bundle") from error
-    except OSError as error:
-        raise BundleError(f"{json}: cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BundleError(f"{json}: damaged: {error}") from error
-    if figures.weights != manifest.files[WEIGHTS].sha256:
-        raise BundleError(f"{json}: is about other weights than those of {bundle}")
-    write_page(page or default, bundle, manifest, figures)
-    return page or default
-
-
 def collect(manifest: Manifest, dataset: Dataset, scores: dict[str, Scores]) -> Figures:
     """All figures of a report; of the test images only counts."""
     splits = {name: getattr(dataset, name) for name in scores}
@@ -137,8 +97,6 @@ def collect(manifest: Manifest, dataset: Dataset, scores: dict[str, Scores]) -> 
 
 def worst_mistakes(dataset: Dataset, scores: Scores, fitted: dict[str, float]) -> tuple[Mistake, ...]:
     """The validation images that the first mode got wrong and was most sure of."""
-    from .plots import png, to_picture
-
     split, classes = dataset.validation, dataset.classes
     labels = split.labels.cpu().numpy()
     sure = {mode: confidences(rows, fitted[mode]).max(1) for mode, rows in scores.items()}
@@ -164,24 +122,20 @@ def count_cost(manifest: Manifest) -> Cost:
         recipe = msgspec.convert(training.recipe, Recipe)
     except msgspec.ValidationError as error:
         raise BundleError(f"manifest: its recipe cannot be read: {error}") from error
-    sizes = {name: math.prod(shape) for name, shape in tensor_shapes(network).items()}
-
-    def parameters(part: str) -> int:
-        return sum(n for name, n in sizes.items() if name.startswith(part) and name.endswith(("weight", "bias")))
-
     parts = [
         Part(
             unit_name(index),
             " → ".join((*inputs_text(unit), *(name for name, _ in named_ops(unit)))),
             above,
-            parameters(f"{unit_name(index)}."),
+            _count(unit_parameters(network, index)),
             macs,
         )
         for index, (unit, (_, above), macs) in enumerate(
             zip(network.units, unit_shapes(network), unit_macs(network), strict=True)
         )
     ]
-    head = Part("classifier", "linear", (network.label.patterns,), parameters("head."), head_macs(network))
+    trained = _count(head_parameters(network))
+    head = Part("classifier", "linear", (network.label.patterns,), trained, head_macs(network))
     by_mode = {
         "goodness": goodness_macs(network, len(manifest.classes)),
         "classifier": pass_macs(network) + head.macs,
@@ -196,3 +150,48 @@ def count_cost(manifest: Manifest) -> Cost:
         seconds=training.seconds,
         images_per_second=round(seen / training.seconds, 1) if training.seconds else 0.0,
     )
+
+
+def _count(parameters: Sequence[Tensor]) -> int:
+    return sum(math.prod(tensor.shape) for tensor in parameters)
+
+
+def training_macs(recipe: Recipe, network: Network) -> int:
+    """Multiply-accumulates of training on one image once: convolutions and matrix products, no optimizer.
+
+    By Forward-Forward: a pass for the image with its right label and with each wrong one, and of each, gradients of
+    the trained weights and, within a unit of several layers, of their inputs; where gradients cross units, of the
+    inputs of every layer but the first. The linear classifier takes one more pass, but not where images have no
+    labels, and negatives that are chosen by goodness one for every pattern. Where units are trained one after the
+    other, it is the mean over the training. A recurrent network does so in every step, after one pass from below;
+    its inputs count as of one layer each, and what no step changes once: of the image, and of each of its labels.
+    """
+    units, head = layer_macs(network), head_macs(network)
+    forward = sum(map(sum, units))
+    parts = trained_parts(recipe, network)
+    trained = [layers for index, layers in enumerate(units) if unit_name(index) in parts]
+    if isinstance(recipe.loss, CrossEntropy):
+        return forward + head + _gradients([*trained, (head,)])
+    if recipe.gradient == "crossing":
+        gradients = _gradients(trained)
+    else:
+        gradients = sum(_gradients([layers]) for layers in trained)
+        if recipe.schedule.order == "sequential":
+            gradients //= len(trained)  # of one unit at a time, each for the same share of the training
+    own_pass = 0 if recipe.negatives.source == "hybrid" else pass_macs(network)
+    classifier = own_pass + 2 * head if HEAD in parts else 0
+    chosen = recipe.negatives.hard > 0 and recipe.negatives.source == "goodness"
+    choice = goodness_macs(network, network.label.patterns) if chosen else 0
+    if network.steps:
+        (image, label), copies = constant_macs(network), 1 + recipe.negatives.count
+        first, last = unit_name(0) in parts, unit_name(len(units) - 1) in parts
+        once = (1 + first) * image + copies * (1 + last) * label
+        changing = forward - image - label + sum(map(sum, trained)) - first * image - last * label
+        return copies * network.steps.count * changing + once + pass_macs(network) + classifier + choice
+    return (1 + recipe.negatives.count) * (forward + gradients) + classifier + choice
+
+
+def _gradients(units: list[tuple[int, ...]]) -> int:
+    """Gradients through layers that follow each other: of all weights, and of all inputs but the first layer's."""
+    layers = [macs for unit in units for macs in unit]
+    return sum(layers) + sum(layers[1:])

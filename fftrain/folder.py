@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -15,13 +16,13 @@ from rich.console import Console
 from rich.progress import track
 
 from ffruntime import picture
+from ffruntime.core.data import Examples
 from ffruntime.core.errors import DataError, ImageError
 from ffruntime.core.manifest import Photo
+from ffruntime.picture import MAX_BYTES
 from ffruntime.sources import SUFFIXES
 
-from .classes import choose_classes
-from .picture_tree import Name, Reader, open_tree
-from .torchvision_sets import Arrays
+from .sets import choose_classes
 
 PARTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}  # by the folder's name
 SHARE = 0.1  # of the training pictures, for each part that the tree does not have
@@ -30,7 +31,9 @@ LARGEST = 64  # pixels a side, where no size is asked for
 SIZED = 1_000  # pictures whose size is looked at to choose one
 MANY = 2_000  # pictures, from which on a bar is shown
 
-Labelled: TypeAlias = list[tuple[Name, int]]
+Name: TypeAlias = tuple[str, ...]  # a file's path below the root, part by part
+Reader: TypeAlias = Callable[[Name], bytes]
+Labelled: TypeAlias = list[tuple[Name, int]]  # pictures, each with its label
 
 
 class Tree(Struct, frozen=True):
@@ -48,7 +51,7 @@ class Tree(Struct, frozen=True):
 class Folder(Struct, frozen=True):
     """The pictures as images for training, validation and testing, and what is to be said of them."""
 
-    parts: tuple[Arrays, Arrays, Arrays]
+    parts: tuple[Examples, Examples, Examples]
     classes: tuple[str, ...]
     source: str
     skipped: int
@@ -126,7 +129,7 @@ def choose_size(pictures: Labelled, read: Reader, path: Path) -> int:
     return min(LARGEST, int(median(sides)))
 
 
-def read_pictures(pictures: Labelled, read: Reader, path: Path, size: int, channels: int | None = None) -> Arrays:
+def read_pictures(pictures: Labelled, read: Reader, path: Path, size: int, channels: int | None = None) -> Examples:
     """The pictures as `ffruntime classify` prepares them: uint8 (N, C, size, size) and labels (N,).
 
     C is `channels`; by default 1 where all of them are grey, else 3. Raises `DataError` naming the file.
@@ -145,7 +148,7 @@ def read_pictures(pictures: Labelled, read: Reader, path: Path, size: int, chann
             image[:] = picture.prepare(picture.decode_picture(read(file), name), name, Photo(), image.shape)
     if channels is None and (pixels == pixels[:, :1]).all():
         pixels = np.ascontiguousarray(pixels[:, :1])
-    return pixels, np.array([label for _, label in pictures], np.int64)
+    return Examples(pixels, np.array([label for _, label in pictures], np.int64))
 
 
 def read_folder(
@@ -163,22 +166,24 @@ def read_folder(
         parts = split(tree, chosen, path, seed)
         everything = [*parts[0], *parts[1], *parts[2]]
         side = size or choose_size(everything, read, path)
-        pixels, labels = read_pictures(everything, read, path, side, channels)
-    ends = np.cumsum([len(part) for part in parts])[:-1]
-    images = list(zip(np.split(pixels, ends), np.split(labels, ends), strict=True))
+        images = read_pictures(everything, read, path, side, channels)
+    ends = np.cumsum([len(part) for part in parts])
+    train, validation, test = (
+        images.take(slice(end - len(part), end)) for part, end in zip(parts, ends, strict=True)
+    )
     why = "as asked" if size else f"the median of the shorter sides, at most {LARGEST}"
     source = "; ".join(
         [
             f"folder {path}",
-            f"{len(labels):,} pictures of {len(chosen)} classes",
-            f"{side} × {side} pixels ({why}), {'grey' if pixels.shape[1] == 1 else 'colour'}",
+            f"{len(images):,} pictures of {len(chosen)} classes",
+            f"{side} × {side} pixels ({why}), {'grey' if images.pixels.shape[1] == 1 else 'colour'}",
             *(
                 f"{part}: {'as the folder has it' if part in tree.parts else '10 % of each class'}"
                 for part in ("validation", "test")
             ),
         ]
     )
-    return Folder((images[0], images[1], images[2]), chosen, source, tree.skipped)
+    return Folder((train, validation, test), chosen, source, tree.skipped)
 
 
 def _display(path: Path, name: Name) -> str:
@@ -192,3 +197,64 @@ def _refusing() -> Iterator[None]:
         yield
     except ImageError as error:
         raise DataError(f"{error}; replace that picture, or take it away") from error
+
+
+# Files in a folder or in a .zip, alike. Nothing is extracted.
+
+
+@contextmanager
+def open_tree(path: Path) -> Iterator[tuple[list[Name], Reader]]:
+    """(names of all files that are not hidden, sorted; what reads a file, up to one byte more than a picture has).
+
+    Raises `DataError` naming the file, and so does the reader.
+    """
+    if path.is_dir():
+        try:
+            names = sorted(_walk(path))
+        except OSError as error:
+            raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
+        yield names, lambda name: _read_file(path.joinpath(*name))
+        return
+    try:
+        archive = zipfile.ZipFile(path)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such folder, and no such .zip") from error
+    except Exception as error:  # zipfile raises anything on what it cannot read
+        raise DataError(f"{path}: neither a folder nor a .zip that can be read: {error}") from error
+    with archive:
+        members = {tuple(filter(None, i.filename.split("/"))): i for i in archive.infolist() if not i.is_dir()}
+        names = sorted(name for name in members if not any(map(_is_hidden, name)))
+        yield names, lambda name: _read_member(path, archive, members[name])
+
+
+def _is_hidden(part: str) -> bool:
+    return part.startswith(".") or part == "__MACOSX"  # which macOS adds to what it packs
+
+
+def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Name]:
+    """Names of the files below `folder`. A link to a folder that it lies in is not followed."""
+    above = (*above, folder.resolve())
+    for entry in folder.iterdir():
+        if _is_hidden(entry.name):
+            continue
+        if entry.is_dir():
+            if entry.resolve() not in above:
+                yield from ((entry.name, *name) for name in _walk(entry, above))
+        elif entry.is_file() or entry.is_symlink():
+            yield (entry.name,)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    try:
+        with archive.open(member) as file:
+            return file.read(MAX_BYTES + 1)
+    except Exception as error:  # damaged, encrypted, or packed in an unknown way
+        raise DataError(f"{path}/{member.filename}: cannot be unpacked: {error}; pack {path.name} again") from error

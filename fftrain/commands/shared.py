@@ -1,0 +1,47 @@
+"""What the commands of fftrain share: packages that a command needs, and options."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import click
+
+from ffruntime.core.errors import MissingExtra, UsageError
+
+model_argument = click.argument("model", metavar="[MODEL]", envvar="FF_MODEL", default="model.ff")
+data_option = click.option(
+    "--data", metavar="DIR", help="Where the data set lies or goes; default: $FF_DATA, else the cache."
+)
+offline_option = click.option(
+    "--offline", is_flag=True, help="Use the offline sample of real MNIST; needs no network."
+)
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
+)
+threads_option = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+
+
+def import_extra(module: str) -> ModuleType:
+    """A package of the extra `train`, which commands import when they run. Raises `MissingExtra` where it is not
+    installed."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise MissingExtra(module, "train") from error
+
+
+def import_torch(threads: int | None = None) -> ModuleType:
+    """torch, on so many CPU threads. Raises `MissingExtra` where it is not installed."""
+    torch = import_extra("torch")
+    if threads:
+        torch.set_num_threads(threads)
+    return torch
+
+
+def check_png(out: str) -> None:
+    """Raise `UsageError` unless a picture's name says that it is a PNG."""
+    if Path(out).suffix.lower() != ".png":
+        raise UsageError(f"--out {out}: the picture is a PNG; choose a name that ends in .png")
