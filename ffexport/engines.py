@@ -245,8 +245,8 @@ def _prove(bundle: Bundle, files: dict[str, bytes], settings: BuildSettings) -> 
         return {}
     graphs = graph_files(bundle.manifest, settings.precision)
     with scratch_copy(bundle, [WEIGHTS, GOLDEN, in_folder(WEIGHTS, settings.precision), *graphs]) as copy:
-        write_bundle(copy.path, copy.manifest, files)
-        rows = check(Model(copy, session=Session(settings.library, settings.precision)))
+        written = write_bundle(copy.path, copy.manifest, files)
+        rows = check(Model(written, session=Session(settings.library, settings.precision)))
     require(rows, f"{settings.library} {settings.version}")
     return {row.graph: row for row in sorted(rows, key=lambda row: row.relative)}
 

@@ -82,13 +82,13 @@ def export_state(
     bundle = Bundle(source)
     learned, origin = read_state(state, bundle.manifest)
     weights = {**bundle.weights(), **learned.tensors}
-    old = read_golden(Model(source, session=Session(REFERENCE), state=False))
+    old = read_golden(bundle)
     exemplars = {EXEMPLARS: _bytes(bundle.verified(EXEMPLARS))} if EXEMPLARS in bundle else {}
     manifest = new_manifest(bundle.manifest, learned, origin, sha256(state))
     with scratch_folder() as folder:
         copy = write_bundle(folder / "model.ff", manifest, {WEIGHTS: save(weights), **exemplars})
-        write_bundle(copy.path, copy.manifest, fp32_graphs(copy))
-        golden = golden_vectors(Model(copy, session=Session(REFERENCE)), weights, old)
+        with_graphs = write_bundle(copy.path, copy.manifest, fp32_graphs(copy))
+        golden = golden_vectors(Model(with_graphs, session=Session(REFERENCE)), weights, old)
         if not all(np.isfinite(array).all() for array in golden.values()):
             raise BundleError(f"{state}: with it the network computes no finite numbers; roll the learning back")
         write_bundle(copy.path, copy.manifest, {GOLDEN: save(golden)})  # without graphs: the export adds them

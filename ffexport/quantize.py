@@ -150,8 +150,8 @@ def quantize(
         else:
             arrays = to_int8(network, weights, {layer: scales[layer] for layer in quantized})
         files = precision_files(network, arrays, precision)
-        write_bundle(scratch.path, scratch.manifest, files)
-        model = Model(scratch, session=Session(backend, precision))
+        written = write_bundle(scratch.path, scratch.manifest, files)
+        model = Model(written, session=Session(backend, precision))
         return files, scores(model, exemplars, progress, f"{len(quantized)} layers, exemplars")
 
     def unfaithful(ours: Scores) -> Scores:

@@ -24,6 +24,7 @@ from .core.errors import ImageError
 from .core.manifest import Digit, Photo, Preprocessing
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # not EPS, for which Pillow starts Ghostscript
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp")
 MAX_BYTES = 256 << 20
 MAX_SIDE = 16_384  # pixels
 MAX_PIXELS = 64_000_000

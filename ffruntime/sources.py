@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from PIL import Image
 
 from .core.errors import ImageError, MissingExtra
-from .picture import read_picture
+from .picture import SUFFIXES, read_picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 PictureSource: TypeAlias = tuple[str, Callable[[], Image.Image]]
 Stamp: TypeAlias = tuple[int, int, int]  # inode, size in bytes, time of the last change in ns
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp")
 INTERVAL = 0.2  # seconds between two looks at a folder
 
 

@@ -19,8 +19,7 @@ from ffruntime import picture
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import DataError, ImageError
 from ffruntime.core.manifest import Photo
-from ffruntime.picture import MAX_BYTES
-from ffruntime.sources import SUFFIXES
+from ffruntime.picture import MAX_BYTES, SUFFIXES
 
 from .sets import choose_classes
 

@@ -11,7 +11,7 @@ from msgspec import to_builtins
 from safetensors.torch import save
 from torch import Tensor
 
-from ffruntime import __version__
+from ffruntime.core import __version__
 from ffruntime.core.architecture import Network, unit_name
 from ffruntime.core.bundle import CALIBRATION, HELD_BACK, REPLAY, Bundle, write_bundle
 from ffruntime.core.data import Examples
