@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import threading
 import time
@@ -22,13 +21,13 @@ from .core.errors import BundleError, UsageError, unknown
 from .core.layers import gradient_tensors, tensor_shapes
 from .core.manifest import PRECISIONS, Precision, in_folder
 from .core.plan import BATCH
+from .core.state import Weights
 from .core.transition import from_below
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .learning.learner import Outcome
-    from .learning.store import Current
+    from .learning.versions import Current
 
 SHORTLIST = "shortlist"
 MANY = 1 << 16  # labels: as many as there are
@@ -57,7 +56,6 @@ class Model:
     >>> from ffruntime import Model
     >>> model = Model("model.ff")
     >>> model.classify("three.png").label
-    >>> model.learn(images, labels)
 
     Graphs are loaded when first needed; safe to share between threads. `state` is the directory of what was learned
     on the bundle, by default `model.state` beside `model.ff`; its current version counts, where there is one. With
@@ -89,7 +87,8 @@ class Model:
         self.path, self.backend, self.threads, self.arena = Path(path), backend, threads, arena
         self.precision: Precision = known[precision]
         self.batch, self.at_once = BATCH, MANY  # images, and labels, in one call of a graph
-        self.manifest = bundle.read_manifest(self.path)
+        self.bundle = bundle.Bundle(self.path)
+        self.manifest = self.bundle.manifest
         if self.manifest.shortlist and set(self.manifest.classes) <= set(self.manifest.shortlist.always):
             raise BundleError(f"{self.path}: its shortlist leaves the classifier no class to judge by")
         self._graphs: dict[str, Graph] = {}
@@ -97,7 +96,7 @@ class Model:
         self._verified: set[str] = set()  # files of the bundle whose hash was checked
         self._lock = threading.Lock()
         if learned is None and (now := learned_state(self.path, self.manifest, state)):
-            learned, classes, doubtful = now.tensors, now.classes, now.doubtful
+            learned, classes, doubtful = now.weights.tensors, now.weights.classes, now.weights.undertrained
         self._learn(learned or {}, classes or self.manifest.classes, doubtful)
 
     def relearned(
@@ -120,27 +119,16 @@ class Model:
         other._graphs = {n: g for n, g in graphs.items() if changed.isdisjoint(graph_tensors(network, n))}
         return other
 
-    def learn(self, images: np.ndarray, labels: Sequence[str]) -> list[Outcome]:
-        """Learn from examples, durably, and go on with what was learned: images uint8 (N, C, H, W), their classes.
+    @property
+    def undertrained(self) -> frozenset[str]:
+        return self.doubtful
 
-        They are stored in the state directory, which is made where there is none, before anything else happens;
-        then come updates of some examples each, those included that were still pending (`docs/learning.md`). Other
-        threads classify meanwhile as before. Where an update raises, those before it count. Raises `StateError`,
-        `StorageError`, and `UsageError` for a model that was opened as shipped, or images of another shape.
-        """
-        from .learning.learner import Learner  # only who learns waits for a database
+    @property
+    def weights(self) -> Weights:
+        return Weights(self.weights_override, self.classes, self.doubtful)
 
-        if self._state is False:
-            raise UsageError("this model was opened as shipped, without a state that could learn")
-        directory = Path(self._state) if self._state else bundle.state_directory(self.path)
-        with contextlib.closing(Learner(self, directory)) as learner:
-            try:
-                return list(learner.learn(images, labels))
-            finally:
-                now = learner.model
-                with self._lock:
-                    self._graphs = now._graphs
-                    self._learn(now.weights_override, now.classes, now.doubtful)
+    def with_weights(self, weights: Weights) -> Model:
+        return self.relearned(weights.tensors, weights.classes, weights.undertrained)
 
     def _as_now(self) -> Model:
         """The same model, which goes on with these weights whatever is learned meanwhile."""
@@ -343,7 +331,7 @@ def learned_state(
     directory = Path(state) if state else bundle.state_directory(path)
     if state is False or not directory.is_dir():
         return None
-    from .learning.store import current  # only who has learned waits for a database
+    from .learning.directory import current  # only who has learned waits for a database
 
     return current(directory, manifest)
 

@@ -115,10 +115,10 @@ def classify(
 def _newest(model: Model, asked: Asked) -> Callable[[], Model]:
     """The model with what another process has learned meanwhile."""
     from ..core.transition import state_directory
-    from ..following import following
+    from ..learning.directory import watching
 
     directory = asked.state or state_directory(model.path)
-    return following(model, directory, lambda problem: click.echo(f"warning: {problem}", err=True))
+    return watching(model, directory, lambda problem: click.echo(f"warning: {problem}", err=True))
 
 
 def _cost_line(costs: Counter[int], classes: int, labels: int | None, doubtful: int) -> str:

@@ -130,7 +130,7 @@ def within(
     from ..core.plan import MIB, UNLIMITED, choose, device_limits
 
     if use == "update":
-        from ..learning.update import learning_units
+        from ..learning.step import learning_units
 
         learning_units(model.manifest.network, model.manifest.files)
     room, threads = UNLIMITED, model.threads

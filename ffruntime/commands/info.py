@@ -27,7 +27,9 @@ def info(model_path: str, state: Path | None, shipped: bool, as_json: bool) -> N
     manifest = read_manifest(path)
     learned = learned_state(path, manifest, state_to_use(state, shipped))
     if as_json:
-        facts = learned and {name: getattr(learned, name) for name in ("version", "updates", "examples", "classes")}
+        facts = learned and {name: getattr(learned, name) for name in ("version", "updates", "examples")}
+        if learned and facts:
+            facts["classes"] = learned.weights.classes
         click.echo(json.dumps({**to_builtins(manifest), "learned": facts}))
         return
     click.echo(manifest_text(path, manifest))

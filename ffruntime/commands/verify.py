@@ -10,7 +10,7 @@ import click
 from .common import Asked, json_option, running_options, state_to_use
 
 if TYPE_CHECKING:
-    from ..learning.store import Current
+    from ..learning.versions import Current
     from ..model import Model
 
 
@@ -65,12 +65,12 @@ def _since(shipped: Model, learned: Current) -> dict[str, Any]:
     images = read_golden(shipped)["images"]
     plain = Model(shipped.path, shipped.backend, shipped.threads, state=False)
     before = plain.scores(images).argmax(1)
-    after = plain.relearned(learned.tensors, learned.classes, learned.doubtful).scores(images).argmax(1)
+    after = plain.with_weights(learned.weights).scores(images).argmax(1)
     return {
         "version": learned.version,
         "updates": learned.updates,
         "examples": learned.examples,
-        "classes": learned.classes[len(shipped.manifest.classes) :],
+        "classes": learned.weights.classes[len(shipped.manifest.classes) :],
         "as_shipped": int((before == after).sum()),
         "images": len(images),
     }
