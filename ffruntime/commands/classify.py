@@ -114,7 +114,7 @@ def classify(
 
 def _newest(model: Model, asked: Asked) -> Callable[[], Model]:
     """The model with what another process has learned meanwhile."""
-    from ..core.transition import state_directory
+    from ..core.bundle import state_directory
     from ..learning.directory import watching
 
     directory = asked.state or state_directory(model.path)

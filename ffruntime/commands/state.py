@@ -15,7 +15,8 @@ from .common import backend_options, json_option, model_option, state_option
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..learning.store import Store, Version
+    from ..learning.store import Store
+    from ..learning.versions import Version
     from ..model import Model
 
 EPILOG = """\b

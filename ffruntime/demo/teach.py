@@ -127,10 +127,9 @@ def require_changed_world(bundle: Bundle) -> None:
     learning_units(bundle.manifest.network, bundle.manifest.files)
 
 
-def changed(world: str, examples: Examples) -> Examples:
-    """Examples as they arrive in a world (`WORLDS`)."""
-    pixels = [np.asarray(WORLDS[world](Image.fromarray(image[0])))[None] for image in examples.pixels]
-    return Examples(np.stack(pixels), examples.labels)
+def change(world: str, pixels: np.ndarray) -> np.ndarray:
+    """Images uint8 (N, 1, H, W) as they arrive in a world (`WORLDS`), in the same shape."""
+    return np.stack([np.asarray(WORLDS[world](Image.fromarray(image[0])))[None] for image in pixels])
 
 
 def changed_world_portions(
@@ -139,7 +138,8 @@ def changed_world_portions(
     """What is learned in a world, in the order in which it comes."""
     old = showing(training, *known(bundle))
     order = np.random.default_rng([seed, *map(ord, world)]).permutation(len(old))
-    arrived = changed(world, old.take(order[: plan.portions * plan.portion]))
+    taken = old.take(order[: plan.portions * plan.portion])
+    arrived = Examples(change(world, taken.pixels), taken.labels)
     starts = range(0, len(arrived), plan.portion)
     return [arrived.take(slice(start, start + plan.portion)) for start in starts]
 
@@ -161,8 +161,9 @@ def teach_changed_world(
 ) -> Iterator[Point]:
     """One of `WORLDS`, learned by the device's learner, with its defaults, in the state directory `state`."""
     old = some(showing(tested, *known(model.bundle)), plan.measured)
+    new = Examples(change(world, old.pixels), old.labels)
     with contextlib.closing(Learner(model, state, plan.settings)) as learner:
-        yield from _teach(learner, portions, changed(world, old), old, stepped, plan.rehearsal)
+        yield from _teach(learner, portions, new, old, stepped, plan.rehearsal)
 
 
 # --- both

@@ -18,7 +18,6 @@ from safetensors.numpy import load, save
 
 from ffexport import from_state
 from ffexport.from_state import export_state, target_of
-from ffruntime import optimizer
 from ffruntime.core import state as state_file
 from ffruntime.core.data import to_unit_interval
 from ffruntime.core.durable import sha256
@@ -28,6 +27,7 @@ from ffruntime.core.state import changed, read_state, write_state
 from ffruntime.core.transition import read_manifest, read_tensors, read_weights, unit_parameters, write
 from ffruntime.golden import check, require
 from ffruntime.labels import first_input
+from ffruntime.learning import step as optimizer
 from ffruntime.model import Model
 from fftrain import network as net
 from fftrain.pack import golden_gradient

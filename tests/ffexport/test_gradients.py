@@ -36,7 +36,7 @@ from ffruntime.core.layers import gradient_tensors, head_features
 from ffruntime.core.learning import PairLoss, Ratio, Symmetric, Threshold, sharpness
 from ffruntime.core.transition import hybrid_blur, pair_loss_of, unit_parameters
 from ffruntime.golden import ROUNDING, TOLERANCE
-from ffruntime.optimizer import adam, sgd, zeros_like
+from ffruntime.learning.step import adam, sgd, zeros_like
 from fftrain import network as net
 from fftrain.gradient import local_gradient
 

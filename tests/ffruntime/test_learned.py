@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 
 from ffruntime import Model
+from ffruntime.core.bundle import Bundle, state_directory, write_bundle
 from ffruntime.core.errors import StateError
-from ffruntime.core.transition import read_manifest, read_weights, state_directory, write
+from ffruntime.core.state import Weights
 from ffruntime.learning.store import Store
 
 
@@ -27,8 +28,8 @@ def ffruntime(*arguments: object) -> subprocess.CompletedProcess:
 @pytest.fixture
 def learned(bundle: Path) -> dict[str, np.ndarray]:
     """A state beside the bundle: version 1, with one tensor changed and a new class of one example."""
-    manifest = read_manifest(bundle)
-    tensors = {"unit2.conv1.bias": read_weights(bundle, manifest)["unit2.conv1.bias"] + np.float32(0.2)}
+    manifest = Bundle(bundle).manifest
+    tensors = {"unit2.conv1.bias": Bundle(bundle).weights()["unit2.conv1.bias"] + np.float32(0.2)}
     with closing(Store(state_directory(bundle), manifest)) as store:
         ids = store.add(np.zeros((1, 1, 28, 28), np.uint8), ["ten"])
         store.adopt(0, "update", tensors, ids)
@@ -48,8 +49,8 @@ def test_classify_uses_what_was_learned(
     assert set(now["scores"]) - set(shipped["scores"]) == {"ten"}
     assert now["passes"] == 11
     assert now["scores"]["3"] != shipped["scores"]["3"]
-    expected = Model(bundle, learned=learned, classes=now["scores"]).read(str(digit_files[0]))
-    exact = Model(bundle, learned=learned, classes=(*map(str, range(10)), "ten")).classify(expected)
+    model = Model(bundle, state=False).with_weights(Weights(learned, (*map(str, range(10)), "ten")))
+    exact = model.classify(model.read(str(digit_files[0])))
     assert now["scores"] == pytest.approx(exact.scores, rel=1e-5)
     elsewhere = state_directory(bundle).rename(bundle.parent / "elsewhere")
     assert classify(bundle, digit_files[0])["scores"] == shipped["scores"]
@@ -67,11 +68,11 @@ def test_a_class_of_few_examples_is_always_tried(bundle: Path, digit_files: list
 
 def test_the_python_interface_finds_it(learned: dict[str, np.ndarray], bundle: Path) -> None:
     model = Model(bundle)
-    assert model.weights_override.keys() == learned.keys()
-    assert (model.classes[-1], model.doubtful) == ("ten", {"ten"})
+    assert model.weights.tensors.keys() == learned.keys()
+    assert (model.classes[-1], model.undertrained) == ("ten", {"ten"})
     assert Model(bundle, state=False).classes == model.manifest.classes
-    assert Model(bundle, state=bundle.parent / "nothing").weights_override == {}
-    assert Model(bundle, learned={}).weights_override == {}
+    assert Model(bundle, state=bundle.parent / "nothing").weights.tensors == {}
+    assert Model(bundle, learned={}).weights.tensors == {}
 
 
 @pytest.mark.usefixtures("learned")
@@ -98,7 +99,7 @@ def of_another_bundle(bundle: Path, state: Path) -> None:
     other = shutil.copytree(bundle, bundle.parent / "other.ff")
     weights = bytearray((other / "weights.safetensors").read_bytes())
     weights[-1] ^= 1
-    write(other, read_manifest(other), {"weights.safetensors": bytes(weights)})
+    write_bundle(other, Bundle(other).manifest, {"weights.safetensors": bytes(weights)})
     other.rename(bundle.rename(bundle.parent / "former.ff").with_name(bundle.name))
     assert state.is_dir()
 
