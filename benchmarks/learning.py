@@ -136,26 +136,27 @@ def some_images(batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 def learn(o: argparse.Namespace) -> tuple[Step, int]:
     """(a), and how many parameters learn."""
-    from ffruntime.core import transition as bundle
-    from ffruntime.learning.update import Settings, learned_names, learning_units, update_units
+    from ffruntime.core.data import to_unit_interval
+    from ffruntime.core.layers import unit_parameters
+    from ffruntime.core.learning import WrongLabels
+    from ffruntime.learning.step import Settings, UnitSteps, learning_units
     from ffruntime.model import Model
     from ffruntime.session import Session
 
     model = Model(o.bundle, session=Session(threads=o.threads, arena=False), state=False)
     network, (images, labels) = model.manifest.network, some_images(o.batch)
     units, rng = learning_units(network, model.manifest.files), np.random.default_rng(0)
-    weights = bundle.read_weights(model.path, model.manifest)
-    names = [name for name in learned_names(network, units) if not name.startswith("head.")]
+    weights = model.bundle.weights()
+    names = [tensor.name for index in units for tensor in unit_parameters(network, index)]
     weights |= {name: weights[name].copy() for name in names}
     for index in units:
         model.graph(f"gradient{index + 1}")
 
     def step(count: int) -> None:
-        settings = Settings(steps=count, batch=o.batch, micro_batch=o.micro_batch, hard=0.0, lr=1e-5)
-        scores = np.zeros((o.batch, 10), np.float32)
-        update_units(
-            network, model.graph, units, weights, lambda _: (images, labels), lambda _: scores, settings, {}, rng
-        )
+        settings = Settings(batch=o.batch, micro_batch=o.micro_batch, hard=0.0, lr=1e-5)
+        scores, steps = np.zeros((o.batch, 10), np.float32), UnitSteps(model, weights, settings, WrongLabels(), rng)
+        for _ in range(count):
+            steps.step(to_unit_interval(images), labels, lambda _: scores)
 
     return step, sum(weights[name].size for name in names)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from page_text import NONE, percent, result, table
 
-from ffruntime.demo.chart import WIDTH, lines_svg
+from ffruntime.demo.page import WIDTH, lines_svg
 from fftrain.recipe import load_recipe, recipe_names
 
 DEEP, SHALLOW = "12", "3"  # layers

@@ -48,14 +48,13 @@ def learn(model: Model, micro_batch: int, state: Path) -> Memory:
     """Some updates of few steps, judged by as many images as one call takes; what the planner says of them."""
     from ffruntime.core.memory import update_memory
     from ffruntime.learning.learner import Learner  # only who learns waits for a database
-    from ffruntime.learning.update import Settings
+    from ffruntime.learning.step import Settings
 
     image, settings = model.read(str(PICTURE)), Settings(steps=2, head_steps=2, micro_batch=micro_batch)
     with contextlib.closing(Learner(model, state, settings, tolerance=1.0)) as learner:
-        images, labels = learner._held_back
-        learner._held_back = images[: model.session.batch], labels[: model.session.batch]
+        learner._held_back = learner._held_back.take(slice(model.session.batch))
         for _ in range(UPDATES):
-            (outcome,) = learner.learn(image[None], ["3"])
+            (outcome,) = learner.updates([(image[None], ["3"])])
             assert outcome.adopted
     return update_memory(model.manifest.network, micro_batch, model.session.batch, model.session.labels_per_call)
 

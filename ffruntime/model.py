@@ -24,7 +24,7 @@ from .session import Session, load
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .learning.store import Current
+    from .learning.versions import Current
 
 
 class Answer(Struct, frozen=True):
@@ -86,7 +86,7 @@ class Model:
             raise BundleError(f"{self.path}: its shortlist leaves the classifier no class to judge by")
         if weights is None:
             found = learned(self._bundle, state)
-            weights = Weights(found.tensors, found.classes, found.doubtful) if found else Weights({}, own)
+            weights = found.weights if found else Weights({}, own)
         if weights.tensors and self.precision != "fp32":
             raise UsageError(
                 f"what was learned runs in fp32, not in {self.precision}: ffexport --state makes a bundle of both, "
@@ -293,6 +293,6 @@ def learned(bundle: Bundle, state: str | Path | Literal[False] | None = None) ->
     directory = Path(state) if state else bundle.state_directory
     if state is False or not directory.is_dir():
         return None
-    from .learning.store import current
+    from .learning.directory import current
 
     return current(directory, bundle.manifest)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from .core.manifest import Manifest
     from .golden import Check
-    from .learning.store import Current
+    from .learning.versions import Current
 
 
 def check_table(checks: Sequence[Check]) -> str:
@@ -34,8 +34,8 @@ def check_table(checks: Sequence[Check]) -> str:
 
 def learned_text(learned: Current, manifest: Manifest) -> str:
     """What a device has learned on a bundle."""
-    names = learned.classes[len(manifest.classes) :]
-    new = [f"{name} (from few examples yet)" if name in learned.doubtful else name for name in names]
+    names = learned.weights.classes[len(manifest.classes) :]
+    new = [f"{name} (from few examples yet)" if name in learned.weights.undertrained else name for name in names]
     work = f"version {learned.version} (updates: {learned.updates}, examples: {learned.examples})"
     return f"{work}; new classes: {', '.join(new) or 'none'}"
 

@@ -114,10 +114,10 @@ def classify(
 
 def _newest(model: Model, options: RunOptions) -> Callable[[], Model]:
     """The model with what another process has learned meanwhile."""
-    from ..following import following
+    from ..learning.directory import watching
 
     directory = options.state or model.bundle.state_directory
-    return following(model, directory, lambda problem: click.echo(f"warning: {problem}", err=True))
+    return watching(model, directory, lambda problem: click.echo(f"warning: {problem}", err=True))
 
 
 def _cost_line(costs: Counter[int], classes: int, labels: int | None, undertrained: int) -> str:

@@ -14,8 +14,8 @@ import click
 from .options import json_option
 
 if TYPE_CHECKING:
+    from ..core.data import Examples
     from ..core.manifest import Manifest
-    from ..demo.mnist_files import Digits
     from ..demo.page import Scene
     from ..model import Model
 
@@ -92,7 +92,7 @@ def demo(
     """
     from ..core.data import data_directory
     from ..core.errors import UsageError
-    from ..demo.mnist_files import load
+    from ..demo.digits import load
     from ..demo.page import QUICK, page, picture
 
     bundles = {"new-class": nine, "changed-world": model, "split-mnist": untrained}
@@ -103,7 +103,7 @@ def demo(
     shown = []
     if quick and not as_json:
         click.echo(QUICK)
-    import tempfile  # only who asks for it waits for it
+    import tempfile
 
     with contextlib.ExitStack() as closing:
         states = state or Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="ffruntime-demo-")))
@@ -128,8 +128,8 @@ class Stage(NamedTuple):
     """What a scene is shown with."""
 
     model: Model
-    training: Digits
-    tested: Digits
+    training: Examples
+    tested: Examples
     state: Path  # each scene has a directory in it
     split: str  # what `tested` is of
     quick: bool
@@ -140,15 +140,16 @@ class Stage(NamedTuple):
 def _new_class(stage: Stage) -> tuple[Scene, dict[str, Any]]:
     from msgspec import to_builtins
 
-    from ..demo import new_class
-    from ..demo.shown import percent, show_new_class
+    from ..demo import teach
+    from ..demo.page import percent, show_new_class
 
-    model, plan = stage.model, new_class.QUICK if stage.quick else new_class.Plan()
-    digit, taught, points = new_class.new_digit(model), new_class.portions(model, stage.training, plan, 0), []
+    model, plan = stage.model, teach.QUICK_NEW_CLASS if stage.quick else teach.NewClassPlan()
+    digit, points = teach.new_digit(model.bundle), []
+    taught = teach.new_class_portions(model.bundle, stage.training, plan, 0)
     _draw(stage, f"a digit never seen: {digit}", taught[0])
     state = stage.state / "new-class"
-    with _watched("new-class", new_class.steps(plan)) as (stepped, say):
-        for point in new_class.run(model, stage.training, stage.tested, plan, 0, state, stepped):
+    with _watched("new-class", teach.new_class_steps(plan)) as (stepped, say):
+        for point in teach.teach_new_class(model, taught, stage.tested, plan, state, stepped):
             points.append(point)
             mode = next(iter(point.new))
             say(f"{point.examples} learned: {percent(point.new[mode])}, others {percent(point.old[mode])}")
@@ -159,20 +160,19 @@ def _new_class(stage: Stage) -> tuple[Scene, dict[str, Any]]:
 def _changed_world(stage: Stage) -> tuple[Scene, dict[str, Any]]:
     from msgspec import to_builtins
 
-    from ..demo import changed_world
-    from ..demo.follow import Point
-    from ..demo.shown import percent, show_changed_world
-    from ..demo.worlds import WORLDS
+    from ..demo import teach
+    from ..demo.page import percent, show_changed_world
 
-    model, plan = stage.model, changed_world.QUICK if stage.quick else changed_world.Plan()
-    taught = {world: changed_world.portions(model, stage.training, world, plan, 0) for world in WORLDS}
+    model, plan = stage.model, teach.QUICK_CHANGED_WORLD if stage.quick else teach.ChangedWorldPlan()
+    bundle, training = model.bundle, stage.training
+    taught = {world: teach.changed_world_portions(bundle, training, world, plan, 0) for world in teach.WORLDS}
     for world, portions in taught.items():
         _draw(stage, f"the world is {world}", portions[0])
-    worlds: dict[str, list[Point]] = {world: [] for world in WORLDS}
-    with _watched("changed-world", changed_world.steps(plan)) as (stepped, say):
+    worlds: dict[str, list[teach.Point]] = {world: [] for world in teach.WORLDS}
+    with _watched("changed-world", teach.changed_world_steps(plan)) as (stepped, say):
         for world, points in worlds.items():
-            state = stage.state / "changed-world" / world
-            for point in changed_world.run(model, stage.training, stage.tested, world, plan, 0, state, stepped):
+            state, portions = stage.state / "changed-world" / world, taught[world]
+            for point in teach.teach_changed_world(model, world, portions, stage.tested, plan, state, stepped):
                 points.append(point)
                 say(f"{world}, {point.examples} learned: {percent(next(iter(point.new.values())))}")
     result = {"plan": to_builtins(plan), "worlds": to_builtins(worlds)}
@@ -183,11 +183,12 @@ def _split_mnist(stage: Stage) -> tuple[Scene, dict[str, Any]]:
     from msgspec import to_builtins
 
     from ..demo import split_mnist
-    from ..demo.shown import METHODS, percent, show_split_mnist
+    from ..demo.digits import showing
+    from ..demo.page import METHODS, percent, show_split_mnist
 
-    training, plan = stage.training, split_mnist.QUICK if stage.quick else split_mnist.Plan()
+    training, plan = stage.training, split_mnist.QUICK if stage.quick else split_mnist.SplitPlan()
     found: dict[int, dict[str, split_mnist.Method]] = {seed: {} for seed in range(stage.seeds)}
-    _draw(stage, "two digits after two others", training.of(*split_mnist.TASKS[0]))
+    _draw(stage, "two digits after two others", showing(training, *split_mnist.TASKS[0]))
     with _watched("split-mnist", stage.seeds * split_mnist.steps(training, plan)) as (stepped, say):
         for seed, methods in found.items():
             for name, method in split_mnist.run(stage.model, training, stage.tested, plan, seed, stepped):
@@ -204,21 +205,25 @@ SCENES = {"new-class": _new_class, "changed-world": _changed_world, "split-mnist
 def _models(bundles: Mapping[str, str], asked: Sequence[str], threads: int) -> dict[str, Model]:
     """The bundle of every scene, checked before anything is learned; of scenes not asked for, those there are."""
     from ..core.errors import BundleError
-    from ..demo import changed_world, new_class, split_mnist
+    from ..demo import split_mnist, teach
     from ..model import Model
     from ..session import Session
 
-    modules = {"new-class": new_class, "changed-world": changed_world, "split-mnist": split_mnist}
+    scenes = {
+        "new-class": (teach.require_new_class, teach.NEW_CLASS_REMEDY),
+        "changed-world": (teach.require_changed_world, teach.CHANGED_WORLD_REMEDY),
+        "split-mnist": (split_mnist.require, split_mnist.REMEDY),
+    }
     models, missing = {}, []
-    for name, module in modules.items():
+    for name, (require, remedy) in scenes.items():
         path = Path(bundles[name])
         if asked and name not in asked:
             continue
         if not path.exists():
-            missing.append(f"{name}: {path} is not there; make it: {module.REMEDY}")
+            missing.append(f"{name}: {path} is not there; make it: {remedy}")
             continue
         models[name] = Model(path, session=Session(threads=threads), state=False)
-        module.require(models[name])
+        require(models[name].bundle)
     if missing and (asked or not models):
         raise BundleError("; ".join(missing))
     for line in missing:
@@ -245,7 +250,7 @@ def _watched(label: str, length: int) -> Iterator[tuple[Stepped, Say]]:
         yield (lambda: bar.update(1)), say
 
 
-def _draw(stage: Stage, what: str, digits: Digits) -> None:
+def _draw(stage: Stage, what: str, examples: Examples) -> None:
     """Two of the images that will be learned, where they can be seen."""
     import numpy as np
 
@@ -253,7 +258,7 @@ def _draw(stage: Stage, what: str, digits: Digits) -> None:
 
     if stage.draw and sys.stdout.isatty():
         click.echo(what)
-        click.echo(draw(np.concatenate(list(digits.pixels[:2]), axis=2)))
+        click.echo(draw(np.concatenate(list(examples.pixels[:2]), axis=2)))
 
 
 def _text(scene: Scene) -> str:

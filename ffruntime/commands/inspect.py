@@ -39,7 +39,10 @@ def info(model_path: str, state: Path | None, shipped: bool, as_json: bool) -> N
     bundle = Bundle(model_path)
     found = learned(bundle, state_to_use(state, shipped))
     if as_json:
-        facts = found and {name: getattr(found, name) for name in ("version", "updates", "examples", "classes")}
+        facts = found and {
+            **{name: getattr(found, name) for name in ("version", "updates", "examples")},
+            "classes": found.weights.classes,
+        }
         click.echo(json.dumps({**to_builtins(bundle.manifest), "learned": facts}))
         return
     click.echo(manifest_text(bundle.path, bundle.manifest))
@@ -150,18 +153,17 @@ def _since(shipped: Model, found: Current) -> dict[str, Any]:
     """What was learned, and what that does to the decisions on golden images, in fp32."""
     from msgspec import structs
 
-    from ..core.state import Weights
     from ..golden import read_golden
 
     images = read_golden(shipped.bundle)["images"]
     plain = shipped.with_session(structs.replace(shipped.session, precision="fp32"))
-    now = plain.with_weights(Weights(found.tensors, found.classes, found.doubtful))
+    now = plain.with_weights(found.weights)
     same = plain.scores(images).argmax(1) == now.scores(images).argmax(1)
     return {
         "version": found.version,
         "updates": found.updates,
         "examples": found.examples,
-        "classes": found.classes[len(shipped.manifest.classes) :],
+        "classes": found.weights.classes[len(shipped.manifest.classes) :],
         "as_shipped": int(same.sum()),
         "images": len(images),
     }

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -110,19 +111,14 @@ def learn(
     Without pictures, learn from examples that are stored and pending.
     """
     labelled = _labelled(paths, label)
-    import numpy as np
-
     from ..core.errors import BackendError, ImageError, UpdateRefused
-    from ..core.transition import state_directory
-    from ..learning.learner import AT_ONCE, TOLERANCE, Learner
-    from ..learning.update import Settings
+    from ..learning.learner import PORTION, TOLERANCE, Learner
+    from ..learning.step import Settings
     from ..model import Model
     from ..session import Session
-    from ..sources import pictures
 
     model = Model(model_path, session=Session(backend, threads=threads or 0), state=False)
     model, (calls, picture_limit) = within(model, "update", device, memory, micro_batch)
-    examples = ((name, picture) for name, path in labelled for picture in pictures([path], picture_limit))
     if calls and micro_batch and micro_batch > calls.micro_batch:
         raise BackendError(
             f"--micro-batch {micro_batch}: no more than {calls.micro_batch} keep to the memory allowed"
@@ -130,35 +126,29 @@ def learn(
     micro_batch = micro_batch or (calls.micro_batch if calls else None)
     asked = {"steps": steps, "head_steps": steps, "lr": lr, "micro_batch": micro_batch}
     settings = Settings(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
-    learner = Learner(
-        model,
-        state or state_directory(model.path),
-        settings,
-        TOLERANCE if tolerance is None else tolerance,
-        replay_bytes,
-    )
-    count = sum(1 for _, path in labelled for _ in pictures([path]))
-    read, failed, last = 0, False, None
-    with contextlib.closing(learner), _hint_on_interrupt(learner, lambda: count - read):
+    learner = Learner(model, state, settings, TOLERANCE if tolerance is None else tolerance, replay_bytes)
+    pictures = _Pictures(model, labelled, picture_limit, not no_preprocess)
+
+    def stored(ids: Sequence[int]) -> None:
+        pictures.stored = pictures.read
+        click.echo(json.dumps({"event": "stored", "ids": ids}) if as_json else f"stored {_examples(ids)}")
+
+    def progress(kind: str, length: int) -> AbstractContextManager[Callable[[], None]]:
+        how_far = f"learning, {pictures.read} of {pictures.count}" if pictures.count > PORTION else "learning"
+        return _bar("rehearsing" if kind == "rehearsal" else how_far, length)
+
+    last = None
+    with contextlib.closing(learner), _hint_on_interrupt(learner, pictures):
         if retry:
             learner.store.retry()
-        for start in range(0, max(count, 1), AT_ONCE):  # in portions: what is pending does not grow beyond one
-            some = list(islice(examples, AT_ONCE))
-            images, labels = _prepared(model, some, not no_preprocess)
-            failed |= len(images) < len(some)
-            ids = learner.store.add(np.stack(images), labels) if images else []
-            read = min(start + AT_ONCE, count)
-            if ids:
-                click.echo(json.dumps({"event": "stored", "ids": ids}) if as_json else f"stored {_examples(ids)}")
-            how_far = f"learning, {read} of {count}" if count > AT_ONCE else "learning"
-            for last in _updates(learner, None if read < count else rehearse, how_far):
-                click.echo(_outcome_json(last) if as_json else _outcome_line(last))
+        for last in learner.updates(pictures.portions(PORTION), rehearse or 0, stored, progress):
+            click.echo(_outcome_json(last) if as_json else _outcome_line(last))
     if last and not last.adopted:
         raise UpdateRefused(
             f"version {last.version}: the update cost more than is tolerated; its examples are kept: "
             "'ffruntime learn --retry' learns from them again"
         )
-    if failed:
+    if pictures.failed:
         raise click.exceptions.Exit(ImageError.exit_code)
 
 
@@ -183,47 +173,62 @@ def _labelled(paths: tuple[str, ...], label: str | None) -> list[tuple[str, str]
     return [(folder.name, str(folder)) for folder in folders]
 
 
-def _prepared(
-    model: Model, examples: Sequence[tuple[str, PictureSource]], preprocess: bool
-) -> tuple[list[np.ndarray], list[str]]:
-    """Images as the network takes them, and what they show, of the pictures that can be read."""
-    from ..core.errors import ImageError
+class _Pictures:
+    """Pictures to be learned from, read a portion at a time, so that what is pending does not grow beyond one."""
 
-    images, labels = [], []
-    for label, (name, get) in examples:
-        try:
-            images.append(model.prepare(get(), name, preprocess))
-            labels.append(label)
-        except ImageError as error:  # say so, and go on with the others
-            click.echo(f"error: {error}", err=True)
-    return images, labels
+    def __init__(
+        self, model: Model, labelled: Sequence[tuple[str, str]], memory_limit: int | None, preprocess: bool
+    ) -> None:
+        from ..sources import pictures
 
+        self.count = sum(1 for _, path in labelled for _ in pictures([path]))
+        self.read = self.stored = 0  # so many of them; those that cannot be read count as stored
+        self.failed = False  # whether there were such
+        self._model, self._preprocess = model, preprocess
+        self._rest = ((label, picture) for label, path in labelled for picture in pictures([path], memory_limit))
 
-def _updates(learner: Learner, rehearse: int | None, label: str) -> Iterator[Outcome]:
-    """Updates until nothing is pending, then `rehearse` steps of rehearsal."""
-    settings = learner.settings
-    while outcome := _with_bar(label, settings.steps + settings.head_steps, learner.update):
-        yield outcome
-    if rehearse and (outcome := _with_bar("rehearsing", 2 * rehearse, partial(learner.rehearse, rehearse))):
-        yield outcome
+    def portions(self, size: int) -> Iterator[tuple[np.ndarray, list[str]]]:
+        """Images as the network takes them, and what they show; one portion without any where there are none."""
+        import numpy as np
 
+        for start in range(0, max(self.count, 1), size):
+            images, labels = self._prepared(islice(self._rest, size))
+            self.read = min(start + size, self.count)
+            yield np.stack(images) if images else np.empty(0), labels
+            self.stored = self.read
 
-def _with_bar(label: str, steps: int, work: Callable[[Callable[[], None]], Outcome | None]) -> Outcome | None:
-    """Do it, with a bar where somebody watches."""
-    if not sys.stderr.isatty():
-        return work(lambda: None)
-    with click.progressbar(length=steps, label=label, file=sys.stderr) as bar:
-        return work(partial(bar.update, 1))
+    def _prepared(self, some: Iterable[tuple[str, PictureSource]]) -> tuple[list[np.ndarray], list[str]]:
+        from ..core.errors import ImageError
+
+        images, labels = [], []
+        for label, (name, get) in some:
+            try:
+                images.append(self._model.prepare(get(), name, self._preprocess))
+                labels.append(label)
+            except ImageError as error:  # say so, and go on with the others
+                click.echo(f"error: {error}", err=True)
+                self.failed = True
+        return images, labels
 
 
 @contextlib.contextmanager
-def _hint_on_interrupt(learner: Learner, unread: Callable[[], int]) -> Iterator[None]:
+def _bar(label: str, length: int) -> Iterator[Callable[[], None]]:
+    """A bar where somebody watches."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    with click.progressbar(length=length, label=label, file=sys.stderr) as bar:
+        yield partial(bar.update, 1)
+
+
+@contextlib.contextmanager
+def _hint_on_interrupt(learner: Learner, pictures: _Pictures) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
         if pending := len(learner.store.pending()):
             click.echo(f"stored and pending: {pending}; 'ffruntime learn' goes on", err=True)
-        if others := unread():
+        if others := pictures.count - pictures.stored:
             click.echo(f"pictures that were not stored, the last ones named: {others}", err=True)
         raise
 

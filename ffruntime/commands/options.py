@@ -144,7 +144,7 @@ def within(
     from ..session import limited
 
     if use == "update":
-        from ..learning.update import learning_units
+        from ..learning.step import learning_units
 
         learning_units(model.manifest.network, model.manifest.files)
     limits, threads = UNLIMITED, model.session.threads

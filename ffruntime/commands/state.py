@@ -15,7 +15,8 @@ from .options import backend_options, json_option, model_option, session_of, sta
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..learning.store import Store, Version
+    from ..learning.store import Store
+    from ..learning.versions import Version
     from ..model import Model
 
 EPILOG = """\b
@@ -73,8 +74,8 @@ def rollback(version: int | None, model_path: str, state: Path | None, as_json: 
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def reset(model_path: str, state: Path | None, yes: bool) -> None:
     """Forget all that was learned, examples too, damaged or not. Other files in the directory stay."""
-    from ..core.transition import state_directory
-    from ..learning.store import reset as delete
+    from ..core.bundle import state_directory
+    from ..learning.directory import reset as delete
 
     directory = state or state_directory(Path(model_path))
     if not directory.is_dir():
@@ -110,7 +111,6 @@ def diff(
     from ..core.errors import UsageError
     from ..core.state import Weights
     from ..core.tables import table
-    from ..core.transition import read_weights
     from ..model import Model
 
     model = Model(model_path, session=session_of(backend, precision, threads), state=False)
@@ -123,7 +123,7 @@ def diff(
                 raise UsageError("the bundle's own weights are current: name the versions to compare")
             first = parents[second]
         before, after, classes = store.weights(first), store.weights(second), store.classes()
-    shipped = read_weights(model.path, model.manifest)
+    shipped = model.bundle.weights()
     changes = _changes({**shipped, **before}, {**shipped, **after})
     differ, count = _decisions(*(model.with_weights(Weights(tensors, classes)) for tensors in (before, after)))
     if as_json:
@@ -144,10 +144,11 @@ def diff(
 def export_state(file: Path, model_path: str, state: Path | None, force: bool, as_json: bool) -> None:
     """Write the current version as one portable FILE, for another device or for `ffexport --state`."""
     from msgspec import to_builtins
+    from msgspec.structs import replace
 
+    from ..core.bundle import Bundle
     from ..core.errors import UsageError
-    from ..core.state import Weights, changed, write_state
-    from ..core.transition import read_weights
+    from ..core.state import changed, write_state
 
     if file.exists() and not (force and file.is_file()):
         raise UsageError(
@@ -155,8 +156,8 @@ def export_state(file: Path, model_path: str, state: Path | None, force: bool, a
         )
     with _opened(model_path, state) as store:
         now, manifest = store.current(), store.manifest
-    tensors = changed(read_weights(Path(model_path), manifest), now.tensors)
-    written = write_state(file, manifest, Weights(tensors, now.classes, now.doubtful), now.updates, now.examples)
+    tensors = changed(Bundle(model_path).weights(), now.weights.tensors)
+    written = write_state(file, manifest, replace(now.weights, tensors=tensors), now.updates, now.examples)
     if as_json:
         click.echo(json.dumps({"version": now.version, "tensors": list(tensors), **to_builtins(written)}))
     else:
@@ -175,13 +176,11 @@ def apply_state(file: Path, model_path: str, state: Path | None, force: bool, as
     It is judged by held-back images, as an update is.
     """
     from ..core.errors import UpdateRefused
-    from ..core.transition import state_directory
     from ..learning.learner import Learner
     from ..model import Model
     from ..terminal import held_back_text
 
-    model = Model(model_path, state=False)
-    with contextlib.closing(Learner(model, state or state_directory(model.path))) as learner:
+    with contextlib.closing(Learner(Model(model_path, state=False), state)) as learner:
         outcome = learner.apply(file, force)
     judged = held_back_text(outcome.before, outcome.after)
     if as_json:
@@ -196,17 +195,16 @@ def apply_state(file: Path, model_path: str, state: Path | None, force: bool, as
 @contextlib.contextmanager
 def _opened(model_path: str, state: Path | None, writing: bool = False) -> Iterator[Store]:
     """The store of a model's state; one that is to be written to has to be there."""
+    from ..core.bundle import REPLAY, Bundle
     from ..core.errors import StateError
-    from ..core.transition import state_directory
-    from ..learning.learner import REPLAY, exemplars
-    from ..learning.store import DATABASE, Store
-    from ..model import Model
+    from ..learning.database import DATABASE
+    from ..learning.store import Store
 
-    model = Model(model_path, state=False)
-    directory = state or state_directory(model.path)
+    bundle = Bundle(model_path)
+    directory = state or bundle.state_directory
     if writing and not (directory / DATABASE).exists():
         raise StateError(f"{directory}: nothing was learned yet")
-    store = Store(directory, model.manifest, writing, seeds=lambda: exemplars(model, REPLAY))
+    store = Store(directory, bundle.manifest, writing, seeds=lambda: bundle.exemplars(REPLAY))
     with contextlib.closing(store):
         yield store
 
@@ -236,11 +234,8 @@ def _decisions(before: Model, after: Model) -> tuple[int, int]:
     """On how many of the bundle's exemplars two models differ, and how many there are."""
     import numpy as np
 
-    from ..core.manifest import EXEMPLARS
-    from ..core.transition import read_tensors
-
-    if EXEMPLARS not in before.manifest.files:
+    images = before.bundle.exemplars().pixels
+    if not len(images):
         return 0, 0
-    images = read_tensors(before.path, before.manifest, EXEMPLARS)["images"]
     differ = before.scores(images).argmax(1) != after.scores(images).argmax(1)
     return int(np.sum(differ)), len(images)

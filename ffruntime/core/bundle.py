@@ -56,8 +56,7 @@ class Bundle:
     @property
     def state_directory(self) -> Path:
         """Where what is learned on the bundle lies by default: `model.state` beside `model.ff`."""
-        named = self.path if self.path.name not in ("", "..") else self.path.resolve()
-        return named.with_name(f"{named.name.removesuffix('.ff')}.state")
+        return state_directory(self.path)
 
     def verified(self, name: str) -> Path:
         """Path of a file whose hash has been checked. Raises `BundleError` naming the file."""
@@ -112,6 +111,12 @@ class Bundle:
             remedy = "'fftrain' makes it" if trained else f"make it with 'ffexport --model {self.path}{option}'"
             raise BundleError(f"{self.path}: holds no {name}; {remedy}")
         return self.manifest.files[name]
+
+
+def state_directory(path: Path) -> Path:
+    """The same of the bundle at `path`, whether or not it can be read."""
+    named = path if path.name not in ("", "..") else path.resolve()
+    return named.with_name(f"{named.name.removesuffix('.ff')}.state")
 
 
 def _read_manifest(path: Path) -> Manifest:

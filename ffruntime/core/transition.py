@@ -34,10 +34,6 @@ def read_weights(path, manifest):
     return _b(path, manifest).weights()
 
 
-def state_directory(path):
-    return _b(path, None).state_directory
-
-
 def write(path, manifest, files):
     return write_bundle(path, manifest, files).manifest
 

@@ -1,40 +1,41 @@
 """Scene 3: Split-MNIST, class-incremental, online, one pass, from an untrained network.
 
-Nothing is written to a state directory here: the device's steps, augmentation, negatives, replay and evictions run
-in memory. Beside it, with the same network and the same kind of step: *naive*, which replays nothing, and *GDumb*
-(Prabhu et al. 2020), a fresh network that learns only the examples that are stored in the end.
+The device's learner learns as examples arrive (`learning/stream.py`), in memory, without a state directory. Beside
+it, with the same network and the same kind of step: *naive*, which replays nothing, and *GDumb* (Prabhu et al.
+2020), a fresh network that learns only the examples that are stored in the end.
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
 
 import msgspec
 import numpy as np
 from msgspec import Struct
 
+from ..core.architecture import Network
+from ..core.bundle import Bundle
+from ..core.data import Examples
 from ..core.errors import BundleError
+from ..core.layers import tensors
 from ..core.learning import Augment
-from ..learning.replay import draw_balanced, evictions
-from ..learning.update import Settings, learning_units
+from ..learning.learner import Learner
+from ..learning.step import Arrays, Settings, learning_units
+from ..learning.stream import Stream
 from ..model import Model
-from . import figures
-from .bundles import DIGITS, require_digits
-from .follow import accuracy
-from .mnist_files import Digits, some
-from .student import Student
+from .digits import DIGITS, SHAPE, accuracy, names, require_digits, showing, some
 
 TASKS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
-Stored: TypeAlias = dict[int, list[int]]  # of each label, the places of its examples among the training images
 MODE = "classifier"  # the inference mode of R, ACC, BWT and forgetting: chosen on validation images
 SETTINGS = Settings(batch=64, micro_batch=32, fresh=0.25, lr=4e-3, head_lr=2e-3)
 AUGMENT = Augment(shift=2, rotate=15.0, scale=0.15)
 REMEDY = "fftrain mnist --recipe stream --epochs 0 --out untrained.ff && ffexport --model untrained.ff"
 
 
-class Plan(Struct, frozen=True):
+class SplitPlan(Struct, frozen=True):
     """How many of what."""
 
     stored: int = 500  # examples
@@ -46,7 +47,7 @@ class Plan(Struct, frozen=True):
     goodness: int = 2000  # images on which goodness is measured in the end
 
 
-QUICK = Plan(stored=100, per_task=256, rehearsal=5, gdumb=20, goodness=100)
+QUICK = SplitPlan(stored=100, per_task=256, rehearsal=5, gdumb=20, goodness=100)
 
 
 class Method(Struct, frozen=True):
@@ -61,90 +62,139 @@ class Method(Struct, frozen=True):
     seconds: float
 
 
-def require(model: Model) -> None:
+def require(bundle: Bundle) -> None:
     """Raises `BundleError` where the bundle is none for this scene, with the command that makes one."""
-    require_digits(model, REMEDY)
-    if model.manifest.classes != DIGITS or model.manifest.training.epochs:
-        raise BundleError(f"{model.path}: an untrained network of all ten digits is needed: {REMEDY}")
-    learning_units(model.manifest.network, model.manifest.files)
+    require_digits(bundle, REMEDY)
+    if bundle.manifest.classes != DIGITS or bundle.manifest.training.epochs:
+        raise BundleError(f"{bundle.path}: an untrained network of all ten digits is needed: {REMEDY}")
+    learning_units(bundle.manifest.network, bundle.manifest.files)
 
 
-def steps(training: Digits, plan: Plan) -> int:
+def steps(training: Examples, plan: SplitPlan) -> int:
     """Steps of all three methods."""
-    arrivals = sum(-(-min(len(training.of(*task)), plan.per_task) // plan.arriving) for task in TASKS)
+    counts = (min(len(showing(training, *task)), plan.per_task) for task in TASKS)
+    arrivals = sum(-(-count // plan.arriving) for count in counts)
     return 2 * arrivals + len(TASKS) * plan.rehearsal + plan.gdumb
 
 
 def run(
-    model: Model, training: Digits, tested: Digits, plan: Plan, seed: int, stepped: Callable[[], None]
+    model: Model, training: Examples, tested: Examples, plan: SplitPlan, seed: int, stepped: Callable[[], None]
 ) -> Iterator[tuple[str, Method]]:
     """The three methods, one after the other, from the same weights and on the same stream.
 
     `seed` draws the weights, the order of the stream, and what is replayed.
     """
     order = np.random.default_rng([seed, 0])
-    stream = [order.permutation(np.flatnonzero(np.isin(training.labels, task)))[: plan.per_task] for task in TASKS]
+    arriving = [
+        order.permutation(np.flatnonzero(np.isin(training.labels, task)))[: plan.per_task] for task in TASKS
+    ]
     measured = tested, some(tested, plan.goodness)
+    with contextlib.closing(in_memory(model, plan.stored)) as learner:
+        stream, start = begin(learner, seed, stepped), time.perf_counter()
+        rows = learn(learner, stream, training, arriving, tested, plan)
+        yield "replay", _method(learner.model, rows, measured, stream.steps, start)
+        with contextlib.closing(in_memory(model, 0)) as forgetful:
+            stream, start = begin(forgetful, seed, stepped), time.perf_counter()
+            rows = learn(forgetful, stream, training, arriving, tested, plan)
+            yield "naive", _method(forgetful.model, rows, measured, stream.steps, start)
+        stream, start = begin(learner, seed, stepped), time.perf_counter()  # what is stored stays
+        stream.rehearse(plan.gdumb)
+        stream.adopt()
+        rows = [by_task(learner.model, tested, len(TASKS))]
+        yield "gdumb", _method(learner.model, rows, measured, stream.steps, start)
 
-    def student() -> Student:
-        return Student(model, SETTINGS, AUGMENT, np.random.default_rng([seed, 1]), stepped)
 
-    def rng() -> np.random.Generator:
-        return np.random.default_rng([seed, 2])
+def in_memory(model: Model, stored: int) -> Learner:
+    """A learner that keeps so many images, in memory, and adopts whatever it learns."""
+    replay_bytes = stored * int(np.prod(SHAPE))
+    return Learner(model, False, SETTINGS, tolerance=1.0, replay_bytes=replay_bytes, seeded=False)
 
-    one = student()
-    start = time.perf_counter()
-    rows, stored = learn(one, training, stream, tested, plan, rng())
-    yield "replay", _method(one, rows, measured, start)
-    one, start = student(), time.perf_counter()
-    alone = msgspec.structs.replace(plan, stored=0, rehearsal=0)
-    rows, _ = learn(one, training, stream, tested, alone, rng())
-    yield "naive", _method(one, rows, measured, start)
-    one, start = student(), time.perf_counter()
-    rehearse(one, training, stored, plan.gdumb, rng())
-    yield "gdumb", _method(one, [by_task(one, tested, len(TASKS))], measured, start)
+
+def begin(learner: Learner, seed: int, stepped: Callable[[], None]) -> Stream:
+    """A version of weights that the seed draws, and a stream of steps from there on."""
+    rng = np.random.default_rng([seed, 1])
+    fresh = untrained(learner.model.manifest.network, rng)
+    learner.store.adopt(learner.store.current_version(), "applied", fresh, ())
+    return Stream(learner, rng, AUGMENT, stepped)
 
 
 def learn(
-    student: Student,
-    training: Digits,
-    stream: Sequence[np.ndarray],
-    tested: Digits,
-    plan: Plan,
-    rng: np.random.Generator,
-) -> tuple[list[list[float]], Stored]:
-    """Task after task: images arrive once, in the order of `stream`; then the stored ones are rehearsed.
+    learner: Learner,
+    stream: Stream,
+    training: Examples,
+    arriving: Sequence[np.ndarray],
+    tested: Examples,
+    plan: SplitPlan,
+) -> list[list[float]]:
+    """Task after task: images arrive once, in the order of `arriving`; then the stored ones are rehearsed.
 
-    Returns the rows of R, and the examples that are stored in the end.
+    Returns the rows of R.
     """
-    stored: Stored = {}
-    seen: dict[int, int] = {}
     rows = []
-    for task, places in enumerate(stream, 1):
+    for task, places in enumerate(arriving, 1):
         for start in range(0, len(places), plan.arriving):
-            new = places[start : start + plan.arriving]
-            fresh = round(SETTINGS.batch * SETTINGS.fresh) if any(stored.values()) else SETTINGS.batch
-            old = draw_balanced(stored, SETTINGS.batch - fresh, rng)
-            student.step(
-                training.take(np.array([*rng.choice(new, fresh, fresh > len(new)), *old])), plan.stream_rate
-            )
-            _store(stored, seen, [(int(place), int(training.labels[place])) for place in new], plan.stored, rng)
-        rehearse(student, training, stored, plan.rehearsal, rng)
-        rows.append(by_task(student, tested, task))
-    return rows, stored
+            new = training.take(places[start : start + plan.arriving])
+            stream.learn(new.pixels, names(new), plan.stream_rate)
+        stream.rehearse(plan.rehearsal)
+        stream.adopt()
+        rows.append(by_task(learner.model, tested, task))
+    return rows
 
 
-def rehearse(student: Student, training: Digits, stored: Stored, steps: int, rng: np.random.Generator) -> None:
-    """Learn from stored examples only, evenly over the classes; the rates fall to 0 over the second half."""
-    for step in range(steps):
-        places = np.array(draw_balanced(stored, SETTINGS.batch, rng))
-        student.step(training.take(places), min(1.0, 2 * (1 - step / steps)))
+def untrained(network: Network, rng: np.random.Generator) -> Arrays:
+    """What learning can change of a network, drawn anew: as `fftrain` begins (He et al. 2015).
+
+    Weights of units are normal with standard deviation √(2 / fan-in); biases and the classifier are zero.
+    """
+    fresh = {}
+    for tensor in sorted(tensors(network), key=lambda tensor: tensor.name):
+        if tensor.role == "weight" and not tensor.of_head:
+            drawn = math.sqrt(2 / tensor.fan_in) * rng.standard_normal(tensor.shape)
+            fresh[tensor.name] = drawn.astype(np.float32)
+        elif tensor.learnable:
+            fresh[tensor.name] = np.zeros(tensor.shape, np.float32)
+    return fresh
 
 
-def by_task(student: Student, tested: Digits, met: int, mode: str = MODE) -> list[float]:
+def by_task(model: Model, tested: Examples, met: int, mode: str = MODE) -> list[float]:
     """Accuracy on each task of a network that has met the first `met` of them, and answers with their classes."""
-    model = student.model(DIGITS[: 2 * met])
-    return [accuracy(model, tested.of(*task), mode) if number < met else 0.0 for number, task in enumerate(TASKS)]
+    answering = model.with_weights(msgspec.structs.replace(model.weights, classes=DIGITS[: 2 * met]))
+    return [
+        accuracy(answering, showing(tested, *task), mode) if number < met else 0.0
+        for number, task in enumerate(TASKS)
+    ]
+
+
+def _method(
+    model: Model, rows: list[list[float]], measured: tuple[Examples, Examples], steps: int, start: float
+) -> Method:
+    seconds, r = time.perf_counter() - start, np.array(rows)
+    whole = len(r) == len(TASKS)
+    goodness = by_task(model, measured[1], len(TASKS), "goodness")
+    return Method(
+        rows, acc(r), bwt(r) if whole else None, forgetting(r) if whole else None, goodness, steps, seconds
+    )
+
+
+# --- the standard figures of continual learning, of R: R[i, j] is the accuracy on task j after task i was learned
+#
+# Lopez-Paz and Ranzato, "Gradient Episodic Memory for Continual Learning", 2017 (ACC, BWT); Chaudhry et al.,
+# "Riemannian Walk for Incremental Learning", 2018 (forgetting, best − last).
+
+
+def acc(r: np.ndarray) -> float:
+    """Mean accuracy over the tasks in the end: R (T, T) -> mean_j R[T, j]."""
+    return float(r[-1].mean())
+
+
+def bwt(r: np.ndarray) -> float:
+    """Backward transfer: mean over j < T of R[T, j] − R[j, j]; below zero, what came later did harm."""
+    return float((r[-1] - np.diag(r))[:-1].mean())
+
+
+def forgetting(r: np.ndarray) -> float:
+    """Mean over j < T of max_{l < T} R[l, j] − R[T, j]; what was not yet learned has accuracy 0."""
+    return float((r[:-1, :-1].max(0) - r[-1, :-1]).mean())
 
 
 def summary(methods: Sequence[Method]) -> dict[str, tuple[float, float] | None]:
@@ -160,30 +210,3 @@ def summary(methods: Sequence[Method]) -> dict[str, tuple[float, float] | None]:
 
 def _spread(values: Sequence[float]) -> tuple[float, float] | None:
     return (float(np.mean(values)), float(np.std(values, ddof=len(values) > 1))) if values else None
-
-
-def _store(
-    stored: Stored, seen: dict[int, int], arrived: list[tuple[int, int]], capacity: int, rng: np.random.Generator
-) -> None:
-    """Keep what the replay policy keeps, in place."""
-    gone = set(evictions(stored, seen, arrived, capacity, rng))
-    for place, label in arrived:
-        stored.setdefault(label, []).append(place)
-        seen[label] = seen.get(label, 0) + 1
-    for label, places in stored.items():
-        stored[label] = [place for place in places if place not in gone]
-
-
-def _method(student: Student, rows: list[list[float]], measured: tuple[Digits, Digits], start: float) -> Method:
-    seconds, r = time.perf_counter() - start, np.array(rows)
-    whole = len(r) == len(TASKS)
-    goodness = by_task(student, measured[1], len(TASKS), "goodness")
-    return Method(
-        rows,
-        figures.acc(r),
-        figures.bwt(r) if whole else None,
-        figures.forgetting(r) if whole else None,
-        goodness,
-        student.steps,
-        seconds,
-    )

@@ -8,6 +8,7 @@ import sqlite3
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -49,25 +50,34 @@ class ForeignDatabase(StateError):
 
 
 class Database:
-    """The database in a state directory, opened. Safe to share between threads, and between processes."""
+    """The database in a state directory, opened. Safe to share between threads, and between processes.
 
-    def __init__(self, directory: Path, writing: bool) -> None:
+    It is closed with the last reference to it, or before by `close`; what was acknowledged is durable without that.
+    """
+
+    def __init__(self, directory: Path | None, writing: bool) -> None:
         """Open it; with `writing` one that is not there is begun, else it is an empty one in memory.
 
-        Raises `StateError` for what is damaged or not ours, which is left as it is, `StorageError`.
+        Without a `directory` it is a new one in memory. Raises `StateError` for what is damaged or not ours, which
+        is left as it is, `StorageError`.
         """
-        self.directory, self._file = directory, directory / DATABASE
+        self._directory, self._name = directory, directory or "what is kept in memory"
+        self._inode: int | None = None
         self._guard = threading.RLock()
         self._closing = contextlib.ExitStack()
+        weakref.finalize(self, self._closing.close)
         try:
             with self.errors():
-                self._open(writing)
+                if directory:
+                    self._open(directory / DATABASE, writing)
+                else:
+                    self._db = self._connect()
         except BaseException:
             self._closing.close()
             raise
 
     def close(self) -> None:
-        """Close it; what was acknowledged is durable without that."""
+        """Close it."""
         with self._guard:
             self._closing.close()
 
@@ -87,8 +97,8 @@ class Database:
         with self._guard, self.errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
-                if self._inode is not None and self._inode != _inode(self._file):
-                    raise StateError(f"{self.directory}: was reset by another process; open it again")
+                if self._directory and self._inode not in (None, _inode(self._directory / DATABASE)):
+                    raise StateError(f"{self._name}: was reset by another process; open it again")
                 yield self._db
                 self._db.execute("COMMIT")
             except BaseException:
@@ -109,31 +119,31 @@ class Database:
         except (sqlite3.Error, OverflowError) as error:
             said = str(error)
             if "locked" in said:
-                raise StateError(f"{self.directory}: another process is writing to it; try again") from error
+                raise StateError(f"{self._name}: another process is writing to it; try again") from error
             if any(words in said for words in MEDIUM):
-                raise StorageError(f"{self.directory}: {said}; what was saved is unchanged") from error
+                raise StorageError(f"{self._name}: {said}; what was saved is unchanged") from error
             raise self.damaged(said) from error
         except OSError as error:
-            raise StorageError(f"{self.directory}: {error.strerror}; what was saved is unchanged") from error
+            raise StorageError(f"{self._name}: {error.strerror}; what was saved is unchanged") from error
 
     def damaged(self, what: str) -> StateError:
         """An error that says what is wrong, and what always helps."""
-        return StateError(f"{self.directory}: damaged: {' '.join(what.split())}; begin anew with 'ffruntime reset'")
+        return StateError(f"{self._name}: damaged: {' '.join(what.split())}; begin anew with 'ffruntime reset'")
 
-    def _open(self, writing: bool) -> None:
+    def _open(self, file: Path, writing: bool) -> None:
         if writing:
-            _make_durably(self.directory)
-            self._db = self._connect(self._file, "mode=rwc")
+            _make_durably(file.parent)
+            self._db = self._connect(file, "mode=rwc")
         else:
-            self._db = self._readable() if self._file.exists() else self._connect()
-        self._inode = _inode(self._file)
-        self._check()
+            self._db = self._readable(file) if file.exists() else self._connect()
+        self._inode = _inode(file)
+        self._check(file)
         if writing:
             self._make_durable()
         elif self.empty:  # not begun, or not yet
             self._db, self._inode = self._connect(), None
 
-    def _check(self) -> None:
+    def _check(self, file: Path) -> None:
         """That it is empty or ours, table by table. Reads only: what is not ours stays as it is."""
         self._db.execute("BEGIN")  # one look: another process may be making the tables
         try:
@@ -144,9 +154,9 @@ class Database:
         if not (application or tables):
             return
         if application != APPLICATION:
-            raise ForeignDatabase(f"{self._file}: a database of another program; name another --state")
+            raise ForeignDatabase(f"{file}: a database of another program; name another --state")
         if version != FORMAT:
-            raise StateError(f"{self._file}: format {version} is none that this program reads ({FORMAT})")
+            raise StateError(f"{file}: format {version} is none that this program reads ({FORMAT})")
         if tables != set(SCHEMA):
             raise self.damaged("its tables are not those of a state")
 
@@ -166,19 +176,19 @@ class Database:
         if (said := self.all("PRAGMA quick_check(1)")[0][0]) != "ok":
             raise self.damaged(said)
 
-    def _readable(self) -> sqlite3.Connection:
+    def _readable(self, file: Path) -> sqlite3.Connection:
         """In place. On a medium that cannot be written to, as it is if it was closed, else a copy."""
         try:
-            return self._connect(self._file, "mode=ro")
+            return self._connect(file, "mode=ro")
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
                 raise
-            log = self._file.with_name(f"{DATABASE}-wal")
+            log = file.with_name(f"{DATABASE}-wal")
             if not (log.exists() and log.stat().st_size):
-                return self._connect(self._file, "mode=ro&immutable=1")
+                return self._connect(file, "mode=ro&immutable=1")
         folder = Path(self._closing.enter_context(tempfile.TemporaryDirectory()))
-        for file in (self._file, log):
-            shutil.copy(file, folder)
+        shutil.copy(file, folder)
+        shutil.copy(log, folder)
         return self._connect(folder / DATABASE, "mode=rw")
 
     def _connect(self, file: Path | None = None, how: str = "") -> sqlite3.Connection:

@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
+from typing import Literal, TypeAlias
 
-import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ..backend import in_chunks
-from ..core import transition as bundle
+from ..core.bundle import HELD_BACK, REPLAY
+from ..core.data import to_unit_interval
+from ..core.layers import learned_tensors
+from ..core.learning import Augment, Learning
 from ..core.state import Weights, read_state
 from ..model import Model
-from .replay import draw_balanced, evictions
-from .store import BUNDLES, LEARNED, REFUSED, Current, Store, alone
-from .update import Arrays, Settings, learned_names, learning_units, update_head, update_units
+from .directory import alone
+from .draws import augment, draw_balanced, evictions
+from .step import Arrays, HeadSteps, Settings, UnitSteps, learning_units
+from .store import BUNDLES, LEARNED, REFUSED, Store
+from .versions import Current
 
-AT_ONCE = 64  # examples that one update takes
+PORTION = 64  # examples that one update takes
 TOLERANCE = 0.05  # share of held-back examples that an update may cost, against the shipped weights
-CALIBRATION, REPLAY, HELD_BACK = 0, 1, 2  # parts of the exemplars
+
+Stepped: TypeAlias = Callable[[], None]  # called after each step
+# Around each update or rehearsal, with its kind and the number of its steps.
+Progress: TypeAlias = Callable[[Literal["update", "rehearsal"], int], AbstractContextManager[Stepped]]
+Batch: TypeAlias = tuple[np.ndarray, np.ndarray]  # images in [0, 1] (B, C, H, W), labels (B,)
+
+
+def _nothing(*_: object) -> None:
+    pass
 
 
 class Outcome(Struct, frozen=True):
@@ -37,30 +52,37 @@ class Outcome(Struct, frozen=True):
 
 
 class Learner:
-    """A model and its state directory. `model` is the model as it is now; it changes with every adopted update."""
+    """A model and its state directory. `model` is the model as it is now; another one after every adopted update.
+
+    >>> from ffruntime import Model
+    >>> from ffruntime.learning.learner import Learner
+    >>> model = Learner(Model("model.ff")).learn(images, labels)
+    """
 
     def __init__(
         self,
         model: Model,
-        state: Path,
+        state: Path | Literal[False] | None = None,
         settings: Settings | None = None,
         tolerance: float = TOLERANCE,
         replay_bytes: int | None = None,
         seeded: bool = True,
     ) -> None:
-        """Open the state directory, or make it; without `seeded` a new one begins with no example to replay.
+        """Open the state directory, by default the bundle's, or make it; without `seeded` a new one begins with no
+        example to replay. With `state=False`, what is learned and stored lives as long as the learner.
 
         `replay_bytes`: what stored images may take from now on. Raises `StateError`, `StorageError`, `BundleError`
         where the bundle has no gradient graphs, and what loading one raises.
         """
-        self.units = learning_units(model.manifest.network, model.manifest.files)
+        bundle, manifest = model.bundle, model.manifest
+        self.learned = learned_tensors(manifest.network, learning_units(manifest.network, manifest.files))
         self.settings, self.tolerance = settings or Settings(), tolerance
-        own = Weights({}, model.manifest.classes)
-        self._graphs = model.with_weights(own)  # whose gradient graphs serve all versions
-        self._graphs.graph("gradient_head")  # a backend that cannot run says so before anything is stored
-        self._held_back = exemplars(model, HELD_BACK)
-        self.version, self.model = 0, self._graphs
-        self.store = Store(state, model.manifest, seeds=(lambda: exemplars(model, REPLAY)) if seeded else None)
+        self.shipped = model.with_weights(Weights({}, manifest.classes))  # its gradient graphs serve all versions
+        self.shipped.graph("gradient_head")  # a backend that cannot run says so before anything is stored
+        self._held_back = bundle.exemplars(HELD_BACK)
+        self.version, self.model = 0, self.shipped
+        directory = None if state is False else state or bundle.state_directory
+        self.store = Store(directory, manifest, seeds=(lambda: bundle.exemplars(REPLAY)) if seeded else None)
         try:
             if replay_bytes is not None:
                 self.store.set("replay_bytes", replay_bytes)
@@ -76,67 +98,73 @@ class Learner:
     def refresh(self) -> Current:
         """Make `model` that of the current version, which another process may have changed, and return it."""
         now = self.store.current()
-        like = self.model if now.version == self.version else self._graphs  # whose loaded graphs go on
-        self.version, self.model = now.version, like.with_weights(Weights(now.tensors, now.classes, now.doubtful))
+        like = self.model if now.version == self.version else self.shipped  # whose loaded graphs go on
+        self.version, self.model = now.version, like.with_weights(now.weights)
         return now
+
+    # --- one call, or one outcome after the other
 
     def learn(
         self,
         images: np.ndarray,
         labels: Sequence[str],
-        stored: Callable[[list[int]], None] = lambda _: None,
-        stepped: Callable[[], None] = lambda: None,
-    ) -> Iterator[Outcome]:
-        """Store examples, uint8 (N, C, H, W), durably; then learn from all that are pending, some at a time.
+        stored: Callable[[list[int]], None] = _nothing,
+        stepped: Stepped = _nothing,
+    ) -> Model:
+        """Learn from images uint8 (N, C, H, W) and the names of their classes; the model as it is then.
 
-        `stored` is called with their ids when they are durable. Nothing happens before the first outcome is asked
-        for.
+        They are stored durably before anything else happens; then come updates until nothing is pending, of which
+        any may be refused. Raises as `updates` does; `model` then has what was adopted before.
         """
-        if len(images):
-            stored(self.store.add(images, labels))
-        while outcome := self.update(stepped):
-            yield outcome
+        for _ in self.updates([(images, labels)], stored=stored, progress=lambda *_: nullcontext(stepped)):
+            pass
+        return self.model
 
-    def update(self, stepped: Callable[[], None] = lambda: None) -> Outcome | None:
-        """Learn from pending examples, at most `AT_ONCE`; None where there are none.
+    def updates(
+        self,
+        portions: Iterable[tuple[np.ndarray, Sequence[str]]],
+        rehearsal: int = 0,
+        stored: Callable[[list[int]], None] = _nothing,
+        progress: Progress = lambda *_: nullcontext(_nothing),
+    ) -> Iterator[Outcome]:
+        """Of each portion, images and the names of their classes: store it, then learn from all that is pending.
+
+        In the end come `rehearsal` steps on stored examples. `stored` is called with a portion's ids when they are
+        durable. The next portion is asked for, and the next update begins, when the next outcome is. Raises
+        `StateError` where another process is learning, `StorageError`, and `UsageError` for images or classes that
+        cannot be stored.
+        """
+        steps = self.settings.steps + self.settings.head_steps
+        for images, labels in portions:
+            if len(images):
+                stored(self.store.add(images, labels))
+            while outcome := _within(progress("update", steps), self.update):
+                yield outcome
+        if rehearsal:
+            rehearse = progress("rehearsal", 2 * rehearsal)
+            if outcome := _within(rehearse, lambda stepped: self.rehearse(rehearsal, stepped)):
+                yield outcome
+
+    def update(self, stepped: Stepped = _nothing) -> Outcome | None:
+        """Learn from pending examples, at most `PORTION`; None where there are none.
 
         Raises `StateError` where another process is learning.
         """
         with alone(self.store.directory):
             now = self.refresh()
-            ids = self.store.pending(AT_ONCE)
+            ids = self.store.pending(PORTION)
             return self._attempt(now, ids, "update", self.settings, stepped) if ids else None
 
-    def rehearse(self, steps: int, stepped: Callable[[], None] = lambda: None) -> Outcome | None:
+    def rehearse(self, steps: int, stepped: Stepped = _nothing) -> Outcome | None:
         """`steps` on stored examples alone, drawn evenly over the classes; None where nothing is stored.
 
         For a device at rest. Raises `StateError` where another process is learning.
         """
-        settings = msgspec.structs.replace(self.settings, steps=steps, head_steps=steps)
+        settings = structs.replace(self.settings, steps=steps, head_steps=steps)
         with alone(self.store.directory):
             now = self.refresh()
             some = self.store.ids(BUNDLES, LEARNED)
             return self._attempt(now, [], "rehearsal", settings, stepped) if some else None
-
-    def _attempt(
-        self, now: Current, ids: list[int], kind: str, settings: Settings, stepped: Callable[[], None]
-    ) -> Outcome:
-        """Change the weights, judge them, and adopt or refuse them."""
-        start, shipped = time.perf_counter(), self._shipped()
-        rng = np.random.default_rng([len(self.store.history()), *ids[:1]])  # another one for each attempt
-        weights, losses = self._weights(now, ids, settings, rng, stepped)
-        after = self._judge(self.model.with_weights(Weights(weights, now.classes, now.doubtful)))
-        if self._harmful(shipped, after) or not all(np.isfinite(tensor).all() for tensor in weights.values()):
-            stored = sum(map(len, self.store.ids(BUNDLES, LEARNED).values()))
-            gone = self._beyond_budget(self._refused(), stored + len(ids))  # those of now can be tried again
-            version = self.store.refuse(now.version, kind, ids, shipped, after, gone)
-            seconds = time.perf_counter() - start
-            return Outcome(version, False, tuple(ids), shipped, after, losses, len(gone), seconds)
-        gone = self._evictions(ids, rng)
-        version = self.store.adopt(now.version, kind, weights, ids, gone, shipped, after)
-        self.refresh()
-        seconds = time.perf_counter() - start
-        return Outcome(version, True, tuple(ids), shipped, after, losses, len(gone), seconds)
 
     def apply(self, file: Path, force: bool = False) -> Outcome:
         """Make a version of what another device has learned (`docs/state.md`), judged like an update.
@@ -149,7 +177,7 @@ class Learner:
         weights, state = read_state(file, self.model.manifest)
         with alone(self.store.directory):
             now, shipped = self.refresh(), self._shipped()
-            after = self._judge(self._graphs.with_weights(weights))
+            after = self._judge(self.shipped.with_weights(weights))
             adopted = force or not self._harmful(shipped, after)
             if adopted:
                 number = self.store.adopt(now.version, "applied", weights.tensors, (), (), shipped, after, state)
@@ -158,81 +186,121 @@ class Learner:
                 number = self.store.refuse(now.version, "applied", (), shipped, after)
         return Outcome(number, adopted, (), shipped, after, (), 0, time.perf_counter() - start)
 
-    def _weights(
+    # --- what an update is made of
+
+    @property
+    def learning(self) -> Learning:
+        """How the bundle's units learn."""
+        assert self.model.manifest.learning  # of a bundle with gradient graphs it says so
+        return self.model.manifest.learning
+
+    def weights(self, now: Current) -> Arrays:
+        """All tensors of a version; those that learning changes are copies."""
+        weights = {**self.model.bundle.weights(), **now.weights.tensors}
+        return {**weights, **{tensor.name: weights[tensor.name].copy() for tensor in self.learned}}
+
+    def batches(
+        self, ids: Sequence[int], augmentation: Augment, settings: Settings, rng: np.random.Generator
+    ) -> Iterator[Batch]:
+        """Batches without end: a share of the examples `ids`, the others replayed, evenly over the classes."""
+        examples, replay = self.store.read(ids), self.store.ids(BUNDLES, LEARNED)
+        fresh = round(settings.batch * (settings.fresh if ids else 0.0)) if replay else settings.batch
+        while True:
+            batch = examples.take(rng.choice(len(ids), fresh, replace=fresh > len(ids)))
+            pixels, labels = batch.pixels, batch.labels
+            if fresh < settings.batch:
+                old = self.store.read(draw_balanced(replay, settings.batch - fresh, rng))
+                pixels, labels = np.concatenate([pixels, old.pixels]), np.concatenate([labels, old.labels])
+            yield to_unit_interval(augment(augmentation, pixels, rng)), labels
+
+    def evictions(self, ids: Sequence[int], rng: np.random.Generator) -> list[int]:
+        """Stored examples that have to make room for `ids`: of refused updates first, then by the reservoir."""
+        stored, refused = self.store.ids(BUNDLES, LEARNED), self._refused()
+        arrived = list(zip(ids, self.store.read(ids).labels.tolist(), strict=True))
+        gone = self._beyond_budget(refused, len(ids) + sum(map(len, stored.values())))
+        capacity = self._capacity() - (len(refused) - len(gone))
+        return [*gone, *evictions(stored, self.store.seen(), arrived, capacity, rng)]
+
+    def settle(
         self,
         now: Current,
-        ids: list[int],
-        settings: Settings,
+        kind: str,
+        tensors: Arrays,
+        losses: tuple[float, ...],
+        ids: Sequence[int],
         rng: np.random.Generator,
-        stepped: Callable[[], None],
+        start: float,
+    ) -> Outcome:
+        """Judge what was made of the version `now`, and adopt or refuse it; `start`: when that began."""
+        shipped = self._shipped()
+        after = self._judge(self.model.with_weights(structs.replace(now.weights, tensors=tensors)))
+        finite = all(np.isfinite(tensor).all() for tensor in tensors.values())
+        adopted = finite and not self._harmful(shipped, after)
+        if adopted:
+            gone = self.evictions(ids, rng)
+            version = self.store.adopt(now.version, kind, tensors, ids, gone, shipped, after)
+            self.refresh()
+        else:
+            stored = sum(map(len, self.store.ids(BUNDLES, LEARNED).values()))
+            gone = self._beyond_budget(self._refused(), stored + len(ids))  # those of now can be tried again
+            version = self.store.refuse(now.version, kind, ids, shipped, after, gone)
+        return Outcome(version, adopted, tuple(ids), shipped, after, losses, len(gone), time.perf_counter() - start)
+
+    def _attempt(self, now: Current, ids: list[int], kind: str, settings: Settings, stepped: Stepped) -> Outcome:
+        """Change the weights, judge them, and adopt or refuse them."""
+        start = time.perf_counter()
+        rng = np.random.default_rng([len(self.store.history()), *ids[:1]])  # another one for each attempt
+        tensors, losses = self._changed(now, ids, settings, rng, stepped)
+        return self.settle(now, kind, tensors, losses, ids, rng, start)
+
+    def _changed(
+        self, now: Current, ids: list[int], settings: Settings, rng: np.random.Generator, stepped: Stepped
     ) -> tuple[Arrays, tuple[float, ...]]:
-        """The tensors that learning changes, after the update, and the last losses."""
-        model = self.model
-        network, learning = model.manifest.network, model.manifest.learning
-        assert learning  # a bundle with gradient graphs says what they are of
-        names = learned_names(network, self.units)
-        weights = {**bundle.read_weights(model.path, model.manifest), **now.tensors}
-        weights |= {name: weights[name].copy() for name in names}
-        draw = self._draw(ids, rng)
-        units = update_units(
-            network,
-            self._graphs.graph,
-            self.units,
-            weights,
-            draw,
-            self._plausibility(now),
-            settings,
-            learning,
-            rng,
-            stepped,
-        )
-        changed = {name: weights[name] for name in names if not name.startswith("head.")}
-        deeper = model.with_weights(Weights({**now.tensors, **changed}, model.classes))
+        """The tensors that differ from the bundle's after the update, and the last losses.
 
-        def features(images: np.ndarray) -> np.ndarray:
-            return in_chunks(deeper.graph("classifier"), settings.micro_batch, 1)({"images": images})["features"]
-
-        head = update_head(self._graphs.graph, features, weights, draw, settings, learning, rng, stepped)
-        return {**now.tensors, **{name: weights[name] for name in names}}, (*units, head)
-
-    def _draw(self, ids: list[int], rng: np.random.Generator) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-        """Batches: a share of the pending examples, the others replayed, evenly over the classes."""
-        images, labels = self.store.read(ids)
-        replay, share = self.store.ids(BUNDLES, LEARNED), self.settings.fresh if ids else 0.0
-
-        def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
-            fresh = round(count * share) if replay else count
-            chosen = rng.choice(len(ids), fresh, replace=fresh > len(ids))
-            if fresh == count:
-                return images[chosen], labels[chosen]
-            old_images, old_labels = self.store.read(draw_balanced(replay, count - fresh, rng))
-            return np.concatenate([images[chosen], old_images]), np.concatenate([labels[chosen], old_labels])
-
-        return draw
+        First come all steps of the units, then all of the classifier, on the features of the units as they are
+        then: only one of the two optimizers is in memory at a time.
+        """
+        weights = self.weights(now)
+        batches, scores = self.batches(ids, self.learning.augment, settings, rng), self._plausibility(now)
+        units = UnitSteps(self.shipped, weights, settings, self.learning.negatives, rng)
+        for images, labels in islice(batches, settings.steps):
+            units.step(images, labels, scores)
+            stepped()
+        losses = units.losses
+        del units
+        changed = {tensor.name: weights[tensor.name] for tensor in self.learned if not tensor.of_head}
+        deeper = self.model.with_weights(structs.replace(now.weights, tensors={**now.weights.tensors, **changed}))
+        classify = in_chunks(deeper.graph("classifier"), settings.micro_batch, 1)
+        head = HeadSteps(self.shipped, weights, settings)
+        for images, labels in islice(batches, settings.head_steps):
+            head.step(classify({"images": images})["features"], labels)
+            stepped()
+        tensors = {tensor.name: weights[tensor.name] for tensor in self.learned}
+        return {**now.weights.tensors, **tensors}, (*losses, head.loss)
 
     def _plausibility(self, now: Current) -> Callable[[np.ndarray], np.ndarray]:
         """What the classifier says of images, one row of scores each.
 
         Classes that it does not know well are as plausible as the best of the others, spare patterns not at all.
         """
-        known = len(now.classes)
-        doubtful = [label for label, name in enumerate(now.classes) if name in self.model.undertrained]
+        classes = now.weights.classes
+        undertrained = [label for label, name in enumerate(classes) if name in self.model.undertrained]
         classify = in_chunks(self.model.graph("classifier"), self.settings.micro_batch, 1)
 
         def scores(images: np.ndarray) -> np.ndarray:
             logits = classify({"images": images})["logits"]
-            logits[:, known:] = -np.inf
-            logits[:, doubtful] = logits.max(1, keepdims=True)
+            logits[:, len(classes) :] = -np.inf
+            logits[:, undertrained] = logits.max(1, keepdims=True)
             return logits
 
         return scores
 
     def _judge(self, model: Model) -> float | None:
         """Share of the held-back exemplars that a model classifies rightly, by its best mode."""
-        images, labels = self._held_back
-        if not len(images):
+        if not len(self._held_back):
             return None
-        return float(np.mean(model.scores(images).argmax(1) == labels))
+        return float(np.mean(model.scores(self._held_back.pixels).argmax(1) == self._held_back.labels))
 
     def _harmful(self, shipped: float | None, after: float | None) -> bool:
         """Whether held-back examples cost more than is tolerated."""
@@ -241,18 +309,10 @@ class Learner:
     def _shipped(self) -> float | None:
         """The same of the bundle's own weights, computed once in a state's life."""
         share = self.store.setting("shipped")
-        if share is None and (share := self._judge(self._graphs.with_weights(self._graphs.weights))) is not None:
+        shipped = self.shipped.with_weights(self.shipped.weights)  # whose graphs are not kept
+        if share is None and (share := self._judge(shipped)) is not None:
             self.store.set("shipped", share)
         return share
-
-    def _evictions(self, ids: list[int], rng: np.random.Generator) -> list[int]:
-        """Stored examples that have to make room: of refused updates first, then by the reservoir's rule."""
-        stored, refused = self.store.ids(BUNDLES, LEARNED), self._refused()
-        _, labels = self.store.read(ids)
-        arrived = list(zip(ids, labels.tolist(), strict=True))
-        gone = self._beyond_budget(refused, len(ids) + sum(map(len, stored.values())))
-        capacity = self._capacity() - (len(refused) - len(gone))
-        return [*gone, *evictions(stored, self.store.seen(), arrived, capacity, rng)]
 
     def _beyond_budget(self, refused: list[int], others: int) -> list[int]:
         """The oldest examples of refused updates, as many as there is no room for beside `others`."""
@@ -267,11 +327,7 @@ class Learner:
         return sorted(id for some in self.store.ids(REFUSED).values() for id in some)
 
 
-def exemplars(model: Model, part: int) -> tuple[np.ndarray, np.ndarray]:
-    """Exemplars of a part: images uint8 (E, C, H, W), labels int64 (E,); none where the bundle has none."""
-    shape = model.manifest.network.image.shape
-    if bundle.EXEMPLARS not in model.manifest.files:
-        return np.empty((0, *shape), np.uint8), np.empty(0, np.int64)
-    tensors = bundle.read_tensors(model.path, model.manifest, bundle.EXEMPLARS)
-    chosen = tensors["part"] == part
-    return tensors["images"][chosen], tensors["labels"][chosen]
+def _within(progress: AbstractContextManager[Stepped], work: Callable[[Stepped], Outcome | None]) -> Outcome | None:
+    """What comes of some work, shown while it is done."""
+    with progress as stepped:
+        return work(stepped)

@@ -1,143 +1,50 @@
-"""The state directory: examples and versions in a SQLite database, weights in a file for each version.
+"""What a device stores of its learning: examples, classes and versions, in a state directory or in memory.
 
-What is in which file, and the order of events that nothing can upset, is in `docs/learning.md`.
+Examples, classes and the rows of the versions lie in a SQLite database, the weights of each version beside it. What
+is in which file, and the order of events that nothing can upset, is in `docs/learning.md`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import math
-import re
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
 import numpy as np
-from msgspec import Struct
 
-from ..core.durable import sha256, sync_directory
-from ..core.errors import BundleError, StateError, StorageError, UsageError
-from ..core.learning import KEPT, REPLAY_BYTES
+from ..core.data import Examples
+from ..core.errors import StateError, UsageError
+from ..core.learning import REPLAY_BYTES
 from ..core.manifest import WEIGHTS, Manifest
-from ..core.state import State, Weights, read_state, write_state
-from .database import BUNDLES, DATABASE, LEARNED, PENDING, REFUSED, Database, ForeignDatabase, create
+from ..core.state import State, Weights
+from .database import BUNDLES, LEARNED, PENDING, REFUSED, Database, create
+from .versions import VERSIONS, Current, Version, VersionWeights, forget, next_number, record
 
-LOCK, VERSIONS = "learning.lock", "versions"
-OURS = re.compile(r"\d+\.state|\.\d+\.state\.new")  # names in `versions`
 WELL_KNOWN = 20  # examples of a new class after which the linear classifier's word on it counts
 INSERT = "INSERT INTO examples (label, image, status, at) VALUES (?, ?, ?, ?)"
 
-Seeds: TypeAlias = Callable[[], tuple[np.ndarray, np.ndarray]]  # images uint8 (N, C, H, W), labels (N,)
-# A version's tensors, the classes that were known when it was made, and the doubtful ones of these.
-Content: TypeAlias = tuple[dict[str, np.ndarray], tuple[str, ...], tuple[str, ...]]
-
-
-class Current(Struct, frozen=True):
-    """What a device has learned, as it is now."""
-
-    version: int  # 0: the bundle's own weights
-    tensors: dict[str, np.ndarray]  # those that differ from the bundle's
-    classes: tuple[str, ...]  # the bundle's, then those learned
-    doubtful: frozenset[str]  # classes of which the linear classifier has seen few examples
-    updates: int  # between the bundle's weights and these
-    examples: int  # that they learned from
-
-
-class Version(Struct, frozen=True):
-    """A row of the history."""
-
-    id: int
-    parent: int
-    kind: str  # update, rehearsal, applied
-    adopted: bool
-    examples: int  # that this version was the first to learn from
-    before: float | None  # share of held-back examples that the shipped weights classify rightly, if there are any
-    after: float | None  # and the new ones
-    at: str  # UTC, by the device's clock
-    updates: int
-    learned: int
-    sha256: str | None  # of its weights' file; None where they are no longer kept, or never were
-
-    @property
-    def kept(self) -> bool:
-        """Whether it can be gone back to."""
-        return self.sha256 is not None
-
-
-def current(directory: Path, manifest: Manifest) -> Current | None:
-    """What was learned on the bundle of `manifest`, only reading; None where there is no `directory`.
-
-    Raises `StateError` for a damaged state or one of another bundle.
-    """
-    if not directory.is_dir():
-        return None
-    with contextlib.closing(Store(directory, manifest, writing=False)) as store:
-        return store.current()
-
-
-@contextlib.contextmanager
-def alone(directory: Path) -> Iterator[None]:
-    """While the block runs, no other process learns here. Raises `StateError` where one does."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(directory / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise StateError(f"{directory}: another process is learning; try again when it is done") from error
-    except (OSError, NotImplementedError) as error:
-        said = getattr(error, "strerror", None) or "the file system has no locks"
-        raise StorageError(f"{directory / LOCK}: {said}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def reset(directory: Path) -> None:
-    """Delete all that was learned, damaged or of whatever bundle; other files stay.
-
-    Raises `StateError` where another process is learning or the database is another program's, `StorageError`.
-    """
-    try:
-        Database(directory, writing=False).close()
-    except ForeignDatabase:
-        raise
-    except (StateError, StorageError):
-        pass  # what is damaged can be deleted
-    versions = directory / VERSIONS
-    with alone(directory):
-        try:
-            for file in (directory / f"{DATABASE}{suffix}" for suffix in ("", "-wal", "-shm", "-journal")):
-                file.unlink(missing_ok=True)  # the database first: without it, nothing else counts
-            for file in versions.iterdir() if versions.is_dir() else ():
-                if OURS.fullmatch(file.name):
-                    file.unlink()
-            (directory / LOCK).unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(f"{error.filename}: {error.strerror}") from error
-    for folder in (versions, directory):
-        with contextlib.suppress(OSError):  # where something else is in it
-            folder.rmdir()
+Seeds: TypeAlias = Callable[[], Examples]
 
 
 class Store:
-    """A state directory, opened. Safe to share between threads, and between processes."""
+    """A state directory, opened, or the same in memory. Safe to share between threads, and between processes."""
 
     def __init__(
-        self, directory: Path, manifest: Manifest, writing: bool = True, seeds: Seeds | None = None
+        self, directory: Path | None, manifest: Manifest, writing: bool = True, seeds: Seeds | None = None
     ) -> None:
         """Open what is there, or with `writing` make it, `seeds` being the first examples to replay.
 
-        Read where there is none, it is one in which nothing was learned. Raises `StateError` for what is damaged or
-        of another bundle, `StorageError`.
+        Read where there is none, it is one in which nothing was learned. Without a `directory`, what is stored
+        lives as long as this object. Raises `StateError` for what is damaged or of another bundle, `StorageError`.
         """
         self.directory, self.manifest = directory, manifest
         self._db = Database(directory, writing)
-        self._last: tuple[int, Content] = (0, ({}, manifest.classes, ()))  # what was last read or adopted
+        self._weights = VersionWeights(directory and directory / VERSIONS, manifest)
+        self._last = 0, Weights({}, manifest.classes)  # the version that was last read or adopted
         try:
             if self._db.empty:
                 self._set_up(seeds)
@@ -149,10 +56,7 @@ class Store:
                 )
             if writing:
                 with self._db.errors():
-                    (directory / VERSIONS).mkdir(exist_ok=True)
-                    sync_directory(directory)
-                    with contextlib.suppress(PermissionError):  # one that may be passed through, and not read
-                        sync_directory(directory.parent)
+                    self._weights.make_folder()
         except BaseException:
             self.close()
             raise
@@ -196,8 +100,8 @@ class Store:
         query = "SELECT id FROM examples WHERE status = ? ORDER BY id LIMIT ?"
         return [id for (id,) in self._db.all(query, (PENDING, most))]
 
-    def read(self, ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Examples: images uint8 (N, C, H, W), labels int64 (N,), in the order of `ids`, which may repeat."""
+    def read(self, ids: Sequence[int]) -> Examples:
+        """Stored examples, in the order of `ids`, which may repeat."""
         shape = self.manifest.network.image.shape
         rows: dict[int, tuple[int, bytes]] = {}
         for start in range(0, len(ids), 500):  # SQLite binds no more than 999 in old versions
@@ -213,7 +117,14 @@ class Store:
         images = np.empty((len(ids), *shape), np.uint8)
         for index, id in enumerate(ids):
             images[index] = np.frombuffer(rows[id][1], np.uint8).reshape(shape)
-        return images, np.array([rows[id][0] for id in ids], np.int64)
+        return Examples(images, np.array([rows[id][0] for id in ids], np.int64))
+
+    def keep(self, examples: Sequence[int], evicted: Sequence[int]) -> None:
+        """Pending examples were learned from before there is a version of it; `evicted` leave the store."""
+        with self._db.transaction() as db:
+            self._mark(db, examples, LEARNED)
+            self._evict(db, evicted, self.current_version())
+        self._db.shrink()
 
     def retry(self) -> int:
         """Make the examples of refused updates pending again; returns how many."""
@@ -266,12 +177,13 @@ class Store:
             number, row = self._current_row()
             updates, examples = (row.updates, row.learned) if row else (0, 0)
             try:
-                last, content = self._last
-                tensors, known, doubtful = content if last == number else self._read(number)
-                self._last = number, (tensors, known, doubtful)
+                last, made = self._last
+                if last != number:
+                    made = self._read(number)
+                    self._last = number, made
                 classes = self.classes()
-                unsure = frozenset(name for name in classes if name in doubtful or name not in known)
-                return Current(number, tensors, classes, unsure, updates, examples)
+                unsure = {name for name in classes if name in made.undertrained or name not in made.classes}
+                return Current(number, Weights(made.tensors, classes, frozenset(unsure)), updates, examples)
             except (StateError, UsageError):
                 if self.current_version() == number:
                     raise  # else another process has gone on meanwhile
@@ -286,7 +198,7 @@ class Store:
 
         Raises `UsageError` where they are not kept, `StateError` where they are damaged.
         """
-        return self._read(number)[0]
+        return self._read(number).tensors
 
     def history(self) -> list[Version]:
         """All versions, oldest first."""
@@ -294,7 +206,7 @@ class Store:
 
     def version_file(self, number: int) -> Path:
         """Where the weights of a version are."""
-        return self.directory / VERSIONS / f"{number}.state"
+        return self._weights.file(number)
 
     def adopt(
         self,
@@ -323,22 +235,17 @@ class Store:
                 self._take_classes(db, learned.classes)
             updates = learned.updates if learned else (row.updates if row else 0) + 1
             total = learned.examples if learned else (row.learned if row else 0) + len(examples)
-            number = self._next_number(db)
-            file = self.version_file(number)
+            number = next_number(db)
             self._mark(db, examples, LEARNED)
-            classes = learned.classes if learned else self.classes()
-            doubtful = self._hardly_seen(total).union(learned.undertrained if learned else ())
-            state = write_state(
-                file, self.manifest, Weights(dict(tensors), tuple(classes), frozenset(doubtful)), updates, total
-            )
-            row = Version(
-                number, parent, kind, True, len(examples), before, after, _now(), updates, total, sha256(file)
-            )
-            self._insert(db, row)
+            undertrained = self._hardly_seen(total).union(learned.undertrained if learned else ())
+            weights = Weights(dict(tensors), learned.classes if learned else self.classes(), undertrained)
+            digest = self._weights.write(number, weights, updates, total)
+            row = Version(number, parent, kind, True, len(examples), before, after, _now(), updates, total, digest)
+            record(db, row)
             self._evict(db, evicted, number)
             db.execute("UPDATE settings SET value = ? WHERE name = 'current'", (number,))
-            self._forget(db, number, parent)
-        self._last = number, (dict(tensors), state.classes, state.undertrained)
+            forget(db, number, parent)
+        self._last = number, weights
         self.sweep()
         if evicted:
             self._db.shrink()
@@ -357,9 +264,9 @@ class Store:
         with self._db.transaction() as db:
             row = self._row(parent)
             updates, total = (row.updates, row.learned) if row else (0, 0)
-            number = self._next_number(db)
+            number = next_number(db)
             row = Version(number, parent, kind, False, len(examples), before, after, _now(), updates, total, None)
-            self._insert(db, row)
+            record(db, row)
             self._mark(db, examples, REFUSED)
             self._evict(db, evicted, number)
         return number
@@ -382,45 +289,32 @@ class Store:
 
     def sweep(self) -> None:
         """Remove the weights' files that no version has: what a crash left, and what is no longer kept."""
-        kept = {self.version_file(version.id).name for version in self.history() if version.kept}
-        for file in (self.directory / VERSIONS).glob("*.state*"):
-            if OURS.fullmatch(file.name) and file.name not in kept:
-                with contextlib.suppress(OSError):  # then the next one does
-                    file.unlink()
+        self._weights.keep_only({version.id for version in self.history() if version.kept})
 
     # --- inside
 
-    def _read(self, number: int) -> Content:
-        """What is in a version's file, checked."""
+    def _read(self, number: int) -> Weights:
+        """What a version was made with, checked."""
         if number == 0:
-            return {}, self.manifest.classes, ()
+            return Weights({}, self.manifest.classes)
         kept = {version.id: version for version in self.history() if version.kept}
         if number not in kept:
             numbers = ", ".join(map(str, (0, *kept)))
             raise UsageError(f"version {number}: its weights are not kept; those of {numbers} are")
-        file, remedy = self.version_file(number), "go back to another version with 'ffruntime rollback'"
-        try:
-            if sha256(file) != kept[number].sha256:
-                raise StateError(f"{file}: damaged: not what was adopted; {remedy}")
-            weights, state = read_state(file, self.manifest)
-        except OSError as error:
-            raise StateError(f"{file}: {error.strerror}; {remedy}") from error
-        except BundleError as error:
-            raise StateError(f"{error}; {remedy}") from error
-        return weights.tensors, state.classes, state.undertrained
+        return self._weights.read(number, kept[number].sha256)
 
     def _set_up(self, seeds: Seeds | None) -> None:
         """Tables and the first examples, in one transaction."""
-        images, labels = seeds() if seeds else ((), ())
+        first_examples = seeds() if seeds else Examples.none(self.manifest.network.image.shape)
         first = {"weights": self.manifest.files[WEIGHTS].sha256, "current": 0, "replay_bytes": REPLAY_BYTES}
         with self._db.transaction() as db:
             if db.execute("SELECT 1 FROM sqlite_master").fetchone():
                 return  # another process was faster
-            if any((self.directory / VERSIONS).glob("*.state")):
+            if self._weights.any():
                 raise self._db.damaged("versions are there, but no database")
             create(db)
             db.executemany("INSERT INTO settings VALUES (?, ?)", list(first.items()))
-            for image, label in zip(images, labels, strict=True):
+            for image, label in zip(first_examples.pixels, first_examples.labels, strict=True):
                 db.execute(INSERT, (int(label), image.tobytes(), BUNDLES, _now()))
 
     def _labels(self, db: sqlite3.Connection, names: Sequence[str]) -> list[int]:
@@ -481,17 +375,6 @@ class Store:
             raise self._db.damaged(f"a version's row: {error}") from error
 
     @staticmethod
-    def _next_number(db: sqlite3.Connection) -> int:
-        """Never one that was given before."""
-        query = "SELECT COALESCE(MAX(seq), 0) FROM sqlite_sequence WHERE name = 'versions'"
-        return 1 + int(db.execute(query).fetchone()[0])
-
-    @staticmethod
-    def _insert(db: sqlite3.Connection, version: Version) -> None:
-        values = msgspec.structs.astuple(version)
-        db.execute(f"INSERT INTO versions VALUES ({', '.join('?' * len(values))})", values)
-
-    @staticmethod
     def _mark(db: sqlite3.Connection, examples: Sequence[int], status: str) -> None:
         db.executemany(
             "UPDATE examples SET status = ? WHERE id = ? AND status = ?", [(status, id, PENDING) for id in examples]
@@ -505,12 +388,6 @@ class Store:
                 (version, _now(), id, PENDING),  # by another process' `learn --retry`
             )
             db.execute("DELETE FROM examples WHERE id = ? AND status != ?", (id, PENDING))
-
-    def _forget(self, db: sqlite3.Connection, number: int, parent: int) -> None:
-        """Versions beyond the retention limit lose their weights; never the current one, nor its parent."""
-        kept = [version.id for version in self.history() if version.kept]
-        newest = sorted(kept, key=lambda id: (id == number, id == parent, id), reverse=True)
-        db.executemany("UPDATE versions SET sha256 = NULL WHERE id = ?", [(id,) for id in newest[KEPT:]])
 
 
 def _now() -> str:

@@ -13,13 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ffruntime.labels import first_input
 from msgspec import structs
 from safetensors.numpy import load, save
 
 from ffexport import from_state
 from ffexport.from_state import export_state, target_of
-from ffruntime import optimizer
 from ffruntime.core import state as state_file
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import to_unit_interval
@@ -27,7 +25,9 @@ from ffruntime.core.durable import sha256
 from ffruntime.core.errors import BundleError, StorageError, UsageError
 from ffruntime.core.layers import gradient_tensors, unit_parameters
 from ffruntime.core.state import Weights, changed, read_state, write_state
+from ffruntime.embedding import first_input
 from ffruntime.golden import check, require
+from ffruntime.learning import step as optimizer
 from ffruntime.model import Model
 from fftrain import network as net
 from fftrain.pack import golden_gradient

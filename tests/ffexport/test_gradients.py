@@ -38,9 +38,9 @@ from ffruntime.core.bundle import Bundle
 from ffruntime.core.errors import BundleError
 from ffruntime.core.layers import gradient_tensors, head_features, unit_parameters
 from ffruntime.core.learning import Hybrids, PairLoss, Ratio, Symmetric, Threshold, WrongLabels, sharpness
-from ffruntime.core.manifest import Manifest, decode_manifest, encode_manifest
-from ffruntime.golden import ROUNDING, TOLERANCE
-from ffruntime.optimizer import adam, sgd, zeros_like
+from ffruntime.core.manifest import TOLERANCE, Manifest, decode_manifest, encode_manifest
+from ffruntime.golden import ROUNDING
+from ffruntime.learning.step import adam, sgd, zeros_like
 from fftrain import network as net
 from fftrain.step import local_gradient
 

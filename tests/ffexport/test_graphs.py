@@ -10,7 +10,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from ffruntime.labels import first_input
 
 from ffexport.artefacts import REPORT
 from ffexport.export import export_onnx
@@ -35,8 +34,9 @@ from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import to_unit_interval
 from ffruntime.core.errors import ParityError
 from ffruntime.core.layers import tensor_shapes
-from ffruntime.core.manifest import GOLDEN, WEIGHTS
-from ffruntime.golden import TOLERANCE, check
+from ffruntime.core.manifest import GOLDEN, TOLERANCE, WEIGHTS
+from ffruntime.embedding import first_input
+from ffruntime.golden import check
 from ffruntime.model import Model
 from fftrain import network as net
 from fftrain.dataset import Dataset

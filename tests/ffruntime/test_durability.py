@@ -28,11 +28,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ffruntime.core.bundle import REPLAY
 from ffruntime.core.durable import sha256
 from ffruntime.core.errors import StateError, StorageError
-from ffruntime.learning.learner import REPLAY, Learner, exemplars
-from ffruntime.learning.store import Store, alone, current, reset
-from ffruntime.learning.update import Settings
+from ffruntime.learning.directory import alone, current, reset
+from ffruntime.learning.learner import Learner
+from ffruntime.learning.step import Settings
+from ffruntime.learning.store import Store
 from ffruntime.model import Model
 from ffruntime.session import Session
 
@@ -88,7 +90,7 @@ def acknowledged_ids(file: Path) -> set[int]:
 
 
 def open_store(state: Path, model: Model) -> Store:
-    return Store(state, model.manifest, seeds=lambda: exemplars(model, REPLAY))
+    return Store(state, model.manifest, seeds=lambda: model.bundle.exemplars(REPLAY))
 
 
 def rows(state: Path, query: str) -> set[tuple]:
@@ -118,7 +120,7 @@ def assert_whole(state: Path, model: Model, acknowledged: set[int]) -> None:
 def learn_what_is_pending(state: Path, model: Model) -> None:
     with closing(Learner(model, state, SMALL, tolerance=1.0)) as learner:
         count, before = len(learner.store.pending()), learner.store.current_version()
-        outcomes = list(learner.learn(*NOTHING))
+        outcomes = list(learner.updates([NOTHING]))
         assert sum(len(outcome.examples) for outcome in outcomes) == count
         assert learner.store.pending() == []
         assert learner.version == (outcomes[-1].version if outcomes else before)
@@ -230,9 +232,9 @@ def test_a_full_disk_costs_nothing_that_was_saved(
 ) -> None:
     disk = small_disk("8m")
     state, known = disk / "model.state", set()
-    images = exemplars(model, REPLAY)[0]
+    images = model.bundle.exemplars(REPLAY).pixels
     with closing(Learner(model, state, SMALL, tolerance=1.0)) as learner:
-        for outcome in learner.learn(images[:2], ["3", "4"], known.update):
+        for outcome in learner.updates([(images[:2], ["3", "4"])], stored=known.update):
             assert outcome.adopted
     before = current(state, model.manifest).version
     failed = 0
@@ -240,13 +242,12 @@ def test_a_full_disk_costs_nothing_that_was_saved(
         fill(disk, left)
         try:
             with closing(Learner(model, state, SMALL, tolerance=1.0)) as learner:
-                for _ in learner.learn(images[:9], ["3"] * 9, known.update):
-                    pass
+                learner.learn(images[:9], ["3"] * 9, known.update)
         except StorageError:
             failed += 1
         now = current(state, model.manifest)  # only reading, however full it is
         assert now.version >= before
-        assert now.tensors
+        assert now.weights.tensors
     assert failed >= 4
     fill(disk, 0)
     assert_one_line(ffruntime("learn", "--model", model.path, "--state", state, digit_files[0], "--label", 3), 8)
@@ -355,7 +356,7 @@ def test_a_state_begun_by_two_at_once(exported: Path, server: Server, model: Mod
 def test_a_reset_below_an_open_learner(model: Model, tmp_path: Path) -> None:
     """It is told, and acknowledges nothing that nobody could find again."""
     state = tmp_path / "model.state"
-    images = exemplars(model, REPLAY)[0]
+    images = model.bundle.exemplars(REPLAY).pixels
     with closing(Learner(model, state, SMALL)) as learner:
         reset(state)
         with pytest.raises(StateError, match="was reset"):

@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ffruntime import following as module
-from ffruntime.core.bundle import Bundle
-from ffruntime.following import following
-from ffruntime.learning.store import Store, reset
+from ffruntime.core.bundle import Bundle, state_directory
+from ffruntime.learning import directory as module
+from ffruntime.learning.directory import reset, watching
+from ffruntime.learning.store import Store
 from ffruntime.model import Model
 
 
 @pytest.fixture
 def store(bundle: Path) -> Iterator[Store]:
-    with closing(Store(Bundle(bundle).state_directory, Bundle(bundle).manifest)) as opened:
+    with closing(Store(state_directory(bundle), Bundle(bundle).manifest)) as opened:
         yield opened
 
 
@@ -37,7 +37,7 @@ def test_every_change_counts_and_nothing_is_read_without_one(
     bundle: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, warnings, opened = Model(bundle), [], []
-    newest = following(model, store.directory, warnings.append)
+    newest = watching(model, store.directory, warnings.append)
     real = module.Store
     monkeypatch.setattr(module, "Store", lambda *a, **k: opened.append(1) or real(*a, **k))
     image = np.full((1, 1, 28, 28), 99, np.uint8)
@@ -85,8 +85,7 @@ def test_classify_watch_takes_up_what_is_learned(
         return set(json.loads(process.stdout.readline())["scores"])
 
     assert len(classes("before.png")) == 10
-    opened = Bundle(bundle)
-    with closing(Store(opened.state_directory, opened.manifest)) as store:  # was not there at the start
+    with closing(Store(state_directory(bundle), Bundle(bundle).manifest)) as store:  # was not there at the start
         store.add(np.zeros((1, 1, 28, 28), np.uint8), ["ten"])
         adopt(store, bundle, 0.2)
     assert classes("after.png") - set(map(str, range(10))) == (set() if options else {"ten"})

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from ffruntime import Model
-from ffruntime.core.bundle import Bundle, write_bundle
+from ffruntime.core.bundle import Bundle, state_directory, write_bundle
 from ffruntime.core.errors import StateError
 from ffruntime.core.state import Weights
 from ffruntime.learning.store import Store
@@ -28,9 +28,9 @@ def ffruntime(*arguments: object) -> subprocess.CompletedProcess:
 @pytest.fixture
 def learned(bundle: Path) -> dict[str, np.ndarray]:
     """A state beside the bundle: version 1, with one tensor changed and a new class of one example."""
-    opened = Bundle(bundle)
-    tensors = {"unit2.conv1.bias": opened.weights()["unit2.conv1.bias"] + np.float32(0.2)}
-    with closing(Store(opened.state_directory, opened.manifest)) as store:
+    manifest = Bundle(bundle).manifest
+    tensors = {"unit2.conv1.bias": Bundle(bundle).weights()["unit2.conv1.bias"] + np.float32(0.2)}
+    with closing(Store(state_directory(bundle), manifest)) as store:
         ids = store.add(np.zeros((1, 1, 28, 28), np.uint8), ["ten"])
         store.adopt(0, "update", tensors, ids)
     return tensors

@@ -20,9 +20,9 @@ from click.testing import CliRunner, Result
 
 from ffruntime.cli import cli
 from ffruntime.commands.learn import byte_count
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.errors import FFError, StateError, UpdateRefused, UsageError
 from ffruntime.core.state import read_state
-from ffruntime.core.transition import read_manifest
 from ffruntime.learning.learner import TOLERANCE
 from ffruntime.learning.store import Store
 
@@ -118,7 +118,7 @@ def test_ctrl_c_between_portions_says_what_is_left(exported: Path, digit_files: 
     said += rest.splitlines()
     stored = 64 * sum(line.startswith("stored") for line in said)
     assert f"pictures that were not stored, the last ones named: {1000 - stored}\n" in errors
-    with closing(Store(tmp_path / "model.state", read_manifest(exported))) as store:
+    with closing(Store(tmp_path / "model.state", Bundle(exported).manifest)) as store:
         learned = 64 * sum(version.adopted for version in store.history())
         assert learned + len(store.pending()) == stored
 
@@ -216,9 +216,9 @@ def test_a_state_goes_to_another_device(
     run("learn", *FEW, "--label", "fresh", digit_files[0])
     file, other = tmp_path / "learned.state", tmp_path / "other.state"
     assert "version 1; updates: 1, examples: 1" in run("export-state", file).stdout
-    tensors, state = read_state(file, read_manifest(exported))
+    weights, state = read_state(file, Bundle(exported).manifest)
     assert state.classes[10:] == ("fresh",)
-    assert "head.weight" in tensors
+    assert "head.weight" in weights.tensors
     assert isinstance(run("export-state", file).exception, UsageError)
     assert run("export-state", "--force", file).exit_code == 0
     assert run("apply-state", file, place=other).stdout.startswith("version 1 is current: held-back images ")
@@ -229,7 +229,7 @@ def test_a_state_goes_to_another_device(
     assert run("learn", *FEW, "--label", "7", digit_files[1], place=other).exit_code == 0
     nothing = tmp_path / "nothing.state"
     assert run("export-state", nothing, place=tmp_path / "none").exit_code == 0
-    assert read_state(nothing, read_manifest(exported))[0] == {}
+    assert read_state(nothing, Bundle(exported).manifest)[0].tensors == {}
 
 
 def test_a_state_that_harms_is_refused(run: Callable, digit_files: list[Path], tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ffruntime.optimizer import BLOCK, adam, sgd, zeros_like
+from ffruntime.learning.step import BLOCK, adam, sgd, zeros_like
 
 SHAPES = {"small": (3,), "exact": (BLOCK,), "blocks": (5, BLOCK // 2 + 1)}
 

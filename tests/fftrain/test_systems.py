@@ -16,9 +16,10 @@ from ffexport.export import export_onnx
 from ffruntime import Model, golden
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import BundleError
+from ffruntime.core.layers import head_parameters
 from ffruntime.core.transition import read_weights
 from ffruntime.learning.learner import Learner
-from ffruntime.learning.update import HEAD, Settings
+from ffruntime.learning.step import Settings
 from fftrain.dataset import Dataset
 from fftrain.pack import pack_run
 from fftrain.recipe import Recipe
@@ -95,7 +96,7 @@ def learns(model: Model, data: Dataset, state: Path) -> None:
     images, right = data.validation.pixels[:64].numpy(), data.validation.labels[:64].tolist()
     settings, mode = Settings(steps=40, head_steps=40, fresh=0.8, lr=3e-3, head_lr=5e-2), model.manifest.modes[-1]
     with closing(Learner(model, state, settings, tolerance=1.0)) as learner:
-        (outcome,) = learner.learn(images, [data.classes[label] for label in right])
+        (outcome,) = learner.updates([(images, [data.classes[label] for label in right])])
         assert outcome.adopted
         before, after = (np.mean(one.scores(images, mode).argmax(1) == right) for one in (model, learner.model))
         assert after > before + 0.1
@@ -103,7 +104,7 @@ def learns(model: Model, data: Dataset, state: Path) -> None:
     shipped = read_weights(model.path, model.manifest)
     assert {n for n in learned if np.any(learned[n] != shipped[n])} == {
         *(n for n in shipped if n.startswith("unit") and n.endswith((".weight", ".bias"))),
-        *HEAD,
+        *(tensor.name for tensor in head_parameters(model.manifest.network)),
     }
 
 

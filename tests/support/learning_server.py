@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime  # noqa: F401  (so that no process waits for it)
 
+from ffruntime.core.bundle import CALIBRATION
 from ffruntime.core.errors import StateError
-from ffruntime.learning.learner import CALIBRATION, Learner, exemplars
-from ffruntime.learning.update import Settings
+from ffruntime.learning.learner import Learner
+from ffruntime.learning.step import Settings
 from ffruntime.model import Model
 from ffruntime.session import Session
 
@@ -27,10 +28,11 @@ REPLAY = 220  # images; 200 are the bundle's, so that evictions begin soon
 def learn_for_ever(model: Model, state: Path, acknowledged: Path, seed: int) -> None:
     """Store some examples, say so, learn: mostly what is adopted, some that is refused; sometimes go back."""
     rng = np.random.default_rng(seed)
-    images, labels = exemplars(model, CALIBRATION)
+    examples = model.bundle.exemplars(CALIBRATION)
+    images, labels = examples.pixels, examples.labels
     settings = Settings(steps=1, head_steps=1, batch=4)
     learner = Learner(model, state, settings, replay_bytes=REPLAY * images[0].size)
-    learner._held_back = learner._held_back[0][:4], learner._held_back[1][:4]  # or judging takes all the time
+    learner._held_back = learner._held_back.take(slice(4))  # or judging takes all the time
     with acknowledged.open("a") as said:
         while True:
             chosen = rng.integers(len(images), size=rng.integers(1, 9))

@@ -10,8 +10,7 @@ import torch
 from mnist_writer import write_mnist
 
 from ffexport.export import export_onnx
-from ffruntime.core.data import data_directory
-from ffruntime.demo.mnist_files import VALIDATION
+from ffruntime.core.data import SPLIT, data_directory
 from fftrain.dataset import Dataset, load_dataset
 from fftrain.pack import pack_run
 from fftrain.recipe import load_recipe
@@ -24,7 +23,7 @@ TINY = str(Path(__file__).parents[2] / "tiny.toml")
 def data(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """MNIST's four files: 800 real images beside those for validation, and 400 to test with."""
     pixels, labels = (tensor.numpy().astype(np.uint8) for tensor in (dataset.train.pixels, dataset.train.labels))
-    places = np.arange(VALIDATION + 800) % 3000
+    places = np.arange(SPLIT.validation + 800) % 3000
     return write_mnist(
         tmp_path_factory.mktemp("data"),
         train_images=pixels[places, 0],

@@ -11,10 +11,9 @@ from click.testing import CliRunner, Result
 from msgspec import structs
 
 from ffruntime.cli import cli
+from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.errors import BundleError, DataError, FFError, UsageError
-from ffruntime.core.transition import read_manifest, write
-from ffruntime.demo.bundles import require_digits
-from ffruntime.model import Model
+from ffruntime.demo.digits import require_digits
 
 
 @pytest.fixture
@@ -90,21 +89,21 @@ def test_a_bundle_without_gradients_teaches_nothing(
     demo: Callable[..., Result], nine: Path, tmp_path: Path
 ) -> None:
 
-    manifest = read_manifest(nine)
+    manifest = Bundle(nine).manifest
     kept = {name: (nine / name).read_bytes() for name in manifest.files if not name.startswith("gradient")}
-    write(tmp_path / "bare.ff", structs.replace(manifest, files={}), kept)
+    write_bundle(tmp_path / "bare.ff", structs.replace(manifest, files={}), kept)
     done = demo("--scene", "new-class", "--nine", tmp_path / "bare.ff")
     assert isinstance(done.exception, BundleError)
     assert "no gradient graphs" in str(done.exception)
 
 
 def test_other_images_and_other_things_are_refused(nine: Path) -> None:
-    model = Model(nine, state=False)
-    manifest = model.manifest
+    bundle = Bundle(nine)
+    manifest = bundle.manifest
     network = structs.replace(manifest.network, image=structs.replace(manifest.network.image, shape=(3, 32, 32)))
-    model.manifest = structs.replace(manifest, network=network)
+    bundle.manifest = structs.replace(manifest, network=network)
     with pytest.raises(BundleError, match=r"takes images of 3×32×32, MNIST's are 1×28×28; make one: fftrain mnist"):
-        require_digits(model, "fftrain mnist")
-    model.manifest = structs.replace(manifest, classes=("1", "2", "cat"))
+        require_digits(bundle, "fftrain mnist")
+    bundle.manifest = structs.replace(manifest, classes=("1", "2", "cat"))
     with pytest.raises(BundleError, match="knows cat, not only digits; make one: fftrain mnist"):
-        require_digits(model, "fftrain mnist")
+        require_digits(bundle, "fftrain mnist")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ffruntime.demo.figures import acc, bwt, forgetting
+from ffruntime.demo.split_mnist import acc, bwt, forgetting
 
 
 def test_by_hand() -> None:

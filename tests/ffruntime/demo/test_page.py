@@ -8,8 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from ffruntime.demo.chart import lines_svg
-from ffruntime.demo.page import Scene, Table, page, picture
+from ffruntime.demo.page import Scene, Table, lines_svg, page, picture
 
 CHART = lines_svg("A <title>", "examples", {"one & all": [(0, 0.0), (5, 0.5), (10, 0.75)], "end": [(10, 1.0)]})
 SCENE = Scene(

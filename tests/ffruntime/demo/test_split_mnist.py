@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -9,18 +10,19 @@ import pytest
 import torch
 from msgspec import structs
 
-from ffruntime.core.transition import read_weights
+from ffruntime.core.data import Examples
 from ffruntime.demo import split_mnist
-from ffruntime.demo.mnist_files import Digits, load
-from ffruntime.demo.split_mnist import TASKS, Method, Plan
-from ffruntime.demo.student import Student
-from ffruntime.demo.student import untrained as untrained_weights
+from ffruntime.demo.digits import load
+from ffruntime.demo.split_mnist import TASKS, Method, SplitPlan
+from ffruntime.demo.split_mnist import untrained as untrained_weights
+from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED
+from ffruntime.learning.stream import Stream
 from ffruntime.model import Model
 from ffruntime.session import Session
 from fftrain.network import initialise
 
-PLAN = Plan(stored=40, arriving=32, per_task=96, rehearsal=3, gdumb=5, goodness=30)
-SHORT = Plan(stored=40, arriving=32, per_task=32, rehearsal=1, gdumb=1, goodness=10)
+PLAN = SplitPlan(stored=40, arriving=32, per_task=96, rehearsal=3, gdumb=5, goodness=30)
+SHORT = SplitPlan(stored=40, arriving=32, per_task=32, rehearsal=1, gdumb=1, goodness=10)
 
 
 @pytest.fixture(scope="module")
@@ -29,23 +31,23 @@ def model(untrained: Path) -> Model:
 
 
 @pytest.fixture(scope="module")
-def digits(data: Path) -> tuple[Digits, Digits]:
+def digits(data: Path) -> tuple[Examples, Examples]:
     training, tested = load(data, "test")
     return training, tested.take(np.arange(120))
 
 
-def run(model: Model, digits: tuple[Digits, Digits], seed: int, plan: Plan = PLAN) -> dict[str, Method]:
+def run(model: Model, digits: tuple[Examples, Examples], seed: int, plan: SplitPlan = PLAN) -> dict[str, Method]:
     found = split_mnist.run(model, *digits, plan, seed, lambda: None)
     return {name: structs.replace(method, seconds=0.0) for name, method in found}
 
 
-def test_a_seed_is_a_run(model: Model, digits: tuple[Digits, Digits]) -> None:
+def test_a_seed_is_a_run(model: Model, digits: tuple[Examples, Examples]) -> None:
     first = run(model, digits, 3, SHORT)
     assert run(model, digits, 3, SHORT) == first
     assert run(model, digits, 4, SHORT) != first
 
 
-def test_classes_are_not_answered_before_they_came(model: Model, digits: tuple[Digits, Digits]) -> None:
+def test_classes_are_not_answered_before_they_came(model: Model, digits: tuple[Examples, Examples]) -> None:
     taken: list[None] = []
     found = dict(split_mnist.run(model, *digits, PLAN, 0, lambda: taken.append(None)))
     assert list(found) == ["replay", "naive", "gdumb"]
@@ -61,25 +63,29 @@ def test_classes_are_not_answered_before_they_came(model: Model, digits: tuple[D
 
 @pytest.mark.parametrize("capacity", [40, 0])
 def test_no_more_is_stored_than_was_said(
-    model: Model, digits: tuple[Digits, Digits], capacity: int, monkeypatch: pytest.MonkeyPatch
+    model: Model, digits: tuple[Examples, Examples], capacity: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training, tested = digits
-    learned: list[Digits] = []
-    monkeypatch.setattr(Student, "step", lambda _self, digits, *_rate: learned.append(digits))
-    stream = [np.flatnonzero(np.isin(training.labels, task)) for task in TASKS]
-    student = Student(model, split_mnist.SETTINGS, {}, np.random.default_rng(0))
+    learned: list[np.ndarray] = []
+    monkeypatch.setattr(Stream, "_step", lambda _self, batch, _rate: learned.append(batch[1]))
+    arriving = [np.flatnonzero(np.isin(training.labels, task)) for task in TASKS]
     plan = structs.replace(PLAN, stored=capacity, rehearsal=0)
-    _, stored = split_mnist.learn(student, training, stream, tested, plan, np.random.default_rng(0))
-    assert sum(map(len, stored.values())) == capacity
-    assert [len(places) for _, places in sorted(stored.items())] == [capacity // 10] * 10
-    assert all((training.labels[places] == label).all() for label, places in stored.items() if places)
-    last = {int(label) for label in learned[-1].labels}
+    with closing(split_mnist.in_memory(model, capacity)) as learner:
+        stream = split_mnist.begin(learner, 0, lambda: None)
+        split_mnist.learn(learner, stream, training, arriving, tested, plan)
+        stored = learner.store.ids(LEARNED)
+        assert sum(map(len, learner.store.ids(BUNDLES, PENDING, LEARNED, REFUSED).values())) == capacity
+        kept = [learner.store.read(ids) for ids in stored.values()]
+    assert {label: len(ids) for label, ids in stored.items()} == (dict.fromkeys(range(10), 4) if capacity else {})
+    known = {image.tobytes(): label for image, label in zip(training.pixels, training.labels, strict=True)}
+    assert all(known[i.tobytes()] == n for some in kept for i, n in zip(some.pixels, some.labels, strict=True))
+    last = {int(label) for label in learned[-1]}
     assert {8, 9} <= last if capacity else last == {8, 9}
 
 
 def test_weights_begin_as_the_trainers(model: Model) -> None:
-    before = read_weights(model.path, model.manifest)
-    ours = untrained_weights(before, np.random.default_rng(0))
+    before = model.bundle.weights()
+    ours = {**before, **untrained_weights(model.manifest.network, np.random.default_rng(0))}
     patterns = {name: torch.from_numpy(before[name]) for name in before if name.startswith("labels.")}
     theirs = initialise(model.manifest.network, patterns, torch.Generator().manual_seed(0))
     assert ours.keys() == theirs.keys()

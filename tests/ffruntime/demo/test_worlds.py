@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ffruntime.demo.worlds import WORLDS, change
+from ffruntime.demo.teach import WORLDS, change
 
 IMAGES = np.zeros((3, 1, 28, 28), np.uint8)
 IMAGES[:, :, 4:24, 13:15] = 255  # an upright stroke

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffruntime.learning.augment import _moved, augment
+from ffruntime.core.learning import Augment
+from ffruntime.learning.draws import _moved, augment
 from fftrain.dataset import Dataset
 from fftrain.epoch import shift_images, turn_images
 
@@ -29,7 +30,7 @@ def some(*shape: int) -> np.ndarray:
 def test_any_change_keeps_shape_and_type_and_is_repeatable(
     shift: int, rotate: float, scale: float, flip: bool, shape: tuple[int, ...]
 ) -> None:
-    kind = {"shift": shift, "rotate": rotate, "scale": scale, "flip": flip}
+    kind = Augment(shift, rotate, scale, flip)
     pixels = some(*shape)
     changed = augment(kind, pixels, np.random.default_rng(1))
     assert (changed.shape, changed.dtype) == (pixels.shape, np.uint8)
@@ -37,8 +38,8 @@ def test_any_change_keeps_shape_and_type_and_is_repeatable(
     np.testing.assert_array_equal(pixels, some(*shape))  # what came in stays as it is
 
 
-@pytest.mark.parametrize("kind", [{}, {"shift": 0, "rotate": 0.0, "scale": 0.0, "flip": False}])
-def test_nothing_asked_nothing_changed(kind: dict) -> None:
+@pytest.mark.parametrize("kind", [Augment(), Augment(shift=0, rotate=0.0, scale=0.0, flip=False)])
+def test_nothing_asked_nothing_changed(kind: Augment) -> None:
     pixels = some(5, 1, 28, 28)
     np.testing.assert_array_equal(augment(kind, pixels, np.random.default_rng(0)), pixels)
 
@@ -65,7 +66,7 @@ def test_images_are_turned_and_enlarged_as_in_training(degrees: float, factor: f
 
 def test_half_of_the_images_are_mirrored() -> None:
     pixels = some(400, 1, 5, 7)
-    flipped = augment({"flip": True}, pixels, np.random.default_rng(0))
+    flipped = augment(Augment(flip=True), pixels, np.random.default_rng(0))
     same = (flipped == pixels).all((1, 2, 3))
     np.testing.assert_array_equal(flipped[~same], pixels[~same][..., ::-1])
     assert 140 < same.sum() < 260

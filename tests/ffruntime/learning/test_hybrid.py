@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffruntime.learning import hybrid as module
-from ffruntime.learning.hybrid import hybrids, masks
+from ffruntime.learning import draws as module
+from ffruntime.learning.draws import hybrids, masks
 from fftrain.epoch import masks as training_masks
 
 

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
+from ffruntime.core.bundle import CALIBRATION, HELD_BACK, REPLAY
 from ffruntime.core.errors import StateError
 from ffruntime.core.manifest import Manifest
-from ffruntime.core.state import State, read_state, write_state
-from ffruntime.core.transition import read_weights
+from ffruntime.core.state import State, Weights, read_state, write_state
 from ffruntime.learning import learner as module
-from ffruntime.learning import store
-from ffruntime.learning.learner import CALIBRATION, HELD_BACK, REPLAY, Learner, Outcome, exemplars
-from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, Current, alone, current
-from ffruntime.learning.update import Settings
+from ffruntime.learning import versions
+from ffruntime.learning.directory import alone, current
+from ffruntime.learning.learner import Learner, Outcome
+from ffruntime.learning.step import Settings
+from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED
+from ffruntime.learning.versions import Current
 from ffruntime.model import Model
 from ffruntime.session import Session
 
@@ -48,17 +51,17 @@ def sizes(learner: Learner) -> dict[str, int]:
 
 
 def learn(learner: Learner, count: int, label: str = "3") -> list[Outcome]:
-    images = exemplars(learner.model, CALIBRATION)[0]
-    return list(learner.learn(images[:count], [label] * count))
+    images = learner.model.bundle.exemplars(CALIBRATION).pixels
+    return list(learner.updates([(images[:count], [label] * count)]))
 
 
 def test_a_new_class_is_learned_and_the_others_are_not_forgotten(model: Model, place: Path) -> None:
     """Digits dark on white: never seen, and after twenty of them told from the others, with every default."""
-    images, labels = exemplars(model, CALIBRATION)
+    images, labels = structs.astuple(model.bundle.exemplars(CALIBRATION))
     dark = 255 - images
     stored: list[int] = []
     with closing(Learner(model, place)) as learner:
-        (outcome,) = learner.learn(dark[:20], ["dark"] * 20, stored.extend)
+        (outcome,) = learner.updates([(dark[:20], ["dark"] * 20)], stored=stored.extend)
         assert stored == list(range(201, 221)) == list(outcome.examples)
         assert outcome.adopted
         for mode in ("goodness", "classifier"):
@@ -68,7 +71,7 @@ def test_a_new_class_is_learned_and_the_others_are_not_forgotten(model: Model, p
             now = learner.model.scores(images, mode).argmax(1) == labels
             assert np.mean(now) > np.mean(old) - 0.05, mode
         assert outcome.after is not None
-        held_back, right = exemplars(model, HELD_BACK)
+        held_back, right = structs.astuple(model.bundle.exemplars(HELD_BACK))
         mode = model.manifest.modes[0]
         assert outcome.after == np.mean(learner.model.scores(held_back, mode).argmax(1) == right)
     opened = Model(model.path, session=Session(threads=1), state=place)  # what classify sees
@@ -82,8 +85,14 @@ def test_one_update_after_another(learner: Learner, place: Path, model: Model) -
     assert [len(outcome.examples) for outcome in outcomes] == [64, 6]
     assert learner.version == 2
     assert learn(learner, 0) == []
-    for name, tensor in current(place, model.manifest).tensors.items():
+    for name, tensor in current(place, model.manifest).weights.tensors.items():
         np.testing.assert_array_equal(tensor, learner.model.weights.tensors[name])
+
+
+def test_every_step_is_announced(learner: Learner) -> None:
+    images, taken = learner.model.bundle.exemplars(CALIBRATION).pixels, []
+    learner.learn(images[:3], ["3"] * 3, stepped=lambda: taken.append(None))
+    assert len(taken) == FAST.steps + FAST.head_steps
 
 
 def test_the_same_state_and_examples_give_the_same_weights(model: Model, tmp_path: Path) -> None:
@@ -151,9 +160,9 @@ def test_without_the_bundles_examples(model: Model, place: Path) -> None:
 
 def test_what_was_applied_is_learned_on(learner: Learner, model: Model, tmp_path: Path) -> None:
     """Also in tensors that learning itself does not change."""
-    weights = read_weights(model.path, model.manifest)
+    weights = model.bundle.weights()
     neutral = {"labels.neutral": weights["labels.neutral"] + 1}
-    write_state(tmp_path / "their.state", model.manifest, neutral, model.manifest.classes, 3, 30)
+    write_state(tmp_path / "their.state", model.manifest, Weights(neutral, model.manifest.classes), 3, 30)
     assert learner.apply(tmp_path / "their.state", force=True).version == learner.version == 1
     learn(learner, 3)
     np.testing.assert_array_equal(learner.model.weights.tensors["labels.neutral"], neutral["labels.neutral"])
@@ -165,19 +174,20 @@ def test_a_state_from_elsewhere_is_judged(learner: Learner, model: Model, place:
     """As an update is, by held-back examples; what is refused is in the history and changes nothing."""
     worse = {
         "head.bias": np.arange(12, dtype=np.float32) * 9,
-        "labels.patterns": read_weights(model.path, model.manifest)["labels.patterns"][::-1],
+        "labels.patterns": model.bundle.weights()["labels.patterns"][::-1],
     }
-    write_state(tmp_path / "worse.state", model.manifest, worse, [*model.manifest.classes, "new"], 3, 30)
+    classes = (*model.manifest.classes, "new")
+    write_state(tmp_path / "worse.state", model.manifest, Weights(worse, classes), 3, 30)
     learner.tolerance = 0.05
     refused = learner.apply(tmp_path / "worse.state")
     assert not refused.adopted
     assert refused.after < refused.before - 0.05
-    assert learner.store.current() == Current(0, {}, model.manifest.classes, frozenset(), 0, 0)
+    assert learner.store.current() == Current(0, Weights({}, model.manifest.classes), 0, 0)
     (row,) = learner.store.history()
     assert (row.kind, row.adopted, row.before, row.after) == ("applied", False, refused.before, refused.after)
     forced = learner.apply(tmp_path / "worse.state", force=True)
     assert (forced.adopted, forced.after, learner.version) == (True, refused.after, 2)
-    write_state(tmp_path / "same.state", model.manifest, {}, [*model.manifest.classes, "new"], 0, 0)
+    write_state(tmp_path / "same.state", model.manifest, Weights({}, classes), 0, 0)
     as_shipped = learner.apply(tmp_path / "same.state")
     assert as_shipped.adopted
     assert as_shipped.before == as_shipped.after == refused.before
@@ -190,11 +200,11 @@ def test_weights_are_read_once_and_those_made_here_not_at_all(
 ) -> None:
     read: list[str] = []
 
-    def counted(path: Path, manifest: Manifest) -> tuple[dict[str, np.ndarray], State]:
+    def counted(path: Path, manifest: Manifest) -> tuple[Weights, State]:
         read.append(path.name)
         return read_state(path, manifest)
 
-    monkeypatch.setattr(store, "read_state", counted)
+    monkeypatch.setattr(versions, "read_state", counted)
     for _ in range(2):
         learn(learner, 2)
     classify = learner.model.graph("classifier")
@@ -238,9 +248,9 @@ def test_an_interrupted_update_leaves_its_examples_pending(
     def interrupt() -> None:
         raise KeyboardInterrupt
 
-    images = exemplars(learner.model, REPLAY)[0][:2]
+    images = learner.model.bundle.exemplars(REPLAY).pixels[:2]
     with pytest.raises(KeyboardInterrupt):
-        next(learner.learn(images, ["3", "4"], stepped=interrupt))
+        learner.learn(images, ["3", "4"], stepped=interrupt)
     assert (sizes(learner)[PENDING], learner.store.history()) == (2, [])
-    monkeypatch.setattr(module, "AT_ONCE", 1)
+    monkeypatch.setattr(module, "PORTION", 1)
     assert [outcome.version for outcome in learn(learner, 0)] == [1, 2]

@@ -1,10 +1,11 @@
-"""`Model.learn`: three lines of Python, from several threads."""
+"""A model that goes on with what is learned: three lines of Python, from several threads."""
 
 from __future__ import annotations
 
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,7 @@ from msgspec import structs
 from ffexport.export import export_onnx
 from ffruntime import Model
 from ffruntime.core.data import data_directory
-from ffruntime.core.errors import StorageError, UsageError
-from ffruntime.core.transition import read_tensors
+from ffruntime.core.errors import StorageError
 from ffruntime.learning.learner import Learner, Outcome
 from fftrain.dataset import Dataset, load_dataset
 from fftrain.pack import pack_run
@@ -32,8 +32,8 @@ def model(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mo
 
 
 def _exemplars(model: Model, count: int) -> tuple[np.ndarray, list[str]]:
-    tensors = read_tensors(model.path, model.manifest, "exemplars.safetensors")
-    return tensors["images"][:count], [model.manifest.classes[label] for label in tensors["labels"][:count]]
+    examples = model.bundle.exemplars()
+    return examples.pixels[:count], [model.manifest.classes[label] for label in examples.labels[:count]]
 
 
 def test_twenty_images_of_a_digit_never_seen_and_the_others_are_not_forgotten(
@@ -52,7 +52,9 @@ def test_twenty_images_of_a_digit_never_seen_and_the_others_are_not_forgotten(
     zeros = digits.pixels[digits.labels == 0].numpy()
     others, labels = digits.pixels[digits.labels > 0][:300].numpy(), digits.labels[digits.labels > 0][:300].numpy()
     before = model.scores(others, "shortlist").argmax(1) == labels - 1
-    (outcome,) = model.learn(zeros[:20], ["0"] * 20)
+    with closing(Learner(model)) as learner:
+        (outcome,) = learner.updates([(zeros[:20], ["0"] * 20)])
+    model = learner.model
     assert outcome.adopted
     assert model.classes == (*"1234567890",)
     for opened in (model, Model(path)):
@@ -64,17 +66,28 @@ def test_twenty_images_of_a_digit_never_seen_and_the_others_are_not_forgotten(
 
 
 def test_a_model_goes_on_with_what_it_learned_and_so_does_the_next_one(model: Model) -> None:
-    images, labels = _exemplars(model, 4)
-    (outcome,) = model.learn(images, ["new"] * 4)
+    images, _ = _exemplars(model, 4)
+    before = model
+    model = Learner(before).learn(images, ["new"] * 4)
     again = Model(model.path)
     shipped = Model(model.path, state=False)
-    assert outcome.adopted
+    np.testing.assert_array_equal(before.scores(images), shipped.scores(images))
     assert model.classes == (*shipped.classes, "new") == again.classes
     assert not np.array_equal(model.scores(images)[:, :10], shipped.scores(images))
     assert np.array_equal(model.scores(images), again.scores(images))
     assert (model.path.parent / "model.state" / "learning.db").exists()
-    with pytest.raises(UsageError, match="as shipped"):
-        shipped.learn(images, labels)
+
+
+def test_without_a_state_directory_nothing_is_written(model: Model) -> None:
+    images, _ = _exemplars(model, 4)
+    with closing(Learner(model, state=False)) as learner:
+        learned = learner.learn(images, ["new"] * 4)
+        assert learned.classes == (*model.classes, "new")
+        assert not np.array_equal(learned.scores(images)[:, :10], model.scores(images))
+        assert learner.store.rollback() == 0
+        assert learner.refresh().version == 0
+        np.testing.assert_array_equal(learner.model.scores(images)[:, :10], model.scores(images))
+    assert [path.name for path in model.path.parent.iterdir()] == ["model.ff"]
 
 
 def test_what_was_adopted_counts_where_a_later_update_fails(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,11 +101,11 @@ def test_what_was_adopted_counts_where_a_later_update_fails(model: Model, monkey
         return updates[0]
 
     monkeypatch.setattr(Learner, "update", fails_at_last)
-    with pytest.raises(StorageError):
-        model.learn(images, labels)
+    with closing(Learner(model)) as learner, pytest.raises(StorageError):
+        learner.learn(images, labels)
     assert updates[0].adopted
-    np.testing.assert_array_equal(model.scores(images), Model(model.path).scores(images))
-    assert model.weights_override
+    np.testing.assert_array_equal(learner.model.scores(images), Model(model.path).scores(images))
+    assert learner.model.weights.tensors
 
 
 def test_other_threads_classify_while_one_learns(model: Model) -> None:
@@ -100,7 +113,7 @@ def test_other_threads_classify_while_one_learns(model: Model) -> None:
     images, _ = _exemplars(model, 8)
     done, failures, seen = threading.Event(), [], []
 
-    def classify() -> None:
+    def classify() -> None:  # the model is whichever was made last
         while not done.is_set():
             try:
                 seen.append(model.scores(images))
@@ -113,7 +126,7 @@ def test_other_threads_classify_while_one_learns(model: Model) -> None:
     for thread in threads:
         thread.start()
     for some in (images[:3], images[3:6]):
-        model.learn(some, ["new"] * 3)
+        model = Learner(model).learn(some, ["new"] * 3)
         known.append(model.scores(images))
     done.set()
     for thread in threads:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffruntime.learning.negatives import choose_negatives
+from ffruntime.learning.draws import choose_negatives
 
 
 @given(

@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from ffruntime.cli import cli
-from ffruntime.learning.learner import CALIBRATION, Learner, exemplars
+from ffruntime.core.bundle import CALIBRATION
+from ffruntime.learning.learner import Learner
+from ffruntime.learning.step import Settings
 from ffruntime.learning.store import BUNDLES, LEARNED
-from ffruntime.learning.update import Settings
 from ffruntime.model import Model
 from ffruntime.session import Session
 
@@ -25,11 +26,11 @@ def model(exported: Path) -> Model:
 
 
 def test_rehearsal_makes_a_version_and_takes_no_example(model: Model, tmp_path: Path) -> None:
-    images, _ = exemplars(model, CALIBRATION)
+    images = model.bundle.exemplars(CALIBRATION).pixels
     taken: list[None] = []
     with closing(Learner(model, tmp_path / "model.state", FAST, tolerance=1.0)) as learner:
-        list(learner.learn(images[:4], ["3"] * 4))
-        before, stored = learner.store.current().tensors, learner.store.ids(BUNDLES, LEARNED)
+        learner.learn(images[:4], ["3"] * 4)
+        before, stored = learner.store.current().weights.tensors, learner.store.ids(BUNDLES, LEARNED)
         pending = learner.store.add(images[4:6], ["3", "3"])
         outcome = learner.rehearse(3, lambda: taken.append(None))
         assert outcome
@@ -42,7 +43,7 @@ def test_rehearsal_makes_a_version_and_takes_no_example(model: Model, tmp_path: 
         ]
         assert learner.store.ids(BUNDLES, LEARNED) == stored
         assert learner.store.pending() == pending
-        after = learner.store.current().tensors
+        after = learner.store.current().weights.tensors
         assert any(not np.array_equal(after[name], before[name]) for name in before)
         assert learner.store.current().examples == 4
 

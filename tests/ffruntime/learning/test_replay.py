@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffruntime.learning.replay import draw_balanced, evictions
+from ffruntime.learning.draws import draw_balanced, evictions
 
 
 def test_classes_are_drawn_evenly_whatever_their_size() -> None:

@@ -12,25 +12,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ffruntime.core.bundle import Bundle
+from ffruntime.core.data import Examples
 from ffruntime.core.errors import BundleError, FFError, StateError, StorageError, UsageError
 from ffruntime.core.manifest import Manifest
-from ffruntime.core.state import read_state, write_state
-from ffruntime.core.transition import read_manifest, read_weights
-from ffruntime.learning import database
+from ffruntime.core.state import Weights, read_state, write_state
+from ffruntime.learning import database, versions
 from ffruntime.learning import store as module
-from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, Store, current, reset
+from ffruntime.learning.directory import current, reset
+from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, Store
 
 IMAGES = np.arange(20 * 784, dtype=np.uint32).astype(np.uint8).reshape(20, 1, 28, 28)
 
 
 @pytest.fixture(scope="module")
 def manifest(exported: Path) -> Manifest:
-    return read_manifest(exported)
+    return Bundle(exported).manifest
 
 
 @pytest.fixture(scope="module")
-def weights(exported: Path, manifest: Manifest) -> dict[str, np.ndarray]:
-    return read_weights(exported, manifest)
+def weights(exported: Path) -> dict[str, np.ndarray]:
+    return Bundle(exported).weights()
 
 
 @pytest.fixture
@@ -66,9 +68,9 @@ def test_examples_come_back_as_they_were(store: Store, place: Path, manifest: Ma
     assert store.pending(3) == ids[:3]
     store.close()
     with closing(Store(place, manifest)) as again:
-        images, numbers = again.read([*ids[::-1], ids[0]])  # in any order, and repeated
-    np.testing.assert_array_equal(images, np.concatenate([IMAGES[::-1], IMAGES[:1]]))
-    assert [str(number) for number in numbers] == [*labels[::-1], labels[0]]
+        read = again.read([*ids[::-1], ids[0]])  # in any order, and repeated
+    np.testing.assert_array_equal(read.pixels, np.concatenate([IMAGES[::-1], IMAGES[:1]]))
+    assert [str(number) for number in read.labels] == [*labels[::-1], labels[0]]
 
 
 @pytest.mark.parametrize(
@@ -98,8 +100,8 @@ def test_a_new_class_takes_the_next_pattern_for_good(store: Store, place: Path, 
     store.rollback(0)
     assert store.classes()[10:] == ("b", "a")
     now = current(place, manifest)
-    assert now.classes == store.classes()
-    assert now.doubtful == {"a", "b"}
+    assert now.weights.classes == store.classes()
+    assert now.weights.undertrained == {"a", "b"}
 
 
 def test_numbers_are_never_given_twice(store: Store, weights: dict[str, np.ndarray]) -> None:
@@ -188,7 +190,7 @@ def test_updates_and_examples_are_counted_along_the_branch(store: Store, weights
     store.adopt(0, "update", bias(3, weights), store.add(IMAGES[:5], ["3"] * 5))
     now = store.current()
     assert (now.version, now.updates, now.examples) == (4, 1, 5)
-    np.testing.assert_array_equal(now.tensors["head.bias"], 3)
+    np.testing.assert_array_equal(now.weights.tensors["head.bias"], 3)
 
 
 def test_who_was_overtaken_adopts_nothing(store: Store, weights: dict[str, np.ndarray]) -> None:
@@ -226,8 +228,8 @@ def test_order_is_by_number_whatever_the_clock_says(
 
 
 def apply(store: Store, file: Path) -> int:
-    tensors, state = read_state(file, store.manifest)
-    return store.adopt(store.current_version(), "applied", tensors, (), learned=state)
+    weights, state = read_state(file, store.manifest)
+    return store.adopt(store.current_version(), "applied", weights.tensors, (), learned=state)
 
 
 def test_what_another_device_learned(
@@ -235,11 +237,12 @@ def test_what_another_device_learned(
 ) -> None:
     adopt(store, weights)
     file = tmp_path / "other.state"
-    write_state(file, manifest, bias(5, weights), [*manifest.classes, "new"], updates=7, examples=70)
+    write_state(file, manifest, Weights(bias(5, weights), (*manifest.classes, "new")), updates=7, examples=70)
     assert apply(store, file) == 2
     now = current(place, manifest)
-    np.testing.assert_array_equal(now.tensors["head.bias"], 5)
-    assert (now.classes[10:], now.doubtful, now.updates, now.examples) == (("new",), {"new"}, 7, 70)
+    np.testing.assert_array_equal(now.weights.tensors["head.bias"], 5)
+    assert (now.weights.classes[10:], now.weights.undertrained) == (("new",), {"new"})
+    assert (now.updates, now.examples) == (7, 70)
     assert (store.history()[-1].kind, store.rollback()) == ("applied", 1)
 
 
@@ -249,18 +252,19 @@ def test_a_class_is_well_known_only_under_weights_that_saw_it(
     """Counts grow, but a version's weights saw what they saw: also after a rollback, or a state from elsewhere."""
     many = np.concatenate([IMAGES, IMAGES])
     first = store.adopt(0, "update", bias(1, weights), store.add(many[:31], ["3"] * 30 + ["new"]))
-    assert store.current().doubtful == {"new"}
+    assert store.current().weights.undertrained == {"new"}
     store.adopt(first, "update", bias(2, weights), store.add(IMAGES, ["new"] * 20))
-    assert store.current().doubtful == set()
+    assert store.current().weights.undertrained == set()
     store.rollback(first)
-    assert store.current().doubtful == {"new"}
-    for classes, doubtful in ((manifest.classes, ()), ((*manifest.classes, "new"), ("new",))):
-        write_state(tmp_path / "their.state", manifest, bias(3, weights), classes, 5, 500, doubtful)
+    assert store.current().weights.undertrained == {"new"}
+    for classes, undertrained in ((manifest.classes, ()), ((*manifest.classes, "new"), ("new",))):
+        theirs = Weights(bias(3, weights), classes, frozenset(undertrained))
+        write_state(tmp_path / "their.state", manifest, theirs, 5, 500)
         apply(store, tmp_path / "their.state")
-        assert store.current().doubtful == {"new"}
+        assert store.current().weights.undertrained == {"new"}
     store.rollback(0)
     store.adopt(0, "update", bias(4, weights), store.add(IMAGES[:1], ["new"]))
-    assert store.current().doubtful == {"new"}
+    assert store.current().weights.undertrained == {"new"}
 
 
 def test_a_state_that_cannot_be_adopted_takes_no_pattern(
@@ -273,8 +277,9 @@ def test_a_state_that_cannot_be_adopted_takes_no_pattern(
     def full(*_arguments: object) -> None:
         raise StorageError("no room")
 
-    write_state(tmp_path / "their.state", manifest, bias(5, weights), [*manifest.classes, "new"], 7, 70)
-    monkeypatch.setattr(module, "write_state", full)
+    theirs = Weights(bias(5, weights), (*manifest.classes, "new"))
+    write_state(tmp_path / "their.state", manifest, theirs, 7, 70)
+    monkeypatch.setattr(versions, "write_state", full)
     with pytest.raises(StorageError, match="no room"):
         apply(store, tmp_path / "their.state")
     assert (store.classes(), store.history()) == (manifest.classes, [])
@@ -285,7 +290,7 @@ def test_a_pattern_cannot_mean_two_things(
 ) -> None:
     store.add(IMAGES[:1], ["mine"])
     file = tmp_path / "other.state"
-    write_state(file, manifest, bias(5, weights), [*manifest.classes, "theirs"], 1, 1)
+    write_state(file, manifest, Weights(bias(5, weights), (*manifest.classes, "theirs")), 1, 1)
     with pytest.raises(UsageError, match=r"mine.*the same pattern"):
         apply(store, file)
     file.write_bytes(file.read_bytes()[:-1])
@@ -297,8 +302,8 @@ def test_a_pattern_cannot_mean_two_things(
 
 def test_a_version_is_a_state_file(store: Store, manifest: Manifest, weights: dict[str, np.ndarray]) -> None:
     adopt(store, weights)
-    tensors, state = read_state(store.version_file(1), manifest)
-    assert tensors.keys() == {"head.bias"}
+    read, state = read_state(store.version_file(1), manifest)
+    assert read.tensors.keys() == {"head.bias"}
     assert (state.updates, state.classes) == (1, manifest.classes)
 
 
@@ -370,7 +375,7 @@ ONLY_WHO_LEARNS = {  # reads this
 @pytest.fixture
 def learned(place: Path, manifest: Manifest, weights: dict[str, np.ndarray]) -> Path:
     """A state with two versions, and an example that is pending."""
-    with closing(Store(place, manifest, seeds=lambda: (IMAGES, np.arange(20) % 10))) as store:
+    with closing(Store(place, manifest, seeds=lambda: Examples(IMAGES, np.arange(20) % 10))) as store:
         adopt(store, weights, 2)
         store.add(IMAGES[:1], ["3"])
     return place
@@ -465,9 +470,10 @@ def test_where_nothing_was_learned(place: Path, manifest: Manifest) -> None:
     assert current(place, manifest) is None
     place.mkdir()
     with closing(Store(place, manifest, writing=False)) as store:
-        assert (store.current().version, store.current().classes, store.history()) == (0, manifest.classes, [])
+        now = store.current()
+        assert (now.version, now.weights.classes, store.history()) == (0, manifest.classes, [])
     assert list(place.iterdir()) == []  # reading leaves nothing
     (place / "learning.db").write_bytes(b"")  # begun, and killed at once
     assert current(place, manifest).version == 0
-    with closing(Store(place, manifest, seeds=lambda: (IMAGES, np.arange(20) % 10))) as store:
+    with closing(Store(place, manifest, seeds=lambda: Examples(IMAGES, np.arange(20) % 10))) as store:
         assert len(store.ids(BUNDLES)) == 10

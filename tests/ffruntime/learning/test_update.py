@@ -9,24 +9,15 @@ import pytest
 import torch
 from msgspec import structs
 
+from ffruntime.core.bundle import CALIBRATION
 from ffruntime.core.data import to_unit_interval
 from ffruntime.core.errors import BundleError
-from ffruntime.core.transition import read_weights
+from ffruntime.core.layers import unit_parameters
+from ffruntime.core.learning import Hybrids, WrongLabels
 from ffruntime.embedding import first_input
-from ffruntime.learning import update as module
-from ffruntime.learning.hybrid import hybrids
-from ffruntime.learning.learner import CALIBRATION, exemplars
-from ffruntime.learning.update import (
-    Arrays,
-    Optimizer,
-    Settings,
-    learned_names,
-    learning_units,
-    local_step,
-    pair_inputs,
-    update_head,
-    update_units,
-)
+from ffruntime.learning import step as module
+from ffruntime.learning.draws import hybrids
+from ffruntime.learning.step import Arrays, HeadSteps, Settings, UnitSteps, learning_units
 from ffruntime.model import Model
 from ffruntime.session import Session
 from fftrain import network as net
@@ -44,12 +35,12 @@ def model(exported: Path) -> Model:
 @pytest.fixture
 def weights(model: Model) -> Arrays:
     """The bundle's, to be changed."""
-    return {name: tensor.copy() for name, tensor in read_weights(model.path, model.manifest).items()}
+    return {name: tensor.copy() for name, tensor in model.bundle.weights().items()}
 
 
 def batches(model: Model, negatives: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Images in [0, 1] (B, 1, 28, 28), and labels (1 + M, B), right ones first, spare patterns among the wrong."""
-    images, labels = exemplars(model, CALIBRATION)
+    images, labels = structs.astuple(model.bundle.exemplars(CALIBRATION))
     rng, found = np.random.default_rng(0), []
     for _ in range(STEPS):
         chosen = rng.choice(len(images), BATCH)
@@ -60,16 +51,14 @@ def batches(model: Model, negatives: int) -> list[tuple[np.ndarray, np.ndarray]]
 
 def device_units(model: Model, weights: Arrays, settings: Settings) -> list[list[float]]:
     network = model.manifest.network
-    units = learning_units(network, model.manifest.files)
-    own = {name: weights[name] for name in learned_names(network, units) if not name.startswith("head.")}
-    optimizer, losses = Optimizer(settings.optimizer, own), []
+    steps, losses = UnitSteps(model, weights, settings, WrongLabels(), np.random.default_rng(0)), []
     for images, labels in batches(model, settings.negatives):
         positive, *others = (
             first_input(network, weights, images, weights["labels.patterns"][row]) for row in labels
         )
         negative = np.concatenate(others)
-        optimizer.next_step()
-        losses.append(local_step(network, model.graph, units, weights, positive, negative, optimizer, settings))
+        steps.descend(positive, negative)
+        losses.append(list(steps.losses))
     return losses
 
 
@@ -136,7 +125,7 @@ def test_micro_batches_change_nothing(micro_batch: int, model: Model, weights: A
 @pytest.mark.parametrize("micro_batch", [BATCH, 7])
 def test_the_classifier_learns_as_in_pytorch(micro_batch: int, model: Model, weights: Arrays) -> None:
     settings = Settings(head_steps=STEPS, batch=BATCH, micro_batch=micro_batch, head_lr=1e-2)
-    images, labels = exemplars(model, CALIBRATION)
+    images, labels = structs.astuple(model.bundle.exemplars(CALIBRATION))
     head = [torch.nn.Parameter(torch.from_numpy(weights[name].copy())) for name in ("head.weight", "head.bias")]
     adam = torch.optim.Adam(head, lr=1e-2)
 
@@ -153,92 +142,65 @@ def test_the_classifier_learns_as_in_pytorch(micro_batch: int, model: Model, wei
         adam.step()
         losses.append(loss.item())
 
-    starts = iter(range(0, 200, BATCH))
-
-    def draw(count: int) -> tuple[np.ndarray, np.ndarray]:
-        start = next(starts)
-        return images[start : start + count], labels[start : start + count]
-
-    last = update_head(model.graph, features, weights, draw, settings, {}, np.random.default_rng(0))
-    assert last == pytest.approx(losses[-1], rel=1e-4)
+    steps = HeadSteps(model, weights, settings)
+    for start in range(0, STEPS * BATCH, BATCH):
+        some = slice(start, start + BATCH)
+        steps.step(features(to_unit_interval(images[some])), labels[some])
+    assert steps.loss == pytest.approx(losses[-1], rel=1e-4)
     for name, parameter in zip(("head.weight", "head.bias"), head, strict=True):
         np.testing.assert_allclose(weights[name], parameter.detach().numpy(), rtol=0, atol=1e-4)
 
 
 def test_an_update_tells_wrong_labels_from_right_ones_better(model: Model, weights: Arrays) -> None:
-    """Every unit's loss on one batch falls; nothing but what learns is changed; every step is announced."""
+    """Every unit's loss on one batch falls; nothing but what learns is changed."""
     network = model.manifest.network
-    units = learning_units(network, model.manifest.files)
-    images, labels = exemplars(model, CALIBRATION)
-    before, seen = {name: array.copy() for name, array in weights.items()}, []
+    images, labels = structs.astuple(model.bundle.exemplars(CALIBRATION).take(slice(32)))
+    before = {name: array.copy() for name, array in weights.items()}
 
-    def learn(steps: int) -> list[float]:
-        return update_units(
-            network,
-            model.graph,
-            units,
-            weights,
-            lambda count: (images[:count], labels[:count]),
-            lambda x: np.zeros((len(x), 12), np.float32),
-            Settings(steps=steps, lr=3e-3),
-            {},
-            np.random.default_rng(0),
-            lambda: seen.append(None),
-        )
+    def learn(count: int) -> tuple[float, ...]:
+        steps = UnitSteps(model, weights, Settings(lr=3e-3), WrongLabels(), np.random.default_rng(0))
+        for _ in range(count):
+            steps.step(to_unit_interval(images), labels, lambda x: np.zeros((len(x), 12), np.float32))
+        return steps.losses
 
     first = learn(1)
     assert all(now < then for now, then in zip(learn(30), first, strict=True))
-    assert len(seen) == 31
     changed = {name for name, array in weights.items() if not np.array_equal(array, before[name])}
-    assert changed == {name for name in learned_names(network, units) if not name.startswith("head.")}
+    assert changed == {t.name for index in range(3) for t in unit_parameters(network, index)}
 
 
 def test_pairs_are_of_right_and_wrong_labels_or_of_images_and_hybrids(
     model: Model, weights: Arrays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, labels = exemplars(model, CALIBRATION)
+    images, labels = structs.astuple(model.bundle.exemplars(CALIBRATION))
     images, labels, network = to_unit_interval(images[:6]), labels[:6], model.manifest.network
     others, wrong = np.stack([images[::-1], images[[1, 0, 3, 2, 5, 4]]]), np.stack([(labels + 1) % 12] * 2)
     monkeypatch.setattr(module, "hybrids", lambda *_: others)
     monkeypatch.setattr(module, "choose_negatives", lambda *_: wrong)
     patterns, neutral = weights["labels.patterns"], weights["labels.neutral"][None]
-    for blur, copies in (
-        (None, [(images, patterns[labels]), *((images, patterns[row]) for row in wrong)]),
-        (3, [(images, neutral), *((other, neutral) for other in others)]),
+    for kind, copies in (
+        (WrongLabels(), [(images, patterns[labels]), *((images, patterns[row]) for row in wrong)]),
+        (Hybrids(3), [(images, neutral), *((other, neutral) for other in others)]),
     ):
-        pair = pair_inputs(
-            network,
-            weights,
-            images,
-            labels,
-            lambda x: np.zeros((len(x), 12)),
-            Settings(negatives=2),
-            blur,
-            np.random.default_rng(0),
-        )
+        steps = UnitSteps(model, weights, Settings(negatives=2), kind, np.random.default_rng(0))
+        pair = steps.pairs(images, labels, lambda x: np.zeros((len(x), 12)))
         expected = [first_input(network, weights, *copy) for copy in copies]
         np.testing.assert_array_equal(np.concatenate(pair), np.concatenate(expected))
         assert [len(part) for part in pair] == [6, 12]
 
 
-def learn_from_hybrids(model: Model, weights: Arrays, images: np.ndarray, steps: int) -> list[float]:
-    network = model.manifest.network
-    return update_units(
-        network,
-        model.graph,
-        learning_units(network, model.manifest.files),
-        weights,
-        lambda count: (images[:count], np.zeros(len(images[:count]), np.int64)),
-        lambda _: pytest.fail("nobody has to ask which label is plausible"),
-        Settings(steps=steps, lr=3e-3),
-        {"negatives": {"source": "hybrid", "blur": 3}},
-        np.random.default_rng(0),
-    )
+def learn_from_hybrids(model: Model, weights: Arrays, images: np.ndarray, count: int) -> tuple[float, ...]:
+    steps = UnitSteps(model, weights, Settings(lr=3e-3), Hybrids(3), np.random.default_rng(0))
+    shown = to_unit_interval(images[:32])
+    for _ in range(count):
+        labels = np.zeros(len(shown), np.int64)
+        steps.step(shown, labels, lambda _: pytest.fail("nobody has to ask which label is plausible"))
+    return steps.losses
 
 
 def test_without_labels_images_are_told_from_hybrids(model: Model, weights: Arrays) -> None:
     """After some steps, from hybrids of other images by other masks."""
-    images, _ = exemplars(model, CALIBRATION)
+    images = model.bundle.exemplars(CALIBRATION).pixels
     new, network = to_unit_interval(images[100:]), model.manifest.network
     mixed = hybrids(new, 1, 3, np.random.default_rng(1))[0]
 
@@ -258,7 +220,7 @@ def test_without_labels_images_are_told_from_hybrids(model: Model, weights: Arra
 
 def test_one_picture_alone_has_nothing_to_be_mixed_with(model: Model, weights: Arrays) -> None:
     before = {name: array.copy() for name, array in weights.items()}
-    assert learn_from_hybrids(model, weights, exemplars(model, CALIBRATION)[0][:1], 3) == []
+    assert learn_from_hybrids(model, weights, model.bundle.exemplars(CALIBRATION).pixels[:1], 3) == ()
     assert all(np.array_equal(array, before[name]) for name, array in weights.items())
 
 

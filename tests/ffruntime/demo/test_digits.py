@@ -10,10 +10,11 @@ import pytest
 import torch
 from mnist_writer import idx, write_mnist
 
+from ffruntime.core.data import SPLIT, Examples
 from ffruntime.core.errors import DataError
-from ffruntime.core.transition import SPLIT_SEED
-from ffruntime.demo.mnist_files import VALIDATION, Digits, load, some
+from ffruntime.demo.digits import load, showing, some
 
+VALIDATION = SPLIT.validation
 COUNT = VALIDATION + 20
 
 
@@ -31,12 +32,12 @@ def numbered(directory: Path) -> Path:
     )
 
 
-def numbers(digits: Digits) -> list[int]:
+def numbers(digits: Examples) -> list[int]:
     return (256 * digits.pixels[:, 0, 0, 0].astype(int) + digits.pixels[:, 0, 0, 1]).tolist()
 
 
 def test_the_split_is_the_trainers(tmp_path: Path) -> None:
-    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(SPLIT_SEED)).tolist()
+    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(SPLIT.seed)).tolist()
     training, validation = load(numbered(tmp_path), "validation")
     assert numbers(training) == order[:-VALIDATION]
     assert numbers(validation) == order[-VALIDATION:]
@@ -53,7 +54,7 @@ def test_some_are_always_the_same_and_all_where_there_are_no_more(tmp_path: Path
     _, tested = load(numbered(tmp_path), "test")
     assert np.array_equal(some(tested, 7).pixels, some(tested, 7).pixels)
     assert (len(some(tested, 7)), len(some(tested, 100))) == (7, 30)
-    assert set(tested.of(3, 5).labels.tolist()) == {3, 5}
+    assert set(showing(tested, 3, 5).labels.tolist()) == {3, 5}
 
 
 def test_files_may_be_packed(tmp_path: Path) -> None:

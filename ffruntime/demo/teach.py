@@ -1,0 +1,199 @@
+"""Scenes 1 and 2: a device's learner is taught portion after portion, and measured after each.
+
+Scene 1: a digit that the network never saw. Scene 2: the digits begin to arrive changed, in each of four worlds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+from msgspec import Struct
+from PIL import Image, ImageFilter, ImageOps
+
+from ..core.bundle import Bundle
+from ..core.data import Examples
+from ..core.errors import BundleError
+from ..learning.learner import Learner
+from ..learning.step import Settings, learning_units
+from ..model import Model
+from .digits import DIGITS, accuracy, known, names, require_digits, showing, some
+
+NEW_CLASS_REMEDY = "fftrain mnist --classes 0-8 --out nine.ff && ffexport --model nine.ff"
+CHANGED_WORLD_REMEDY = "fftrain mnist && ffexport"
+
+# What may happen to the images of a camera that went on learning for a reason.
+WORLDS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "inverted": ImageOps.invert,  # dark figures on light ground
+    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(1.3)),  # out of focus
+    "rotated": lambda image: image.rotate(45, Image.Resampling.BILINEAR),  # the camera hangs askew
+    "thick": lambda image: image.filter(ImageFilter.MaxFilter(5)),  # a broad pen
+}
+
+
+class NewClassPlan(Struct, frozen=True):
+    """How many of what in scene 1."""
+
+    taught: tuple[int, ...] = (5, 10, 20, 40, 80)  # examples in all, after each portion
+    measured: int = 2000  # images, of all ten digits
+    settings: Settings = Settings()  # the defaults of `ffruntime learn`
+
+
+class ChangedWorldPlan(Struct, frozen=True):
+    """How many of what in scene 2."""
+
+    portions: int = 5
+    portion: int = 64  # labelled images in each
+    rehearsal: int = 300  # steps in the end, when the device is at rest
+    measured: int = 500  # images, as they were and changed
+    settings: Settings = Settings()  # the defaults of `ffruntime learn`
+
+
+QUICK_NEW_CLASS = NewClassPlan(taught=(5, 10), measured=200, settings=Settings(steps=10, head_steps=10))
+QUICK_CHANGED_WORLD = ChangedWorldPlan(
+    portions=1, portion=32, rehearsal=5, measured=100, settings=Settings(steps=10, head_steps=10)
+)
+
+
+class Point(Struct, frozen=True):
+    """How it stands after so many examples. Accuracies are by inference mode, shares of right answers."""
+
+    examples: int  # that were stored so far
+    rehearsed: int  # steps of rehearsal so far
+    adopted: bool  # whether the last update was
+    seconds: float  # from storing the last portion to its adoption
+    new: dict[str, float]  # on what is being learned
+    old: dict[str, float]  # on what was known before
+
+
+# --- scene 1
+
+
+def require_new_class(bundle: Bundle) -> None:
+    """Raises `BundleError` where the bundle is none for scene 1, with the command that makes one."""
+    require_digits(bundle, NEW_CLASS_REMEDY)
+    manifest = bundle.manifest
+    if set(manifest.classes) == set(DIGITS):
+        raise BundleError(f"{bundle.path}: knows all ten digits; make a network that does not: {NEW_CLASS_REMEDY}")
+    if manifest.network.label.patterns == len(manifest.classes):
+        raise BundleError(
+            f"{bundle.path}: has no spare label pattern for a new class; make one: {NEW_CLASS_REMEDY}"
+        )
+    learning_units(manifest.network, manifest.files)
+
+
+def new_digit(bundle: Bundle) -> int:
+    """The digit that is taught: the last one that the network does not know."""
+    return max(int(name) for name in set(DIGITS) - set(bundle.manifest.classes))
+
+
+def new_class_portions(bundle: Bundle, training: Examples, plan: NewClassPlan, seed: int) -> list[Examples]:
+    """What is taught, in the order in which it comes."""
+    taught = showing(training, new_digit(bundle))
+    order = np.random.default_rng([seed, 9]).permutation(len(taught))
+    return [taught.take(order[start:end]) for start, end in pairwise((0, *plan.taught))]
+
+
+def new_class_steps(plan: NewClassPlan) -> int:
+    """Steps of all updates."""
+    return len(plan.taught) * (plan.settings.steps + plan.settings.head_steps)
+
+
+def teach_new_class(
+    model: Model,
+    portions: Sequence[Examples],
+    tested: Examples,
+    plan: NewClassPlan,
+    state: Path,
+    stepped: Callable[[], None],
+) -> Iterator[Point]:
+    """Teach the digit through the device's learner, with its defaults, in the state directory `state`."""
+    measured = some(tested, plan.measured)
+    new, old = (showing(measured, *digits) for digits in ([new_digit(model.bundle)], known(model.bundle)))
+    with contextlib.closing(Learner(model, state, plan.settings)) as learner:
+        yield from _teach(learner, portions, new, old, stepped)
+
+
+# --- scene 2
+
+
+def require_changed_world(bundle: Bundle) -> None:
+    """Raises `BundleError` where the bundle is none for scene 2, with the command that makes one."""
+    require_digits(bundle, CHANGED_WORLD_REMEDY)
+    learning_units(bundle.manifest.network, bundle.manifest.files)
+
+
+def change(world: str, pixels: np.ndarray) -> np.ndarray:
+    """Images uint8 (N, 1, H, W) as they arrive in a world (`WORLDS`), in the same shape."""
+    return np.stack([np.asarray(WORLDS[world](Image.fromarray(image[0])))[None] for image in pixels])
+
+
+def changed_world_portions(
+    bundle: Bundle, training: Examples, world: str, plan: ChangedWorldPlan, seed: int
+) -> list[Examples]:
+    """What is learned in a world, in the order in which it comes."""
+    old = showing(training, *known(bundle))
+    order = np.random.default_rng([seed, *map(ord, world)]).permutation(len(old))
+    taken = old.take(order[: plan.portions * plan.portion])
+    arrived = Examples(change(world, taken.pixels), taken.labels)
+    starts = range(0, len(arrived), plan.portion)
+    return [arrived.take(slice(start, start + plan.portion)) for start in starts]
+
+
+def changed_world_steps(plan: ChangedWorldPlan) -> int:
+    """Steps of all updates in all worlds."""
+    update = plan.settings.steps + plan.settings.head_steps
+    return len(WORLDS) * (plan.portions * update + 2 * plan.rehearsal)
+
+
+def teach_changed_world(
+    model: Model,
+    world: str,
+    portions: Sequence[Examples],
+    tested: Examples,
+    plan: ChangedWorldPlan,
+    state: Path,
+    stepped: Callable[[], None],
+) -> Iterator[Point]:
+    """One of `WORLDS`, learned by the device's learner, with its defaults, in the state directory `state`."""
+    old = some(showing(tested, *known(model.bundle)), plan.measured)
+    new = Examples(change(world, old.pixels), old.labels)
+    with contextlib.closing(Learner(model, state, plan.settings)) as learner:
+        yield from _teach(learner, portions, new, old, stepped, plan.rehearsal)
+
+
+# --- both
+
+
+def _teach(
+    learner: Learner,
+    portions: Sequence[Examples],
+    new: Examples,
+    old: Examples,
+    stepped: Callable[[], None],
+    rehearsal: int = 0,
+) -> Iterator[Point]:
+    """A point before anything is learned, one after each portion, and one after `rehearsal` steps of rehearsal."""
+
+    def point(examples: int, rehearsed: int, adopted: bool, seconds: float) -> Point:
+        model, modes = learner.model, learner.model.modes()
+        on_new, on_old = ({str(mode): accuracy(model, images, mode) for mode in modes} for images in (new, old))
+        return Point(examples, rehearsed, adopted, seconds, on_new, on_old)
+
+    examples = 0
+    yield point(examples, 0, True, 0.0)
+    for portion in portions:
+        start, adopted = time.perf_counter(), True
+        lessons = learner.updates(
+            [(portion.pixels, names(portion))], progress=lambda *_: contextlib.nullcontext(stepped)
+        )
+        for outcome in lessons:
+            adopted = outcome.adopted
+        examples += len(portion)
+        yield point(examples, 0, adopted, time.perf_counter() - start)
+    if rehearsal and (rehearsed := learner.rehearse(rehearsal, stepped)):
+        yield point(examples, rehearsal, rehearsed.adopted, rehearsed.seconds)

@@ -1,0 +1,154 @@
+"""All that is drawn at random for a step: changed images, negatives, replayed examples, and which are evicted.
+
+As in training, in numpy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image
+
+from ..core.learning import Augment
+
+# --- images changed anew each time they are learned from
+
+
+def augment(kind: Augment, pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Every image changed in its own way: uint8 (N, C, H, W) -> the same shape; what comes in is black.
+
+    Moved by up to `shift` pixels, turned by up to `rotate` degrees and made larger or smaller by up to the share
+    `scale`, all about the centre, bilinear; `flip`: half of them mirrored.
+    """
+    shift, turn, scale = kind.shift, math.radians(kind.rotate), kind.scale
+    if shift or turn or scale:
+        pixels = np.stack(
+            [
+                _moved(image, rng.integers(-shift, shift + 1, 2), turn * one, 1 + scale * other)
+                for image, (one, other) in zip(pixels, rng.uniform(-1, 1, (len(pixels), 2)), strict=True)
+            ]
+        )
+    if kind.flip:
+        mirrored = rng.random(len(pixels)) < 0.5
+        pixels = np.where(mirrored[:, None, None, None], pixels[..., ::-1], pixels)
+    return pixels
+
+
+def _moved(image: np.ndarray, offset: np.ndarray, angle: float, factor: float) -> np.ndarray:
+    """One image (C, H, W) enlarged, turned and moved, in one interpolation."""
+    _, h, w = image.shape
+    cos, sin = math.cos(angle) / factor, math.sin(angle) / factor
+    x, y = w / 2 + offset[1], h / 2 + offset[0]  # where the centre goes
+    matrix = (cos, -sin, w / 2 - cos * x + sin * y, sin, cos, h / 2 - sin * x - cos * y)
+    planes = [
+        Image.fromarray(plane).transform((w, h), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+        for plane in image
+    ]
+    return np.stack([np.asarray(plane) for plane in planes])
+
+
+# --- negatives: wrong labels, or hybrid images for networks that are shown no labels
+
+
+def choose_negatives(
+    labels: np.ndarray, scores: np.ndarray, count: int, hard: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Wrong labels for every image: labels (B,), scores (B, P) -> (count, B).
+
+    A share `hard` is drawn from the softmax of `scores` over the wrong labels (Hinton, section 3.3; −inf: never),
+    the others evenly from all P.
+    """
+    b, p = scores.shape
+    right = np.eye(p, dtype=bool)[labels]
+    plausible = np.where(right, -np.inf, scores.astype(np.float64))
+    plausible = np.exp(plausible - plausible.max(1, keepdims=True))
+    even = (~right).astype(np.float64)
+    chances = np.where(rng.random((count, b, 1)) < hard, _shares(plausible), _shares(even))  # (count, B, P)
+    drawn = (chances.cumsum(-1) < rng.random((count, b, 1))).sum(-1)
+    last = np.where(labels == p - 1, p - 2, p - 1)  # what rounding of the sum may have missed
+    return np.minimum(drawn, last)
+
+
+def _shares(chances: np.ndarray) -> np.ndarray:
+    return chances / chances.sum(-1, keepdims=True)
+
+
+def hybrids(images: np.ndarray, count: int, blur: int, rng: np.random.Generator) -> np.ndarray:
+    """Of each image `count` hybrids, each with another one of the batch: (B, C, H, W) -> (count, B, C, H, W).
+
+    Regions of one image, the rest of another: right in the small, wrong in the large (Hinton, section 3.2).
+    Another one is one that looks different; an image of which there are none stays as it is.
+    """
+    b, _, height, width = images.shape
+    kinds = np.array([hash(image.tobytes()) for image in images])
+    different = kinds[:, None] != kinds
+    made = []
+    for _ in range(count):
+        partner = images[(rng.random((b, b)) * different).argmax(1)]
+        mixed = np.where(masks(b, height, width, blur, rng)[:, None], images, partner)
+        made.append(np.where(different.any(1)[:, None, None, None], mixed, images))
+    return np.stack(made)
+
+
+def masks(count: int, height: int, width: int, blur: int, rng: np.random.Generator) -> np.ndarray:
+    """So many masks, bool (count, height, width): random bits, blurred `blur` times with [¼ ½ ¼] in both
+    directions, where edges meet, then thresholded at ½."""
+    bits = rng.integers(0, 2, (count, height, width)).astype(np.float32)
+    return _blurring(height, blur) @ bits @ _blurring(width, blur) > 0.5
+
+
+def _blurring(size: int, times: int) -> np.ndarray:
+    one = np.eye(size, dtype=np.float32)
+    return np.linalg.matrix_power(one / 2 + (np.roll(one, 1, 0) + np.roll(one, -1, 0)) / 4, times)
+
+
+# --- replay: which stored examples are shown again, and which make room for new ones
+
+
+def draw_balanced(stored: Mapping[int, Sequence[int]], count: int, rng: np.random.Generator) -> list[int]:
+    """`count` ids, each of a class drawn evenly, then evenly from the class: label -> ids of its examples."""
+    classes = sorted(label for label, ids in stored.items() if ids)
+    chosen = (stored[classes[int(rng.integers(len(classes)))]] for _ in range(count))
+    return [ids[int(rng.integers(len(ids)))] for ids in chosen]
+
+
+def evictions(
+    stored: Mapping[int, Sequence[int]],
+    seen: Mapping[int, int],
+    arrived: Sequence[tuple[int, int]],
+    capacity: int,
+    rng: np.random.Generator,
+) -> list[int]:
+    """Ids that have to go so that `capacity` examples are left: a class-balanced reservoir (Chrysakis, Moens 2020).
+
+    `stored`: label -> ids, those in `arrived` not among them; `seen`: label -> how many ever came, those in
+    `arrived` not counted; `arrived`: (id, label) in the order in which they came. While there is no room, a
+    newcomer of a class that is not the largest takes the place of one of the largest; of the largest class itself,
+    it stays with the chance that every one of its class ever seen has.
+    """
+    kept = {label: list(ids) for label, ids in stored.items()}
+    count, total, gone = dict(seen), sum(map(len, kept.values())), []
+    for new, label in arrived:
+        count[label] = count.get(label, 0) + 1
+        mine = kept.setdefault(label, [])
+        mine.append(new)
+        total += 1
+        if total <= capacity:
+            continue
+        largest = max(map(len, kept.values()))
+        if len(mine) == largest:
+            stays = rng.random() < (largest - 1) / count[label]
+            victims, index = mine, int(rng.integers(largest - 1)) if stays and largest > 1 else largest - 1
+        else:
+            full = sorted(other for other, ids in kept.items() if len(ids) == largest)
+            victims, index = kept[full[int(rng.integers(len(full)))]], int(rng.integers(largest))
+        gone.append(victims.pop(index))
+        total -= 1
+    while total > capacity:  # a budget that has become smaller
+        largest_label = max(sorted(kept), key=lambda one: len(kept[one]))
+        victims = kept[largest_label]
+        gone.append(victims.pop(int(rng.integers(len(victims)))))
+        total -= 1
+    return gone
