@@ -225,7 +225,7 @@ def fill(disk: Path, left: int) -> None:
 
 
 def test_a_full_disk_costs_nothing_that_was_saved(
-    small_disk: Callable[[str], Path], model: Model, digit_files: list[Path]
+    small_disk: Callable[[str], Path], model: Model, picture_files: list[Path]
 ) -> None:
     disk = small_disk("8m")
     state, known = disk / "model.state", set()
@@ -248,8 +248,8 @@ def test_a_full_disk_costs_nothing_that_was_saved(
         assert now.tensors
     assert failed >= 4
     fill(disk, 0)
-    assert_one_line(ffruntime("learn", "--model", model.path, "--state", state, digit_files[0], "--label", 3), 8)
-    done = ffruntime("classify", "--model", model.path, "--state", state, digit_files[0])
+    assert_one_line(ffruntime("learn", "--model", model.path, "--state", state, picture_files[0], "--label", 3), 8)
+    done = ffruntime("classify", "--model", model.path, "--state", state, picture_files[0])
     assert done.returncode == 0, done.stderr
     (disk / "filler").unlink()
     assert_whole(state, model, known)
@@ -260,11 +260,11 @@ def test_a_full_disk_costs_nothing_that_was_saved(
 
 
 @pytest.mark.parametrize("most", [0, 40_000, 300_000])  # bytes; a version takes more
-def test_files_that_may_not_grow(most: int, model: Model, digit_files: list[Path], tmp_path: Path) -> None:
+def test_files_that_may_not_grow(most: int, model: Model, picture_files: list[Path], tmp_path: Path) -> None:
     state = tmp_path / "model.state"
     with closing(Learner(model, state, SMALL)):
         pass
-    learn = ("learn", "--model", model.path, "--state", state, "--steps", 1, digit_files[0], "--label", 3)
+    learn = ("learn", "--model", model.path, "--state", state, "--steps", 1, picture_files[0], "--label", 3)
     done = ffruntime(*learn, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
     assert_one_line(done, 8, str(state))
     assert_whole(
@@ -281,7 +281,7 @@ def test_a_read_only_state(
     small_disk: Callable[[str], Path],
     server: Server,
     model: Model,
-    digit_files: list[Path],
+    picture_files: list[Path],
     tmp_path: Path,
 ) -> None:
     disk = small_disk("16m")
@@ -300,23 +300,23 @@ def test_a_read_only_state(
     now = current(state, model.manifest)
     versions = [json.loads(line) for line in ffruntime("history", *place, "--json").stdout.splitlines()]
     assert [row["id"] for row in versions if row["current"]] == ([now.version] if now.version else [])
-    done = ffruntime("classify", *place, digit_files[0])
+    done = ffruntime("classify", *place, picture_files[0])
     assert done.returncode == 0, done.stderr
-    assert_one_line(ffruntime("learn", *place, digit_files[0], "--label", 3), 8, str(state))
+    assert_one_line(ffruntime("learn", *place, picture_files[0], "--label", 3), 8, str(state))
     assert_one_line(ffruntime("rollback", *place, 0), 8, str(state))
     assert_one_line(ffruntime("reset", *place, "--yes"), 8, str(state))
     assert sorted(disk.rglob("*")) == files
 
 
 def test_several_processes_on_one_state(
-    exported: Path, server: Server, model: Model, digit_files: list[Path], tmp_path: Path
+    exported: Path, server: Server, model: Model, picture_files: list[Path], tmp_path: Path
 ) -> None:
     """Two that learn, from the state's first moment on, and two that read."""
     state, said = tmp_path / "model.state", [tmp_path / "first", tmp_path / "second"]
     classify = [sys.executable, "-m", "ffruntime", "classify", "--model", str(exported), "--state", str(state)]
     with closing(Server(exported)) as other:
         processes = [server.start(state, said[0], 1), other.start(state, said[1], 2)]
-        readers = [subprocess.Popen([*classify, str(digit_files[0])], stderr=subprocess.PIPE) for _ in range(2)]
+        readers = [subprocess.Popen([*classify, str(picture_files[0])], stderr=subprocess.PIPE) for _ in range(2)]
         versions = set()
         end = time.monotonic() + 4
         while time.monotonic() < end:
@@ -364,12 +364,12 @@ def test_a_reset_below_an_open_learner(model: Model, tmp_path: Path) -> None:
         reset(state)
 
 
-def test_what_is_said_is_synced(bundle: Path, digit_files: list[Path], tmp_path: Path) -> None:
+def test_what_is_said_is_synced(bundle: Path, picture_files: list[Path], tmp_path: Path) -> None:
     """The order of system calls: nothing is acknowledged, or named, that a lost power supply could take away."""
     if not shutil.which("strace"):
         pytest.skip("strace is not installed")
     trace, calls = tmp_path / "trace", "trace=write,pwrite64,fsync,fdatasync,rename"
-    learn = ["-m", "ffruntime", "learn", "--model", bundle, digit_files[0], "--label", "3", "--steps", "1"]
+    learn = ["-m", "ffruntime", "learn", "--model", bundle, picture_files[0], "--label", "3", "--steps", "1"]
     done = subprocess.run(["strace", "-f", "-y", "-o", trace, "-e", calls, sys.executable, *learn], text=True)
     if done.returncode == 1:
         pytest.skip("processes cannot be traced here")

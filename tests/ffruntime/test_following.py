@@ -69,7 +69,7 @@ def test_every_change_counts_and_nothing_is_read_without_one(
 
 @pytest.mark.parametrize("options", [(), ("--shipped",)])
 def test_classify_watch_takes_up_what_is_learned(
-    options: tuple[str, ...], bundle: Path, digit_files: list[Path], tmp_path: Path
+    options: tuple[str, ...], bundle: Path, picture_files: list[Path], tmp_path: Path
 ) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
@@ -81,7 +81,7 @@ def test_classify_watch_takes_up_what_is_learned(
     assert "Ctrl-C ends it" in process.stderr.readline()
 
     def classes(name: str) -> set[str]:
-        shutil.copy(digit_files[0], inbox / name)
+        shutil.copy(picture_files[0], inbox / name)
         return set(json.loads(process.stdout.readline())["scores"])
 
     assert len(classes("before.png")) == 10

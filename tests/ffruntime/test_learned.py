@@ -42,27 +42,27 @@ def classify(bundle: Path, image: Path, *options: object) -> dict:
 
 
 def test_classify_uses_what_was_learned(
-    learned: dict[str, np.ndarray], bundle: Path, digit_files: list[Path], monkeypatch: pytest.MonkeyPatch
+    learned: dict[str, np.ndarray], bundle: Path, picture_files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now, shipped = classify(bundle, digit_files[0]), classify(bundle, digit_files[0], "--shipped")
+    now, shipped = classify(bundle, picture_files[0]), classify(bundle, picture_files[0], "--shipped")
     assert set(now["scores"]) - set(shipped["scores"]) == {"ten"}
     assert now["passes"] == 11
     assert now["scores"]["3"] != shipped["scores"]["3"]
-    expected = Model(bundle, learned=learned, classes=now["scores"]).read(str(digit_files[0]))
+    expected = Model(bundle, learned=learned, classes=now["scores"]).read(str(picture_files[0]))
     exact = Model(bundle, learned=learned, classes=(*map(str, range(10)), "ten")).classify(expected)
     assert now["scores"] == pytest.approx(exact.scores, rel=1e-5)
     elsewhere = state_directory(bundle).rename(bundle.parent / "elsewhere")
-    assert classify(bundle, digit_files[0])["scores"] == shipped["scores"]
-    assert classify(bundle, digit_files[0], "--state", elsewhere)["scores"] == now["scores"]
+    assert classify(bundle, picture_files[0])["scores"] == shipped["scores"]
+    assert classify(bundle, picture_files[0], "--state", elsewhere)["scores"] == now["scores"]
     monkeypatch.setenv("FF_STATE", str(elsewhere))
-    assert classify(bundle, digit_files[0])["scores"] == now["scores"]
+    assert classify(bundle, picture_files[0])["scores"] == now["scores"]
 
 
 @pytest.mark.usefixtures("learned")
-def test_a_class_of_few_examples_is_always_tried(bundle: Path, digit_files: list[Path]) -> None:
-    costs = {classify(bundle, file, "--mode", "shortlist")["passes"] for file in digit_files[:6]}
+def test_a_class_of_few_examples_is_always_tried(bundle: Path, picture_files: list[Path]) -> None:
+    costs = {classify(bundle, file, "--mode", "shortlist")["passes"] for file in picture_files[:6]}
     assert min(costs) == 3
-    assert "ten" in classify(bundle, digit_files[0], "--mode", "shortlist")["scores"]
+    assert "ten" in classify(bundle, picture_files[0], "--mode", "shortlist")["scores"]
 
 
 def test_the_python_interface_finds_it(learned: dict[str, np.ndarray], bundle: Path) -> None:
@@ -121,10 +121,10 @@ def flip(file: Path) -> None:
 )
 @pytest.mark.usefixtures("learned")
 def test_a_state_that_cannot_be_used(
-    harm: Callable[[Path, Path], object], words: str, bundle: Path, digit_files: list[Path]
+    harm: Callable[[Path, Path], object], words: str, bundle: Path, picture_files: list[Path]
 ) -> None:
     harm(bundle, state_directory(bundle))
-    for command in (("classify", digit_files[0]), ("info",)):
+    for command in (("classify", picture_files[0]), ("info",)):
         done = ffruntime(*command, "--model", bundle)
         assert done.returncode == 9, done.stderr
         assert done.stdout == ""
@@ -136,15 +136,15 @@ def test_a_state_that_cannot_be_used(
 
 
 @pytest.mark.usefixtures("learned")
-def test_what_was_learned_runs_in_fp32(bundle: Path, digit_files: list[Path]) -> None:
-    done = ffruntime("classify", "--model", bundle, "--precision", "int8", digit_files[0])
+def test_what_was_learned_runs_in_fp32(bundle: Path, picture_files: list[Path]) -> None:
+    done = ffruntime("classify", "--model", bundle, "--precision", "int8", picture_files[0])
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     for word in ("runs in fp32, not in int8", "ffexport --state", "--shipped"):
         assert word in done.stderr
 
 
-def test_a_named_directory_that_is_not_there_is_a_warning(exported: Path, digit_files: list[Path]) -> None:
-    done = ffruntime("classify", "--model", exported, "--state", "/nothing/there", digit_files[0])
+def test_a_named_directory_that_is_not_there_is_a_warning(exported: Path, picture_files: list[Path]) -> None:
+    done = ffruntime("classify", "--model", exported, "--state", "/nothing/there", picture_files[0])
     assert done.returncode == 0
     assert done.stderr == "warning: /nothing/there: not there, so nothing was learned yet\n"

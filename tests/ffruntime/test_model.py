@@ -61,9 +61,9 @@ def test_threads_share_a_model(exported: Path, trained_run: Run) -> None:
     assert labels == [answer.label for answer in model.classify_batch(pixels)]
 
 
-def test_files_and_arrays(model: Model, digit_files: list[Path], trained_run: Run) -> None:
+def test_files_and_arrays(model: Model, picture_files: list[Path], trained_run: Run) -> None:
     image = trained_run.dataset.validation.pixels[0].numpy()
-    assert model.classify(digit_files[0], preprocess=False).scores == model.classify(image).scores
+    assert model.classify(picture_files[0], preprocess=False).scores == model.classify(image).scores
 
 
 def test_unknown_mode(model: Model) -> None:

@@ -132,8 +132,8 @@ def test_a_limit_is_kept(exported: Path, tmp_path: Path) -> None:
     assert float(done.stdout.splitlines()[-1]) <= enough
 
 
-def test_over_a_folder_of_pictures(exported: Path, digit_files: list[Path], tmp_path: Path) -> None:
-    for file in digit_files[:6]:
+def test_over_a_folder_of_pictures(exported: Path, picture_files: list[Path], tmp_path: Path) -> None:
+    for file in picture_files[:6]:
         folder = tmp_path / "pictures" / file.stem[-1]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / file.name).write_bytes(file.read_bytes())
@@ -142,7 +142,7 @@ def test_over_a_folder_of_pictures(exported: Path, digit_files: list[Path], tmp_
     lines = done.stdout.splitlines()
     assert lines[0].startswith("all: ")
     assert "without 9 × 9 pixels" in lines[0]
-    assert len(lines) == 2 + len({file.stem[-1] for file in digit_files[:6]})
+    assert len(lines) == 2 + len({file.stem[-1] for file in picture_files[:6]})
     with pytest.raises(DataError, match="no pictures in folders named like classes"):
         run_explain(tmp_path, *words)
     (folder / "broken.png").write_bytes(b"no picture")
