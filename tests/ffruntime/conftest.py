@@ -1,4 +1,4 @@
-"""What tests of the device share: a small committed bundle and drawn pictures, in place of training and of torch."""
+"""What tests of the device share: a small committed bundle and drawn pictures, where torch is not installed."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from pictures import CLASSES
+from PIL import Image
 from shapes import BUNDLE, drawn
 
 

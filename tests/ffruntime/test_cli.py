@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from msgspec import structs
+from pictures import CLASSES
 from PIL import Image
 
-from ffexport.external import tensor_places
+from ffruntime import cuda
 from ffruntime.backend import ENGINES, PROVIDERS
-from ffruntime.bundle import read_manifest, write
+from ffruntime.bundle import read_manifest, read_weights, write
 from ffruntime.report import draw
 
 
@@ -41,14 +42,15 @@ def test_classify_prints_a_json_object_for_every_file(exported: Path, picture_fi
     assert [answer["path"] for answer in answers] == [str(file) for file in picture_files]
     for answer in answers:
         assert set(answer) >= {"path", "label", "margin", "scores", "mode", "backend", "ms"}
-        assert set(answer["scores"]) == set("0123456789")
+        assert set(answer["scores"]) == set(CLASSES)
         first, second = sorted(answer["scores"].values(), reverse=True)[:2]
         assert answer["scores"][answer["label"]] == first
         assert answer["margin"] == pytest.approx(first - second)
         assert (answer["mode"], answer["backend"]) == ("goodness", "onnxruntime-cpu")
         assert answer["ms"] > 0
-    right = sum(answer["label"] == file.stem[-1] for answer, file in zip(answers, picture_files, strict=True))
-    assert right >= 12  # of 20, by a network trained for seconds; chance is 2
+    named = [file.stem.partition("-")[2] for file in picture_files]
+    assert [answer["label"] for answer in answers] == named  # each by a wide margin, as the bundle was made
+    assert min(answer["margin"] for answer in answers) > 0.1
 
 
 @pytest.mark.parametrize("mode", ["goodness", "classifier", "shortlist"])
@@ -69,7 +71,7 @@ def test_a_shortlist_says_what_it_cost(exported: Path, picture_files: list[Path]
     assert len(costs) == 20
     assert 2 not in costs  # one label needs no goodness
     assert summary.startswith(
-        f"20 images, {np.mean(costs):.2f} passes on average, {max(costs)} at most; worst case 11"
+        f"20 images, {np.mean(costs):.2f} passes on average, {max(costs)} at most; worst case 7"
     )
     done = ffruntime("classify", "--model", exported, "--labels", 3, "--json", *picture_files)
     assert {json.loads(line)["passes"] for line in done.stdout.splitlines()} == {4}
@@ -110,14 +112,14 @@ def test_model_ff_of_the_working_directory_is_the_default(bundle: Path, picture_
 
 def test_ready_images_are_taken_as_they_are(exported: Path, picture_files: list[Path], tmp_path: Path) -> None:
     assert ffruntime("classify", "--model", exported, "--no-preprocess", picture_files[0]).returncode == 0
-    Image.new("L", (32, 28)).save(tmp_path / "wide.png")
+    Image.new("L", (20, 16)).save(tmp_path / "wide.png")
     done = ffruntime("classify", "--model", exported, "--no-preprocess", tmp_path / "wide.png")
-    assert_one_line(done, 4, "wide.png", "28 × 28")
+    assert_one_line(done, 4, "wide.png", "16 × 16")
 
 
 def test_show_draws_what_the_network_was_shown(exported: Path, picture_files: list[Path]) -> None:
     done = ffruntime("classify", "--model", exported, "--show", picture_files[0])
-    assert done.stdout.decode().count("▀") == 14 * 28
+    assert done.stdout.decode().count("▀") == 8 * 16
 
 
 def test_colours_and_odd_heights_are_drawn() -> None:
@@ -165,9 +167,7 @@ def test_wrong_words(
 
 def test_a_backend_that_cannot_run_here_is_an_error(exported: Path, picture_files: list[Path]) -> None:
     """Whether onnxruntime was built without CUDA, or with it and there is no driver: never a silent fallback."""
-    import torch
-
-    if torch.cuda.is_available():
+    if cuda.missing() is None:
         pytest.skip("there is a CUDA GPU here")
     done = ffruntime("classify", "--model", exported, "--backend", "onnxruntime-cuda", picture_files[0])
     assert_one_line(done, 6, "onnxruntime-cuda", "CUDAExecutionProvider")
@@ -193,7 +193,7 @@ def test_a_bundle_without_graphs_says_how_to_make_them(bundle: Path, picture_fil
 
 def test_info(exported: Path) -> None:
     text = ffruntime("info", "--model", exported).stdout.decode()
-    for word in ("unit3", "weights.safetensors", "2 spare patterns", "validation: goodness", "recipe tiny"):
+    for word in ("unit3", "weights.safetensors", "2 spare patterns", "validation: goodness", "recipe shapes"):
         assert word in text
     assert json.loads(ffruntime("info", "--json", "--model", exported).stdout)["format"] == 5
 
@@ -210,11 +210,11 @@ def test_verify_proves_the_backend(exported: Path) -> None:
 
 def test_verify_fails_where_a_graph_computes_something_else(bundle: Path) -> None:
     """Other weights under the same graphs, with a manifest that vouches for them."""
-    weights = bytearray((bundle / "weights.safetensors").read_bytes())
-    manifest = read_manifest(bundle)
-    place, length = tensor_places(bundle / "weights.safetensors")["unit2.conv1.bias"]
-    weights[place : place + length] = np.full(length // 4, 0.5, np.float32).tobytes()
-    write(bundle, manifest, {"weights.safetensors": bytes(weights)})
+    weights, manifest = (bundle / "weights.safetensors").read_bytes(), read_manifest(bundle)
+    before = read_weights(bundle, manifest)["unit2.conv1.bias"]
+    assert weights.count(before.tobytes()) == 1  # tensors stay where the graphs look for them
+    weights = weights.replace(before.tobytes(), np.full_like(before, 0.5).tobytes())
+    write(bundle, manifest, {"weights.safetensors": weights})
     done = ffruntime("verify", "--model", bundle)
     assert done.returncode == 7
     assert done.stderr.decode().count("\n") == 1
@@ -261,7 +261,9 @@ def test_a_name_that_is_no_file_name(picture_files: list[Path]) -> None:
 
 
 def test_output_into_a_closed_pipe_is_no_traceback(exported: Path, picture_files: list[Path]) -> None:
-    command = f"{sys.executable} -m ffruntime classify --model {exported} {' '.join(map(str, picture_files))} | true"
+    command = (
+        f"{sys.executable} -m ffruntime classify --model {exported} {' '.join(map(str, picture_files))} | true"
+    )
     done = subprocess.run(command, shell=True, capture_output=True, text=True)
     assert "Traceback" not in done.stderr
 

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from shapes import SEEDS, SHAPE
 
 from ffruntime.bundle import sha256
 from ffruntime.errors import StateError, StorageError
@@ -38,9 +39,8 @@ from ffruntime.model import Model
 SUPPORT = Path(__file__).parents[1] / "support"
 KILLS = int(os.environ.get("FF_KILLS", "60"))
 LONGEST = 0.4  # seconds that a process learns before it is killed: some ten updates
-SEEDS = 200  # examples that the bundle brings, numbers 1 to 200
 SMALL = Settings(steps=1, head_steps=1, batch=4)
-NOTHING = np.empty((0, 1, 28, 28), np.uint8), ()
+NOTHING = np.empty((0, *SHAPE), np.uint8), ()
 ROUNDS = 12  # kills of the processes on one state, before the next one begins
 
 

@@ -95,7 +95,9 @@ def test_a_large_folder_is_learned_in_portions(run: Callable, picture_files: lis
         assert db.execute("PRAGMA page_count").fetchone()[0] * 4096 < 160 * 1024 + 64 * 1024 + 48 * 4096
 
 
-def test_ctrl_c_between_portions_says_what_is_left(exported: Path, picture_files: list[Path], tmp_path: Path) -> None:
+def test_ctrl_c_between_portions_says_what_is_left(
+    exported: Path, picture_files: list[Path], tmp_path: Path
+) -> None:
     """What was acknowledged was learned or is pending, and the pictures that were not read are counted."""
     place = ["--model", str(exported), "--state", str(tmp_path / "model.state")]
     command = [
@@ -222,7 +224,9 @@ def test_a_state_goes_to_another_device(
     assert isinstance(run("export-state", file).exception, UsageError)
     assert run("export-state", "--force", file).exit_code == 0
     assert run("apply-state", file, place=other).stdout.startswith("version 1 is current: held-back images ")
-    answers = [run("classify", "--json", picture_files[1], place=p).stdout for p in (other, tmp_path / "model.state")]
+    answers = [
+        run("classify", "--json", picture_files[1], place=p).stdout for p in (other, tmp_path / "model.state")
+    ]
     assert json.loads(answers[0])["scores"] == json.loads(answers[1])["scores"]
     (row,) = lines(run("history", "--json", place=other))
     assert (row["kind"], row["updates"], row["learned"]) == ("applied", 1, 1)

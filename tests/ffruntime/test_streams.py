@@ -103,7 +103,9 @@ def test_a_picture_that_is_replaced_or_comes_again_is_new(picture_files: list[Pa
         next(stream)
 
 
-def test_watching_a_folder_until_it_is_interrupted(exported: Path, picture_files: list[Path], tmp_path: Path) -> None:
+def test_watching_a_folder_until_it_is_interrupted(
+    exported: Path, picture_files: list[Path], tmp_path: Path
+) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     shutil.copy(picture_files[0], inbox / "was-there.png")
