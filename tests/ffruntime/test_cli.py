@@ -6,10 +6,12 @@ import json
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import in_process
 from msgspec import structs
 from pictures import CLASSES
 from PIL import Image
@@ -19,10 +21,17 @@ from ffruntime.backend import ENGINES, PROVIDERS
 from ffruntime.bundle import read_manifest, read_weights, write
 from ffruntime.report import draw
 
+ffruntime = partial(in_process, "ffruntime")
 
-def ffruntime(*arguments: object, stdin: bytes = b"", cwd: Path | None = None) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "ffruntime", *map(str, arguments)]
-    return subprocess.run(command, input=stdin, capture_output=True, cwd=cwd)
+
+def test_a_process_of_its_own_does_the_same(exported: Path, picture_files: list[Path]) -> None:
+    """`python -m ffruntime`, with a picture through a real pipe; and what is wrong, in one line."""
+    command = [sys.executable, "-m", "ffruntime", "classify", "--model", str(exported), "--json"]
+    done = subprocess.run([*command, "-"], input=picture_files[0].read_bytes(), capture_output=True)
+    assert done.returncode == 0, done.stderr
+    here = ffruntime("classify", "--model", exported, "--json", picture_files[0])
+    assert json.loads(done.stdout)["scores"] == pytest.approx(json.loads(here.stdout)["scores"], rel=1e-5)
+    assert_one_line(subprocess.run([*command, "no.png"], capture_output=True), 4, "no.png", "No such file")
 
 
 def assert_one_line(done: subprocess.CompletedProcess, code: int, *words: str) -> None:

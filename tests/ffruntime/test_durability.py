@@ -231,7 +231,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(
     state, known = disk / "model.state", set()
     images = exemplars(model, REPLAY)[0]
     with closing(Learner(model, state, SMALL, tolerance=1.0)) as learner:
-        for outcome in learner.learn(images[:2], ["3", "4"], known.update):
+        for outcome in learner.learn(images[:2], ["dots", "ring"], known.update):
             assert outcome.adopted
     before = current(state, model.manifest).version
     failed = 0
@@ -239,7 +239,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(
         fill(disk, left)
         try:
             with closing(Learner(model, state, SMALL, tolerance=1.0)) as learner:
-                for _ in learner.learn(images[:9], ["3"] * 9, known.update):
+                for _ in learner.learn(images[:9], ["dots"] * 9, known.update):
                     pass
         except StorageError:
             failed += 1
@@ -248,7 +248,9 @@ def test_a_full_disk_costs_nothing_that_was_saved(
         assert now.tensors
     assert failed >= 4
     fill(disk, 0)
-    assert_one_line(ffruntime("learn", "--model", model.path, "--state", state, picture_files[0], "--label", 3), 8)
+    assert_one_line(
+        ffruntime("learn", "--model", model.path, "--state", state, picture_files[0], "--label", "dots"), 8
+    )
     done = ffruntime("classify", "--model", model.path, "--state", state, picture_files[0])
     assert done.returncode == 0, done.stderr
     (disk / "filler").unlink()
@@ -264,7 +266,7 @@ def test_files_that_may_not_grow(most: int, model: Model, picture_files: list[Pa
     state = tmp_path / "model.state"
     with closing(Learner(model, state, SMALL)):
         pass
-    learn = ("learn", "--model", model.path, "--state", state, "--steps", 1, picture_files[0], "--label", 3)
+    learn = ("learn", "--model", model.path, "--state", state, "--steps", 1, picture_files[0], "--label", "dots")
     done = ffruntime(*learn, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
     assert_one_line(done, 8, str(state))
     assert_whole(
@@ -302,7 +304,7 @@ def test_a_read_only_state(
     assert [row["id"] for row in versions if row["current"]] == ([now.version] if now.version else [])
     done = ffruntime("classify", *place, picture_files[0])
     assert done.returncode == 0, done.stderr
-    assert_one_line(ffruntime("learn", *place, picture_files[0], "--label", 3), 8, str(state))
+    assert_one_line(ffruntime("learn", *place, picture_files[0], "--label", "dots"), 8, str(state))
     assert_one_line(ffruntime("rollback", *place, 0), 8, str(state))
     assert_one_line(ffruntime("reset", *place, "--yes"), 8, str(state))
     assert sorted(disk.rglob("*")) == files
@@ -369,7 +371,7 @@ def test_what_is_said_is_synced(bundle: Path, picture_files: list[Path], tmp_pat
     if not shutil.which("strace"):
         pytest.skip("strace is not installed")
     trace, calls = tmp_path / "trace", "trace=write,pwrite64,fsync,fdatasync,rename"
-    learn = ["-m", "ffruntime", "learn", "--model", bundle, picture_files[0], "--label", "3", "--steps", "1"]
+    learn = ["-m", "ffruntime", "learn", "--model", bundle, picture_files[0], "--label", "dots", "--steps", "1"]
     done = subprocess.run(["strace", "-f", "-y", "-o", trace, "-e", calls, sys.executable, *learn], text=True)
     if done.returncode == 1:
         pytest.skip("processes cannot be traced here")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from commands import in_process_text
 from pictures import CLASSES
 from shapes import SHAPE
 
@@ -20,10 +20,7 @@ from ffruntime.bundle import read_manifest, read_weights, state_directory, write
 from ffruntime.errors import StateError
 from ffruntime.learning.store import Store
 
-
-def ffruntime(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "ffruntime", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+ffruntime = partial(in_process_text, "ffruntime")
 
 
 @pytest.fixture

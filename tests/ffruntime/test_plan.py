@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
+from commands import in_process_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -236,9 +236,7 @@ def test_chosen_calls_keep_to_the_budget(width: int, extra: int, use: Use) -> No
     assert calls.micro_batch <= roomy.micro_batch == (8 if use == "update" else 1)
 
 
-def ffruntime_plan(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ffruntime", "plan", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+ffruntime_plan = partial(in_process_text, "ffruntime", "plan")
 
 
 def test_the_command_says_what_every_use_needs(exported: Path) -> None:
@@ -261,18 +259,3 @@ def test_the_command_refuses_with_numbers(exported: Path) -> None:
     assert "does not fit: " in done.stderr
     assert " needs " in done.stderr
     assert ffruntime_plan("--model", exported, "--device", "toaster").returncode == 2
-
-
-PEAK = Path(__file__).parents[2] / "benchmarks" / "peak.py"
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell a process's peak")
-@pytest.mark.parametrize(
-    "use", ["goodness 1 1", "goodness 64 10", "classifier 64 1", "shortlist 64 4", "update 16 10 8"]
-)
-def test_planned_is_what_a_fresh_process_needs(exported: Path, use: str) -> None:
-    """Within 15 %."""
-    command = [sys.executable, str(PEAK), str(exported), *use.split()]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    planned, measured = map(int, run.stdout.split())
-    assert planned == pytest.approx(measured, rel=0.15)

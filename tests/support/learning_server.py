@@ -20,7 +20,7 @@ from ffruntime.learning.learner import CALIBRATION, Learner, exemplars
 from ffruntime.learning.update import Settings
 from ffruntime.model import Model
 
-REPLAY = 220  # images; 200 are the bundle's, so that evictions begin soon
+MORE = 20  # images beyond the bundle's own, so that evictions begin soon
 
 
 def learn_for_ever(model: Model, state: Path, acknowledged: Path, seed: int) -> None:
@@ -28,7 +28,7 @@ def learn_for_ever(model: Model, state: Path, acknowledged: Path, seed: int) -> 
     rng = np.random.default_rng(seed)
     images, labels = exemplars(model, CALIBRATION)
     settings = Settings(steps=1, head_steps=1, batch=4)
-    learner = Learner(model, state, settings, replay_bytes=REPLAY * images[0].size)
+    learner = Learner(model, state, settings, replay_bytes=(len(images) + MORE) * images[0].size)
     learner._held_back = learner._held_back[0][:4], learner._held_back[1][:4]  # or judging takes all the time
     with acknowledged.open("a") as said:
         while True:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from device_steps import BATCH, device_units
 from msgspec import structs
+from shapes import PATTERNS
 
 from ffruntime.bundle import read_weights
 from ffruntime.errors import BundleError
@@ -62,7 +63,7 @@ def test_an_update_tells_wrong_labels_from_right_ones_better(model: Model, weigh
             units,
             weights,
             lambda count: (images[:count], labels[:count]),
-            lambda x: np.zeros((len(x), 12), np.float32),
+            lambda x: np.zeros((len(x), PATTERNS), np.float32),
             Settings(steps=steps, lr=3e-3),
             {},
             np.random.default_rng(0),
@@ -81,7 +82,7 @@ def test_pairs_are_of_right_and_wrong_labels_or_of_images_and_hybrids(
 ) -> None:
     images, labels = exemplars(model, CALIBRATION)
     images, labels, network = to_unit_interval(images[:6]), labels[:6], model.manifest.network
-    others, wrong = np.stack([images[::-1], images[[1, 0, 3, 2, 5, 4]]]), np.stack([(labels + 1) % 12] * 2)
+    others, wrong = np.stack([images[::-1], images[[1, 0, 3, 2, 5, 4]]]), np.stack([(labels + 1) % PATTERNS] * 2)
     monkeypatch.setattr(module, "hybrids", lambda *_: others)
     monkeypatch.setattr(module, "choose_negatives", lambda *_: wrong)
     patterns, neutral = weights["labels.patterns"], weights["labels.neutral"][None]
@@ -94,7 +95,7 @@ def test_pairs_are_of_right_and_wrong_labels_or_of_images_and_hybrids(
             weights,
             images,
             labels,
-            lambda x: np.zeros((len(x), 12)),
+            lambda x: np.zeros((len(x), PATTERNS)),
             Settings(negatives=2),
             blur,
             np.random.default_rng(0),
