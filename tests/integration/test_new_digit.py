@@ -1,16 +1,19 @@
-"""A digit that a network was never shown, learned on the device from twenty images."""
+"""A class that a network was never shown, learned on the device from twenty images, with every default."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from msgspec import structs
 
 from ffexport.export import export_onnx
 from ffruntime import Model
 from ffruntime.datasets import data_directory
+from ffruntime.learning.learner import CALIBRATION, HELD_BACK, Learner, exemplars
 from fftrain.data import Dataset, load_dataset
 from fftrain.pack import write_bundle
 from fftrain.recipe import Recipe
@@ -42,3 +45,37 @@ def test_twenty_images_of_a_digit_never_seen_and_the_others_are_not_forgotten(
         after = opened.scores(others, "shortlist").argmax(1) == labels - 1
         assert before.mean() > 0.8
         assert after.mean() > before.mean() - 0.1
+
+
+@pytest.fixture(scope="module")
+def model(exported: Path) -> Model:
+    return Model(exported, threads=1, state=False)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "model.state"
+
+
+def test_a_new_class_is_learned_and_the_others_are_not_forgotten(model: Model, place: Path) -> None:
+    """Digits dark on white: never seen, and after twenty of them told from the others, with every default."""
+    images, labels = exemplars(model, CALIBRATION)
+    dark = 255 - images
+    stored: list[int] = []
+    with closing(Learner(model, place)) as learner:
+        (outcome,) = learner.learn(dark[:20], ["dark"] * 20, stored.extend)
+        assert stored == list(range(201, 221)) == list(outcome.examples)
+        assert outcome.adopted
+        for mode in ("goodness", "classifier"):
+            scores = learner.model.scores(dark[20:], mode)
+            assert np.mean(scores.argmax(1) == 10) > 0.95, mode
+            old = model.scores(images, mode).argmax(1) == labels
+            now = learner.model.scores(images, mode).argmax(1) == labels
+            assert np.mean(now) > np.mean(old) - 0.05, mode
+        assert outcome.after is not None
+        held_back, right = exemplars(model, HELD_BACK)
+        mode = model.manifest.modes[0]
+        assert outcome.after == np.mean(learner.model.scores(held_back, mode).argmax(1) == right)
+    opened = Model(model.path, threads=1, state=place)  # what classify sees
+    assert opened.classes[10:] == ("dark",)
+    assert opened.classify(dark[150]).label == "dark"

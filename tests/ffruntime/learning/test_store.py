@@ -115,13 +115,13 @@ def test_what_was_evicted_leaves_no_hole_in_the_file(
     store: Store, place: Path, weights: dict[str, np.ndarray]
 ) -> None:
     sizes = []
-    ids = store.add(np.repeat(IMAGES, 50, 0), ["dots"] * 1000)
-    for evicted in ((), ids[:900]):
+    ids = store.add(np.repeat(IMAGES, 150, 0), ["dots"] * 3000)
+    for evicted in ((), ids[:2700]):
         store.adopt(store.current_version(), "update", bias(1, weights), ids, evicted=evicted)
         with closing(sqlite3.connect(place / "learning.db")) as db:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         sizes.append((place / "learning.db").stat().st_size)
-    assert sizes[0] > 1000 * BYTES
+    assert sizes[0] > 3000 * BYTES
     assert sizes[1] < 0.3 * sizes[0]
 
 
