@@ -87,18 +87,21 @@ def trained_run(tiny_recipe: Recipe, dataset: Dataset, once: Callable) -> Run:
     """A tiny FF-CNN after three epochs of 3,200 real images: a few seconds, about 90 % right."""
     import torch
 
-    from fftrain.train import start, train
+    from fftrain import train as training
 
     few = type(dataset.train)(dataset.train.pixels[:3200], dataset.train.labels[:3200])
     smaller = structs.replace(dataset, train=few)
 
     def run(folder: Path, resume: bool) -> Run:
-        begun = start(tiny_recipe, smaller, SEED, torch.device("cpu"), torch.float32)
-        for _ in train(begun, folder / "model.ff", resume=resume, stop=lambda: False):
+        begun = training.start(tiny_recipe, smaller, SEED, torch.device("cpu"), torch.float32)
+        for _ in training.train(begun, folder / "model.ff", resume=resume, stop=lambda: False):
             pass
         return begun
 
-    return run(once("trained", lambda folder: run(folder, resume=False)), resume=True)  # its checkpoint is the end
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "GLANCE", 200)  # validation images after an epoch, most of the time otherwise
+        checkpoint = once("trained", lambda folder: run(folder, resume=False))
+    return run(checkpoint, resume=True)  # which is at the end
 
 
 @pytest.fixture(scope="session")
