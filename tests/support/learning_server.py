@@ -33,7 +33,7 @@ def learn_for_ever(model: Model, state: Path, acknowledged: Path, seed: int) -> 
     with acknowledged.open("a") as said:
         while True:
             chosen = rng.integers(len(images), size=rng.integers(1, 9))
-            names = [str(labels[index]) if rng.random() < 0.9 else "new" for index in chosen]
+            names = [model.manifest.classes[labels[index]] if rng.random() < 0.9 else "new" for index in chosen]
             print(*learner.store.add(images[chosen], names), file=said, flush=True)
             learner.tolerance = 1.0 if rng.random() < 0.8 else -2.0
             try:
