@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ffruntime import Model
 from ffruntime.bundle import read_manifest
@@ -18,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "variants.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_worked_example_runs(tmp_path: Path) -> None:
     """Its files written, its commands run, in an empty folder, from training to the answer."""
     for _, name, text in re.findall(r"```(python|toml) (\S+)\n(.+?)```", PAGE, re.DOTALL):

@@ -24,6 +24,8 @@ from ffruntime.model import Model
 from ffruntime.precision import Precision
 from ffruntime.profile import Profile, load_profile
 
+pytestmark = pytest.mark.slow
+
 try:
     rtx = import_library("tensorrt-rtx")
 except BackendError as error:

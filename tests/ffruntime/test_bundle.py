@@ -216,6 +216,7 @@ for number in range(10**9):
 """
 
 
+@pytest.mark.slow
 def test_kill_9_while_writing(bundle: Path) -> None:
     """Twenty writers shot at a random moment: what they leave can always be read, and written again."""
     manifest = read_manifest(bundle)

@@ -138,6 +138,7 @@ def learn_what_is_pending(state: Path, model: Model) -> None:
         assert learner.version == (outcomes[-1].version if outcomes else before)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment(server: Server, model: Model, tmp_path: Path) -> None:
     dice, lived = random.Random(0), 0
     for count in range(KILLS):
@@ -193,6 +194,7 @@ def tear(state: Path, dice: random.Random) -> None:
             stream.write(dice.randbytes(dice.randint(1, 9000)))
 
 
+@pytest.mark.slow
 def test_what_lies_on_the_medium_at_any_moment(server: Server, model: Model, tmp_path: Path) -> None:
     dice, copied, torn = random.Random(1), 0, 0
     for count in range(KILLS // 3):
@@ -329,6 +331,7 @@ def test_a_read_only_state(
     assert sorted(disk.rglob("*")) == files
 
 
+@pytest.mark.slow
 def test_several_processes_on_one_state(
     exported: Path, server: Server, model: Model, picture_files: list[Path], tmp_path: Path
 ) -> None:
@@ -359,6 +362,7 @@ def test_several_processes_on_one_state(
     learn_what_is_pending(state, model)
 
 
+@pytest.mark.slow
 def test_a_state_begun_by_two_at_once(exported: Path, server: Server, model: Model, tmp_path: Path) -> None:
     with closing(Server(exported)) as other:
         for count in range(10):

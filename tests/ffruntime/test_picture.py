@@ -429,6 +429,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux' /proc")
 @pytest.mark.parametrize(("side", "limit"), [(30_000, 10), (7_900, 100)])
 @pytest.mark.parametrize("kind", ["Digit(20)", "Garment()", "Photo()"])
@@ -455,6 +456,7 @@ LARGE: dict[str, dict] = {  # options of Pillow's
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux' /proc")
 @pytest.mark.parametrize("name", LARGE)
 def test_a_picture_takes_no_more_than_its_refusal_says(name: str, digits: np.ndarray, tmp_path: Path) -> None:

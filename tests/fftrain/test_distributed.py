@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from ffruntime.bundle import read_manifest
 
+pytestmark = pytest.mark.slow
+
 SUPPORT = Path(__file__).parent.parent / "support"
 TINY = Path(__file__).parent.parent / "tiny.toml"
 

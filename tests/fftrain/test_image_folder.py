@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from commands import in_process_text
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -281,6 +282,7 @@ def run(program: str, *arguments: object, cwd: Path) -> subprocess.CompletedProc
 QUICK = ("--recipe", ROOT / "tests" / "tiny.toml", "--device", "cpu", "--threads", 1)
 
 
+@pytest.mark.slow
 def test_a_folder_is_trained_exported_and_classified(tmp_path: Path) -> None:
     """Three colours, in 36 × 36 pixels, by names with spaces and letters of all kinds."""
     for name, colour in (("deep red", RED), ("grün", GREEN), ("青", BLUE)):
@@ -317,6 +319,7 @@ def test_a_folder_is_trained_exported_and_classified(tmp_path: Path) -> None:
         load_for_manifest(manifest, str(tmp_path / "moved"))
 
 
+@pytest.mark.slow
 def test_cifar_is_trained_exported_and_classified(small_cifar: Path, tmp_path: Path) -> None:
     """Real pictures of CIFAR-10's JPEG copy: a folder in a .zip, with a part of its own to test with."""
     done = run("fftrain", "folder", small_cifar, *QUICK, "--classes", "frog,ship", "--json", cwd=tmp_path)
@@ -348,8 +351,7 @@ def test_cifar_is_trained_exported_and_classified(small_cifar: Path, tmp_path: P
     ],
 )
 def test_wrong_words(arguments: tuple[str, ...], code: int, words: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fftrain", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = in_process_text("fftrain", *arguments, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert words in done.stderr

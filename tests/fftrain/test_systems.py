@@ -23,6 +23,8 @@ from fftrain.pack import write_bundle
 from fftrain.recipe import Recipe
 from fftrain.train import Interrupted, Run, start, train
 
+pytestmark = pytest.mark.slow
+
 SYSTEMS = [
     "hinton-mlp",
     "hinton-mlp-jitter",

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PEAK = Path(__file__).parents[2] / "benchmarks" / "peak.py"
 
 

@@ -19,6 +19,8 @@ from fftrain.pack import write_bundle
 from fftrain.recipe import Recipe
 from fftrain.train import start, train
 
+pytestmark = pytest.mark.slow
+
 
 def test_twenty_images_of_a_digit_never_seen_and_the_others_are_not_forgotten(
     dataset: Dataset, tiny_recipe: Recipe, tmp_path: Path

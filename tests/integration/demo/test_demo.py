@@ -16,6 +16,8 @@ from ffruntime.demo.bundles import require_digits
 from ffruntime.errors import BundleError, DataError, FFError, UsageError
 from ffruntime.model import Model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def demo(data: Path, nine: Path, untrained: Path, tmp_path: Path) -> Callable[..., Result]:

@@ -18,6 +18,8 @@ from ffruntime.demo.student import untrained as untrained_weights
 from ffruntime.model import Model
 from fftrain.network import initialise
 
+pytestmark = pytest.mark.slow
+
 PLAN = Plan(stored=40, arriving=32, per_task=96, rehearsal=3, gdumb=5, goodness=30)
 SHORT = Plan(stored=40, arriving=32, per_task=32, rehearsal=1, gdumb=1, goodness=10)
 
