@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common import record
 
-from ffruntime.core.transition import read_manifest
+from ffruntime.core.bundle import Bundle
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
             if not path.exists():
                 command = [sys.executable, "-m", "fftrain", *options, "--seed", str(seed), "--out", str(path)]
                 subprocess.run(command, check=True)
-            manifest = read_manifest(path)
+            manifest = Bundle(path).manifest
             training = manifest.training
             rows.append(
                 {

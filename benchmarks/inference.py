@@ -34,9 +34,9 @@ from torch import Tensor
 from training import convolution_peak
 
 from ffexport.export import export_onnx
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.cost import unit_macs
 from ffruntime.core.data import data_directory
-from ffruntime.core.transition import read_weights
 from ffruntime.model import Model
 from ffruntime.session import Session
 from fftrain import network as net
@@ -129,7 +129,7 @@ def ready(model: Model, images: np.ndarray) -> tuple[dict[str, Scores], str]:
 
 def by_torch(model: Model) -> dict[str, Scores]:
     """Goodness as fftrain computes it, the weights laid out beforehand as its convolutions want them."""
-    network, weights = model.manifest.network, read_weights(model.path, model.manifest)
+    network, weights = model.manifest.network, Bundle(model.path).weights()
     tensors = {name: laid_out(torch.from_numpy(tensor)) for name, tensor in weights.items()}
     labels = torch.arange(len(model.classes))
 

@@ -23,8 +23,8 @@ from filelock import FileLock
 from msgspec import convert, to_builtins
 from msgspec.structs import replace
 
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.manifest import MANIFEST
-from ffruntime.core.transition import read_manifest
 from fftrain.checkpoint import checkpoint_path
 from fftrain.recipe import Recipe, load_recipe, with_epochs
 
@@ -75,12 +75,12 @@ def main() -> None:
 
 def is_trained(path: Path, recipe: Recipe) -> bool:
     """Whether the bundle at `path` is there, and trained by just this recipe."""
-    return (path / MANIFEST).exists() and convert(read_manifest(path).training.recipe, Recipe) == recipe
+    return (path / MANIFEST).exists() and convert(Bundle(path).manifest.training.recipe, Recipe) == recipe
 
 
 def figures(path: Path) -> dict[str, Any]:
     """What a bundle says of its training."""
-    manifest = read_manifest(path)
+    manifest = Bundle(path).manifest
     training = manifest.training
     return {
         "data": training.data.source.partition(";")[0],

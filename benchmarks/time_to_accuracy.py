@@ -17,7 +17,7 @@ from pathlib import Path
 
 from common import record
 
-from ffruntime.core.transition import read_manifest
+from ffruntime.core.bundle import Bundle
 
 TARGET = 0.9916
 
@@ -35,7 +35,7 @@ def main() -> None:
         if not path.exists():
             command = [sys.executable, "-m", "fftrain", "mnist", "--recipe", o.recipe, "--seed", str(seed)]
             subprocess.run([*command, "--out", str(path)], check=True)
-        manifest = read_manifest(path)
+        manifest = Bundle(path).manifest
         goal = 15 * 60 if "CPU" in manifest.training.device else 60
         runs.append(
             {

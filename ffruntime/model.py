@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -293,6 +294,7 @@ def learned(bundle: Bundle, state: str | Path | Literal[False] | None = None) ->
     directory = Path(state) if state else bundle.state_directory
     if state is False or not directory.is_dir():
         return None
-    from .learning.directory import current
+    from .learning.store import Store
 
-    return current(directory, bundle.manifest)
+    with contextlib.closing(Store(directory, bundle.manifest, writing=False)) as store:
+        return store.current()

@@ -1,4 +1,10 @@
-"""What all tests share: real MNIST images, and one small network trained, packed and exported once."""
+"""What all tests share: real MNIST images, and one small network trained, packed and exported once.
+
+Nothing of the workstation is imported before a fixture needs it: tests of `ffruntime` run where torch is not
+installed.
+
+`FF_TEST_SEED=1 pytest` trains that network from another seed: what the tests ask of it must not depend on that.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +19,20 @@ import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
+from filelock import FileLock
 from hypothesis import settings
 from msgspec import structs
 from PIL import Image
 
-from ffexport.export import export_onnx
 from ffruntime.core.data import data_directory
-from fftrain.dataset import Dataset, load_dataset
-from fftrain.evaluation import accuracy
-from fftrain.pack import pack_run
-from fftrain.recipe import Recipe, load_recipe
-from fftrain.run import Run, start, train
+
+if TYPE_CHECKING:
+    from fftrain.dataset import Dataset
+    from fftrain.recipe import Recipe
+    from fftrain.run import Run
 
 settings.register_profile("ffedge", deadline=None)  # no test asserts a time
 settings.load_profile("ffedge")
@@ -37,42 +43,84 @@ if (
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = Path(__file__).parent / "tiny.toml"
+SEED = int(os.environ.get("FF_TEST_SEED", "0"))
+
+
+@pytest.fixture(scope="session")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Folders that are made once in a run of the tests, by whichever process asks for one first."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
+    root.mkdir(exist_ok=True)
+
+    def make_once(name: str, make: Callable[[Path], object]) -> Path:
+        place, unfinished = root / name, root / f"{name}.unfinished"
+        with FileLock(root / f"{name}.lock"):
+            if not place.exists():
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                make(unfinished)
+                unfinished.rename(place)
+        return place
+
+    return make_once
 
 
 @pytest.fixture(scope="session")
 def dataset() -> Dataset:
     """Real MNIST from `$FF_DATA`; without it, the offline sample of real MNIST."""
+    from fftrain.dataset import load_dataset
+
     return load_dataset("mnist", data_directory(None))
 
 
 @pytest.fixture(scope="session")
 def tiny_recipe() -> Recipe:
     """The recipe of the network that tests train."""
+    from fftrain.recipe import load_recipe
+
     return load_recipe(str(TINY))
 
 
 @pytest.fixture(scope="session")
-def trained_run(tiny_recipe: Recipe, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
+def trained_run(tiny_recipe: Recipe, dataset: Dataset, once: Callable) -> Run:
     """A tiny FF-CNN after three epochs of 3,200 real images: a few seconds, about 90 % right."""
+    import torch
+
+    from fftrain import run as training
+
     few = type(dataset.train)(dataset.train.pixels[:3200], dataset.train.labels[:3200])
     smaller = structs.replace(dataset, train=few)
-    run = start(tiny_recipe, smaller, 0, torch.device("cpu"), torch.float32)
-    for _ in train(run, tmp_path_factory.mktemp("run") / "model.ff", resume=False, stop=lambda: False):
-        pass
-    return run
+
+    def run(folder: Path, resume: bool) -> Run:
+        begun = training.start(tiny_recipe, smaller, SEED, torch.device("cpu"), torch.float32)
+        for _ in training.train(begun, folder / "model.ff", resume=resume, stop=lambda: False):
+            pass
+        return begun
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "GLANCE", 200)  # validation images after an epoch, most of the time otherwise
+        checkpoint = once("trained", lambda folder: run(folder, resume=False))
+    return run(checkpoint, resume=True)  # which is at the end
 
 
 @pytest.fixture(scope="session")
-def exported(trained_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(trained_run: Run, once: Callable) -> Path:
     """That network as a bundle with graphs. Shared: read it, or copy it with the fixture `bundle`."""
-    path = tmp_path_factory.mktemp("exported") / "model.ff"
-    part = type(trained_run.dataset.validation)(
-        trained_run.dataset.validation.pixels[:200], trained_run.dataset.validation.labels[:200]
-    )
-    measured = accuracy(trained_run.network, trained_run.tensors, part, 10, torch.float32)
-    pack_run(path, trained_run, "tiny", "cpu", "fp32", {"validation": measured})
-    export_onnx(path)
-    return path
+    import torch
+
+    from ffexport.export import export_onnx
+    from fftrain.evaluation import accuracy
+    from fftrain.pack import pack_run
+
+    def export(folder: Path) -> None:
+        validation = trained_run.dataset.validation
+        part = type(validation)(validation.pixels[:200], validation.labels[:200])
+        measured = accuracy(trained_run.network, trained_run.tensors, part, 10, torch.float32)
+        pack_run(folder / "model.ff", trained_run, "tiny", "cpu", "fp32", {"validation": measured})
+        export_onnx(folder / "model.ff")
+
+    return once("exported", export) / "model.ff"
 
 
 @pytest.fixture

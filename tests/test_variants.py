@@ -10,14 +10,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from ffruntime import Model
-from ffruntime.core.transition import read_manifest
+from ffruntime.core.bundle import Bundle
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "variants.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_worked_example_runs(tmp_path: Path) -> None:
     """Its files written, its commands run, in an empty folder, from training to the answer."""
     for _, name, text in re.findall(r"```(python|toml) (\S+)\n(.+?)```", PAGE, re.DOTALL):
@@ -32,7 +34,7 @@ def test_the_worked_example_runs(tmp_path: Path) -> None:
     patterns = np.load(tmp_path / "walsh.npy")
     assert len(np.unique(patterns.reshape(12, -1), axis=0)) == 12
     model = Model(tmp_path / "walsh.ff", state=False)
-    manifest = read_manifest(tmp_path / "walsh.ff")
+    manifest = Bundle(tmp_path / "walsh.ff").manifest
     assert manifest.labels["kind"] == "file"
     assert manifest.accuracy["validation"]["goodness"] > 0.6
     assert model.classify(tmp_path / "three.png").label == "3"

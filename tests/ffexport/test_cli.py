@@ -6,17 +6,16 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import in_process_text
 
 
 def ffexport(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "ffexport", *map(str, arguments)]
-    settings = {**os.environ, "FF_DATA": "/nonexistent", **environment}  # exemplars alone are fast
-    return subprocess.run(command, capture_output=True, text=True, env=settings)
+    """Without any data set: exemplars alone are fast."""
+    return in_process_text("ffexport", *arguments, env={"FF_DATA": "/nonexistent", **environment})
 
 
 def test_the_export_ends_with_a_table(bundle: Path) -> None:

@@ -6,12 +6,12 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import onnx
 import pytest
+from commands import in_process_text
 
 from ffexport import export
 from ffexport.artefacts import REPORT
@@ -24,9 +24,7 @@ from ffruntime.core.errors import StorageError
 
 def ffexport(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
     """Without any data set: exemplars alone are fast."""
-    command = [sys.executable, "-m", "ffexport", *map(str, arguments)]
-    settings = {**os.environ, "FF_DATA": "/nonexistent", **environment}
-    return subprocess.run(command, capture_output=True, text=True, env=settings)
+    return in_process_text("ffexport", *arguments, env={"FF_DATA": "/nonexistent", **environment})
 
 
 def contents(path: Path) -> dict[str, bytes]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import in_process_text
 from msgspec import structs
 from safetensors.numpy import load, save
 
@@ -39,8 +38,7 @@ UPDATES = 30
 
 def ffexport(*arguments: object) -> subprocess.CompletedProcess:
     """Without any data set: exemplars alone are fast."""
-    command = [sys.executable, "-m", "ffexport", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "FF_DATA": "/nonexistent"})
+    return in_process_text("ffexport", *arguments, env={"FF_DATA": "/nonexistent"})
 
 
 def contents(path: Path) -> dict[str, bytes]:

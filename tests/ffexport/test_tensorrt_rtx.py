@@ -24,6 +24,8 @@ from ffruntime.golden import check, require
 from ffruntime.model import Model
 from ffruntime.session import Session
 
+pytestmark = pytest.mark.slow
+
 try:
     rtx = import_library("tensorrt-rtx")
 except BackendError as error:

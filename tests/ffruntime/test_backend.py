@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
+from shapes import SHAPE
 
 from ffruntime import backend
 from ffruntime.backend import DEFAULT_BACKEND, PROVIDERS, elsewhere, open_session, require_no_other
@@ -69,5 +70,5 @@ def test_a_provider_that_fails_is_not_replaced_by_another(exported: Path, capsys
 
     session._sess = Broken(session._sess)
     with pytest.raises(EPFail, match="the engine broke"):
-        session.run(None, {"images": np.zeros((1, 1, 28, 28), np.float32)})
+        session.run(None, {"images": np.zeros((1, *SHAPE), np.float32)})
     assert capsys.readouterr().out == ""

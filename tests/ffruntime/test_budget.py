@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pictures import CLASSES
 from PIL import Image
 
 from ffruntime.commands.options import within
@@ -36,30 +37,36 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 @pytest.mark.parametrize("action", ["classify", "learn"])
-def test_a_limit_is_kept(action: str, exported: Path, digit_files: list[Path], tmp_path: Path) -> None:
+def test_a_limit_is_kept(action: str, exported: Path, picture_files: list[Path], tmp_path: Path) -> None:
     model = shutil.copytree(exported, tmp_path / "model.ff")
     refused = run(
-        action, digit_files[0], *(["--label", "3"] if action == "learn" else []), "--model", model, "--memory", 5
+        action,
+        picture_files[0],
+        *(["--label", "dots"] if action == "learn" else []),
+        "--model",
+        model,
+        "--memory",
+        5,
     )
     assert refused.returncode == 6
     assert refused.stderr.startswith("error: ")
     assert refused.stderr.count("\n") == 1
     enough = int(refused.stderr.rsplit("allow ", 1)[1].split()[0].replace(",", ""))
-    arguments = [action, digit_files[0], "--model", model, "--memory", enough]
-    arguments += ["--label", "3", "--tolerance", 1] if action == "learn" else []
+    arguments = [action, picture_files[0], "--model", model, "--memory", enough]
+    arguments += ["--label", "dots", "--tolerance", 1] if action == "learn" else []
     done = subprocess.run(
         [sys.executable, "-c", PEAK, *map(str, arguments)], capture_output=True, text=True, check=True
     )
     assert float(done.stderr.split()[-1]) <= enough
     # A picture that does not fit is refused before it is decoded, the others go on; with that much more it fits.
     huge = tmp_path / "huge.png"
-    Image.open(digit_files[0]).resize((4000, 4000)).convert("RGB").save(huge)
+    Image.open(picture_files[0]).resize((4000, 4000)).convert("RGB").save(huge)
     arguments.insert(1, huge)
     refused = run(*arguments)
     assert refused.returncode == 4
     assert refused.stderr.startswith(f"error: {huge}: takes ")
     assert refused.stderr.count("\n") == 1
-    assert "adopted" in refused.stdout or str(digit_files[0]) in refused.stdout
+    assert "adopted" in refused.stdout or str(picture_files[0]) in refused.stdout
     more = int(refused.stderr.rsplit("allow ", 1)[1].split()[0])
     enough += math.ceil(more * MARGIN)
     arguments[arguments.index("--memory") + 1] = enough
@@ -70,10 +77,10 @@ def test_a_limit_is_kept(action: str, exported: Path, digit_files: list[Path], t
     assert enough - more < float(done.stderr.split()[-1]) <= enough
 
 
-def test_a_device_chooses_the_calls(exported: Path, digit_files: list[Path]) -> None:
+def test_a_device_chooses_the_calls(exported: Path, picture_files: list[Path]) -> None:
     name = "raspberry-pi-zero-2w"
-    done = run("classify", digit_files[0], "--model", exported, "--device", name, "--json")
-    assert json.loads(done.stdout)["label"] in "0123456789"
+    done = run("classify", picture_files[0], "--model", exported, "--device", name, "--json")
+    assert json.loads(done.stdout)["label"] in CLASSES
     device = load_profile(name)
     model, (calls, picture) = within(Model(exported, state=False), "goodness", name, None)
     assert calls
@@ -81,7 +88,7 @@ def test_a_device_chooses_the_calls(exported: Path, digit_files: list[Path]) -> 
     assert (model.session.batch, model.session.labels_per_call) == (calls.batch, calls.labels)
     assert (calls.batch, calls.labels) == (device.inference.max_batch, device.inference.max_labels)
     assert (model.session.threads, model.session.arena) == (device.cpu.cores, False)
-    wrong = run("classify", digit_files[0], "--model", exported, "--device", "raspberry-pi-zero")
+    wrong = run("classify", picture_files[0], "--model", exported, "--device", "raspberry-pi-zero")
     assert wrong.returncode == 2
     assert "did you mean 'raspberry-pi-zero-2w'?" in wrong.stderr
 

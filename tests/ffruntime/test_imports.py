@@ -16,8 +16,8 @@ print(*sorted(name for name in sys.modules if "." not in name), file=sys.stderr)
 """
 
 
-def test_classifying_imports_no_framework(exported: Path, digit_files: list[Path]) -> None:
-    command = [sys.executable, "-c", CLASSIFY, "classify", "--model", str(exported), str(digit_files[0])]
+def test_classifying_imports_no_framework(exported: Path, picture_files: list[Path]) -> None:
+    command = [sys.executable, "-c", CLASSIFY, "classify", "--model", str(exported), str(picture_files[0])]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     modules = set(done.stderr.split())
     assert {"ffruntime", "onnxruntime", "numpy"} <= modules

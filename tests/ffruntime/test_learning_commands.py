@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from pictures import CLASSES
+from shapes import BYTES, EXEMPLARS
 
 from ffruntime.cli import cli
 from ffruntime.commands.learn import byte_count
@@ -46,43 +48,43 @@ def lines(result: Result) -> list[dict]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def test_learn_says_stored_and_then_what_came_of_it(run: Callable, digit_files: list[Path]) -> None:
-    done = run("learn", *FEW, "--label", "7", *digit_files[:2])
+def test_learn_says_stored_and_then_what_came_of_it(run: Callable, picture_files: list[Path]) -> None:
+    done = run("learn", *FEW, "--label", "ring", *picture_files[:2])
     assert done.exit_code == 0, done.output
     stored, adopted = done.stdout.splitlines()
-    assert stored == "stored 2 examples, ids 201–202"
-    assert adopted.startswith("version 1 adopted: 2 examples, ids 201–202, held-back images")
-    stored, adopted = lines(run("learn", *FEW, "--label", "7", "--json", digit_files[2]))
-    assert stored == {"event": "stored", "ids": [203]}
-    assert adopted.items() >= {"event": "adopted", "version": 2, "examples": [203], "evicted": 0}.items()
+    assert stored == "stored 2 examples, ids 49–50"
+    assert adopted.startswith("version 1 adopted: 2 examples, ids 49–50, held-back images")
+    stored, adopted = lines(run("learn", *FEW, "--label", "ring", "--json", picture_files[2]))
+    assert stored == {"event": "stored", "ids": [51]}
+    assert adopted.items() >= {"event": "adopted", "version": 2, "examples": [51], "evicted": 0}.items()
     assert adopted.keys() >= {"before", "after", "losses", "seconds"}
     assert run("learn", *FEW).output == ""  # nothing is pending
 
 
-def test_folders_say_what_is_in_them(run: Callable, digit_files: list[Path], tmp_path: Path) -> None:
-    for file in digit_files[:6]:
-        folder = tmp_path / "all" / file.stem[-1]
+def test_folders_say_what_is_in_them(run: Callable, picture_files: list[Path], tmp_path: Path) -> None:
+    for file in picture_files[:6]:
+        folder = tmp_path / "all" / file.stem.partition("-")[2]
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, folder)
     (tmp_path / "all" / "fresh").mkdir()
-    shutil.copy(digit_files[7], tmp_path / "all" / "fresh")
-    assert lines(run("learn", *FEW, "--json", tmp_path / "all"))[0]["ids"] == list(range(201, 208))
-    one = tmp_path / "all" / digit_files[0].stem[-1]
-    assert lines(run("learn", *FEW, "--json", one, "--label", "fresh"))[0]["ids"][0] == 208
-    answer = run("classify", "--json", digit_files[7])
-    assert json.loads(answer.stdout)["scores"].keys() == {*"0123456789", "fresh"}
+    shutil.copy(picture_files[7], tmp_path / "all" / "fresh")
+    assert lines(run("learn", *FEW, "--json", tmp_path / "all"))[0]["ids"] == list(range(49, 56))
+    one = tmp_path / "all" / picture_files[0].stem.partition("-")[2]
+    assert lines(run("learn", *FEW, "--json", one, "--label", "fresh"))[0]["ids"][0] == 56
+    answer = run("classify", "--json", picture_files[7])
+    assert json.loads(answer.stdout)["scores"].keys() == {*CLASSES, "fresh"}
 
 
-def test_a_large_folder_is_learned_in_portions(run: Callable, digit_files: list[Path], tmp_path: Path) -> None:
+def test_a_large_folder_is_learned_in_portions(run: Callable, picture_files: list[Path], tmp_path: Path) -> None:
     """Stored, learned, stored, learned: what is pending, and so the database, does not grow with the folder."""
     many = tmp_path / "many"
     many.mkdir()
     for index in range(150):
-        (many / f"{index:03}.png").symlink_to(digit_files[0])
+        (many / f"{index:03}.png").symlink_to(picture_files[0])
     (many / "070.png").unlink()
     (many / "070.png").write_bytes(b"no picture")
     done = run(
-        "learn", "--steps", "1", "--tolerance", "1", "--json", "--replay-bytes", "160k", "--label", "3", many
+        "learn", "--steps", "1", "--tolerance", "1", "--json", "--replay-bytes", "52k", "--label", "bar", many
     )
     assert done.exit_code == 4
     events = [json.loads(line) for line in done.stdout.splitlines()]
@@ -91,11 +93,13 @@ def test_a_large_folder_is_learned_in_portions(run: Callable, digit_files: list[
     assert [len(some) for some in ids] == [64, 64, 63, 63, 22, 22]
     assert ids[0::2] == ids[1::2]
     with closing(sqlite3.connect(tmp_path / "model.state" / "learning.db")) as db:
-        assert db.execute("SELECT COUNT(*) FROM examples").fetchone()[0] <= 160 * 1024 // 784
-        assert db.execute("PRAGMA page_count").fetchone()[0] * 4096 < 160 * 1024 + 64 * 1024 + 48 * 4096
+        assert db.execute("SELECT COUNT(*) FROM examples").fetchone()[0] <= 52 * 1024 // BYTES
+        assert db.execute("PRAGMA page_count").fetchone()[0] * 4096 < 52 * 1024 + 64 * BYTES + 48 * 4096
 
 
-def test_ctrl_c_between_portions_says_what_is_left(exported: Path, digit_files: list[Path], tmp_path: Path) -> None:
+def test_ctrl_c_between_portions_says_what_is_left(
+    exported: Path, picture_files: list[Path], tmp_path: Path
+) -> None:
     """What was acknowledged was learned or is pending, and the pictures that were not read are counted."""
     place = ["--model", str(exported), "--state", str(tmp_path / "model.state")]
     command = [
@@ -106,8 +110,8 @@ def test_ctrl_c_between_portions_says_what_is_left(exported: Path, digit_files: 
         *place,
         *FEW,
         "--label",
-        "7",
-        *map(str, digit_files * 50),
+        "ring",
+        *map(str, picture_files * 50),
     ]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     said = [running.stdout.readline() for _ in range(3)]
@@ -124,12 +128,12 @@ def test_ctrl_c_between_portions_says_what_is_left(exported: Path, digit_files: 
 
 
 def test_what_cannot_be_read_is_said_and_the_others_are_learned(
-    run: Callable, digit_files: list[Path], tmp_path: Path
+    run: Callable, picture_files: list[Path], tmp_path: Path
 ) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    done = run("learn", *FEW, "--label", "7", tmp_path / "broken.png", digit_files[0], tmp_path / "none.png")
+    done = run("learn", *FEW, "--label", "ring", tmp_path / "broken.png", picture_files[0], tmp_path / "none.png")
     assert done.exit_code == 4
-    assert done.stdout.startswith("stored 1 example, id 201\nversion 1 adopted")
+    assert done.stdout.startswith("stored 1 example, id 49\nversion 1 adopted")
     assert done.stderr.count("error: ") == done.stderr.count("\n") == 2
 
 
@@ -138,9 +142,9 @@ def test_what_cannot_be_read_is_said_and_the_others_are_learned(
     [
         (["none.png"], "no such file"),
         ([__file__], "--label"),
-        (["--label", "7"], "of which pictures"),
-        (["--replay-bytes", "4X", "a.png", "--label", "7"], "no number of bytes"),
-        (["--backend", "abacus", "a.png", "--label", "7"], "unknown backend"),
+        (["--label", "ring"], "of which pictures"),
+        (["--replay-bytes", "4X", "a.png", "--label", "ring"], "no number of bytes"),
+        (["--backend", "abacus", "a.png", "--label", "ring"], "unknown backend"),
         (["--steps", "0"], "--steps"),
         (["--lr", "0"], "--lr"),
     ],
@@ -152,17 +156,17 @@ def test_what_is_asked_wrongly(arguments: list[str], words: str, run: Callable, 
     assert not (tmp_path / "model.state").exists()
 
 
-def test_more_classes_than_patterns(run: Callable, digit_files: list[Path]) -> None:
+def test_more_classes_than_patterns(run: Callable, picture_files: list[Path]) -> None:
     for name in ("one more", "two more"):
-        assert run("learn", *FEW, "--label", name, digit_files[0]).exit_code == 0
-    done = run("learn", *FEW, "--label", "three more", digit_files[0])
+        assert run("learn", *FEW, "--label", name, picture_files[0]).exit_code == 0
+    done = run("learn", *FEW, "--label", "three more", picture_files[0])
     assert isinstance(done.exception, UsageError)
-    assert "12 label patterns" in str(done.exception)
+    assert "8 label patterns" in str(done.exception)
 
 
-def test_a_refused_update_has_an_exit_code_of_its_own(run: Callable, digit_files: list[Path]) -> None:
-    hurts = ("learn", "--steps", "30", "--lr", "10", "--tolerance", "0.01", "--label", "3")
-    done = run(*hurts, *digit_files[:4])
+def test_a_refused_update_has_an_exit_code_of_its_own(run: Callable, picture_files: list[Path]) -> None:
+    hurts = ("learn", "--steps", "30", "--lr", "10", "--tolerance", "0.01", "--label", "bar")
+    done = run(*hurts, *picture_files[:4])
     assert isinstance(done.exception, UpdateRefused), done.output
     assert UpdateRefused.exit_code == 10
     assert "version 1 refused" in done.stdout
@@ -176,10 +180,10 @@ def test_a_refused_update_has_an_exit_code_of_its_own(run: Callable, digit_files
 
 
 def test_an_update_that_blows_up_is_refused_however_much_is_tolerated(
-    run: Callable, digit_files: list[Path]
+    run: Callable, picture_files: list[Path]
 ) -> None:
-    blows_up = ("learn", "--steps", "20", "--lr", "1e30", "--tolerance", "1", "--json", "--label", "3")
-    done = run(*blows_up, digit_files[0])
+    blows_up = ("learn", "--steps", "20", "--lr", "1e30", "--tolerance", "1", "--json", "--label", "bar")
+    done = run(*blows_up, picture_files[0])
     assert isinstance(done.exception, UpdateRefused), done.output
     stored, refused = map(json.loads, done.stdout.splitlines())
     assert (stored["event"], refused["event"]) == ("stored", "refused")
@@ -187,18 +191,18 @@ def test_an_update_that_blows_up_is_refused_however_much_is_tolerated(
     assert run("learn", *FEW).output == ""
 
 
-def test_history_rollback_and_diff(run: Callable, digit_files: list[Path]) -> None:
+def test_history_rollback_and_diff(run: Callable, picture_files: list[Path]) -> None:
     empty = run("history")
     assert empty.stdout.splitlines()[1].split() == ["0", "bundle", "kept", "current"]
-    for file in digit_files[:3]:
-        run("learn", *FEW, "--label", "7", file)
+    for file in picture_files[:3]:
+        run("learn", *FEW, "--label", "ring", file)
     shown = run("history").stdout.splitlines()
     assert [line.split()[0] for line in shown[1:]] == ["0", "1", "2", "3"]
     assert [line.endswith("current") for line in shown[1:]] == [False, False, False, True]
     (change,) = lines(run("diff", "--json"))
     assert (change["first"], change["second"]) == (2, 3)
     assert "head.weight" in change["tensors"]
-    assert 0 <= change["decisions"]["differ"] < change["decisions"]["of"] == 500
+    assert 0 <= change["decisions"]["differ"] < change["decisions"]["of"] == EXEMPLARS
     (none,) = lines(run("diff", "--json", "3", "3"))
     assert (none["tensors"], none["decisions"]["differ"]) == ({}, 0)
     assert "decisions on exemplars differ" in run("diff", "0").stdout
@@ -211,30 +215,32 @@ def test_history_rollback_and_diff(run: Callable, digit_files: list[Path]) -> No
 
 
 def test_a_state_goes_to_another_device(
-    run: Callable, exported: Path, digit_files: list[Path], tmp_path: Path
+    run: Callable, exported: Path, picture_files: list[Path], tmp_path: Path
 ) -> None:
-    run("learn", *FEW, "--label", "fresh", digit_files[0])
+    run("learn", *FEW, "--label", "fresh", picture_files[0])
     file, other = tmp_path / "learned.state", tmp_path / "other.state"
     assert "version 1; updates: 1, examples: 1" in run("export-state", file).stdout
     weights, state = read_state(file, Bundle(exported).manifest)
-    assert state.classes[10:] == ("fresh",)
+    assert state.classes[6:] == ("fresh",)
     assert "head.weight" in weights.tensors
     assert isinstance(run("export-state", file).exception, UsageError)
     assert run("export-state", "--force", file).exit_code == 0
     assert run("apply-state", file, place=other).stdout.startswith("version 1 is current: held-back images ")
-    answers = [run("classify", "--json", digit_files[1], place=p).stdout for p in (other, tmp_path / "model.state")]
+    answers = [
+        run("classify", "--json", picture_files[1], place=p).stdout for p in (other, tmp_path / "model.state")
+    ]
     assert json.loads(answers[0])["scores"] == json.loads(answers[1])["scores"]
     (row,) = lines(run("history", "--json", place=other))
     assert (row["kind"], row["updates"], row["learned"]) == ("applied", 1, 1)
-    assert run("learn", *FEW, "--label", "7", digit_files[1], place=other).exit_code == 0
+    assert run("learn", *FEW, "--label", "ring", picture_files[1], place=other).exit_code == 0
     nothing = tmp_path / "nothing.state"
     assert run("export-state", nothing, place=tmp_path / "none").exit_code == 0
     assert read_state(nothing, Bundle(exported).manifest)[0].tensors == {}
 
 
-def test_a_state_that_harms_is_refused(run: Callable, digit_files: list[Path], tmp_path: Path) -> None:
+def test_a_state_that_harms_is_refused(run: Callable, picture_files: list[Path], tmp_path: Path) -> None:
     file, other = tmp_path / "learned.state", tmp_path / "other.state"
-    run("learn", "--steps", "30", "--lr", "10", "--tolerance", "1", "--label", "3", digit_files[0])
+    run("learn", "--steps", "30", "--lr", "10", "--tolerance", "1", "--label", "bar", picture_files[0])
     run("export-state", file)
     done = run("apply-state", file, place=other)
     assert isinstance(done.exception, UpdateRefused)
@@ -249,15 +255,15 @@ def test_a_state_that_harms_is_refused(run: Callable, digit_files: list[Path], t
     assert forced[0]["after"] < forced[0]["before"] - TOLERANCE
 
 
-def test_reset_asks(run: Callable, digit_files: list[Path], tmp_path: Path) -> None:
+def test_reset_asks(run: Callable, picture_files: list[Path], tmp_path: Path) -> None:
     assert "nothing was learned" in run("reset").stdout
-    run("learn", *FEW, "--label", "7", digit_files[0])
+    run("learn", *FEW, "--label", "ring", picture_files[0])
     assert run("reset", input="n\n").exit_code == 1
     assert (tmp_path / "model.state").exists()
     assert run("reset", input="y\n").exit_code == 0
     assert not (tmp_path / "model.state").exists()
     assert isinstance(run("rollback").exception, StateError)
-    run("learn", *FEW, "--label", "7", digit_files[0])
+    run("learn", *FEW, "--label", "ring", picture_files[0])
     (tmp_path / "model.state" / "learning.db").write_bytes(b"anything" * 1000)
     assert isinstance(run("history").exception, StateError)
     assert isinstance(run("learn").exception, StateError)
@@ -265,8 +271,8 @@ def test_reset_asks(run: Callable, digit_files: list[Path], tmp_path: Path) -> N
     assert run("history").exit_code == 0
 
 
-def test_state_and_model_from_the_environment(bundle: Path, digit_files: list[Path], tmp_path: Path) -> None:
-    learn = ["learn", *FEW, "--label", "7", str(digit_files[0])]
+def test_state_and_model_from_the_environment(bundle: Path, picture_files: list[Path], tmp_path: Path) -> None:
+    learn = ["learn", *FEW, "--label", "ring", str(picture_files[0])]
     environment = {"FF_MODEL": str(bundle), "FF_STATE": str(tmp_path / "elsewhere")}
     assert CliRunner().invoke(cli, learn, env=environment).exit_code == 0
     assert (tmp_path / "elsewhere" / "learning.db").exists()
@@ -274,14 +280,12 @@ def test_state_and_model_from_the_environment(bundle: Path, digit_files: list[Pa
     assert (tmp_path / "model.state" / "learning.db").exists()
 
 
-def test_ctrl_c_keeps_what_is_stored(exported: Path, digit_files: list[Path], tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_is_stored(exported: Path, picture_files: list[Path], tmp_path: Path) -> None:
     place = ["--model", str(exported), "--state", str(tmp_path / "model.state")]
-    command = [sys.executable, "-m", "ffruntime", "learn", *place, "--steps", "100000", "--label", "7"]
+    command = [sys.executable, "-m", "ffruntime", "learn", *place, "--steps", "100000", "--label", "ring"]
     pipe = subprocess.PIPE
-    running = subprocess.Popen([*command, *map(str, digit_files)], stdout=pipe, stderr=pipe, text=True)
-    assert (
-        running.stdout.readline() == "stored 20 examples, ids 201–220\n"
-    )  # at once, however long the update takes
+    running = subprocess.Popen([*command, *map(str, picture_files)], stdout=pipe, stderr=pipe, text=True)
+    assert running.stdout.readline() == "stored 20 examples, ids 49–68\n"  # at once, however long the update takes
     time.sleep(0.5)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
@@ -290,11 +294,11 @@ def test_ctrl_c_keeps_what_is_stored(exported: Path, digit_files: list[Path], tm
     assert "Traceback" not in said
 
 
-def test_a_bar_where_somebody_watches(exported: Path, digit_files: list[Path], tmp_path: Path) -> None:
+def test_a_bar_where_somebody_watches(exported: Path, picture_files: list[Path], tmp_path: Path) -> None:
     """On a terminal; results alone are on stdout."""
     ours, theirs = os.openpty()
     place = ["--model", str(exported), "--state", str(tmp_path / "model.state")]
-    command = [sys.executable, "-m", "ffruntime", "learn", *place, *FEW, "--label", "7", str(digit_files[0])]
+    command = [sys.executable, "-m", "ffruntime", "learn", *place, *FEW, "--label", "ring", str(picture_files[0])]
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, text=True)
     os.close(theirs)
     shown = os.read(ours, 100_000).decode()

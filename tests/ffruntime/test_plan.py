@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import pytest
+from commands import in_process_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +25,7 @@ from ffruntime.core.architecture import (
     Unit,
     validate,
 )
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.devices import Profile, load_profile, profile_names
 from ffruntime.core.errors import BackendError
 from ffruntime.core.layers import tensor_shapes
@@ -45,7 +46,6 @@ from ffruntime.core.plan import (
     plan,
     require_fit,
 )
-from ffruntime.core.transition import read_manifest
 
 
 def network(width: int, size: int = 16, placement: str = "channel", trained: bool = True) -> Network:
@@ -133,15 +133,14 @@ def small(profile: Profile, usable: int, flash: int = 4096) -> Profile:
 
 
 def bundle_of(
-    exported: Path, width: int, size: int = 16, loss: object = None, files: int | None = None
+    exported: Path, width: int, size: int = 16, learns: bool = True, files: int | None = None
 ) -> Manifest:
-    """A manifest of such a network: the recipe's `loss`, or that of `exported`, and so many bytes of files."""
-    manifest = read_manifest(exported)
-    recipe = {**manifest.training.recipe, **({"loss": loss} if loss else {})}
-    training = msgspec.structs.replace(manifest.training, recipe=recipe)
+    """A manifest of such a network, which learns as `exported` does or not, and so many bytes of files."""
+    manifest = Bundle(exported).manifest
+    learning = manifest.learning if learns else None
     entries = {name: msgspec.structs.replace(entry, size=files or 0) for name, entry in manifest.files.items()}
     return msgspec.structs.replace(
-        manifest, network=network(width, size), training=training, files=dict([*entries.items()][:1])
+        manifest, network=network(width, size), learning=learning, files=dict([*entries.items()][:1])
     )
 
 
@@ -203,9 +202,8 @@ def test_flash_is_a_budget_too(exported: Path) -> None:
     assert lowered.bundle == found.bundle + weights_bytes(manifest.network, "fp16")
 
 
-@pytest.mark.parametrize("loss", [{"kind": "cross_entropy"}, {"kind": "a loss of tomorrow"}])
-def test_what_cannot_learn_is_planned_without_an_update(loss: object, exported: Path) -> None:
-    found = plan(bundle_of(exported, 32, loss=loss), 10, "fp32", UNLIMITED)
+def test_what_cannot_learn_is_planned_without_an_update(exported: Path) -> None:
+    found = plan(bundle_of(exported, 32, learns=False), 10, "fp32", UNLIMITED)
     assert [row.use for row in found.needs] == [*MODES]
     assert (found.flash.versions, found.flash.examples) == (0, 0)
     require_fit(found)
@@ -234,9 +232,7 @@ def test_chosen_calls_keep_to_the_budget(width: int, extra: int, use: Use) -> No
     assert calls.micro_batch <= roomy.micro_batch == (8 if use == "update" else 1)
 
 
-def ffruntime_plan(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "ffruntime", "plan", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+ffruntime_plan = partial(in_process_text, "ffruntime", "plan")
 
 
 def test_the_command_says_what_every_use_needs(exported: Path) -> None:
@@ -259,18 +255,3 @@ def test_the_command_refuses_with_numbers(exported: Path) -> None:
     assert "does not fit: " in done.stderr
     assert " needs " in done.stderr
     assert ffruntime_plan("--model", exported, "--device", "toaster").returncode == 2
-
-
-PEAK = Path(__file__).parents[2] / "benchmarks" / "peak.py"
-
-
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell a process's peak")
-@pytest.mark.parametrize(
-    "use", ["goodness 1 1", "goodness 64 10", "classifier 64 1", "shortlist 64 4", "update 16 10 8"]
-)
-def test_planned_is_what_a_fresh_process_needs(exported: Path, use: str) -> None:
-    """Within 15 %."""
-    command = [sys.executable, str(PEAK), str(exported), *use.split()]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    planned, measured = map(int, run.stdout.split())
-    assert planned == pytest.approx(measured, rel=0.15)

@@ -14,10 +14,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import SPLIT, Split, data_directory
 from ffruntime.core.errors import DataError, UsageError
 from ffruntime.core.manifest import Digit, Garment, Manifest, Photo
-from ffruntime.core.transition import read_manifest
 from fftrain.dataset import Dataset, load_dataset, load_for_manifest, load_set, read_jpeg_copy, read_set
 from fftrain.epoch import shift_images
 from fftrain.sets import SETS, choose_classes
@@ -228,13 +228,13 @@ def test_a_class_that_does_not_exist() -> None:
 
 def trained_on(exported: Path, **changes: object) -> Manifest:
     """The manifest of a bundle trained on MNIST, its data changed."""
-    manifest = read_manifest(exported)
+    manifest = Bundle(exported).manifest
     source = msgspec.structs.replace(manifest.training.data, **changes)
     return msgspec.structs.replace(manifest, training=msgspec.structs.replace(manifest.training, data=source))
 
 
 def test_the_data_of_a_bundle_are_loaded_again(exported: Path, dataset: Dataset) -> None:
-    again = load_for_manifest(read_manifest(exported))
+    again = load_for_manifest(Bundle(exported).manifest)
     assert again.source == dataset.source
     assert torch.equal(again.validation.pixels, dataset.validation.pixels)
     assert torch.equal(again.test.labels, dataset.test.labels)

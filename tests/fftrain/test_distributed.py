@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ffruntime.core.transition import read_manifest
+from ffruntime.core.bundle import Bundle
+
+pytestmark = pytest.mark.slow
 
 SUPPORT = Path(__file__).parent.parent / "support"
 TINY = Path(__file__).parent.parent / "tiny.toml"
@@ -44,7 +46,7 @@ def test_torchrun_trains_and_writes_one_bundle(tmp_path: Path) -> None:
     options = ["--offline", "--recipe", TINY, "--epochs", "1", "--threads", "1", "--out", out]
     result = torchrun(2, "-m", "fftrain", "mnist", *options)
     assert result.returncode == 0, result.stderr
-    manifest = read_manifest(out)
+    manifest = Bundle(out).manifest
     assert manifest.accuracy["validation"]["classifier"] > 0.5
     assert result.stdout.count("next: ffexport") == 1  # one of the processes speaks
     assert not out.with_name("model.ff.checkpoint").exists()

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from msgspec import structs
 
+from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import UsageError
-from ffruntime.core.transition import read_manifest, write
 from fftrain.commands.evaluate import evaluate
 from fftrain.evaluation import (
     MODES,
@@ -147,7 +147,7 @@ def test_the_test_images_are_left_alone_unless_asked_for(exported: Path, few: Si
 
 @pytest.mark.usefixtures("few")
 def test_only_modes_that_were_trained_are_evaluated(bundle: Path) -> None:
-    write(bundle, structs.replace(read_manifest(bundle), modes=("classifier",)), {})
+    write_bundle(bundle, structs.replace(Bundle(bundle).manifest, modes=("classifier",)), {})
     assert list(json.loads(run_evaluate(bundle, "--json"))["modes"]) == ["classifier"]
     with pytest.raises(UsageError, match="goodness"):
         run_evaluate(bundle, "--mode", "goodness")

@@ -14,13 +14,14 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from commands import in_process_text
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.errors import DataError
 from ffruntime.core.manifest import Photo
-from ffruntime.core.transition import read_manifest
 from ffruntime.picture import prepare, read_picture
 from fftrain.dataset import load_folder, load_for_manifest
 from fftrain.folder import SHARE, Tree, arrange, split
@@ -282,6 +283,7 @@ def run(program: str, *arguments: object, cwd: Path) -> subprocess.CompletedProc
 QUICK = ("--recipe", ROOT / "tests" / "tiny.toml", "--device", "cpu", "--threads", 1)
 
 
+@pytest.mark.slow
 def test_a_folder_is_trained_exported_and_classified(tmp_path: Path) -> None:
     """Three colours, in 36 × 36 pixels, by names with spaces and letters of all kinds."""
     for name, colour in (("deep red", RED), ("grün", GREEN), ("青", BLUE)):
@@ -304,7 +306,7 @@ def test_a_folder_is_trained_exported_and_classified(tmp_path: Path) -> None:
     assert answer["label"] == "deep red"
     assert set(answer["scores"]) == {"deep red", "grün", "青"}
 
-    manifest = read_manifest(tmp_path / "model.ff")
+    manifest = Bundle(tmp_path / "model.ff").manifest
     again = load_for_manifest(manifest)
     assert msgspec.structs.replace(again.source, source="") == msgspec.structs.replace(
         manifest.training.data, source=""
@@ -318,11 +320,12 @@ def test_a_folder_is_trained_exported_and_classified(tmp_path: Path) -> None:
         load_for_manifest(manifest, str(tmp_path / "moved"))
 
 
+@pytest.mark.slow
 def test_cifar_is_trained_exported_and_classified(small_cifar: Path, tmp_path: Path) -> None:
     """Real pictures of CIFAR-10's JPEG copy: a folder in a .zip, with a part of its own to test with."""
     done = run("fftrain", "folder", small_cifar, *QUICK, "--classes", "frog,ship", "--json", cwd=tmp_path)
     assert json.loads(done.stdout)["accuracy"]["test"]["goodness"] >= 0.5
-    manifest = read_manifest(tmp_path / "model.ff")
+    manifest = Bundle(tmp_path / "model.ff").manifest
     assert manifest.network.image.shape == (3, 32, 32)
     data = manifest.training.data
     assert (data.train, data.validation, data.test) == (54, 6, 10)
@@ -349,8 +352,7 @@ def test_cifar_is_trained_exported_and_classified(small_cifar: Path, tmp_path: P
     ],
 )
 def test_wrong_words(arguments: tuple[str, ...], code: int, words: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "fftrain", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    done = in_process_text("fftrain", *arguments, cwd=tmp_path)
     assert done.returncode == code, done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
     assert words in done.stderr

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import convert, to_builtins
 
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.errors import UsageError
-from ffruntime.core.transition import read_manifest
 from fftrain.cli import cli
 from fftrain.override import Override, parse_override, parse_value, set_fields
 from fftrain.recipe import Recipe, load_recipe
@@ -178,7 +178,7 @@ def test_a_run_is_of_the_recipe_as_set(tmp_path: Path) -> None:
         cli, [*command, "--epochs", "0", "--set", "schedule.lr=0.5", "--set", "augment.shift=1"]
     )
     assert done.exit_code == 0, done.output
-    training = read_manifest(out).training
+    training = Bundle(out).manifest.training
     assert (training.recipe["schedule"]["lr"], training.recipe["augment"]["shift"]) == (0.5, 1)
     wrong = CliRunner().invoke(cli, [*command, "--set", "schedule.rl=1", "--force"])
     assert isinstance(wrong.exception, UsageError)

@@ -16,12 +16,12 @@ from msgspec import structs, to_builtins
 from torch.utils.flop_counter import FlopCounterMode
 
 from ffruntime.core.architecture import Conv, Image, Input, Label, Linear, Local, Network, Op, Relu, Steps, Unit
+from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.cost import unit_macs
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import BundleError
 from ffruntime.core.layers import tensor_shapes
 from ffruntime.core.manifest import Manifest
-from ffruntime.core.transition import read_manifest, read_weights, write
 from fftrain import network as net
 from fftrain.commands.show import report
 from fftrain.commands.train import _report
@@ -114,7 +114,7 @@ def test_the_page_shows_the_whole_run(reported: Path) -> None:
         for measured in modes.values():
             assert f"{100 * measured.accuracy:.2f} %" in read.text
             assert np.trace(measured.confusion) / np.sum(measured.confusion) == pytest.approx(measured.accuracy)
-    assert json.dumps(read_manifest(reported).training.recipe, indent=2) in read.text
+    assert json.dumps(Bundle(reported).manifest.training.recipe, indent=2) in read.text
     assert figures.weights in read.text
 
 
@@ -160,7 +160,7 @@ def test_a_report_that_fails_is_one_line_and_the_bundle_stays(
     said = capsys.readouterr().err
     assert said.startswith("warning: no report: ")
     assert said.count("\n") == 1
-    read_weights(bundle, read_manifest(bundle))
+    Bundle(bundle).weights()
 
 
 def without_training(manifest: Manifest) -> Manifest:
@@ -170,7 +170,7 @@ def without_training(manifest: Manifest) -> Manifest:
 
 
 def test_an_untrained_bundle_has_a_report(bundle: Path, few: tuple[Dataset, dict[str, Scores]]) -> None:
-    write(bundle, without_training(read_manifest(bundle)), {})
+    write_bundle(bundle, without_training(Bundle(bundle).manifest), {})
     page = Page(write_report(bundle, few[0], {}).read_text())
     assert "untrained" in page.text
     assert "svg" not in page.tags
@@ -181,12 +181,12 @@ def test_one_mode_and_missing_values_and_the_offline_sample(
     bundle: Path, few: tuple[Dataset, dict[str, Scores]]
 ) -> None:
     """A backpropagation baseline: no goodness, no loss of a unit; and an epoch that diverged."""
-    manifest = read_manifest(bundle)
+    manifest = Bundle(bundle).manifest
     row = {"epoch": 1, "loss": [None] * 3, "discrimination_accuracy": [None] * 3, "classifier_loss": None}
     rows = tuple({**row, "validation": {"classifier": share}} for share in (0.5, 0.7))
     source = structs.replace(manifest.training.data, offline_sample=True)
     training = structs.replace(manifest.training, history=rows, data=source)
-    write(bundle, structs.replace(manifest, modes=("classifier",), training=training), {})
+    write_bundle(bundle, structs.replace(manifest, modes=("classifier",), training=training), {})
     dataset = structs.replace(few[0], source=source)
     scores = {split: {"classifier": modes["classifier"]} for split, modes in few[1].items()}
     page = Page(write_report(bundle, dataset, scores).read_text())
@@ -205,7 +205,7 @@ def test_colours_and_a_hundred_classes(
     shapes = tensor_shapes(network)
     weights = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
     classes = tuple(f"class & <{n}>" for n in range(100))
-    manifest = without_training(structs.replace(read_manifest(exported), network=network, classes=classes))
+    manifest = without_training(structs.replace(Bundle(exported).manifest, network=network, classes=classes))
     labels = torch.arange(300) % 100
     split = Examples(torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8), labels)
     dataset = structs.replace(few[0], validation=split, test=split, classes=classes)
@@ -232,7 +232,7 @@ def test_a_label_at_the_top_is_no_picture(
     random = np.random.default_rng(0)
     weights = {n: random.normal(size=s).astype(np.float32) for n, s in tensor_shapes(network).items()}
     assert [channel for channel, _ in filters(network, weights)] == ["image"]
-    manifest = without_training(structs.replace(read_manifest(exported), network=network))
+    manifest = without_training(structs.replace(Bundle(exported).manifest, network=network))
     page = Page(render("top.ff", manifest, weights, collect(manifest, few[0], {})))
     assert page.tags["img"] == 1
     assert "10 numbers) stands above its topmost unit" in page.text

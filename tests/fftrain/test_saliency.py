@@ -29,10 +29,10 @@ from ffruntime.core.architecture import (
     Unit,
     validate,
 )
+from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.errors import FFError, UsageError
 from ffruntime.core.layers import tensor_shapes
 from ffruntime.core.manifest import WEIGHTS
-from ffruntime.core.transition import read_manifest, write
 from ffruntime.model import Model
 from ffruntime.saliency import occlude
 from fftrain import network as net
@@ -169,7 +169,7 @@ def test_explain_accuracy(exported: Path, tmp_path: Path) -> None:
     done = run_explain(exported, *words, "--out", out, "--json")
     result = json.loads(done.stdout)
     assert (result["images"], result["window"], result["mode"]) == (30, 7, "classifier")
-    dataset = load_for_manifest(read_manifest(exported))
+    dataset = load_for_manifest(Bundle(exported).manifest)
     images, labels = (x[:30].numpy() for x in (dataset.validation.pixels, dataset.validation.labels))
     model = Model(exported, state=False)
     found = occlude(lambda x: model.scores(x, "classifier"), images, labels, 10, 7)
@@ -185,12 +185,12 @@ def test_explain_needs_an_image_or_many(exported: Path, digit_files: list[Path])
 
 
 def test_explain_refuses_what_has_no_map_at_all(bundle: Path, digit_files: list[Path]) -> None:
-    manifest = read_manifest(bundle)
-    write(bundle, structs.replace(manifest, modes=("goodness",)), {})
+    manifest = Bundle(bundle).manifest
+    write_bundle(bundle, structs.replace(manifest, modes=("goodness",)), {})
     with pytest.raises(UsageError, match="without a linear classifier"):
         run_explain(bundle, digit_files[0])
     flat = structs.replace(manifest.network, units=(Unit((Linear(5), Relu())),))
     zeros = {name: torch.zeros(shape) for name, shape in tensor_shapes(flat).items()}
-    write(bundle, structs.replace(manifest, network=flat), {WEIGHTS: save(zeros)})
+    write_bundle(bundle, structs.replace(manifest, network=flat), {WEIGHTS: save(zeros)})
     with pytest.raises(UsageError, match="unit1: no scored unit has pixels"):
         run_explain(bundle, digit_files[0])

@@ -228,6 +228,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return folder, said
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_grid_and_no_point_is_done_twice(swept: tuple[Path, list[str]]) -> None:
     folder, said = swept
     begun = [re.findall(r"trial (\d) of 4: (.*)", text) for text in said]
@@ -238,6 +239,7 @@ def test_two_processes_share_a_grid_and_no_point_is_done_twice(swept: tuple[Path
     assert [path.name for path in (folder / "sweeps" / "grid").iterdir() if path.suffix != ".lock"] == []
 
 
+@pytest.mark.slow
 def test_show_prints_and_draws_the_table(swept: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(swept[0])
     text = sweep("show", "--study", "grid").stdout
@@ -264,6 +266,7 @@ def test_show_prints_and_draws_the_table(swept: tuple[Path, list[str]], monkeypa
     assert "<svg" in page
 
 
+@pytest.mark.slow  # most of them ask the sweep above
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -301,6 +304,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_sweep_that_is_interrupted_and_then_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Ctrl-C in the first trial, kill -9 in the second; what is run then goes on from both checkpoints."""
@@ -334,6 +338,7 @@ def test_a_sweep_that_is_interrupted_and_then_killed_ends_as_if_it_had_not_been(
         assert result.accuracy == {mode: (share,) for mode, share in measured.items()}
 
 
+@pytest.mark.slow
 def test_a_search_keeps_to_its_ranges_and_can_be_made_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -358,6 +363,7 @@ def test_a_search_keeps_to_its_ranges_and_can_be_made_longer(
     assert sweep("show", "--storage", "trials.log", "--out", "a.png").exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_does_not_end_the_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     common = (*SMALL, "--epochs", "1", "--train-images", "128", "--seeds", "2")
@@ -373,6 +379,7 @@ def test_a_trial_that_fails_does_not_end_the_sweep(tmp_path: Path, monkeypatch: 
     assert not list(tmp_path.rglob("*.checkpoint"))
 
 
+@pytest.mark.slow
 def test_recipes_can_be_swept_and_the_test_images_are_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

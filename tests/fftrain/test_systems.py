@@ -14,16 +14,18 @@ from narrow import narrow
 
 from ffexport.export import export_onnx
 from ffruntime import Model, golden
+from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import BundleError
 from ffruntime.core.layers import head_parameters
-from ffruntime.core.transition import read_weights
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.step import Settings
 from fftrain.dataset import Dataset
 from fftrain.pack import pack_run
 from fftrain.recipe import Recipe
 from fftrain.run import Interrupted, Run, start, train
+
+pytestmark = pytest.mark.slow
 
 SYSTEMS = [
     "hinton-mlp",
@@ -101,7 +103,7 @@ def learns(model: Model, data: Dataset, state: Path) -> None:
         before, after = (np.mean(one.scores(images, mode).argmax(1) == right) for one in (model, learner.model))
         assert after > before + 0.1
         learned = learner.model.weights.tensors
-    shipped = read_weights(model.path, model.manifest)
+    shipped = Bundle(model.path).weights()
     assert {n for n in learned if np.any(learned[n] != shipped[n])} == {
         *(n for n in shipped if n.startswith("unit") and n.endswith((".weight", ".bias"))),
         *(tensor.name for tensor in head_parameters(model.manifest.network)),

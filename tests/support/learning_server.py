@@ -22,7 +22,7 @@ from ffruntime.learning.step import Settings
 from ffruntime.model import Model
 from ffruntime.session import Session
 
-REPLAY = 220  # images; 200 are the bundle's, so that evictions begin soon
+MORE = 20  # images beyond the bundle's own, so that evictions begin soon
 
 
 def learn_for_ever(model: Model, state: Path, acknowledged: Path, seed: int) -> None:
@@ -31,12 +31,12 @@ def learn_for_ever(model: Model, state: Path, acknowledged: Path, seed: int) -> 
     examples = model.bundle.exemplars(CALIBRATION)
     images, labels = examples.pixels, examples.labels
     settings = Settings(steps=1, head_steps=1, batch=4)
-    learner = Learner(model, state, settings, replay_bytes=REPLAY * images[0].size)
+    learner = Learner(model, state, settings, replay_bytes=(len(images) + MORE) * images[0].size)
     learner._held_back = learner._held_back.take(slice(4))  # or judging takes all the time
     with acknowledged.open("a") as said:
         while True:
             chosen = rng.integers(len(images), size=rng.integers(1, 9))
-            names = [str(labels[index]) if rng.random() < 0.9 else "new" for index in chosen]
+            names = [model.manifest.classes[labels[index]] if rng.random() < 0.9 else "new" for index in chosen]
             print(*learner.store.add(images[chosen], names), file=said, flush=True)
             learner.tolerance = 1.0 if rng.random() < 0.8 else -2.0
             try:

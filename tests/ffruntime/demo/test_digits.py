@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from mnist_writer import idx, write_mnist
 
 from ffruntime.core.data import SPLIT, Examples
@@ -34,14 +33,6 @@ def numbered(directory: Path) -> Path:
 
 def numbers(digits: Examples) -> list[int]:
     return (256 * digits.pixels[:, 0, 0, 0].astype(int) + digits.pixels[:, 0, 0, 1]).tolist()
-
-
-def test_the_split_is_the_trainers(tmp_path: Path) -> None:
-    order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(SPLIT.seed)).tolist()
-    training, validation = load(numbered(tmp_path), "validation")
-    assert numbers(training) == order[:-VALIDATION]
-    assert numbers(validation) == order[-VALIDATION:]
-    assert (training.labels == np.array(order[:-VALIDATION]) % 10).all()
 
 
 def test_what_is_measured_on_is_the_test_images(tmp_path: Path) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ffruntime.learning import draws as module
 from ffruntime.learning.draws import hybrids, masks
-from fftrain.epoch import masks as training_masks
 
 
 @given(
@@ -49,13 +47,3 @@ def test_partners_are_drawn_evenly() -> None:
 def test_what_looks_alike_stays_as_it_is() -> None:
     image = np.random.default_rng(0).random((1, 1, 8, 8)).astype(np.float32).repeat(3, 0)
     np.testing.assert_array_equal(hybrids(image, 2, 3, np.random.default_rng(0)), np.stack([image] * 2))
-
-
-def test_masks_are_those_of_training() -> None:
-    """As likely one at every pixel, and neighbours alike as often."""
-    for blur in (3, 10):
-        here = masks(4000, 28, 28, blur, np.random.default_rng(0))
-        there = training_masks(4000, 28, 28, blur, torch.Generator().manual_seed(0)).numpy()
-        assert np.abs(here.mean(0) - 0.5).max() < 0.05
-        alike = [float((mask[:, :, 1:] == mask[:, :, :-1]).mean()) for mask in (here, there)]
-        assert abs(alike[0] - alike[1]) < 0.005

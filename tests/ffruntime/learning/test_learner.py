@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from msgspec import structs
+from shapes import BYTES, FIRST, SEEDS, SHAPE, drawn
 
-from ffruntime.core.bundle import CALIBRATION, HELD_BACK, REPLAY
+from ffruntime.core.bundle import HELD_BACK, REPLAY
 from ffruntime.core.errors import StateError
 from ffruntime.core.manifest import Manifest
 from ffruntime.core.state import State, Weights, read_state, write_state
@@ -26,6 +27,7 @@ from ffruntime.session import Session
 
 FAST = Settings(steps=2, head_steps=2, batch=8)
 REFUSES = -2.0  # tolerance
+NONE = np.empty((0, *SHAPE), np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -50,23 +52,22 @@ def sizes(learner: Learner) -> dict[str, int]:
     }
 
 
-def learn(learner: Learner, count: int, label: str = "3") -> list[Outcome]:
-    images = learner.model.bundle.exemplars(CALIBRATION).pixels
-    return list(learner.updates([(images[:count], [label] * count)]))
+def learn(learner: Learner, count: int, label: str = "dots") -> list[Outcome]:
+    return list(learner.updates([(drawn(count)[0] if count else NONE, [label] * count)]))
 
 
 def test_a_new_class_is_learned_and_the_others_are_not_forgotten(model: Model, place: Path) -> None:
-    """Digits dark on white: never seen, and after twenty of them told from the others, with every default."""
-    images, labels = structs.astuple(model.bundle.exemplars(CALIBRATION))
+    """Dark on white: never seen, and after twenty of them told from the others."""
+    images, labels = drawn(120)
     dark = 255 - images
     stored: list[int] = []
-    with closing(Learner(model, place)) as learner:
+    with closing(Learner(model, place, Settings(lr=3e-3, head_lr=2e-2))) as learner:
         (outcome,) = learner.updates([(dark[:20], ["dark"] * 20)], stored=stored.extend)
-        assert stored == list(range(201, 221)) == list(outcome.examples)
+        assert stored == list(range(FIRST, FIRST + 20)) == list(outcome.examples)
         assert outcome.adopted
         for mode in ("goodness", "classifier"):
             scores = learner.model.scores(dark[20:], mode)
-            assert np.mean(scores.argmax(1) == 10) > 0.95, mode
+            assert np.mean(scores.argmax(1) == 6) > 0.95, mode
             old = model.scores(images, mode).argmax(1) == labels
             now = learner.model.scores(images, mode).argmax(1) == labels
             assert np.mean(now) > np.mean(old) - 0.05, mode
@@ -75,8 +76,8 @@ def test_a_new_class_is_learned_and_the_others_are_not_forgotten(model: Model, p
         mode = model.manifest.modes[0]
         assert outcome.after == np.mean(learner.model.scores(held_back, mode).argmax(1) == right)
     opened = Model(model.path, session=Session(threads=1), state=place)  # what classify sees
-    assert opened.classes[10:] == ("dark",)
-    assert opened.classify(dark[150]).label == "dark"
+    assert opened.classes[6:] == ("dark",)
+    assert opened.classify(dark[50]).label == "dark"
 
 
 def test_one_update_after_another(learner: Learner, place: Path, model: Model) -> None:
@@ -90,8 +91,8 @@ def test_one_update_after_another(learner: Learner, place: Path, model: Model) -
 
 
 def test_every_step_is_announced(learner: Learner) -> None:
-    images, taken = learner.model.bundle.exemplars(CALIBRATION).pixels, []
-    learner.learn(images[:3], ["3"] * 3, stepped=lambda: taken.append(None))
+    taken: list[None] = []
+    learner.learn(drawn(3)[0], ["dots"] * 3, stepped=lambda: taken.append(None))
     assert len(taken) == FAST.steps + FAST.head_steps
 
 
@@ -109,7 +110,7 @@ def test_a_harmful_update_is_refused_and_can_be_tried_again(learner: Learner) ->
     learner.tolerance = REFUSES
     (outcome,) = learn(learner, 5)
     assert (outcome.adopted, outcome.version, learner.version) == (False, 1, 0)
-    assert sizes(learner) == {BUNDLES: 200, PENDING: 0, LEARNED: 0, REFUSED: 5}
+    assert sizes(learner) == {BUNDLES: SEEDS, PENDING: 0, LEARNED: 0, REFUSED: 5}
     assert learn(learner, 0) == []
     learner.tolerance = 1.0
     assert learner.store.retry() == 5
@@ -131,23 +132,23 @@ def test_another_attempt_is_another_one(learner: Learner) -> None:
 
 
 def test_stored_images_keep_to_their_budget(model: Model, place: Path) -> None:
-    with closing(Learner(model, place, FAST, tolerance=1.0, replay_bytes=210 * 784)) as learner:
+    with closing(Learner(model, place, FAST, tolerance=1.0, replay_bytes=60 * BYTES)) as learner:
         learn(learner, 40)
-        assert (sizes(learner)[PENDING], sizes(learner)[REFUSED], sum(sizes(learner).values())) == (0, 0, 210)
+        assert (sizes(learner)[PENDING], sizes(learner)[REFUSED], sum(sizes(learner).values())) == (0, 0, 60)
         kept = {label: len(ids) for label, ids in learner.store.ids(BUNDLES, LEARNED).items()}
-        assert kept == {**dict.fromkeys(range(10), 20), 3: 30}
+        assert kept == {**dict.fromkeys(range(6), 8), 3: 20}
         learner.tolerance = REFUSES
         learn(learner, 20)
         learn(learner, 20)
         assert sizes(learner)[REFUSED] == 20  # those of the last update can be tried again
         learner.tolerance = 1.0
         learn(learner, 1)
-        assert sum(sizes(learner).values()) == 210
+        assert sum(sizes(learner).values()) == 60
         assert sizes(learner)[REFUSED] == 0
-    with closing(Learner(model, place, FAST, tolerance=1.0, replay_bytes=50 * 784)) as learner:
+    with closing(Learner(model, place, FAST, tolerance=1.0, replay_bytes=45 * BYTES)) as learner:
         learn(learner, 1)
         by_class = [len(ids) for ids in learner.store.ids(BUNDLES, LEARNED).values()]
-        assert sum(by_class) == 50
+        assert sum(by_class) == 45
         assert max(by_class) - min(by_class) <= 1
 
 
@@ -173,7 +174,7 @@ def test_what_was_applied_is_learned_on(learner: Learner, model: Model, tmp_path
 def test_a_state_from_elsewhere_is_judged(learner: Learner, model: Model, place: Path, tmp_path: Path) -> None:
     """As an update is, by held-back examples; what is refused is in the history and changes nothing."""
     worse = {
-        "head.bias": np.arange(12, dtype=np.float32) * 9,
+        "head.bias": np.arange(8, dtype=np.float32) * 9,
         "labels.patterns": model.bundle.weights()["labels.patterns"][::-1],
     }
     classes = (*model.manifest.classes, "new")
@@ -250,7 +251,7 @@ def test_an_interrupted_update_leaves_its_examples_pending(
 
     images = learner.model.bundle.exemplars(REPLAY).pixels[:2]
     with pytest.raises(KeyboardInterrupt):
-        learner.learn(images, ["3", "4"], stepped=interrupt)
+        learner.learn(images, ["dots", "ring"], stepped=interrupt)
     assert (sizes(learner)[PENDING], learner.store.history()) == (2, [])
     monkeypatch.setattr(module, "PORTION", 1)
     assert [outcome.version for outcome in learn(learner, 0)] == [1, 2]

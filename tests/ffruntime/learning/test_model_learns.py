@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from msgspec import structs
 
-from ffexport.export import export_onnx
 from ffruntime import Model
-from ffruntime.core.data import data_directory
 from ffruntime.core.errors import StorageError
 from ffruntime.learning.learner import Learner, Outcome
-from fftrain.dataset import Dataset, load_dataset
-from fftrain.pack import pack_run
-from fftrain.recipe import Recipe
-from fftrain.run import start, train
 
 
 @pytest.fixture
@@ -36,35 +29,6 @@ def _exemplars(model: Model, count: int) -> tuple[np.ndarray, list[str]]:
     return examples.pixels[:count], [model.manifest.classes[label] for label in examples.labels[:count]]
 
 
-def test_twenty_images_of_a_digit_never_seen_and_the_others_are_not_forgotten(
-    dataset: Dataset, tiny_recipe: Recipe, tmp_path: Path
-) -> None:
-    """A network that was trained on 1 to 9, and zeros; every default, real images that were not learned from."""
-    known = load_dataset("mnist", data_directory(None), "1-9")
-    few = type(known.train)(known.train.pixels[:3200], known.train.labels[:3200])
-    path = tmp_path / "model.ff"
-    run = start(tiny_recipe, structs.replace(known, train=few), 0, torch.device("cpu"), torch.float32)
-    for _ in train(run, path, resume=False, stop=lambda: False):
-        pass
-    pack_run(path, run, "tiny", "cpu", "fp32", {})
-    export_onnx(path)
-    model, digits = Model(path), dataset.validation
-    zeros = digits.pixels[digits.labels == 0].numpy()
-    others, labels = digits.pixels[digits.labels > 0][:300].numpy(), digits.labels[digits.labels > 0][:300].numpy()
-    before = model.scores(others, "shortlist").argmax(1) == labels - 1
-    with closing(Learner(model)) as learner:
-        (outcome,) = learner.updates([(zeros[:20], ["0"] * 20)])
-    model = learner.model
-    assert outcome.adopted
-    assert model.classes == (*"1234567890",)
-    for opened in (model, Model(path)):
-        answers = opened.classify_batch(zeros[20:100], "shortlist")
-        assert np.mean([answer.label == "0" for answer in answers]) > 0.7
-        after = opened.scores(others, "shortlist").argmax(1) == labels - 1
-        assert before.mean() > 0.8
-        assert after.mean() > before.mean() - 0.1
-
-
 def test_a_model_goes_on_with_what_it_learned_and_so_does_the_next_one(model: Model) -> None:
     images, _ = _exemplars(model, 4)
     before = model
@@ -73,7 +37,7 @@ def test_a_model_goes_on_with_what_it_learned_and_so_does_the_next_one(model: Mo
     shipped = Model(model.path, state=False)
     np.testing.assert_array_equal(before.scores(images), shipped.scores(images))
     assert model.classes == (*shipped.classes, "new") == again.classes
-    assert not np.array_equal(model.scores(images)[:, :10], shipped.scores(images))
+    assert not np.array_equal(model.scores(images)[:, :6], shipped.scores(images))
     assert np.array_equal(model.scores(images), again.scores(images))
     assert (model.path.parent / "model.state" / "learning.db").exists()
 
@@ -83,10 +47,10 @@ def test_without_a_state_directory_nothing_is_written(model: Model) -> None:
     with closing(Learner(model, state=False)) as learner:
         learned = learner.learn(images, ["new"] * 4)
         assert learned.classes == (*model.classes, "new")
-        assert not np.array_equal(learned.scores(images)[:, :10], model.scores(images))
+        assert not np.array_equal(learned.scores(images)[:, :6], model.scores(images))
         assert learner.store.rollback() == 0
         assert learner.refresh().version == 0
-        np.testing.assert_array_equal(learner.model.scores(images)[:, :10], model.scores(images))
+        np.testing.assert_array_equal(learner.model.scores(images)[:, :6], model.scores(images))
     assert [path.name for path in model.path.parent.iterdir()] == ["model.ff"]
 
 
@@ -119,6 +83,7 @@ def test_other_threads_classify_while_one_learns(model: Model) -> None:
                 seen.append(model.scores(images))
             except Exception as error:
                 failures.append(error)
+            time.sleep(0.001)  # or the threads starve the one that learns
 
     known = [model.scores(images)]
 

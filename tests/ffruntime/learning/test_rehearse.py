@@ -29,9 +29,9 @@ def test_rehearsal_makes_a_version_and_takes_no_example(model: Model, tmp_path: 
     images = model.bundle.exemplars(CALIBRATION).pixels
     taken: list[None] = []
     with closing(Learner(model, tmp_path / "model.state", FAST, tolerance=1.0)) as learner:
-        learner.learn(images[:4], ["3"] * 4)
+        learner.learn(images[:4], ["dots"] * 4)
         before, stored = learner.store.current().weights.tensors, learner.store.ids(BUNDLES, LEARNED)
-        pending = learner.store.add(images[4:6], ["3", "3"])
+        pending = learner.store.add(images[4:6], ["dots"] * 2)
         outcome = learner.rehearse(3, lambda: taken.append(None))
         assert outcome
         assert (outcome.version, outcome.adopted, outcome.examples, outcome.evicted) == (2, True, (), 0)

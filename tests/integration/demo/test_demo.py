@@ -15,6 +15,8 @@ from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.errors import BundleError, DataError, FFError, UsageError
 from ffruntime.demo.digits import require_digits
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def demo(data: Path, nine: Path, untrained: Path, tmp_path: Path) -> Callable[..., Result]:
