@@ -3,7 +3,8 @@
 Nothing of the workstation is imported before a fixture needs it: tests of `ffruntime` run where torch is not
 installed.
 
-`FF_TEST_SEED=1 pytest` trains that network from another seed: what the tests ask of it must not depend on that.
+`FF_TEST_SEED=1 pytest` trains that network from another seed, `FF_TEST_PRECISION=bf16` in another precision: what
+the tests ask of it must not depend on that.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ if (
 
 TINY = Path(__file__).parent / "tiny.toml"
 SEED = int(os.environ.get("FF_TEST_SEED", "0"))
+PRECISION = os.environ.get("FF_TEST_PRECISION", "fp32")
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +95,8 @@ def trained_run(tiny_recipe: Recipe, dataset: Dataset, once: Callable) -> Run:
     smaller = structs.replace(dataset, train=few)
 
     def run(folder: Path, resume: bool) -> Run:
-        begun = training.start(tiny_recipe, smaller, SEED, torch.device("cpu"), torch.float32)
+        dtype = torch.bfloat16 if PRECISION == "bf16" else torch.float32
+        begun = training.start(tiny_recipe, smaller, SEED, torch.device("cpu"), dtype)
         for _ in training.train(begun, folder / "model.ff", resume=resume, stop=lambda: False):
             pass
         return begun
