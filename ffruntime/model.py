@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -294,7 +293,6 @@ def learned(bundle: Bundle, state: str | Path | Literal[False] | None = None) ->
     directory = Path(state) if state else bundle.state_directory
     if state is False or not directory.is_dir():
         return None
-    from .learning.store import Store
+    from .learning.directory import current
 
-    with contextlib.closing(Store(directory, bundle.manifest, writing=False)) as store:
-        return store.current()
+    return current(directory, bundle.manifest)

@@ -114,7 +114,7 @@ def classify(
 
 def _newest(model: Model, options: RunOptions) -> Callable[[], Model]:
     """The model with what another process has learned meanwhile."""
-    from ..learning.directory import watching
+    from ..learning.learner import watching
 
     directory = options.state or model.bundle.state_directory
     return watching(model, directory, lambda problem: click.echo(f"warning: {problem}", err=True))

@@ -1,24 +1,18 @@
-"""A state directory from outside: what was learned there, watched, changed by one process at a time, deleted."""
+"""A state directory from outside: what was learned there, changed by one process at a time, deleted."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
-from ..core.errors import FFError, StateError, StorageError
+from ..core.errors import StateError, StorageError
 from ..core.manifest import Manifest
 from .database import DATABASE, Database, ForeignDatabase
 from .store import Store
 from .versions import OURS, VERSIONS, Current
 
-if TYPE_CHECKING:
-    from ..model import Model
-
 LOCK = "learning.lock"
-
-Stamp: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 
 
 def current(directory: Path, manifest: Manifest) -> Current | None:
@@ -30,47 +24,6 @@ def current(directory: Path, manifest: Manifest) -> Current | None:
         return None
     with contextlib.closing(Store(directory, manifest, writing=False)) as store:
         return store.current()
-
-
-def watching(model: Model, directory: Path, warn: Callable[[str], object]) -> Callable[[], Model]:
-    """A function that returns the model with what is learned in the state `directory` by then.
-
-    Where nothing was written there since it was last called, it looks at two files' times and no more. What cannot
-    be used is said to `warn`, and the model stays as it was.
-    """
-    before: Stamp | None = None
-    version, classes = -1, model.classes
-
-    def now() -> Model:
-        nonlocal model, before, version, classes
-        stamp = _stamp(directory)
-        if stamp == before:
-            return model
-        before = stamp
-        try:
-            with contextlib.closing(Store(directory, model.manifest, writing=False)) as store:
-                if (store.current_version(), store.classes()) != (version, classes):
-                    found = store.current()
-                    model = model.with_weights(found.weights)
-                    version, classes = found.version, found.weights.classes
-        except FFError as error:
-            warn(f"{error}; what was learned before counts")
-        return model
-
-    return now
-
-
-def _stamp(directory: Path) -> Stamp:
-    """What changes when something is written to a state: of the database, and of its log unless that is empty."""
-    stamps: list[tuple[int, int, int] | None] = []
-    for file in (directory / DATABASE, directory / f"{DATABASE}-wal"):
-        try:
-            status = file.stat()
-        except OSError:
-            stamps.append(None)
-        else:
-            stamps.append((status.st_ino, status.st_size, status.st_mtime_ns) if status.st_size else None)
-    return tuple(stamps)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -15,10 +15,12 @@ from msgspec import Struct, structs
 from ..backend import in_chunks
 from ..core.bundle import HELD_BACK, REPLAY
 from ..core.data import to_unit_interval
+from ..core.errors import FFError
 from ..core.layers import learned_tensors
 from ..core.learning import Augment, Learning
 from ..core.state import Weights, read_state
 from ..model import Model
+from .database import DATABASE
 from .directory import alone
 from .draws import augment, draw_balanced, evictions
 from .step import Arrays, HeadSteps, Settings, UnitSteps, learning_units
@@ -28,6 +30,7 @@ from .versions import Current
 PORTION = 64  # examples that one update takes
 TOLERANCE = 0.05  # share of held-back examples that an update may cost, against the shipped weights
 
+Stamp: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 Stepped: TypeAlias = Callable[[], None]  # called after each step
 # Around each update or rehearsal, with its kind and the number of its steps.
 Progress: TypeAlias = Callable[[Literal["update", "rehearsal"], int], AbstractContextManager[Stepped]]
@@ -331,3 +334,47 @@ def _within(progress: AbstractContextManager[Stepped], work: Callable[[Stepped],
     """What comes of some work, shown while it is done."""
     with progress as stepped:
         return work(stepped)
+
+
+# --- a model that goes on with what another process learns
+
+
+def watching(model: Model, directory: Path, warn: Callable[[str], object]) -> Callable[[], Model]:
+    """A function that returns the model with what is learned in the state `directory` by then.
+
+    Where nothing was written there since it was last called, it looks at two files' times and no more. What cannot
+    be used is said to `warn`, and the model stays as it was.
+    """
+    before: Stamp | None = None
+    version, classes = -1, model.classes
+
+    def now() -> Model:
+        nonlocal model, before, version, classes
+        stamp = _stamp(directory)
+        if stamp == before:
+            return model
+        before = stamp
+        try:
+            with closing(Store(directory, model.manifest, writing=False)) as store:
+                if (store.current_version(), store.classes()) != (version, classes):
+                    found = store.current()
+                    model = model.with_weights(found.weights)
+                    version, classes = found.version, found.weights.classes
+        except FFError as error:
+            warn(f"{error}; what was learned before counts")
+        return model
+
+    return now
+
+
+def _stamp(directory: Path) -> Stamp:
+    """What changes when something is written to a state: of the database, and of its log unless that is empty."""
+    stamps: list[tuple[int, int, int] | None] = []
+    for file in (directory / DATABASE, directory / f"{DATABASE}-wal"):
+        try:
+            status = file.stat()
+        except OSError:
+            stamps.append(None)
+        else:
+            stamps.append((status.st_ino, status.st_size, status.st_mtime_ns) if status.st_size else None)
+    return tuple(stamps)

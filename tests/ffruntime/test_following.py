@@ -17,8 +17,9 @@ from pictures import CLASSES
 from shapes import SHAPE
 
 from ffruntime.core.bundle import Bundle, state_directory
-from ffruntime.learning import directory as module
-from ffruntime.learning.directory import reset, watching
+from ffruntime.learning import learner as module
+from ffruntime.learning.directory import reset
+from ffruntime.learning.learner import watching
 from ffruntime.learning.store import Store
 from ffruntime.model import Model
 
