@@ -66,7 +66,7 @@ def report(model: str, out: str | None) -> None:
     """
     import_torch()
     import_extra("matplotlib")
-    from ..page import rewrite_page
+    from ..report import rewrite_page
 
     click.echo(f"{rewrite_page(Path(model), Path(out) if out else None)} written")
 

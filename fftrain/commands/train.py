@@ -280,7 +280,7 @@ def _report(target: Path, dataset: Dataset, scores: dict[str, Scores]) -> None:
     """Write the report; where that fails, say so: the bundle is complete, and the run has done its work."""
     try:
         import_extra("matplotlib")
-        from ..page import write_report
+        from ..report import write_report
 
         page = write_report(target, dataset, scores)
     except Exception as error:
