@@ -331,7 +331,7 @@ def learned_state(
     directory = Path(state) if state else bundle.state_directory(path)
     if state is False or not directory.is_dir():
         return None
-    from .learning.directory import current  # only who has learned waits for a database
+    from .learning.store import current  # only who has learned waits for a database
 
     return current(directory, manifest)
 

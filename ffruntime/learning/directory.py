@@ -1,4 +1,4 @@
-"""A state directory from outside: what was learned there, watched, changed by one process at a time, deleted."""
+"""A state directory from outside: watched while others learn there, used by one learner at a time, deleted."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from ..core.errors import FFError, StateError, StorageError
-from ..core.manifest import Manifest
 from .database import DATABASE, Database, ForeignDatabase
 from .store import Store
-from .versions import OURS, VERSIONS, Current
+from .versions import OURS, VERSIONS
 
 if TYPE_CHECKING:
     from ..model import Model
@@ -19,17 +18,6 @@ if TYPE_CHECKING:
 LOCK = "learning.lock"
 
 Stamp: TypeAlias = tuple[tuple[int, int, int] | None, ...]
-
-
-def current(directory: Path, manifest: Manifest) -> Current | None:
-    """What was learned on the bundle of `manifest`, only reading; None where there is no `directory`.
-
-    Raises `StateError` for a damaged state or one of another bundle.
-    """
-    if not directory.is_dir():
-        return None
-    with contextlib.closing(Store(directory, manifest, writing=False)) as store:
-        return store.current()
 
 
 def watching(model: Model, directory: Path, warn: Callable[[str], object]) -> Callable[[], Model]:
