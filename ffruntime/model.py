@@ -293,6 +293,6 @@ def learned(bundle: Bundle, state: str | Path | Literal[False] | None = None) ->
     directory = Path(state) if state else bundle.state_directory
     if state is False or not directory.is_dir():
         return None
-    from .learning.directory import current
+    from .learning.store import current
 
     return current(directory, bundle.manifest)

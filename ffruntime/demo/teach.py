@@ -180,8 +180,9 @@ def _teach(
     """A point before anything is learned, one after each portion, and one after `rehearsal` steps of rehearsal."""
 
     def point(examples: int, rehearsed: int, adopted: bool, seconds: float) -> Point:
-        model, modes = learner.model, learner.model.modes()
-        on_new, on_old = ({str(mode): accuracy(model, images, mode) for mode in modes} for images in (new, old))
+        model = learner.model
+        modes: list[str] = [*model.modes()]
+        on_new, on_old = ({mode: accuracy(model, images, mode) for mode in modes} for images in (new, old))
         return Point(examples, rehearsed, adopted, seconds, on_new, on_old)
 
     examples = 0

@@ -1,4 +1,4 @@
-"""The database of a state directory: SQLite, durable, surely ours, and what it says in our words."""
+"""The database of a state directory: SQLite, durable, checked to be ours, with errors in this project's words."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ FORMAT = 1
 APPLICATION = 0x46464544  # "FFED": SQLite's application_id of our databases
 DATABASE = "learning.db"
 PATIENCE = 30.0  # seconds to wait for another process that is writing
-BUNDLES, PENDING, LEARNED, REFUSED = "bundle", "pending", "learned", "refused"  # what an example can be
+BUNDLES, PENDING, LEARNED, REFUSED = "bundle", "pending", "learned", "refused"  # statuses of examples
 
-# Part of the format, word for word. The types are checked when the database is opened for writing: SQLite itself
-# takes anything anywhere.
+# These statements are part of the format, word for word. Types are checked when the database is opened for writing:
+# SQLite itself stores any type in any column.
 SCHEMA = (
     "CREATE TABLE settings (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID",
     "CREATE TABLE classes (label INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE CHECK (typeof(name) = 'text'))",
@@ -42,11 +42,11 @@ SCHEMA = (
     learned INTEGER NOT NULL, sha256 TEXT
 )""",
 )
-MEDIUM = ("disk is full", "disk I/O error", "unable to open", "readonly database")  # not the file's fault
+MEDIUM = ("disk is full", "disk I/O error", "unable to open", "readonly database")  # errors of the medium
 
 
 class ForeignDatabase(StateError):
-    """A database that is whole, and another program's."""
+    """An undamaged database that belongs to another program."""
 
 
 class Database:
@@ -82,18 +82,19 @@ class Database:
             self._closing.close()
 
     def all(self, query: str, values: Sequence[object] = ()) -> list[tuple]:
-        """Rows of a query."""
+        """The rows of a query."""
         with self._guard, self.errors():
             return self._db.execute(query, tuple(values)).fetchall()
 
     @property
     def empty(self) -> bool:
-        """Whether it has no tables: it was never completely begun."""
+        """Whether it has no tables: its creation was never completed."""
         return not self.all("SELECT 1 FROM sqlite_master")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of the block, or nothing of it; durable when it ends. One block at a time in all processes."""
+        """The block takes effect as a whole or not at all, and is durable when it ends; one block at a time in all
+        processes."""
         with self._guard, self.errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -107,13 +108,13 @@ class Database:
                 raise
 
     def shrink(self) -> None:
-        """Give back the room of what was deleted; the file itself is smaller when its log is next taken over."""
-        with self._guard, contextlib.suppress(sqlite3.Error):  # then the next one does
+        """Free the space of what was deleted; the file itself shrinks at the next checkpoint of its log."""
+        with self._guard, contextlib.suppress(sqlite3.Error):  # the next call will
             self._db.executescript("PRAGMA incremental_vacuum")  # `execute` would free a single page
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """What SQLite and the file system say, as `StateError` or `StorageError`."""
+        """Errors of SQLite and of the file system become `StateError` or `StorageError`."""
         try:
             yield
         except (sqlite3.Error, OverflowError) as error:
@@ -127,7 +128,7 @@ class Database:
             raise StorageError(f"{self._name}: {error.strerror}; what was saved is unchanged") from error
 
     def damaged(self, what: str) -> StateError:
-        """An error that says what is wrong, and what always helps."""
+        """An error that says what is wrong, with the remedy that always works."""
         return StateError(f"{self._name}: damaged: {' '.join(what.split())}; begin anew with 'ffruntime reset'")
 
     def _open(self, file: Path, writing: bool) -> None:
@@ -144,8 +145,8 @@ class Database:
             self._db, self._inode = self._connect(), None
 
     def _check(self, file: Path) -> None:
-        """That it is empty or ours, table by table. Reads only: what is not ours stays as it is."""
-        self._db.execute("BEGIN")  # one look: another process may be making the tables
+        """Raise `StateError` unless it is empty or ours, table by table. Nothing is written."""
+        self._db.execute("BEGIN")  # one consistent view: another process may be making the tables
         try:
             application, version = (self.all(f"PRAGMA {n}")[0][0] for n in ("application_id", "user_version"))
             tables = {sql for (sql,) in self.all("SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")}
@@ -161,14 +162,14 @@ class Database:
             raise self.damaged("its tables are not those of a state")
 
     def _make_durable(self) -> None:
-        """Every commit synced from now on; the file and its types checked."""
-        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # before there is anything, or without effect
+        """Every commit is synced from now on; the file and its types are checked."""
+        self._db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # has an effect only on an empty database
         patient_until = time.monotonic() + PATIENCE
         while True:
             try:
                 self._db.execute("PRAGMA journal_mode = WAL")
                 break
-            except sqlite3.OperationalError as error:  # SQLite does not wait here for another that does the same
+            except sqlite3.OperationalError as error:  # here SQLite does not wait for another process
                 if "locked" not in str(error) or time.monotonic() > patient_until:
                     raise
                 time.sleep(0.01)
@@ -177,7 +178,8 @@ class Database:
             raise self.damaged(said)
 
     def _readable(self, file: Path) -> sqlite3.Connection:
-        """In place. On a medium that cannot be written to, as it is if it was closed, else a copy."""
+        """A connection for reading: in place, or on a read-only medium immutable, or of a copy where the database
+        was not closed."""
         try:
             return self._connect(file, "mode=ro")
         except sqlite3.OperationalError as error:
@@ -192,7 +194,7 @@ class Database:
         return self._connect(folder / DATABASE, "mode=rw")
 
     def _connect(self, file: Path | None = None, how: str = "") -> sqlite3.Connection:
-        """A connection without implicit transactions, that has read something; without a file, in memory."""
+        """A connection without implicit transactions that has proved to be readable; without a file, in memory."""
         address = f"{file.absolute().as_uri()}?{how}" if file else ":memory:"
         db = sqlite3.connect(address, uri=True, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         try:
@@ -212,12 +214,29 @@ def create(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA user_version = {FORMAT}")
 
 
+def mark(db: sqlite3.Connection, examples: Sequence[int], status: str) -> None:
+    """Pending examples get another status."""
+    db.executemany(
+        "UPDATE examples SET status = ? WHERE id = ? AND status = ?", [(status, id, PENDING) for id in examples]
+    )
+
+
+def evict(db: sqlite3.Connection, examples: Sequence[int], version: int, at: str) -> None:
+    """Remove examples and record that, but for those that another process' `learn --retry` made pending again."""
+    for id in examples:
+        db.execute(
+            "INSERT INTO evictions SELECT id, label, status, ?, ? FROM examples WHERE id = ? AND status != ?",
+            (version, at, id, PENDING),
+        )
+        db.execute("DELETE FROM examples WHERE id = ? AND status != ?", (id, PENDING))
+
+
 def _make_durably(directory: Path) -> None:
     """Make a directory and those above it, each entry synced."""
     made = [folder for folder in (directory, *directory.parents) if not folder.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     for folder in made:
-        with contextlib.suppress(PermissionError):  # one that may be written to, and not read
+        with contextlib.suppress(PermissionError):  # a directory that is writable and not readable
             sync_directory(folder.parent)
 
 

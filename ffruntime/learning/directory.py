@@ -1,4 +1,4 @@
-"""A state directory from outside: what was learned there, changed by one process at a time, deleted."""
+"""A state directory from outside: used by one learner at a time, deleted."""
 
 from __future__ import annotations
 
@@ -7,23 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..core.errors import StateError, StorageError
-from ..core.manifest import Manifest
 from .database import DATABASE, Database, ForeignDatabase
-from .store import Store
-from .versions import OURS, VERSIONS, Current
+from .versions import OURS, VERSIONS
 
 LOCK = "learning.lock"
-
-
-def current(directory: Path, manifest: Manifest) -> Current | None:
-    """What was learned on the bundle of `manifest`, only reading; None where there is no `directory`.
-
-    Raises `StateError` for a damaged state or one of another bundle.
-    """
-    if not directory.is_dir():
-        return None
-    with contextlib.closing(Store(directory, manifest, writing=False)) as store:
-        return store.current()
 
 
 @contextlib.contextmanager

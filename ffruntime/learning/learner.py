@@ -59,7 +59,7 @@ class Learner:
 
     >>> from ffruntime import Model
     >>> from ffruntime.learning.learner import Learner
-    >>> model = Learner(Model("model.ff")).learn(images, labels)
+    >>> model = Learner(Model("model.ff")).learn(images, ["cat"] * len(images))
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Learner:
     def learn(
         self,
         images: np.ndarray,
-        labels: Sequence[str],
+        names: Sequence[str],
         stored: Callable[[list[int]], None] = _nothing,
         stepped: Stepped = _nothing,
     ) -> Model:
@@ -119,7 +119,7 @@ class Learner:
         They are stored durably before anything else happens; then come updates until nothing is pending, of which
         any may be refused. Raises as `updates` does; `model` then has what was adopted before.
         """
-        for _ in self.updates([(images, labels)], stored=stored, progress=lambda *_: nullcontext(stepped)):
+        for _ in self.updates([(images, names)], stored=stored, progress=lambda *_: nullcontext(stepped)):
             pass
         return self.model
 
@@ -138,9 +138,9 @@ class Learner:
         cannot be stored.
         """
         steps = self.settings.steps + self.settings.head_steps
-        for images, labels in portions:
+        for images, names in portions:
             if len(images):
-                stored(self.store.add(images, labels))
+                stored(self.store.add(images, names))
             while outcome := _within(progress("update", steps), self.update):
                 yield outcome
         if rehearsal:

@@ -6,6 +6,7 @@ is in which file, and the order of events that nothing can upset, is in `docs/le
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 import sqlite3
@@ -21,13 +22,24 @@ from ..core.errors import StateError, UsageError
 from ..core.learning import REPLAY_BYTES
 from ..core.manifest import WEIGHTS, Manifest
 from ..core.state import State, Weights
-from .database import BUNDLES, LEARNED, PENDING, REFUSED, Database, create
+from .database import BUNDLES, LEARNED, PENDING, REFUSED, Database, create, evict, mark
 from .versions import VERSIONS, Current, Version, VersionWeights, forget, next_number, record
 
-WELL_KNOWN = 20  # examples of a new class after which the linear classifier's word on it counts
+WELL_KNOWN = 20  # examples of a new class from which on it is no longer undertrained
 INSERT = "INSERT INTO examples (label, image, status, at) VALUES (?, ?, ?, ?)"
 
 Seeds: TypeAlias = Callable[[], Examples]
+
+
+def current(directory: Path, manifest: Manifest) -> Current | None:
+    """What was learned on the bundle of `manifest`, only reading; None where there is no `directory`.
+
+    Raises `StateError` for a damaged state or one of another bundle.
+    """
+    if not directory.is_dir():
+        return None
+    with contextlib.closing(Store(directory, manifest, writing=False)) as store:
+        return store.current()
 
 
 class Store:
@@ -62,24 +74,24 @@ class Store:
             raise
 
     def close(self) -> None:
-        """Close the database; what was acknowledged is durable without it."""
+        """Close the database; what was acknowledged is durable without that."""
         self._db.close()
 
     # --- examples
 
-    def add(self, images: np.ndarray, labels: Sequence[str]) -> list[int]:
-        """Store examples, uint8 (N, C, H, W), durably, all or none; returns their ids.
+    def add(self, images: np.ndarray, names: Sequence[str]) -> list[int]:
+        """Store images uint8 (N, C, H, W) with the names of their classes, durably, all or none; returns their ids.
 
         A class that is not known yet takes a spare pattern. Raises `UsageError` for images of another shape or more
         classes than patterns, `StorageError` where they cannot be stored.
         """
         shape = self.manifest.network.image.shape
-        if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) != len(labels):
+        if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) != len(names):
             raise UsageError(
                 f"examples: images must be uint8 (N, {', '.join(map(str, shape))}), one label for each"
             )
         with self._db.transaction() as db:
-            rows = zip(self._labels(db, labels), images, strict=True)
+            rows = zip(self._labels(db, names), images, strict=True)
             return [
                 int(db.execute(INSERT, (label, image.tobytes(), PENDING, _now())).lastrowid or 0)
                 for label, image in rows
@@ -122,8 +134,8 @@ class Store:
     def keep(self, examples: Sequence[int], evicted: Sequence[int]) -> None:
         """Pending examples were learned from before there is a version of it; `evicted` leave the store."""
         with self._db.transaction() as db:
-            self._mark(db, examples, LEARNED)
-            self._evict(db, evicted, self.current_version())
+            mark(db, examples, LEARNED)
+            evict(db, evicted, self.current_version(), _now())
         self._db.shrink()
 
     def retry(self) -> int:
@@ -236,13 +248,13 @@ class Store:
             updates = learned.updates if learned else (row.updates if row else 0) + 1
             total = learned.examples if learned else (row.learned if row else 0) + len(examples)
             number = next_number(db)
-            self._mark(db, examples, LEARNED)
+            mark(db, examples, LEARNED)
             undertrained = self._hardly_seen(total).union(learned.undertrained if learned else ())
             weights = Weights(dict(tensors), learned.classes if learned else self.classes(), undertrained)
             digest = self._weights.write(number, weights, updates, total)
             row = Version(number, parent, kind, True, len(examples), before, after, _now(), updates, total, digest)
             record(db, row)
-            self._evict(db, evicted, number)
+            evict(db, evicted, number, _now())
             db.execute("UPDATE settings SET value = ? WHERE name = 'current'", (number,))
             forget(db, number, parent)
         self._last = number, weights
@@ -267,8 +279,8 @@ class Store:
             number = next_number(db)
             row = Version(number, parent, kind, False, len(examples), before, after, _now(), updates, total, None)
             record(db, row)
-            self._mark(db, examples, REFUSED)
-            self._evict(db, evicted, number)
+            mark(db, examples, REFUSED)
+            evict(db, evicted, number, _now())
         return number
 
     def rollback(self, to: int | None = None) -> int:
@@ -373,21 +385,6 @@ class Store:
             return msgspec.convert({**fields, "adopted": bool(fields["adopted"])}, Version)
         except msgspec.ValidationError as error:
             raise self._db.damaged(f"a version's row: {error}") from error
-
-    @staticmethod
-    def _mark(db: sqlite3.Connection, examples: Sequence[int], status: str) -> None:
-        db.executemany(
-            "UPDATE examples SET status = ? WHERE id = ? AND status = ?", [(status, id, PENDING) for id in examples]
-        )
-
-    @staticmethod
-    def _evict(db: sqlite3.Connection, examples: Sequence[int], version: int) -> None:
-        for id in examples:
-            db.execute(
-                "INSERT INTO evictions SELECT id, label, status, ?, ? FROM examples WHERE id = ? AND status != ?",
-                (version, _now(), id, PENDING),  # by another process' `learn --retry`
-            )
-            db.execute("DELETE FROM examples WHERE id = ? AND status != ?", (id, PENDING))
 
 
 def _now() -> str:

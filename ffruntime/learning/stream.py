@@ -49,11 +49,11 @@ class Stream:
         self._met = np.zeros(learner.model.manifest.network.label.patterns, bool)  # labels, in some step
         self._looking = self._look()
 
-    def learn(self, images: np.ndarray, labels: Sequence[str], rate: float = 1.0) -> None:
+    def learn(self, images: np.ndarray, names: Sequence[str], rate: float = 1.0) -> None:
         """Store images uint8 (N, C, H, W) with the names of their classes, take one step from some of them and from
         replayed ones, at `rate` times the learning rates, and keep those that the replay policy keeps."""
         store = self._learner.store
-        ids = store.add(images, labels)
+        ids = store.add(images, names)
         self._step(next(self._batches(ids)), rate)
         store.keep(ids, self._learner.evictions(ids, self._rng))
 

@@ -83,7 +83,7 @@ class VersionWeights:
             state = self._folder.parent
             self._folder.mkdir(exist_ok=True)
             sync_directory(state)
-            with contextlib.suppress(PermissionError):  # one that may be passed through, and not read
+            with contextlib.suppress(PermissionError):  # a directory that can be traversed and not read
                 sync_directory(state.parent)
 
     def file(self, number: int) -> Path:
@@ -121,5 +121,5 @@ class VersionWeights:
         self._memory = {number: weights for number, weights in self._memory.items() if number in numbers}
         for file in self._folder.glob("*.state*") if self._folder else ():
             if OURS.fullmatch(file.name) and file.name not in {f"{number}.state" for number in numbers}:
-                with contextlib.suppress(OSError):  # then the next one does
+                with contextlib.suppress(OSError):  # the next call will
                     file.unlink()

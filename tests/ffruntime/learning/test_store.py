@@ -21,8 +21,8 @@ from ffruntime.core.manifest import Manifest
 from ffruntime.core.state import Weights, read_state, write_state
 from ffruntime.learning import database, versions
 from ffruntime.learning import store as module
-from ffruntime.learning.directory import current, reset
-from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, Store
+from ffruntime.learning.directory import reset
+from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, Store, current
 
 IMAGES = np.arange(20 * BYTES, dtype=np.uint32).astype(np.uint8).reshape(20, *SHAPE)
 
