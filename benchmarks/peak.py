@@ -47,7 +47,7 @@ def classify(model: Model, kind: str) -> Memory:
 def learn(model: Model, micro_batch: int, state: Path) -> Memory:
     """Some updates of few steps, judged by as many images as one call takes; what the planner says of them."""
     from ffruntime.core.memory import update_memory
-    from ffruntime.learning.learner import Learner  # only who learns waits for a database
+    from ffruntime.learning.learner import Learner
     from ffruntime.learning.step import Settings
 
     image, settings = model.read(str(PICTURE)), Settings(steps=2, head_steps=2, micro_batch=micro_batch)

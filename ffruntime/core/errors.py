@@ -89,7 +89,7 @@ class UpdateRefused(FFError):
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """A `UsageError` that lists the names there are, and the one that was probably meant."""
-    import difflib  # only who has mistyped waits for it
+    import difflib
 
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
