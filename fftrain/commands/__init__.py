@@ -1,1 +1,1 @@
-"""The commands of fftrain, a module each. They import torch and what they use when they are run."""
+"""The commands of fftrain. They import torch, and what else they use, when they run: `--help` waits for none of it."""
