@@ -14,16 +14,17 @@ import click
 
 from ffruntime import command
 from ffruntime.core.errors import MissingExtra, UsageError, unknown
-from ffruntime.core.manifest import PRECISIONS, Precision
 
 if TYPE_CHECKING:
+    from ffruntime.core.manifest import Precision
     from ffruntime.core.plan import Plan
 
     from .artefacts import Artefact, ExportReport
 
 FORMATS = ("onnx", "tensorrt", "tensorrt-rtx")
-BAR_WIDTH = 24
 PROVIDERS = ("cpu", "cuda", "tensorrt", "tensorrt-rtx")
+PRECISIONS = ("fp32", "fp16", "int8")
+BAR_WIDTH = 24  # of the line that shows progress
 EPILOG = """\b
 Examples:
   ffexport                              ONNX graphs into model.ff (or $FF_MODEL)

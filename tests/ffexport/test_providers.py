@@ -17,6 +17,7 @@ from ffexport.providers import NAMES, check_providers, placement, require_provid
 from ffruntime.backend import PROVIDERS, provider_problem
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.errors import BackendError, UsageError
+from ffruntime.core.manifest import PRECISIONS
 
 ABSENT = [name for name in NAMES if provider_problem(f"onnxruntime-{name}")]
 
@@ -93,6 +94,7 @@ def test_the_list_says_what_works_and_why_not() -> None:
     offers = {(offer.kind, offer.name): offer for offer in availability()}
     assert [name for kind, name in offers if kind == "format"] == list(cli.FORMATS)
     assert [name for kind, name in offers if kind == "provider"] == list(cli.PROVIDERS) == list(NAMES)
+    assert cli.PRECISIONS == PRECISIONS
     assert offers["format", "onnx"].problem is None
     assert offers["provider", "cpu"].problem is None
     for backend, provider in PROVIDERS.items():
