@@ -44,7 +44,12 @@ from ffruntime.learning.step import adam, sgd, zeros_like
 from fftrain import network as net
 from fftrain.step import local_gradient
 
-LOSSES = [Threshold(1.0, "sum"), Threshold(0.3, "mean"), Symmetric(4.0), Ratio(15.0)]
+LOSSES = [
+    pytest.param(Threshold(1.0, "sum"), marks=pytest.mark.slow),
+    pytest.param(Threshold(0.3, "mean"), marks=pytest.mark.slow),
+    Symmetric(4.0),
+    pytest.param(Ratio(15.0), marks=pytest.mark.slow),
+]
 UNITS: dict[str, tuple[Op, ...]] = {
     "conv": (Conv(4, 3, padding=1), Relu()),
     "conv without padding or bias": (Conv(4, 3, bias=False), Relu()),
@@ -183,7 +188,7 @@ def operations() -> st.SearchStrategy[list[Op]]:
     ops=operations(),
     shape=st.tuples(st.integers(1, 2), st.integers(3, 9), st.integers(3, 9)),
     negatives=st.integers(1, 3),
-    loss=st.sampled_from(LOSSES),
+    loss=st.sampled_from([Threshold(1.0, "sum"), Threshold(0.3, "mean"), Symmetric(4.0), Ratio(15.0)]),
 )
 @settings(max_examples=20)
 def test_gradients_of_any_unit(ops: list[Op], shape: tuple[int, int, int], negatives: int, loss: PairLoss) -> None:
@@ -232,6 +237,7 @@ def test_losses_do_not_overflow(loss: PairLoss, scale: float) -> None:
     assert outputs["loss"] == pytest.approx(report[0].item(), rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["conv of stride 2", "local", "pool before the last ReLU", "several conv layers"])
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 @pytest.mark.parametrize("loss", [Threshold(0.3, "mean"), Symmetric(4.0)], ids=str)

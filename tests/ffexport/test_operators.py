@@ -7,11 +7,14 @@ for ONNX Runtime's CPU and CUDA providers docs/OperatorKernels.md of https://git
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
+from _pytest.mark import ParameterSet
 from onnx import TensorProto
 
 from ffexport.gradient_graphs import all_gradient_graphs
@@ -89,6 +92,9 @@ CONSTANT_AXES = {"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Squeeze",
 TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.INT64, TensorProto.BOOL}
 
 
+FAST = ("cpu", "hinton-recurrent")
+
+
 def network_of(name: str) -> tuple[Network, PairLoss | None]:
     """A recipe's network and the loss of its units, on images of the shape that it is for."""
     recipe = load_recipe(name)
@@ -133,7 +139,18 @@ def check(model: onnx.ModelProto) -> None:
     assert used <= TYPES  # no bfloat16, no double, no uint8
 
 
-@pytest.mark.parametrize("name", recipe_names())
+def different() -> Iterator[ParameterSet]:
+    """Recipes whose graphs differ in more than the widths of layers: the first of each kind stands for all."""
+    seen = set()
+    for name in recipe_names():
+        network, loss = network_of(name)
+        kind = re.sub(r'"out":\d+', "", msgspec.json.encode((network, loss)).decode())
+        if kind not in seen:
+            seen.add(kind)
+            yield pytest.param(name, marks=[] if name in FAST else pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", list(different()))
 def test_every_graph_of_every_recipe(name: str) -> None:
     network, loss = network_of(name)
     for types in precisions(network):
@@ -143,6 +160,7 @@ def test_every_graph_of_every_recipe(name: str) -> None:
         check(model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [Threshold(theta=1.0), Symmetric(), Ratio()])
 @pytest.mark.parametrize("name", ["cpu", "paper", "cifar-morphology"])
 def test_every_loss_in_every_kind_of_network(name: str, loss: PairLoss) -> None:

@@ -23,6 +23,7 @@ def bench(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_every_mode_is_an_object(exported: Path) -> None:
     done = bench("--model", exported, "--json", "--threads", 1)
     assert done.returncode == 0, done.stderr
@@ -38,6 +39,7 @@ def test_every_mode_is_an_object(exported: Path) -> None:
         assert (row["threads"], row["precision"], row["seconds"]) == (1, "fp32", 0.05)
 
 
+@pytest.mark.slow
 def test_a_budget_is_kept_in_every_mode(exported: Path) -> None:
     """By smaller calls, or with the numbers; what is measured is the process that keeps to it."""
     refused = bench("--model", exported, "--memory", 5)
@@ -52,6 +54,7 @@ def test_a_budget_is_kept_in_every_mode(exported: Path) -> None:
     assert max(row["peak_mib"]["16"] for row in rows) <= enough
 
 
+@pytest.mark.slow
 def test_a_table_for_people(exported: Path) -> None:
     done = bench("--model", exported)
     header, *rows, legend, energy = done.stdout.splitlines()
@@ -61,6 +64,7 @@ def test_a_table_for_people(exported: Path) -> None:
     assert energy.startswith("energy: ")
 
 
+@pytest.mark.slow
 def test_a_mode_that_fails_says_so_once(bundle: Path) -> None:
     manifest, graph = Bundle(bundle).manifest, bundle / "classifier.onnx"
     graph.write_bytes(bytes(graph.stat().st_size))

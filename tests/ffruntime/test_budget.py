@@ -35,6 +35,7 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "ffruntime", *map(str, arguments)], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 @pytest.mark.parametrize("action", ["classify", "learn"])
 def test_a_limit_is_kept(action: str, exported: Path, picture_files: list[Path], tmp_path: Path) -> None:

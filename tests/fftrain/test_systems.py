@@ -69,10 +69,19 @@ def run_to_the_end(recipe: Recipe, data: Dataset, out: Path, stop: Callable[[], 
     return run
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
-def test_from_training_to_the_answer(name: str, small: Dataset, digit_files: list[Path], tmp_path: Path) -> None:
-    path = tmp_path / "model.ff"
-    run = run_to_the_end(narrow(name), small, path)
+@pytest.fixture(scope="module", params=SYSTEMS)
+def whole(
+    request: pytest.FixtureRequest, small: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Run]:
+    """A system, and a run of it that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "model.ff"
+    return request.param, run_to_the_end(narrow(request.param), small, out)
+
+
+def test_from_training_to_the_answer(
+    whole: tuple[str, Run], small: Dataset, digit_files: list[Path], tmp_path: Path
+) -> None:
+    path, (name, run) = tmp_path / "model.ff", whole
     pack_run(path, run, name, "cpu", "fp32", {})
     export_onnx(path)
     model = Model(path, state=False)
@@ -110,12 +119,10 @@ def learns(model: Model, data: Dataset, state: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
-def test_interrupted_and_resumed_ends_the_same(name: str, small: Dataset, tmp_path: Path) -> None:
-    steps = iter(range(12))
-    whole = run_to_the_end(narrow(name), small, tmp_path / "one.ff")
-    resumed = run_to_the_end(narrow(name), small, tmp_path / "two.ff", lambda: next(steps, None) is None)
+def test_interrupted_and_resumed_ends_the_same(whole: tuple[str, Run], small: Dataset, tmp_path: Path) -> None:
+    steps, (name, run) = iter(range(12)), whole
+    resumed = run_to_the_end(narrow(name), small, tmp_path / "model.ff", lambda: next(steps, None) is None)
     assert next(steps, None) is None
-    for one, two in ((whole.tensors, resumed.tensors), (whole.peers, resumed.peers)):
+    for one, two in ((run.tensors, resumed.tensors), (run.peers, resumed.peers)):
         assert all(torch.equal(tensor, two[key]) for key, tensor in one.items())
-    assert resumed.history[1] == whole.history[1]
+    assert resumed.history[1] == run.history[1]

@@ -16,8 +16,10 @@ from fftrain.checkpoint import checkpoint_path, read_checkpoint
 from fftrain.dataset import Dataset
 from fftrain.epoch import epoch_batches
 from fftrain.optimizers import learning_rate
-from fftrain.recipe import Recipe, with_epochs
+from fftrain.recipe import Recipe, load_recipe, with_epochs
 from fftrain.run import Interrupted, Run, estimate_seconds, start, train
+
+TINY = Path(__file__).parents[1] / "tiny.toml"
 
 
 def never() -> bool:
@@ -28,6 +30,13 @@ def after(steps: int) -> Callable[[], bool]:
     """Ask to stop after so many steps."""
     asked = iter(range(steps - 1))
     return lambda: next(asked, None) is None
+
+
+@pytest.fixture(scope="module")
+def tiny_recipe() -> Recipe:
+    """Half as wide: what is asked here has nothing to do with how well a network learns."""
+    widths = {0: 8, 1: 16, 2: 50}
+    return load_recipe(str(TINY), [(f"network.units.{unit}.ops.0.out", out) for unit, out in widths.items()])
 
 
 @pytest.fixture(scope="module")
