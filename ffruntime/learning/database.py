@@ -223,12 +223,11 @@ def mark(db: sqlite3.Connection, examples: Sequence[int], status: str) -> None:
 
 def evict(db: sqlite3.Connection, examples: Sequence[int], version: int, at: str) -> None:
     """Remove examples and record that, but for those that another process' `learn --retry` made pending again."""
-    for id in examples:
-        db.execute(
-            "INSERT INTO evictions SELECT id, label, status, ?, ? FROM examples WHERE id = ? AND status != ?",
-            (version, at, id, PENDING),
-        )
-        db.execute("DELETE FROM examples WHERE id = ? AND status != ?", (id, PENDING))
+    db.executemany(
+        "INSERT INTO evictions SELECT id, label, status, ?, ? FROM examples WHERE id = ? AND status != ?",
+        [(version, at, id, PENDING) for id in examples],
+    )
+    db.executemany("DELETE FROM examples WHERE id = ? AND status != ?", [(id, PENDING) for id in examples])
 
 
 def _make_durably(directory: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -216,13 +216,16 @@ class Learner:
                 pixels, labels = np.concatenate([pixels, old.pixels]), np.concatenate([labels, old.labels])
             yield to_unit_interval(augment(augmentation, pixels, rng)), labels
 
-    def evictions(self, ids: Sequence[int], rng: np.random.Generator) -> list[int]:
-        """Stored examples that have to make room for `ids`: of refused updates first, then by the reservoir."""
+    def evictions(self, ids: Sequence[int], seen: Mapping[int, int], rng: np.random.Generator) -> list[int]:
+        """Stored examples that have to make room for `ids`: of refused updates first, then by the reservoir.
+
+        `seen`: label -> how many examples were ever learned from.
+        """
         stored, refused = self.store.ids(BUNDLES, LEARNED), self._refused()
         arrived = list(zip(ids, self.store.read(ids).labels.tolist(), strict=True))
         gone = self._beyond_budget(refused, len(ids) + sum(map(len, stored.values())))
         capacity = self._capacity() - (len(refused) - len(gone))
-        return [*gone, *evictions(stored, self.store.seen(), arrived, capacity, rng)]
+        return [*gone, *evictions(stored, seen, arrived, capacity, rng)]
 
     def settle(
         self,
@@ -240,7 +243,7 @@ class Learner:
         finite = all(np.isfinite(tensor).all() for tensor in tensors.values())
         adopted = finite and not self._harmful(shipped, after)
         if adopted:
-            gone = self.evictions(ids, rng)
+            gone = self.evictions(ids, self.store.seen(), rng)
             version = self.store.adopt(now.version, kind, tensors, ids, gone, shipped, after)
             self.refresh()
         else:

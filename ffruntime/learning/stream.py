@@ -7,6 +7,7 @@ nothing is judged before it is to be adopted.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -47,6 +48,7 @@ class Stream:
         self._units = UnitSteps(learner.shipped, self._weights, settings, negatives, rng)
         self._head = HeadSteps(learner.shipped, self._weights, settings)
         self._met = np.zeros(learner.model.manifest.network.label.patterns, bool)  # labels, in some step
+        self._seen = Counter(learner.store.seen())  # counted here: in the database that takes longer and longer
         self._looking = self._look()
 
     def learn(self, images: np.ndarray, names: Sequence[str], rate: float = 1.0) -> None:
@@ -55,7 +57,9 @@ class Stream:
         store = self._learner.store
         ids = store.add(images, names)
         self._step(next(self._batches(ids)), rate)
-        store.keep(ids, self._learner.evictions(ids, self._rng))
+        gone = self._learner.evictions(ids, self._seen, self._rng)
+        self._seen.update(store.read(ids).labels.tolist())
+        store.keep(ids, gone)
 
     def rehearse(self, steps: int) -> None:
         """So many steps on stored examples, if there are any; the rates fall to 0 over the second half."""

@@ -33,6 +33,7 @@ def test_a_model_goes_on_with_what_it_learned_and_so_does_the_next_one(model: Mo
     images, _ = _exemplars(model, 4)
     before = model
     model = Learner(before).learn(images, ["new"] * 4)
+    assert not (model.path.parent / "model.state" / "learning.db-wal").exists()  # it is closed with the learner
     again = Model(model.path)
     shipped = Model(model.path, state=False)
     np.testing.assert_array_equal(before.scores(images), shipped.scores(images))
