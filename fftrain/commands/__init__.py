@@ -1,1 +1,1 @@
-"""The commands of fftrain. They import torch, and what else they use, when they run: `--help` waits for none of it."""
+"""The commands of fftrain. They import torch, and what else they use, when they run: `--help` waits for none."""
