@@ -1,1 +1,1 @@
-"""The commands of fftrain. Each imports torch, and what else it uses, when it runs, so that `--help` is fast."""
+"""The commands of fftrain. They import torch, and what else they use, when they run: `--help` waits for none."""
