@@ -44,9 +44,9 @@ def workstation(compute_capability: str) -> Profile:
 
 def sidecars(path: Path) -> dict[str, Sidecar]:
     """By the name of the graph."""
-    manifest = Bundle(path).manifest
-    names = [name for name in manifest.files if name.startswith("engines/") and name.endswith(".json")]
-    return {Path(name).stem: read_sidecar(path, manifest, name) for name in names}
+    bundle = Bundle(path)
+    names = [name for name in bundle.manifest.files if name.startswith("engines/") and name.endswith(".json")]
+    return {Path(name).stem: read_sidecar(bundle, name) for name in names}
 
 
 def test_it_targets_what_the_documentation_says() -> None:

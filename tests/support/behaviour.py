@@ -108,6 +108,13 @@ def tell(steps: list[str], folder: Path) -> str:
     return "\n".join(told).replace(str(folder.resolve()), "<folder>")
 
 
+def _forget_help(command: click.Command) -> None:
+    """click remembers `--help` as its first caller had it, which may be another test that ran a command alone."""
+    command._help_option = None
+    for part in command.commands.values() if isinstance(command, click.Group) else ():
+        _forget_help(part)
+
+
 def _run(step: str) -> list[str]:
     """Exit code, stdout and stderr of one command line."""
     words, variables, stdin = shlex.split(step), {}, b""
@@ -125,7 +132,9 @@ def _run(step: str) -> list[str]:
     code: object = "no exit"
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            importlib.import_module(f"{words[0]}.cli").main()
+            program = importlib.import_module(f"{words[0]}.cli")
+            _forget_help(program.cli)
+            program.main()
     except SystemExit as done:
         code = done.code or 0
     except BaseException as error:
