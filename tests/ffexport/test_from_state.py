@@ -138,7 +138,7 @@ def test_classes_that_the_classifier_hardly_knows_are_always_tried(
         model = Model(target)
         assert model.manifest.shortlist
         assert model.manifest.shortlist.always == classes[10:]
-        assert model.doubtful == {*classes[10:]}
+        assert model.undertrained == {*classes[10:]}
         assert model.classify(image, "shortlist", labels=1).passes == len(classes) - 10 + 2
     shortlist = structs.replace(model.manifest.shortlist, always=model.manifest.classes)
     write_bundle(target, structs.replace(model.manifest, shortlist=shortlist), {})
