@@ -46,7 +46,7 @@ def lowered(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Lowered
 
 
 def roughly_faithful(ours: np.ndarray, reference: np.ndarray, *_: object) -> bool:
-    """In place of `faithful`, which a network that was just trained may narrowly miss: 98 % agree, or hardly any."""
+    """In place of `faithful`, which a network just trained may narrowly miss: 98 % agree, or hardly any."""
     return float(np.mean(ours.argmax(1) == reference.argmax(1))) > 0.8
 
 
