@@ -257,6 +257,7 @@ COLOURS = st.tuples(*[st.integers(0, 255)] * 3)
 UP_TO_ONE = st.floats(0, 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     which=st.integers(0, 9),
