@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import zlib
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -91,6 +89,9 @@ def read_idx(file: Path) -> np.ndarray:
     The format is LeCun's (http://yann.lecun.com/exdb/mnist/). Raises `DataError` where there is no such file, or
     one that is damaged or larger than `LARGEST`.
     """
+    import gzip  # classifying reads no data set
+    import zlib
+
     packed = file.with_name(f"{file.name}.gz")
     path = file if file.exists() else packed
     try:
