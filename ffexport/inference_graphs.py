@@ -73,7 +73,7 @@ def embed(network: Network, values: Vars, images: Var, patterns: Var) -> Var:
 
 
 def morphology(network: Network, images: Var, elements: Var) -> Var:
-    """Images (N, C, H, W), each dilated or eroded by its element (N or 1, 1, k, k): `ffruntime/labels.py`.
+    """Images (N, C, H, W), each dilated or eroded by its element (N or 1, 1, k, k): `ffruntime/embedding.py`.
 
     Row by row of the element, so that a temporary is k images and not k². What is outside the image or the element
     is the lowest float32, chosen by Where and never added, so that the maximum is one of the image's own values.

@@ -128,7 +128,7 @@ def load_folder(
     size: int | None = None,
     channels: int | None = None,
 ) -> Dataset:
-    """A folder or .zip of pictures (`image_folder`) in three splits; by default all classes, in a size and in grey
+    """A folder or .zip of pictures (`folder.py`) in three splits; by default all classes, in a size and in grey
     or colour as the pictures are. Raises `DataError` naming what cannot be used."""
     folder = read_folder(path.absolute(), SPLIT.seed, classes, size, channels)
     train, validation, test = map(_to_torch, folder.parts)

@@ -66,7 +66,7 @@ def locally_connected(op: Local, weight: Tensor, bias: Tensor | None, x: Tensor)
 
 
 def morphology(images: Tensor, elements: Tensor) -> Tensor:
-    """Images (N, C, H, W), each dilated or eroded by its element (N or 1, 1, k, k): `ffruntime/labels.py`."""
+    """Images (N, C, H, W), each dilated or eroded by its element (N or 1, 1, k, k): `ffruntime/embedding.py`."""
     size, (h, w) = elements.shape[-1], images.shape[-2:]
     r = size // 2
     sign = elements[..., r : r + 1, r : r + 1]

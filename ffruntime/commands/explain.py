@@ -81,11 +81,10 @@ def explain(
 
 def _exemplars(model: Model, count: int) -> Examples:
     """The bundle's first exemplars, in which classes take turns. Raises `BundleError` where it has none."""
-    from ..core.data import Examples
     from ..core.manifest import EXEMPLARS
 
-    tensors = model.bundle.tensors(EXEMPLARS)
-    return Examples(tensors["images"][:count], tensors["labels"][:count])
+    model.bundle.verified(EXEMPLARS)
+    return model.bundle.exemplars().take(slice(count))
 
 
 def _pictures(model: Model, folder: Path, count: int, preprocess: bool, memory_limit: int | None) -> Examples:

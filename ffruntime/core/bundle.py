@@ -95,13 +95,28 @@ class Bundle:
         """Exemplars of a part, or all of them; none where the bundle has none."""
         if EXEMPLARS not in self:
             return Examples.none(self.manifest.network.image.shape)
-        found = self.tensors(EXEMPLARS)
+        found, shape, classes = (
+            self.tensors(EXEMPLARS),
+            self.manifest.network.image.shape,
+            len(self.manifest.classes),
+        )
+        count = len(found.get("images", ()))
+        expected = {
+            "images": ((count, *shape), np.uint8),
+            "labels": ((count,), np.int64),
+            "part": ((count,), np.uint8),
+        }
+        for name, wanted in expected.items():
+            if name not in found or (found[name].shape, found[name].dtype) != wanted:
+                raise BundleError(f"{self.path / EXEMPLARS}: '{name}' is missing, or not of the network's images")
         examples = Examples(found["images"], found["labels"])
+        if count and not 0 <= examples.labels.min() <= examples.labels.max() < classes:
+            raise BundleError(f"{self.path / EXEMPLARS}: a label is none of the {classes} classes")
         return examples if part is None else examples.take(found["part"] == part)
 
     def some_images(self) -> np.ndarray:
         """Real images, uint8 (N, C, H, W): the exemplars, else those of the golden vectors."""
-        return self.tensors(EXEMPLARS if EXEMPLARS in self else GOLDEN)["images"]
+        return self.exemplars().pixels if EXEMPLARS in self else self.tensors(GOLDEN)["images"]
 
     def _entry(self, name: str) -> FileEntry:
         if name not in self.manifest.files:

@@ -15,9 +15,9 @@ from msgspec import Struct, structs
 from ..backend import in_chunks
 from ..core.bundle import HELD_BACK, REPLAY
 from ..core.data import to_unit_interval
-from ..core.errors import FFError
+from ..core.errors import BundleError, FFError
 from ..core.layers import learned_tensors
-from ..core.learning import Augment, Learning
+from ..core.learning import Augment
 from ..core.state import Weights, read_state
 from ..model import Model
 from .database import DATABASE
@@ -75,10 +75,13 @@ class Learner:
         example to replay. With `state=False`, what is learned and stored lives as long as the learner.
 
         `replay_bytes`: what stored images may take from now on. Raises `StateError`, `StorageError`, `BundleError`
-        where the bundle has no gradient graphs, and what loading one raises.
+        where the bundle has no gradient graphs or does not say how it learns, and what loading one raises.
         """
         bundle, manifest = model.bundle, model.manifest
         self.learned = learned_tensors(manifest.network, learning_units(manifest.network, manifest.files))
+        if manifest.learning is None:
+            raise BundleError(f"{model.path}: its manifest does not say how its units learn; train it again")
+        self.learning = manifest.learning
         self.settings, self.tolerance = settings or Settings(), tolerance
         self.shipped = model.with_weights(Weights({}, manifest.classes))  # its gradient graphs serve all versions
         self.shipped.graph("gradient_head")  # a backend that cannot run says so before anything is stored
@@ -190,12 +193,6 @@ class Learner:
         return Outcome(number, adopted, (), shipped, after, (), 0, time.perf_counter() - start)
 
     # --- what an update is made of
-
-    @property
-    def learning(self) -> Learning:
-        """How the bundle's units learn."""
-        assert self.model.manifest.learning  # of a bundle with gradient graphs it says so
-        return self.model.manifest.learning
 
     def weights(self, now: Current) -> Arrays:
         """All tensors of a version; those that learning changes are copies."""

@@ -209,9 +209,10 @@ def test_labels_are_an_input(exported: Path, trained_run: Run) -> None:
     np.testing.assert_allclose(shortlist["total"], everything["total"][:, [7, 1, 11]], rtol=1e-5)
 
 
-def test_decisions_on_validation_images_are_torchs(exported: Path, trained_run: Run) -> None:
-    """Equal but for ties within 1e-5 of the goodness, which are counted."""
-    pixels = trained_run.dataset.validation.pixels[:2000]
+@pytest.mark.parametrize("count", [2000, pytest.param(None, marks=pytest.mark.slow)])
+def test_decisions_on_all_validation_images_are_torchs(count: int | None, exported: Path, trained_run: Run) -> None:
+    """Equal but for ties within 1e-5 of the goodness, which are counted; of the first ones, and of all."""
+    pixels = trained_run.dataset.validation.pixels[:count]
     ours = Model(exported).scores(pixels.numpy())
     theirs = goodness_scores(trained_run.network, trained_run.tensors, pixels, 10).numpy()
     differ = np.flatnonzero(ours.argmax(1) != theirs.argmax(1))

@@ -13,15 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
 
+from ffruntime import Model
 from ffruntime.core import bundle as bundles
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.errors import BundleError, StorageError
 from ffruntime.core.manifest import MANIFEST, WEIGHTS, Photo
+from ffruntime.learning.learner import Learner
 
 
 def read_everything(path: Path) -> None:
@@ -222,3 +225,23 @@ def test_kill_9_while_writing(bundle: Path) -> None:
         read_everything(bundle)
     write_bundle(bundle, manifest, {"goodness.onnx": b"last", "extra": b"last"})
     assert bundles.sha256(bundle / "extra") == Bundle(bundle).manifest.files["extra"].sha256
+
+
+@pytest.mark.parametrize("fault", ["part", "labels", "images"])
+def test_exemplars_that_are_not_of_the_network_are_refused(fault: str, bundle: Path) -> None:
+    """Their hash is right, and what they hold is not."""
+    tensors = Bundle(bundle).tensors("exemplars.safetensors")
+    if fault == "part":
+        del tensors["part"]
+    else:
+        tensors[fault] = tensors[fault] + 9 if fault == "labels" else np.ascontiguousarray(tensors[fault][..., 1:])
+    written = write_bundle(bundle, Bundle(bundle).manifest, {"exemplars.safetensors": save(tensors)})
+    with pytest.raises(BundleError, match=r"exemplars\.safetensors: "):
+        written.exemplars()
+
+
+def test_a_bundle_that_does_not_say_how_it_learns_is_refused(bundle: Path) -> None:
+    written = write_bundle(bundle, msgspec.structs.replace(Bundle(bundle).manifest, learning=None), {})
+    with pytest.raises(BundleError, match="does not say how its units learn"):
+        Learner(Model(written))
+    assert not written.state_directory.exists()
