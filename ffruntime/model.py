@@ -167,6 +167,8 @@ class Model:
 
         Raises `UsageError` where the model was not trained for it, or has no threshold for a shortlist.
         """
+        if labels is not None and labels < 1:
+            raise UsageError(f"labels: {labels} is no number of labels to try: one at least")
         modes = self.manifest.inference_modes
         name = asked or (SHORTLIST if labels else modes[0])
         mode = next((mode for mode in modes if mode == name), None)

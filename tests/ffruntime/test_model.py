@@ -151,3 +151,9 @@ def test_learned_weights_are_fp32(bundle: Path) -> None:
 def test_learned_weights_of_another_shape(bundle: Path) -> None:
     with pytest.raises(BackendError, match=r"cannot load it: .*dimensions do not match"):
         Model(bundle, Weights({"head.bias": np.zeros(3, np.float32)}, ("a",))).graph("classifier")
+
+
+@pytest.mark.parametrize("labels", [0, -1])
+def test_no_labels_to_try_is_an_error(labels: int, model: Model, images: np.ndarray) -> None:
+    with pytest.raises(UsageError, match="one at least"):
+        model.classify_batch(images[:1], labels=labels)

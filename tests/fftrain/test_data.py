@@ -240,6 +240,15 @@ def test_the_data_of_a_bundle_are_loaded_again(exported: Path, dataset: Dataset)
     assert torch.equal(again.test.labels, dataset.test.labels)
 
 
+@needs_mnist
+def test_the_split_that_a_bundle_records_is_the_one_that_is_made(exported: Path) -> None:
+    other = Split(7, SPLIT.validation)
+    again = load_for_manifest(trained_on(exported, split=other), str(DIRECTORY))
+    whole = load_dataset("mnist", DIRECTORY)
+    assert again.source.split == other
+    assert not torch.equal(again.validation.pixels, whole.validation.pixels)
+
+
 def test_other_data_than_those_of_the_bundle_are_refused(exported: Path, tmp_path: Path) -> None:
     """Such as the offline sample, where MNIST was and is no more."""
     mnist = trained_on(exported, offline_sample=True, source="MNIST (LeCun, Cortes); validation: …")
