@@ -51,7 +51,7 @@ def check_providers(path: Path, names: Sequence[str], precision: Precision = "fp
     bundle, rows = Bundle(path), []
     for name in names:
         backend = f"onnxruntime-{name}"
-        checks = check(Model(path, session=Session(backend, precision), state=False))
+        checks = check(Model(bundle, session=Session(backend, precision), state=False))
         require(checks, backend)
         bundle.verified(in_folder(WEIGHTS, precision))
         for graph in graph_files(bundle.manifest, precision):

@@ -8,12 +8,16 @@ minus that with them is the saliency of the pixel at the window's centre: below 
 from __future__ import annotations
 
 import io
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from msgspec import Struct
 from PIL import Image, ImageDraw
+
+from .core.durable import write_atomically
 
 BATCH = 25  # images whose occluded copies, for a row of windows, are one tensor: of CIFAR 2.5 MB
 TILE = 140  # pixels a side of a map in the picture, at least
@@ -83,6 +87,17 @@ def to_lines(explained: Mapping[str, Saliency], window: int) -> list[str]:
         lost = f"{100 * one.map.min():+.1f} points at row {row}, column {column}".replace("-", "−")
         lines.append(f"{name}: {100 * one.accuracy:.1f} % right; without {window} × {window} pixels {lost}")
     return lines
+
+
+def write(
+    explained: Mapping[str, Saliency], images: int, mode: str, window: int, target: Path, as_json: bool
+) -> str:
+    """Write the picture of saliencies to `target`; what a command says of them, in JSON or for people."""
+    write_atomically(target, picture(explained))
+    if as_json:
+        result = {"images": images, "mode": mode, "window": window, "picture": str(target)}
+        return json.dumps({**result, "saliency": to_json(explained)})
+    return "\n".join((*to_lines(explained, window), f"{target} written"))
 
 
 def occlude(

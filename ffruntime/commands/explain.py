@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from functools import partial
 from pathlib import Path
@@ -57,8 +56,7 @@ def explain(
 
     Over the bundle's exemplars, or the pictures in DIR/CLASS. This is accuracy-differential saliency: no gradient.
     """
-    from ..core.durable import write_atomically
-    from ..saliency import explain_accuracy, picture, steps, to_json, to_lines
+    from ..saliency import explain_accuracy, steps, write
 
     model = options.model()
     chosen = model.mode(mode)
@@ -71,19 +69,14 @@ def explain(
     predict, target = partial(model.scores, mode=chosen), out or Path(f"{model.path.stem}.ads.png")
     with click.progressbar(length=steps(images), label=f"{len(images)} images", file=sys.stderr) as bar:
         explained = explain_accuracy(predict, images, labels, model.classes, window, partial(bar.update, 1))
-    write_atomically(target, picture(explained))
-    if as_json:
-        result = {"images": len(images), "mode": chosen, "window": window, "picture": str(target)}
-        click.echo(json.dumps({**result, "saliency": to_json(explained)}))
-    else:
-        click.echo("\n".join((*to_lines(explained, window), f"{target} written")))
+    click.echo(write(explained, len(images), chosen, window, target, as_json))
 
 
 def _exemplars(model: Model, count: int) -> Examples:
     """The bundle's first exemplars, in which classes take turns. Raises `BundleError` where it has none."""
     from ..core.manifest import EXEMPLARS
 
-    model.bundle.verified(EXEMPLARS)
+    model.bundle.entry(EXEMPLARS)
     return model.bundle.exemplars().take(slice(count))
 
 

@@ -15,6 +15,7 @@ from .options import backend_options, json_option, model_option, session_of, sta
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..core.bundle import Bundle
     from ..learning.store import Store
     from ..learning.versions import Version
     from ..model import Model
@@ -41,9 +42,10 @@ def history(model_path: str, state: Path | None, as_json: bool) -> None:
     """Every version of the weights, the refused ones too; version 0 is the bundle's own."""
     from msgspec import to_builtins
 
+    from ..core.bundle import Bundle
     from ..core.tables import table
 
-    with _opened(model_path, state) as store:
+    with _opened(Bundle(model_path), state) as store:
         versions, current = store.history(), store.current_version()
     if as_json:
         for version in versions:
@@ -63,7 +65,9 @@ def history(model_path: str, state: Path | None, as_json: bool) -> None:
 @json_option
 def rollback(version: int | None, model_path: str, state: Path | None, as_json: bool) -> None:
     """Make an earlier VERSION count again; default: the one that the current one was made from. Examples stay."""
-    with _opened(model_path, state, writing=True) as store:
+    from ..core.bundle import Bundle
+
+    with _opened(Bundle(model_path), state, writing=True) as store:
         number = store.rollback(version)
     click.echo(json.dumps({"version": number}) if as_json else f"version {number} is current")
 
@@ -114,7 +118,7 @@ def diff(
     from ..model import Model
 
     model = Model(model_path, session=session_of(backend, precision, threads), state=False)
-    with _opened(model_path, state) as store:
+    with _opened(model.bundle, state) as store:
         if second is None:
             second = store.current_version()
         if first is None:
@@ -154,10 +158,11 @@ def export_state(file: Path, model_path: str, state: Path | None, force: bool, a
         raise UsageError(
             f"{file}: is there already; {'--force replaces it' if file.is_file() else 'it is no file'}"
         )
-    with _opened(model_path, state) as store:
-        now, manifest = store.current(), store.manifest
-    tensors = changed(Bundle(model_path).weights(), now.weights.tensors)
-    written = write_state(file, manifest, replace(now.weights, tensors=tensors), now.updates, now.examples)
+    bundle = Bundle(model_path)
+    with _opened(bundle, state) as store:
+        now = store.current()
+    tensors = changed(bundle.weights(), now.weights.tensors)
+    written = write_state(file, bundle.manifest, replace(now.weights, tensors=tensors), now.updates, now.examples)
     if as_json:
         click.echo(json.dumps({"version": now.version, "tensors": list(tensors), **to_builtins(written)}))
     else:
@@ -193,14 +198,13 @@ def apply_state(file: Path, model_path: str, state: Path | None, force: bool, as
 
 
 @contextlib.contextmanager
-def _opened(model_path: str, state: Path | None, writing: bool = False) -> Iterator[Store]:
-    """The store of a model's state; one that is to be written to has to be there."""
-    from ..core.bundle import REPLAY, Bundle
+def _opened(bundle: Bundle, state: Path | None, writing: bool = False) -> Iterator[Store]:
+    """The store of a bundle's state; one that is to be written to has to be there."""
+    from ..core.bundle import REPLAY
     from ..core.errors import StateError
     from ..learning.database import DATABASE
     from ..learning.store import Store
 
-    bundle = Bundle(model_path)
     directory = state or bundle.state_directory
     if writing and not (directory / DATABASE).exists():
         raise StateError(f"{directory}: nothing was learned yet")

@@ -60,7 +60,7 @@ class Bundle:
 
     def verified(self, name: str) -> Path:
         """Path of a file whose hash has been checked. Raises `BundleError` naming the file."""
-        entry, file = self._entry(name), self.path / name
+        entry, file = self.entry(name), self.path / name
         if name not in self._verified:
             try:
                 digest = sha256(file)
@@ -75,7 +75,7 @@ class Bundle:
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
-        file, entry = self.path / name, self._entry(name)
+        file, entry = self.path / name, self.entry(name)
         try:
             data = file.read_bytes()
             _check_hash(file, hashlib.sha256(data).hexdigest(), entry)
@@ -118,7 +118,8 @@ class Bundle:
         """Real images, uint8 (N, C, H, W): the exemplars, else those of the golden vectors."""
         return self.exemplars().pixels if EXEMPLARS in self else self.tensors(GOLDEN)["images"]
 
-    def _entry(self, name: str) -> FileEntry:
+    def entry(self, name: str) -> FileEntry:
+        """What the manifest knows of a file. Raises `BundleError` that says what makes it where it is not there."""
         if name not in self.manifest.files:
             folder = Path(name).parent.name
             option = f" --precision {folder}" if folder in PRECISIONS else ""

@@ -312,9 +312,12 @@ class Learner:
     def _shipped(self) -> float | None:
         """The same of the bundle's own weights, computed once in a state's life."""
         share = self.store.setting("shipped")
-        shipped = self.shipped.with_weights(self.shipped.weights)  # whose graphs are not kept
-        if share is None and (share := self._judge(shipped)) is not None:
-            self.store.set("shipped", share)
+        if share is None:
+            share = self._judge(
+                self.shipped.with_weights(self.shipped.weights)
+            )  # a copy, whose graphs are not kept
+            if share is not None:
+                self.store.set("shipped", share)
         return share
 
     def _beyond_budget(self, refused: list[int], others: int) -> list[int]:

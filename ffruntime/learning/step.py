@@ -33,7 +33,7 @@ BLOCK = 1 << 14  # elements updated at once: 64 kB of float32, which stay in a c
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
-    """How an update is done. The loss is the gradient graphs' own, augmentation the recipe's."""
+    """How an update is done. The loss is the gradient graphs' own, augmentation the manifest's."""
 
     steps: Positive = 60
     batch: Positive = STEP  # images in a step

@@ -38,8 +38,8 @@ class Stream:
         augmentation: Augment | None = None,
         stepped: Stepped = lambda: None,
     ) -> None:
-        """Begin with the learner's current version. `augmentation`: by default the recipe's; `stepped` is called
-        after each step."""
+        """Begin with the learner's current version. `augmentation`: by default the manifest's; `stepped` is
+        called after each step."""
         self._learner, self._rng, self._stepped = learner, rng, stepped
         self._augmentation = augmentation or learner.learning.augment
         self._start, self._now, self.steps = time.perf_counter(), learner.refresh(), 0

@@ -94,8 +94,7 @@ def accuracy_differential(
     """Accuracy-differential saliency of a bundle, over the first validation images."""
     torch = import_torch()
     from ffruntime.core.bundle import Bundle
-    from ffruntime.core.durable import write_atomically
-    from ffruntime.saliency import explain_accuracy, picture, steps, to_json, to_lines
+    from ffruntime.saliency import explain_accuracy, steps, write
 
     from ..dataset import load_for_manifest
     from ..evaluation import SCORES, load_tensors
@@ -116,12 +115,7 @@ def accuracy_differential(
 
     with click.progressbar(length=steps(images), label=f"{len(images)} images", file=sys.stderr) as bar:
         explained = explain_accuracy(predict, images, labels, manifest.classes, window, partial(bar.update, 1))
-    write_atomically(target, picture(explained))
-    if as_json:
-        result = {"images": len(images), "mode": chosen, "window": window, "picture": str(target)}
-        click.echo(json.dumps({**result, "saliency": to_json(explained)}))
-    else:
-        click.echo("\n".join((*to_lines(explained, window), f"{target} written")))
+    click.echo(write(explained, len(images), chosen, window, target, as_json))
 
 
 def class_activation(
@@ -139,7 +133,7 @@ def class_activation(
     from ..network import to_images
 
     bundle = Bundle(model)
-    runtime = Model(model, state=False)  # reads the picture; its weights are read below
+    runtime = Model(bundle, state=False)  # reads the picture; its weights are read below
     manifest = bundle.manifest
     network, classes = manifest.network, manifest.classes
     if "classifier" not in manifest.modes:

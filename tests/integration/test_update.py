@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from device_steps import BATCH, STEPS, batches, device_units
+from device_steps import BATCH, STEPS, batches, device_units, learn_from_hybrids
 from msgspec import structs
 
 from ffruntime.core.bundle import CALIBRATION
 from ffruntime.core.data import to_unit_interval
-from ffruntime.core.learning import Hybrids
 from ffruntime.learning.draws import hybrids
-from ffruntime.learning.step import Arrays, HeadSteps, Settings, UnitSteps
+from ffruntime.learning.step import Arrays, HeadSteps, Settings
 from ffruntime.model import Model
 from ffruntime.session import Session
 from fftrain import network as net
@@ -108,15 +107,6 @@ def test_the_classifier_learns_as_in_pytorch(micro_batch: int, model: Model, wei
     assert steps.loss == pytest.approx(losses[-1], rel=1e-4)
     for name, parameter in zip(("head.weight", "head.bias"), head, strict=True):
         np.testing.assert_allclose(weights[name], parameter.detach().numpy(), rtol=0, atol=1e-4)
-
-
-def learn_from_hybrids(model: Model, weights: Arrays, images: np.ndarray, count: int) -> tuple[float, ...]:
-    steps = UnitSteps(model, weights, Settings(lr=3e-3), Hybrids(3), np.random.default_rng(0))
-    shown = to_unit_interval(images[:32])
-    for _ in range(count):
-        labels = np.zeros(len(shown), np.int64)
-        steps.step(shown, labels, lambda _: pytest.fail("nobody has to ask which label is plausible"))
-    return steps.losses
 
 
 def test_without_labels_images_are_told_from_hybrids(model: Model, weights: Arrays) -> None:

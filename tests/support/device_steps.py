@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from msgspec import structs
 
 from ffruntime.core.bundle import CALIBRATION
 from ffruntime.core.data import to_unit_interval
-from ffruntime.core.learning import WrongLabels
+from ffruntime.core.learning import Hybrids, WrongLabels
 from ffruntime.embedding import first_input
 from ffruntime.learning.step import Arrays, Settings, UnitSteps
 from ffruntime.model import Model
@@ -38,3 +39,13 @@ def device_units(model: Model, weights: Arrays, settings: Settings) -> list[list
         steps.descend(positive, negative)
         losses.append(list(steps.losses))
     return losses
+
+
+def learn_from_hybrids(model: Model, weights: Arrays, images: np.ndarray, count: int) -> tuple[float, ...]:
+    """So many steps on the first 32 images, whose negatives are hybrids."""
+    steps = UnitSteps(model, weights, Settings(lr=3e-3), Hybrids(3), np.random.default_rng(0))
+    shown = to_unit_interval(images[:32])
+    for _ in range(count):
+        labels = np.zeros(len(shown), np.int64)
+        steps.step(shown, labels, lambda _: pytest.fail("nobody has to ask which label is plausible"))
+    return steps.losses

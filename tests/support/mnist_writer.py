@@ -6,6 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ffruntime.core.data import SPLIT, Examples
+
+VALIDATION = SPLIT.validation
+COUNT = VALIDATION + 20  # of `numbered`
+
 
 def idx(array: np.ndarray) -> bytes:
     """uint8 of any shape in LeCun's format."""
@@ -19,3 +24,22 @@ def write_mnist(directory: Path, **parts: np.ndarray) -> Path:
     for part, array in parts.items():
         (folder / f"{part.replace('_', '-')}-idx{array.ndim}-ubyte").write_bytes(idx(array))
     return directory
+
+
+def numbered(directory: Path) -> Path:
+    """Files whose n-th training image begins with n."""
+    images = np.zeros((COUNT, 28, 28), np.uint8)
+    images[:, 0, 0], images[:, 0, 1] = np.arange(COUNT) // 256, np.arange(COUNT) % 256
+    labels = (np.arange(COUNT) % 10).astype(np.uint8)
+    return write_mnist(
+        directory,
+        train_images=images,
+        train_labels=labels,
+        t10k_images=images[:30] + 1,
+        t10k_labels=labels[:30],
+    )
+
+
+def numbers(digits: Examples) -> list[int]:
+    """Which of the `numbered` images they are."""
+    return (256 * digits.pixels[:, 0, 0, 0].astype(int) + digits.pixels[:, 0, 0, 1]).tolist()

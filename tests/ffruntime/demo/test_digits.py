@@ -7,32 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mnist_writer import idx, write_mnist
+from mnist_writer import idx, numbered
 
-from ffruntime.core.data import SPLIT, Examples
 from ffruntime.core.errors import DataError
 from ffruntime.demo.digits import load, showing, some
-
-VALIDATION = SPLIT.validation
-COUNT = VALIDATION + 20
-
-
-def numbered(directory: Path) -> Path:
-    """Files whose n-th training image begins with n."""
-    images = np.zeros((COUNT, 28, 28), np.uint8)
-    images[:, 0, 0], images[:, 0, 1] = np.arange(COUNT) // 256, np.arange(COUNT) % 256
-    labels = (np.arange(COUNT) % 10).astype(np.uint8)
-    return write_mnist(
-        directory,
-        train_images=images,
-        train_labels=labels,
-        t10k_images=images[:30] + 1,
-        t10k_labels=labels[:30],
-    )
-
-
-def numbers(digits: Examples) -> list[int]:
-    return (256 * digits.pixels[:, 0, 0, 0].astype(int) + digits.pixels[:, 0, 0, 1]).tolist()
 
 
 def test_what_is_measured_on_is_the_test_images(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from device_steps import BATCH, device_units
+from device_steps import BATCH, device_units, learn_from_hybrids
 from msgspec import structs
 from shapes import PATTERNS
 
@@ -81,15 +81,6 @@ def test_pairs_are_of_right_and_wrong_labels_or_of_images_and_hybrids(
         expected = [first_input(network, weights, *copy) for copy in copies]
         np.testing.assert_array_equal(np.concatenate(pair), np.concatenate(expected))
         assert [len(part) for part in pair] == [6, 12]
-
-
-def learn_from_hybrids(model: Model, weights: Arrays, images: np.ndarray, count: int) -> tuple[float, ...]:
-    steps = UnitSteps(model, weights, Settings(lr=3e-3), Hybrids(3), np.random.default_rng(0))
-    shown = to_unit_interval(images[:32])
-    for _ in range(count):
-        labels = np.zeros(len(shown), np.int64)
-        steps.step(shown, labels, lambda _: pytest.fail("nobody has to ask which label is plausible"))
-    return steps.losses
 
 
 def test_one_picture_alone_has_nothing_to_be_mixed_with(model: Model, weights: Arrays) -> None:
