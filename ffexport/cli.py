@@ -196,7 +196,7 @@ def new_bundle(path: Path, out: str | None, force: bool) -> Path:
         from .from_state import target_of
     from ffruntime.core.bundle import Bundle
 
-    Bundle(path)  # no bundle, no state of it
+    Bundle(path)  # raises `BundleError` before the state is read
     return target_of(path, Path(out) if out is not None else None, force)
 
 

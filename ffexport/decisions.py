@@ -1,4 +1,4 @@
-"""How graphs decide on images: on which, how many answers are right and are fp32's, and what of that is bearable.
+"""How graphs decide on images: on which, how many answers are right and are fp32's, and what loss is tolerated.
 
 The threshold of mode `shortlist` is calibrated here, too, from decisions on exemplars.
 """
@@ -103,7 +103,7 @@ def compare(ours: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Deci
 def faithful(ours: np.ndarray, reference: np.ndarray, labels: np.ndarray, precision: Precision) -> bool:
     """Whether decisions by scores (N, classes) keep to what the precision may lose.
 
-    One lost answer is always borne: of some hundred exemplars it is more than the goal, and no evidence against it.
+    One lost answer is always tolerated: among some hundred exemplars it is not significant.
     """
     now, before = compare(ours, reference, labels), compare(reference, reference, labels)
     lost, differ = before.right - now.right, now.images - now.agree

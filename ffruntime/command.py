@@ -13,7 +13,7 @@ INTERRUPTED = 130
 
 
 def run(command: click.Command) -> None:
-    """Run a click command and exit: 0, or the code of what went wrong (`errors.py`). Never a traceback."""
+    """Run a click command and exit: 0, or the code of what went wrong (`errors.py`), said in one line on stderr."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may be anything
             stream.reconfigure(errors="backslashreplace")

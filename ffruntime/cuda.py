@@ -1,6 +1,6 @@
 """The CUDA driver by way of ctypes: whether there is one, which GPU it has, and the memory that an engine needs.
 
-TensorRT's own runtime can crash a process that has no driver, so whoever is about to touch it asks here first. The
+TensorRT's own runtime can crash a process that has no driver: `missing` has to be called before it is used. The
 driver's library comes with the driver: nothing to install, on a Jetson as on a workstation. Names, arguments and
 numbers: CUDA Driver API, NVIDIA, https://docs.nvidia.com/cuda/cuda-driver-api/.
 """
@@ -55,7 +55,7 @@ def compute_capability() -> str:
     return ".".join(numbers)
 
 
-class Gpu:
+class GpuMemory:
     """The first GPU: its primary context (the one that TensorRT uses as well), a stream, and buffers by name.
 
     For one thread at a time, any thread. Every method raises `BackendError` with the driver's own words.

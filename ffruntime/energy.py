@@ -1,4 +1,4 @@
-"""Energy, where the machine tells: RAPL counters, NVML, the INA3221 sensors of a Jetson.
+"""Energy meters: RAPL counters, NVML, the INA3221 sensors of a Jetson.
 
 Each kind gives its meters or, in a sentence, why there are none. Formats as the kernel documents them
 (Documentation/power/powercap/powercap.rst, Documentation/hwmon/ina3221.rst) and as NVML's reference does; tested on

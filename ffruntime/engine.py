@@ -201,7 +201,7 @@ class Engine:
         self._engine = engine = self._runtime.deserialize_cuda_engine(file.read_bytes())
         if engine is None:
             raise BackendError(f"{file}: {sidecar.library} cannot load it: {self._log.said()}")
-        self._context, self._gpu = engine.create_execution_context(), cuda.Gpu()
+        self._context, self._gpu = engine.create_execution_context(), cuda.GpuMemory()
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         self._types = {name: module.nptype(engine.get_tensor_dtype(name)) for name in names}
         self._outputs = [name for name in names if engine.get_tensor_mode(name) == module.TensorIOMode.OUTPUT]

@@ -1,6 +1,6 @@
 """What a network says of a split, in every inference mode, and how good that is: accuracy, confusion, calibration.
 
-Calibration: a confidence that can be believed. Scores become probabilities, and those are compared with how often
+Calibration compares confidence with accuracy: scores become probabilities, and those are held against how often
 they are right: Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks (ICML 2017). All in float64.
 """
 
@@ -151,7 +151,7 @@ def measure(scores: Scores, labels: Tensor, fitted: Mapping[str, float]) -> dict
 
 
 def confidences(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """softmax(scores / T): (N, C) -> probabilities (N, C). Scores that are no numbers say nothing: 1 / C each."""
+    """softmax(scores / T): (N, C) -> probabilities (N, C). Rows that hold no numbers become 1 / C each."""
     logits = _below_best(scores) / temperature
     shares = np.exp(logits)
     return shares / shares.sum(axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""A training run: epochs of steps, checkpoints, and an end that loses nothing."""
+"""A training run: epochs of steps, checkpoints, and a stop on request after which it can go on."""
 
 from __future__ import annotations
 

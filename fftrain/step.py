@@ -327,7 +327,7 @@ def discriminated(loss: PairLoss, positive: Tensor, negative: Tensor, sign: int 
     return right / 2
 
 
-# Peer normalisation: no neuron of a unit stays far busier than the others, or silent for good (Hinton, section 2).
+# Peer normalisation keeps the mean activities of a unit's neurons similar (Hinton, section 2).
 
 
 def peer_means(peer: Peer, network: Network, device: torch.device) -> Tensors:

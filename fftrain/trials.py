@@ -82,7 +82,7 @@ def run_trials(sweeping: Sweeping) -> None:
             raise
         except StorageInternalError:
             raise
-        except Exception as error:  # what one network dies of, the next one need not
+        except Exception as error:  # a trial that fails does not end the sweep
             line = " ".join(str(error).split())
             line = line if isinstance(error, FFError) else f"{type(error).__name__}: {line}"
             fail(study, trial, line)

@@ -105,7 +105,7 @@ def classify(
 
                 click.echo(draw(pixels), err=as_json)
             click.echo(_answer_json(path, answer, top) if as_json else _answer_line(path, answer, top))
-    finally:  # Ctrl-C is how a stream ends
+    finally:  # also after Ctrl-C, which ends a stream
         if chosen == SHORTLIST and costs.total() > 1 and not as_json:
             click.echo(_cost_line(costs, len(model.classes), labels, len(model.undertrained)))
     if failed:

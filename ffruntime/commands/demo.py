@@ -168,7 +168,7 @@ def _changed_world(stage: Stage) -> tuple[Scene, dict[str, Any]]:
     taught = {world: teach.changed_world_portions(bundle, training, world, plan, 0) for world in teach.WORLDS}
     for world, portions in taught.items():
         _draw(stage, f"the world is {world}", portions[0])
-    worlds: dict[str, list[teach.Point]] = {world: [] for world in teach.WORLDS}
+    worlds: dict[str, list[teach.Measurement]] = {world: [] for world in teach.WORLDS}
     with _watched("changed-world", teach.changed_world_steps(plan)) as (stepped, say):
         for world, points in worlds.items():
             state, portions = stage.state / "changed-world" / world, taught[world]

@@ -195,7 +195,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
     entries = {n: FileEntry(len(data), hashlib.sha256(data).hexdigest()) for n, data in files.items()}
     files_after = dict(sorted({**manifest.files, **entries}.items()))
     final = msgspec.structs.replace(manifest, format=FORMAT, files=files_after)
-    contents = {**files, MANIFEST: encode_manifest(final)}  # the manifest comes last: it is the commit
+    contents = {**files, MANIFEST: encode_manifest(final)}  # replacing the manifest, last, commits the write
     created = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -248,7 +248,7 @@ def _stage_withdrawal(path: Path, entries: Mapping[str, FileEntry]) -> tuple[set
     try:
         current = _read_manifest(path)
     except BundleError:
-        return set(), None  # nothing there that could be trusted, so nothing to keep trustworthy
+        return set(), None  # the manifest that is there cannot be read: nothing to preserve
     kept = {n: e for n, e in current.files.items() if n not in entries or e == entries[n]}
     if kept == current.files:
         return set(current.files), None

@@ -1,4 +1,4 @@
-"""What a pass through a network costs, counted from its description: multiply-accumulates, and nothing measured."""
+"""Multiply-accumulates of a pass through a network, counted from its description."""
 
 from __future__ import annotations
 

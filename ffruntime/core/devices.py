@@ -17,7 +17,7 @@ else:
     import tomli as tomllib
 
 
-Mebibytes: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 24)]  # up to 16 TiB: more is a slip of the pen
+Mebibytes: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 24)]  # at most 16 TiB, so that a typing error is refused
 
 
 class Fact(Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,7 +15,7 @@ from .architecture import NonNegative, Positive
 
 PositiveFloat: TypeAlias = Annotated[float, Meta(gt=0)]
 
-LOWEST_GOODNESS = 1e-12  # below it, the ratio loss no longer asks how low
+LOWEST_GOODNESS = 1e-12  # the ratio loss takes a smaller goodness for this one
 
 # What the planner has to know of learning on a device, too.
 STEP = 32  # images in a step of an update, each with its negatives

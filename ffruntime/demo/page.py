@@ -21,7 +21,7 @@ from PIL import Image
 from ..core.data import Examples
 from .digits import SHAPE
 from .split_mnist import MODE, TASKS, Method, SplitPlan, summary
-from .teach import ChangedWorldPlan, NewClassPlan, Point
+from .teach import ChangedWorldPlan, Measurement, NewClassPlan
 
 QUICK = "QUICK: far fewer images and steps than the protocol says"
 PICTURES = 20
@@ -59,7 +59,7 @@ class Scene(Struct, frozen=True):
 
 
 def show_new_class(
-    digit: int, points: Sequence[Point], taught: Sequence[Examples], plan: NewClassPlan, where: str
+    digit: int, points: Sequence[Measurement], taught: Sequence[Examples], plan: NewClassPlan, where: str
 ) -> Scene:
     """Scene 1; `where` says on which images it was measured."""
     first, last, mode = points[0], points[-1], next(iter(points[0].new))
@@ -84,7 +84,7 @@ def show_new_class(
 
 
 def show_changed_world(
-    worlds: Mapping[str, Sequence[Point]],
+    worlds: Mapping[str, Sequence[Measurement]],
     taught: Mapping[str, Sequence[Examples]],
     plan: ChangedWorldPlan,
     where: str,
@@ -204,12 +204,12 @@ def _method(title: str, methods: Sequence[Method], name: str, plan: SplitPlan) -
     )
 
 
-def _chart(title: str, points: Sequence[Point], part: Callable[[Point], dict[str, float]]) -> str:
+def _chart(title: str, points: Sequence[Measurement], part: Callable[[Measurement], dict[str, float]]) -> str:
     lines = {mode: [(point.examples, part(point)[mode]) for point in points] for mode in points[0].new}
     return lines_svg(title, "examples learned", lines)
 
 
-def _points(caption: str, points: Sequence[Point]) -> Table:
+def _points(caption: str, points: Sequence[Measurement]) -> Table:
     modes = list(points[0].new)
     header = ("examples", *(f"new, {mode}" for mode in modes), *(f"old, {mode}" for mode in modes), "s", "")
     rows = tuple(

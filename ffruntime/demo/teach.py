@@ -26,7 +26,7 @@ from .digits import DIGITS, accuracy, known, names, require_digits, showing, som
 NEW_CLASS_REMEDY = "fftrain mnist --classes 0-8 --out nine.ff && ffexport --model nine.ff"
 CHANGED_WORLD_REMEDY = "fftrain mnist && ffexport"
 
-# What may happen to the images of a camera that went on learning for a reason.
+# How images are changed in scene 2.
 WORLDS: dict[str, Callable[[Image.Image], Image.Image]] = {
     "inverted": ImageOps.invert,  # dark figures on light ground
     "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(1.3)),  # out of focus
@@ -59,7 +59,7 @@ QUICK_CHANGED_WORLD = ChangedWorldPlan(
 )
 
 
-class Point(Struct, frozen=True):
+class Measurement(Struct, frozen=True):
     """How it stands after so many examples. Accuracies are by inference mode, shares of right answers."""
 
     examples: int  # that were stored so far
@@ -110,7 +110,7 @@ def teach_new_class(
     plan: NewClassPlan,
     state: Path,
     stepped: Callable[[], None],
-) -> Iterator[Point]:
+) -> Iterator[Measurement]:
     """Teach the digit through the device's learner, with its defaults, in the state directory `state`."""
     measured = some(tested, plan.measured)
     new, old = (showing(measured, *digits) for digits in ([new_digit(model.bundle)], known(model.bundle)))
@@ -158,7 +158,7 @@ def teach_changed_world(
     plan: ChangedWorldPlan,
     state: Path,
     stepped: Callable[[], None],
-) -> Iterator[Point]:
+) -> Iterator[Measurement]:
     """One of `WORLDS`, learned by the device's learner, with its defaults, in the state directory `state`."""
     old = some(showing(tested, *known(model.bundle)), plan.measured)
     new = Examples(change(world, old.pixels), old.labels)
@@ -176,14 +176,14 @@ def _teach(
     old: Examples,
     stepped: Callable[[], None],
     rehearsal: int = 0,
-) -> Iterator[Point]:
+) -> Iterator[Measurement]:
     """A point before anything is learned, one after each portion, and one after `rehearsal` steps of rehearsal."""
 
-    def point(examples: int, rehearsed: int, adopted: bool, seconds: float) -> Point:
+    def point(examples: int, rehearsed: int, adopted: bool, seconds: float) -> Measurement:
         model = learner.model
         modes: list[str] = [*model.modes()]
         on_new, on_old = ({mode: accuracy(model, images, mode) for mode in modes} for images in (new, old))
-        return Point(examples, rehearsed, adopted, seconds, on_new, on_old)
+        return Measurement(examples, rehearsed, adopted, seconds, on_new, on_old)
 
     examples = 0
     yield point(examples, 0, True, 0.0)

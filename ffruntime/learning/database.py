@@ -1,4 +1,7 @@
-"""The database of a state directory: SQLite, durable, checked to be ours, with errors in this project's words."""
+"""The database of a state directory: SQLite, durable.
+
+Application id and tables are checked; SQLite's errors become `StateError` or `StorageError`.
+"""
 
 from __future__ import annotations
 

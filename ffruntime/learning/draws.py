@@ -79,7 +79,7 @@ def hybrids(images: np.ndarray, count: int, blur: int, rng: np.random.Generator)
     """Of each image `count` hybrids, each with another one of the batch: (B, C, H, W) -> (count, B, C, H, W).
 
     Regions of one image, the rest of another: right in the small, wrong in the large (Hinton, section 3.2).
-    Another one is one that looks different; an image of which there are none stays as it is.
+    The other one has different pixels; an image that has no such partner stays as it is.
     """
     b, _, height, width = images.shape
     kinds = np.array([hash(image.tobytes()) for image in images])

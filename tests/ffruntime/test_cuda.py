@@ -15,7 +15,7 @@ needs_no_driver = pytest.mark.skipif(cuda.missing() is None, reason="this machin
 def test_a_missing_driver_is_named() -> None:
     """In a few words, and without touching anything that could crash."""
     assert cuda.missing() is not None
-    for call in (cuda.compute_capability, cuda.Gpu):
+    for call in (cuda.compute_capability, cuda.GpuMemory):
         with pytest.raises(BackendError) as raised:
             call()
         assert str(raised.value) == cuda.missing()
@@ -25,7 +25,7 @@ def test_a_missing_driver_is_named() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(cuda.missing() is not None, reason="needs a CUDA driver and a GPU")
 def test_arrays_go_to_the_gpu_and_come_back() -> None:
-    gpu = cuda.Gpu()
+    gpu = cuda.GpuMemory()
     there = np.arange(1000, dtype=np.float32)
     back = np.empty_like(there)
     first = gpu.upload("a", there)
