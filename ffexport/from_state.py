@@ -21,7 +21,8 @@ from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import to_unit_interval
 from ffruntime.core.durable import sha256
 from ffruntime.core.errors import BundleError, StorageError, UsageError
-from ffruntime.core.layers import gradient_tensors, unit_parameters
+from ffruntime.core.graphs import unit_gradient
+from ffruntime.core.layers import unit_parameters
 from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, WEIGHTS, Manifest, Precision
 from ffruntime.core.plan import Plan
 from ffruntime.core.state import State, Weights, read_state
@@ -146,7 +147,7 @@ def _golden_gradient(model: Model, weights: Arrays, old: Arrays) -> Arrays:
     n, x = len(old["images"]), golden_pairs(network, weights, old)
     for below in range(index):
         x = model.graph(unit_name(below))({"input": x})["output"]
-    given = {name: weights[name] for name in gradient_tensors(network, index)}
+    given = {name: weights[name] for name in unit_gradient(network, index).takes}
     outputs = model.graph(f"gradient{index + 1}")({"positive": x[:n], "negative": x[n:], **given})
     names = [f"gradient.{parameter.name}" for parameter in unit_parameters(network, index)]
     return {name: outputs[name] for name in names}

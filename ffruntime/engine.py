@@ -23,6 +23,7 @@ from .backend import DEFAULT_BACKEND, Graph, gradient_in_chunks, in_chunks, load
 from .core.bundle import Bundle
 from .core.data import to_unit_interval
 from .core.errors import BackendError, BundleError, MissingExtra, ParityError
+from .core.graphs import graphs
 from .core.manifest import GOLDEN, TOLERANCE, WEIGHTS, Manifest, Precision, in_folder
 
 Library: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
@@ -115,7 +116,7 @@ def engine_for(
     Raises `BackendError` where there is no such engine, no library or no GPU; `BundleError` for a damaged file;
     `ParityError` where it computes something else with what was learned.
     """
-    if learned and name not in ("goodness", "classifier"):
+    if learned and not graphs(bundle.manifest.network)[name].answers:
         raise BackendError(f"{library}: the engine of {name} takes nothing that was learned")
     if problem := cuda.missing():
         raise BackendError(f"{library}: {problem} on this machine")
@@ -270,7 +271,7 @@ def prove(engine: Graph, bundle: Bundle, name: str, learned: Mapping[str, np.nda
     Raises `ParityError` where they differ by more than rounding, `BackendError` without onnxruntime.
     """
     inputs = {"images": to_unit_interval(bundle.tensors(GOLDEN)["images"])}
-    if name == "goodness":
+    if graphs(bundle.manifest.network)[name].kind == "goodness":
         inputs["labels"] = np.arange(bundle.manifest.network.label.patterns)
     try:
         expected = load_graph(bundle.verified(f"{name}.onnx"), DEFAULT_BACKEND, weights=learned)(inputs)

@@ -16,7 +16,8 @@ from .core.architecture import Network, unit_name, unit_shapes
 from .core.bundle import Bundle
 from .core.data import to_unit_interval
 from .core.errors import BundleError, ParityError
-from .core.layers import gradient_tensors, head_parameters, unit_parameters
+from .core.graphs import unit_gradient
+from .core.layers import head_parameters, unit_parameters
 from .core.learning import Hybrids, sharpness
 from .core.manifest import GOLDEN, TOLERANCE, TOLERANCES, Precision
 from .embedding import embed, first_input
@@ -190,7 +191,7 @@ def _check_gradients(model: Model, golden: Arrays, weights: Arrays) -> list[Chec
     for index, (_, shape) in enumerate(unit_shapes(network)):
         expected, name = model.graph(unit_name(index))({"input": x}), f"gradient{index + 1}"
         if f"{name}.onnx" in model.bundle and learning:
-            tensors = {tensor: weights[tensor] for tensor in gradient_tensors(network, index)}
+            tensors = {tensor: weights[tensor] for tensor in unit_gradient(network, index).takes}
             outputs = model.graph(name)({"positive": x[:n], "negative": x[n:], **tensors})
             for output, same in (("next", "output"), ("goodness", "goodness")):
                 both = np.concatenate([outputs[f"{output}.positive"], outputs[f"{output}.negative"]])

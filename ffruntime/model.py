@@ -16,7 +16,7 @@ from .backend import Graph, in_chunks
 from .core.bundle import Bundle
 from .core.data import to_unit_interval
 from .core.errors import BundleError, UsageError, unknown
-from .core.layers import graph_tensors
+from .core.graphs import graphs, graphs_of_mode
 from .core.manifest import SHORTLIST, Manifest, Mode, Precision
 from .core.state import Weights
 from .session import Session, load
@@ -141,9 +141,10 @@ class Model:
         other = Model(self._bundle, weights, self._session)
         before, after, network = self._weights.tensors, weights.tensors, self.manifest.network
         differ = {name for name in before.keys() | after.keys() if before.get(name) is not after.get(name)}
+        files = graphs(network)
         with self._lock:
-            graphs = dict(self._graphs)
-        other._graphs = {n: g for n, g in graphs.items() if differ.isdisjoint(graph_tensors(network, n))}
+            loaded = dict(self._graphs)
+        other._graphs = {name: graph for name, graph in loaded.items() if differ.isdisjoint(files[name].holds)}
         return other
 
     def with_session(self, session: Session) -> Model:
@@ -244,7 +245,7 @@ class Model:
                 f"{images.shape}"
             )
         mode = self.mode(asked, labels)
-        for graph in ("classifier", "goodness") if mode == SHORTLIST else (mode,):
+        for graph in graphs_of_mode(mode, self.manifest.network):
             self.graph(graph)  # loading is not part of the time that is reported
         start = time.perf_counter()
         scores, passes = self._scores(images, mode, labels)

@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 
 from .backend import DEFAULT_BACKEND, ENGINES, Graph, load_graph
 from .core.bundle import Bundle
-from .core.layers import graph_tensors
+from .core.graphs import graphs
 from .core.manifest import WEIGHTS, Precision, in_folder, known_precision
 from .core.plan import BATCH
 
@@ -50,7 +50,7 @@ def load(bundle: Bundle, name: str, session: Session, learned: Mapping[str, np.n
     are left out. The graph borrows the arrays, which must not change any more. Raises `BundleError`, and
     `BackendError` where the backend cannot run it here, or with these tensors.
     """
-    held = graph_tensors(bundle.manifest.network, name) if learned else ()
+    held = graphs(bundle.manifest.network)[name].holds if learned else ()
     tensors = {tensor: learned[tensor] for tensor in learned if tensor in held}
     if session.backend in ENGINES:
         from .engine import engine_for

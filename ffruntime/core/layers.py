@@ -21,7 +21,9 @@ from .architecture import (
     Op,
     Shape,
     Source,
+    class_goodness,
     pattern_shape,
+    readout_cells,
     scored_units,
     shaped_ops,
     source_shape,
@@ -31,22 +33,26 @@ from .architecture import (
 )
 
 HEAD = "head"  # the linear classifier: the layer after all units
+KNOWN = "labels.known"
+TOTAL = "total.weights"
 
 # What a tensor is for. A layer's `weight` and `bias` are what a gradient is taken with respect to; `mean` and
-# `variance` are normalisation statistics, which are frozen outside training; the others are label patterns, the
-# neutral one, and the share of each pixel that placement `add` keeps.
-Role: TypeAlias = Literal["patterns", "neutral", "keep", "mean", "variance", "weight", "bias"]
+# `variance` are normalisation statistics, which are frozen outside training. Of labels in the input there are
+# patterns, the neutral one, and the share of each pixel that placement `add` keeps; of class goodness, `known`, 1
+# for rows that are classes' and 0 for spare ones, and the weight of every unit in the `total`.
+Role: TypeAlias = Literal["patterns", "neutral", "keep", "known", "total", "mean", "variance", "weight", "bias"]
 
 
 class Layer(Struct, frozen=True):
-    """An operation where it stands: of a unit, of one of a unit's inputs, or the linear classifier."""
+    """An operation where it stands: of a unit, one of its inputs or its readout, or the linear classifier."""
 
-    name: str  # `unit2.conv1`; of an input's operation `unit2.self.linear1`; `head`
+    name: str  # `unit2.conv1`; of an input's operation `unit2.self.linear1`; `unit2.readout`; `head`
     op: Op
     before: Shape  # what it receives, without the batch
     after: Shape  # what it makes of that
     unit: int | None  # index of its unit; None: the linear classifier
     source: Source | None = None  # the input that it belongs to; None: the unit's own operations, or the head
+    readout: bool = False  # whether it is the unit's readout, which takes no part in what the next unit receives
 
     @property
     def from_below(self) -> bool:
@@ -98,17 +104,29 @@ def layers(network: Network) -> tuple[Layer, ...]:
         summed = summed_shape(unit, index, unit_shapes(network)[index][0])
         for name, op, before, after in shaped_ops(unit, prefix, summed):
             found.append(Layer(f"{prefix}.{name}", op, before, after, index))
+        if unit.readout:
+            features = math.prod(readout_cells(unit.readout, found[-1].after))
+            name, rows = f"{prefix}.readout", network.label.patterns
+            found.append(Layer(name, Linear(rows), (features,), (rows,), index, readout=True))
+    if class_goodness(network):
+        return tuple(found)
     rows = network.label.patterns
     return (*found, Layer(HEAD, Linear(rows), (head_features(network),), (rows,), None))
 
 
 def unit_layers(network: Network, index: int) -> list[Layer]:
-    """The layers of a unit: those of its inputs, then its own."""
-    return [layer for layer in layers(network) if layer.unit == index]
+    """The layers of a unit: those of its inputs, then its own, without its readout."""
+    return [layer for layer in layers(network) if layer.unit == index and not layer.readout]
+
+
+def readout_layer(network: Network, index: int) -> Layer | None:
+    """The layer from a unit's averaged, normalised activation to the goodness of every class; None: it has none."""
+    return next((layer for layer in layers(network) if layer.unit == index and layer.readout), None)
 
 
 def head_features(network: Network) -> int:
-    """Number of features the linear classifier reads: all neurons of all scored units."""
+    """Number of features the linear classifier reads: all neurons of all scored units. With class goodness there
+    is no classifier."""
     shapes = unit_shapes(network)
     return sum(math.prod(shapes[index][1]) for index in scored_units(network))
 
@@ -116,12 +134,15 @@ def head_features(network: Network) -> int:
 @functools.lru_cache(maxsize=16)
 def tensors(network: Network) -> tuple[Tensor, ...]:
     """Everything in `weights.safetensors`, in the order in which a network is initialised."""
-    label = network.label
+    label, of_classes = network.label, class_goodness(network)
     pattern = pattern_shape(network)
-    found = [
-        Tensor("labels.patterns", (label.patterns, *pattern), "patterns"),
-        Tensor("labels.neutral", pattern, "neutral"),
-    ]
+    if of_classes:
+        found = [Tensor(KNOWN, (label.patterns,), "known"), Tensor(TOTAL, (len(network.units),), "total")]
+    else:
+        found = [
+            Tensor("labels.patterns", (label.patterns, *pattern), "patterns"),
+            Tensor("labels.neutral", pattern, "neutral"),
+        ]
     if label.placement in ("add", "morphology"):
         found.append(Tensor("labels.keep", (label.channels, *network.image.shape[1:]), "keep"))
     for index, (unit, (below, _)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
@@ -129,9 +150,9 @@ def tensors(network: Network) -> tuple[Tensor, ...]:
             path, channels = f"{unit_name(index)}.below", (below[0],)
             found.append(Tensor(f"{path}.mean", channels, "mean", index))
             found.append(Tensor(f"{path}.var", channels, "variance", index))
-        for layer in unit_layers(network, index):
-            found += _parameters(layer)
-    return (*found, *_parameters(layers(network)[-1]))
+        for layer in layers(network):
+            found += _parameters(layer) if layer.unit == index else []
+    return (*found, *(() if of_classes else _parameters(layers(network)[-1])))
 
 
 def _parameters(layer: Layer) -> list[Tensor]:
@@ -156,40 +177,18 @@ def tensor_shapes(network: Network) -> dict[str, Shape]:
 
 
 def unit_parameters(network: Network, index: int) -> list[Tensor]:
-    """What a unit's gradient is taken with respect to: its weights and biases."""
+    """What a unit's gradient is taken with respect to: its weights and biases, those of its readout included."""
     return [tensor for tensor in tensors(network) if tensor.unit == index and tensor.learnable]
 
 
 def head_parameters(network: Network) -> list[Tensor]:
-    """Weight and bias of the linear classifier."""
+    """Weight and bias of the linear classifier; none with class goodness."""
     return [tensor for tensor in tensors(network) if tensor.of_head]
 
 
 def learned_tensors(network: Network, units: Iterable[int]) -> list[Tensor]:
-    """What learning changes: parameters of those units, and of the linear classifier."""
-    return [*(tensor for index in units for tensor in unit_parameters(network, index)), *head_parameters(network)]
-
-
-def gradient_tensors(network: Network, index: int) -> list[str]:
-    """Names of the tensors that a unit's gradient graph takes: its parameters, and the next unit's statistics."""
-    own = [tensor.name for tensor in unit_parameters(network, index)]
-    return [*own, *(t.name for t in tensors(network) if t.unit == index + 1 and t.role in ("mean", "variance"))]
-
-
-def graph_tensors(network: Network, graph: str) -> set[str]:
-    """Names of the tensors that a graph holds as initializers; a gradient graph takes them as inputs instead."""
-    if graph == "goodness":
-        return {t.name for t in tensors(network) if t.role != "neutral" and not t.of_head}
-    if graph == "classifier":
-        last = scored_units(network)[-1]  # units above it add nothing to the classifier's features
-        return {
-            t.name
-            for t in tensors(network)
-            if t.role != "patterns"
-            and (t.unit is None or t.unit <= last)
-            and (t.layer is None or t.layer.from_below)
-        }
-    for index in range(len(network.units)):
-        if graph == unit_name(index):
-            return set(gradient_tensors(network, index))
-    return set()
+    """What learning changes: parameters of those units, and of the linear classifier; of class goodness, which rows
+    are known, too."""
+    known = [tensor for tensor in tensors(network) if tensor.role == "known"]
+    own = (tensor for index in units for tensor in unit_parameters(network, index))
+    return [*known, *own, *head_parameters(network)]

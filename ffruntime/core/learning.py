@@ -47,12 +47,24 @@ class Ratio(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", t
     alpha: PositiveFloat = 20.0
 
 
+class ClassLoss(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="class"):
+    """Of class goodness: cross-entropy of softmax(G) of a unit's own goodness of the classes known so far.
+
+    `smoothing` is the share of the target that is spread evenly over those classes (label smoothing, Szegedy et al.
+    2016). Local classifiers: `pred` of Nøkland and Eidnes (2019); CwComp, DeeperForward and CAW-Conv in the
+    Forward-Forward literature.
+    """
+
+    smoothing: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+
+
 class CrossEntropy(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cross_entropy"):
     """The BP baseline: cross-entropy of the linear classifier, backpropagated through the whole network."""
 
 
 PairLoss: TypeAlias = Threshold | Symmetric | Ratio  # of a positive and its negatives, unit by unit
-Loss: TypeAlias = PairLoss | CrossEntropy
+LocalLoss: TypeAlias = PairLoss | ClassLoss  # of a unit alone
+Loss: TypeAlias = LocalLoss | CrossEntropy
 
 
 class WrongLabels(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="wrong_labels"):
@@ -76,9 +88,12 @@ class Augment(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Learning(Struct, frozen=True, forbid_unknown_fields=True):
-    """How the units of a network learn, each by a loss of its own: in training, and on a device from then on."""
+    """How the units of a network learn, each by a loss of its own: in training, and on a device from then on.
 
-    loss: PairLoss
+    `negatives` are those of a pair's loss; class goodness has none.
+    """
+
+    loss: LocalLoss
     negatives: WrongLabels | Hybrids = WrongLabels()
     augment: Augment = Augment()
 

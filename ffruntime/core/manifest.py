@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from .architecture import Network, Positive, validate
+from .architecture import Network, Positive, class_goodness, scored_units, validate
 from .data import Split
 from .errors import BundleError, unknown
-from .learning import Learning
+from .learning import ClassLoss, Learning
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -23,9 +23,12 @@ GOLDEN = "golden.safetensors"
 EXEMPLARS = "exemplars.safetensors"
 
 TrainedMode: TypeAlias = Literal["goodness", "classifier"]  # what a network can be trained to answer by
-Mode: TypeAlias = Literal["goodness", "classifier", "shortlist"]  # of inference: the third is made of the two
-MODES: tuple[Mode, ...] = ("goodness", "classifier", "shortlist")
+TRAINED_MODES: tuple[TrainedMode, ...] = ("goodness", "classifier")
+# Of inference: `shortlist` is made of the two; `exit` is class goodness that may stop after any unit.
+Mode: TypeAlias = Literal["goodness", "classifier", "shortlist", "exit"]
+MODES: tuple[Mode, ...] = ("goodness", "classifier", "shortlist", "exit")
 SHORTLIST: Mode = "shortlist"
+EXIT: Mode = "exit"
 Accuracies = dict[str, dict[str, float]]  # split -> inference mode -> share of right answers
 
 Precision: TypeAlias = Literal["fp32", "fp16", "int8"]  # of inference
@@ -101,6 +104,7 @@ class Training(Struct, frozen=True, forbid_unknown_fields=True):
     seconds: float  # wall time of the training itself
     data: DataSource
     history: tuple[dict[str, Any], ...] = ()  # one row for each epoch
+    steps: int | None = None  # of the schedule, where it was cut to these; None: whole epochs
 
 
 class Shortlist(Struct, frozen=True, forbid_unknown_fields=True):
@@ -110,6 +114,18 @@ class Shortlist(Struct, frozen=True, forbid_unknown_fields=True):
     passes: Annotated[float, Meta(ge=1)]  # mean for an image
     agree: Annotated[float, Meta(ge=0, le=1)]  # share of the decisions that are those by goodness of all labels
     always: tuple[str, ...] = ()  # classes to try in any case: the classifier hardly knows them
+
+
+class EarlyExit(Struct, frozen=True, forbid_unknown_fields=True):
+    """How mode `exit` decides when to stop, and what came of it on the exemplars of part 0.
+
+    After each scored unit but the last, the image is answered if the best class's goodness, as the weighted sum
+    over the scored units up to there, is more than the threshold above the second best's.
+    """
+
+    thresholds: tuple[Annotated[float, Meta(ge=0)], ...]  # of every scored unit but the last
+    passes: Annotated[float, Meta(gt=0, le=1)]  # mean share of a pass's multiply-accumulates for an image
+    agree: Annotated[float, Meta(ge=0, le=1)]  # share of the decisions that are those of a whole pass
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -127,10 +143,14 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     modes: Annotated[tuple[TrainedMode, ...], Meta(min_length=1)] = ("goodness", "classifier")  # best first
     learning: Learning | None = None  # None: units have no losses of their own, or a device cannot compute them
     shortlist: Shortlist | None = None
+    logit_weight: Annotated[float, Meta(ge=0)] = 0.0  # of the classifier's logits in the totals of mode `shortlist`
+    exit: EarlyExit | None = None
 
     @property
     def inference_modes(self) -> tuple[Mode, ...]:
         """Every mode of a network that was trained for these, best first."""
+        if class_goodness(self.network):
+            return (*self.modes, EXIT)
         return (*self.modes, SHORTLIST) if len(self.modes) > 1 else self.modes
 
 
@@ -150,9 +170,22 @@ def decode_manifest(file: Path, text: bytes) -> Manifest:
     preprocessing = manifest.preprocessing
     if isinstance(preprocessing, Digit) and preprocessing.box > min(manifest.network.image.shape[1:]):
         raise BundleError(f"{file}: a box of {preprocessing.box} pixels does not fit the image")
+    _check_class_goodness(file, manifest)
     if manifest.learning and manifest.network.steps:
         raise BundleError(f"{file}: a recurrent network has no losses that a device could learn by")
     return manifest
+
+
+def _check_class_goodness(file: Path, manifest: Manifest) -> None:
+    of_classes, learning = class_goodness(manifest.network), manifest.learning
+    if of_classes and manifest.modes != ("goodness",):
+        raise BundleError(f"{file}: class goodness has no classifier beside it, but modes are {manifest.modes}")
+    if learning and isinstance(learning.loss, ClassLoss) != of_classes:
+        raise BundleError(f"{file}: the units' loss is not of the network's kind of goodness")
+    if manifest.exit and not of_classes:
+        raise BundleError(f"{file}: early exit needs class goodness")
+    if manifest.exit and len(manifest.exit.thresholds) != len(scored_units(manifest.network)) - 1:
+        raise BundleError(f"{file}: early exit needs a threshold for every scored unit but the last")
 
 
 def _decode(file: Path, text: bytes) -> Manifest:

@@ -17,7 +17,8 @@ from msgspec import Meta, Struct
 from ..backend import gradient_in_chunks, in_chunks
 from ..core.architecture import Network, Positive, unit_name
 from ..core.errors import BundleError
-from ..core.layers import gradient_tensors, head_parameters, unit_parameters
+from ..core.graphs import unit_gradient
+from ..core.layers import head_parameters, unit_parameters
 from ..core.learning import MICRO_BATCH, STEP, Hybrids, WrongLabels
 from ..embedding import first_input
 from .draws import choose_negatives, hybrids
@@ -52,7 +53,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
 def learning_units(network: Network, graphs: Container[str]) -> list[int]:
     """Indices of the units with a gradient graph among `graphs` (file names). Raises `BundleError`: none has."""
-    units = [index for index in range(len(network.units)) if f"gradient{index + 1}.onnx" in graphs]
+    units = [index for index in range(len(network.units)) if unit_gradient(network, index).file in graphs]
     if not units:
         raise BundleError(
             "the bundle has no gradient graphs, so nothing can be learned on it; ffexport makes them where units "
@@ -112,7 +113,7 @@ class UnitSteps:
         for index in range(max(self._units) + 1):
             if index in self._units:
                 graph = gradient_in_chunks(self._graph(f"gradient{index + 1}"), micro_batch)
-                tensors = {name: weights[name] for name in gradient_tensors(self._network, index)}
+                tensors = {name: weights[name] for name in unit_gradient(self._network, index).takes}
                 outputs = graph({"positive": positive, "negative": negative, **tensors})
                 positive, negative = outputs["next.positive"], outputs["next.negative"]
                 parameters = [tensor.name for tensor in unit_parameters(self._network, index)]

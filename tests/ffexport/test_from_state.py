@@ -22,7 +22,8 @@ from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import to_unit_interval
 from ffruntime.core.durable import sha256
 from ffruntime.core.errors import BundleError, StorageError, UsageError
-from ffruntime.core.layers import gradient_tensors, unit_parameters
+from ffruntime.core.graphs import unit_gradient
+from ffruntime.core.layers import unit_parameters
 from ffruntime.core.state import Weights, changed, read_state, write_state
 from ffruntime.embedding import first_input
 from ffruntime.golden import check, require
@@ -66,7 +67,7 @@ def learn(path: Path) -> dict[str, np.ndarray]:
         gradients, features = {}, []
         for index, unit in enumerate(network.units):
             graph = model.graph(f"gradient{index + 1}")
-            tensors = {name: weights[name] for name in gradient_tensors(network, index)}
+            tensors = {name: weights[name] for name in unit_gradient(network, index).takes}
             outputs = graph({"positive": x[:n], "negative": x[n:], **tensors})
             gradients |= {k.removeprefix("gradient."): v for k, v in outputs.items() if k.startswith("gradient.")}
             x = np.concatenate([outputs["next.positive"], outputs["next.negative"]])

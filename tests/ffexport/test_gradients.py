@@ -36,7 +36,8 @@ from ffruntime.core.architecture import (
 )
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.errors import BundleError
-from ffruntime.core.layers import gradient_tensors, head_features, unit_parameters
+from ffruntime.core.graphs import unit_gradient
+from ffruntime.core.layers import head_features, unit_parameters
 from ffruntime.core.learning import Hybrids, PairLoss, Ratio, Symmetric, Threshold, WrongLabels, sharpness
 from ffruntime.core.manifest import TOLERANCE, Manifest, decode_manifest, encode_manifest
 from ffruntime.golden import ROUNDING
@@ -246,7 +247,7 @@ def test_fifty_steps_are_torchs(unit: str, optimizer: str, loss: PairLoss) -> No
     network = network_of(UNITS[unit])
     session = ready(gradient_graph(network, 0, loss))
     theirs = {name: tensor.float() for name, tensor in initial(network).items()}
-    ours = {name: theirs[name].numpy().copy() for name in gradient_tensors(network, 0)}
+    ours = {name: theirs[name].numpy().copy() for name in unit_gradient(network, 0).takes}
     own = {parameter.name: theirs[parameter.name] for parameter in unit_parameters(network, 0)}
     made = torch.optim.Adam(own.values(), 1e-2) if optimizer == "adam" else torch.optim.SGD(own.values(), 0.05, 0.9)
     parameters = {name: ours[name] for name in own}

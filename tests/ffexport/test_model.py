@@ -13,7 +13,8 @@ from ffexport.inference_graphs import all_graphs
 from ffruntime import Model, Session
 from ffruntime.core.architecture import Conv, Image, Input, Label, Linear, Local, Network, Relu, Unit
 from ffruntime.core.bundle import Bundle
-from ffruntime.core.layers import graph_tensors, tensor_shapes
+from ffruntime.core.graphs import graphs
+from ffruntime.core.layers import tensor_shapes
 from ffruntime.core.learning import Symmetric
 from ffruntime.core.state import Weights
 from fftrain.evaluation import classifier_scores, goodness_scores
@@ -49,9 +50,9 @@ def test_tensors_of_a_graph_are_its_initializers(label: Label) -> None:
     network = Network(Image((1, 8, 8)), label, UNITS)
     names = tensor_shapes(network).keys()
     for name, graph in all_graphs(network).items():
-        assert graph_tensors(network, name) == names & {value.name for value in graph.graph.input}, name
+        assert graphs(network)[name].holds == names & {value.name for value in graph.graph.input}, name
     for name in all_gradient_graphs(network, Symmetric()):
-        assert graph_tensors(network, name) == set()
+        assert not graphs(network)[name].holds
 
 
 def rewritten(path: Path, factor: float) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from shapes import SHAPE
 
 from ffruntime.backend import Graph, gradient_in_chunks, in_chunks
 from ffruntime.core.architecture import unit_shapes
-from ffruntime.core.layers import gradient_tensors
+from ffruntime.core.graphs import unit_gradient
 from ffruntime.model import Model
 
 
@@ -35,7 +35,7 @@ def test_a_chunked_gradient_is_the_gradient(exported: Path, negatives: int) -> N
     inputs = {
         "positive": random.random((5, *shape), np.float32),
         "negative": random.random((5 * negatives, *shape), np.float32),
-        **{name: weights[name] for name in gradient_tensors(network, 1)},
+        **{name: weights[name] for name in unit_gradient(network, 1).takes},
     }
     compare(model.graph("gradient2"), inputs)
 
