@@ -1,4 +1,4 @@
-"""A label's way into the image: the input of the first unit, in numpy."""
+"""What the first unit receives, in numpy: the image, with a label in it or without, normalised."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def embed(
     `images` (N, C, H, W) float32 in [0, 1]; `patterns` (N, *pattern_shape) or broadcastable to it.
     Returns (N, C', H, W) float32.
     """
-    x = (images - np.float32(network.image.mean)) / np.float32(network.image.std)
+    x = standardised(network, images)
     if network.label.placement == "top":
         pass  # the pattern meets the topmost unit, not the image
     elif network.label.placement == "channel":
@@ -55,15 +55,37 @@ def morphology(images: np.ndarray, elements: np.ndarray) -> np.ndarray:
     return sign * highest
 
 
+def standardised(network: Network, images: np.ndarray) -> np.ndarray:
+    """Images float32 (N, C, H, W) in [0, 1], minus the mean and by the standard deviation of training images."""
+    x: np.ndarray = (images - np.float32(network.image.mean)) / np.float32(network.image.std)
+    return x
+
+
 def first_input(
     network: Network, weights: Mapping[str, np.ndarray], images: np.ndarray, patterns: np.ndarray
 ) -> np.ndarray:
     """`embed`, normalised as the first unit asks for it: the `input` of `unit1.onnx`."""
-    x, kind = embed(network, weights, images, patterns), network.units[0].inputs[0].normalise
-    if kind == "divisive":
+    return _normalised(network, weights, embed(network, weights, images, patterns))
+
+
+def class_input(network: Network, weights: Mapping[str, np.ndarray], images: np.ndarray) -> np.ndarray:
+    """The same with class goodness, where no label is in the image."""
+    return _normalised(network, weights, standardised(network, images))
+
+
+def _normalised(network: Network, weights: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
+    """x (N, C, H, W), as the first unit's input is normalised (`core.architecture.Input`)."""
+    inputs = network.units[0].inputs[0]
+    if inputs.normalise == "none":
+        return x
+    if inputs.normalise == "divisive":
         return x / np.sqrt((x * x).mean(axis=(1, 2, 3), keepdims=True) + np.float32(EPS_DIVISIVE))
-    if kind == "batch":
+    if inputs.normalise == "batch":
         own = [t.name for t in tensors(network) if t.unit == 0 and t.role in ("mean", "variance")]
         mean, variance = (weights[name].reshape(1, -1, 1, 1) for name in own)
         return (x - mean) / np.sqrt(variance + np.float32(EPS_BATCH))
-    return x
+    groups = {"layer": 1, "group": inputs.groups, "instance": x.shape[1]}[inputs.normalise]
+    parts = x.reshape(len(x), groups, -1)
+    parts = parts - parts.mean(2, keepdims=True)
+    parts /= np.sqrt((parts * parts).mean(2, keepdims=True) + np.float32(EPS_BATCH))
+    return parts.reshape(x.shape)

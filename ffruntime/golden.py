@@ -12,15 +12,15 @@ from typing import TypeAlias
 import numpy as np
 from msgspec import Struct, structs
 
-from .core.architecture import Network, unit_name, unit_shapes
+from .core.architecture import Network, class_goodness, unit_name, unit_shapes
 from .core.bundle import Bundle
 from .core.data import to_unit_interval
 from .core.errors import BundleError, ParityError
 from .core.graphs import unit_gradient
 from .core.layers import head_parameters, unit_parameters
-from .core.learning import Hybrids, sharpness
+from .core.learning import ClassLoss, Hybrids, sharpness
 from .core.manifest import GOLDEN, TOLERANCE, TOLERANCES, Precision
-from .embedding import embed, first_input
+from .embedding import class_input, embed, first_input
 from .model import Model
 
 Arrays: TypeAlias = dict[str, np.ndarray]  # by name
@@ -56,6 +56,9 @@ class Check(Struct, frozen=True):
 def check(model: Model) -> list[Check]:
     """Run every graph of the bundle on the golden images; one row for each output."""
     golden, weights = read_golden(model.bundle), model.bundle.weights()
+    if class_goodness(model.manifest.network):
+        rows = [*_check_class_units(model, golden, weights), *_check_goodness(model, golden)]
+        return [structs.replace(row, precision=model.precision) for row in rows]
     rows = [
         *_check_units(model, golden, weights),
         *_check_goodness(model, golden),
@@ -82,8 +85,9 @@ def read_golden(bundle: Bundle) -> Arrays:
     """The golden vectors. Raises `BundleError` where one that the check needs is not as the network is."""
     golden, network, learning = bundle.tensors(GOLDEN), bundle.manifest.network, bundle.manifest.learning
     n, k, u = len(golden.get("images", ())), network.label.patterns, len(network.units)
-    shapes = {"images": (n, *network.image.shape), "goodness": (n, k, u), "total": (n, k), "logits": (n, k)}
-    shapes |= {"labels": (n,), "negatives": (n,)}
+    shapes = {"images": (n, *network.image.shape), "goodness": (n, k, u), "total": (n, k), "labels": (n,)}
+    if not class_goodness(network):
+        shapes |= {"logits": (n, k), "negatives": (n,)}
     if learning and isinstance(learning.negatives, Hybrids):
         shapes["hybrids"] = shapes["images"]
     for name, shape in shapes.items():
@@ -161,6 +165,46 @@ def _settle(model: Model, x: np.ndarray, patterns: np.ndarray) -> np.ndarray:
     return mean
 
 
+def _check_class_units(model: Model, golden: Arrays, weights: Arrays) -> list[Check]:
+    """With class goodness: each unit graph, fed with what the one below put out, against the golden goodness; and
+    in fp32 each gradient graph beside it."""
+    network, rows = model.manifest.network, list[Check]()
+    x = class_input(network, weights, to_unit_interval(golden["images"]))
+    for index, unit in enumerate(network.units):
+        outputs = model.graph(unit_name(index))({"input": x})
+        if unit.readout:
+            rows.append(_row(unit_name(index), "goodness", outputs["goodness"], golden["goodness"][:, :, index]))
+        if unit_gradient(network, index).file in model.bundle and model.precision == "fp32":
+            rows += _check_class_gradient(model, index, x, outputs, golden, weights)
+        x = outputs["output"]
+    return rows
+
+
+def _check_class_gradient(
+    model: Model, index: int, x: np.ndarray, expected: Arrays, golden: Arrays, weights: Arrays
+) -> list[Check]:
+    """A gradient graph on a unit's input: against the unit's graph, and where the trainer's gradient is golden,
+    against that."""
+    network, graph = model.manifest.network, unit_gradient(model.manifest.network, index)
+    tensors = {name: weights[name] for name in graph.takes}
+    outputs = model.graph(graph.name)({"input": x, "labels": golden["labels"], **tensors})
+    rows = [
+        _row(graph.name, output, outputs[output], expected[same])
+        for output, same in (("next", "output"), ("goodness", "goodness"))
+    ]
+    keys = [key for t in unit_parameters(network, index) if (key := f"gradient.{t.name}") in golden]
+    return rows + _gradient_rows(graph.name, keys, outputs, golden)
+
+
+def _gradient_rows(
+    graph: str, keys: Sequence[str], outputs: Arrays, golden: Arrays, slack: float = 1
+) -> list[Check]:
+    """Gradients of one unit: all are measured by the largest of them."""
+    scale = max((float(np.abs(golden[key]).max()) for key in keys), default=0.0)
+    rows = (_row(graph, key, outputs[key], golden[key]) for key in keys)
+    return [structs.replace(row, scale=scale, slack=slack) for row in rows]
+
+
 def _check_goodness(model: Model, golden: Arrays) -> list[Check]:
     inputs = {"images": to_unit_interval(golden["images"]), "labels": np.arange(golden["total"].shape[1])}
     outputs = model.graph("goodness")(inputs)
@@ -190,7 +234,7 @@ def _check_gradients(model: Model, golden: Arrays, weights: Arrays) -> list[Chec
     x, rows = golden_pairs(network, weights, golden), list[Check]()
     for index, (_, shape) in enumerate(unit_shapes(network)):
         expected, name = model.graph(unit_name(index))({"input": x}), f"gradient{index + 1}"
-        if f"{name}.onnx" in model.bundle and learning:
+        if f"{name}.onnx" in model.bundle and learning and not isinstance(learning.loss, ClassLoss):
             tensors = {tensor: weights[tensor] for tensor in unit_gradient(network, index).takes}
             outputs = model.graph(name)({"positive": x[:n], "negative": x[n:], **tensors})
             for output, same in (("next", "output"), ("goodness", "goodness")):
@@ -198,11 +242,8 @@ def _check_gradients(model: Model, golden: Arrays, weights: Arrays) -> list[Chec
                 rows.append(_row(name, output, both, expected[same]))
             named = (f"gradient.{tensor.name}" for tensor in unit_parameters(network, index))
             keys = [key for key in named if key in golden]
-            scale = max((float(np.abs(golden[key]).max()) for key in keys), default=0.0)
             rounding = ROUNDING * sharpness(learning.loss, math.prod(shape), float(expected["goodness"].max()))
-            slack = max(1.0, rounding / TOLERANCE)
-            gradients = [_row(name, key, outputs[key], golden[key]) for key in keys]
-            rows += [structs.replace(row, scale=scale, slack=slack) for row in gradients]
+            rows += _gradient_rows(name, keys, outputs, golden, max(1.0, rounding / TOLERANCE))
         x = expected["output"]
     return rows
 

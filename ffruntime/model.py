@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -11,15 +12,19 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from msgspec import Struct
 
-from . import picture, shortlist
+from . import early_exit, picture, shortlist
 from .backend import Graph, in_chunks
-from .core.bundle import Bundle
-from .core.data import to_unit_interval
+from .core.architecture import class_goodness, scored_units, unit_name
+from .core.bundle import Bundle, state_there
+from .core.cost import exit_shares
+from .core.data import require_images, to_unit_interval
 from .core.errors import BundleError, UsageError, unknown
 from .core.graphs import graphs, graphs_of_mode
-from .core.manifest import SHORTLIST, Manifest, Mode, Precision
+from .core.layers import KNOWN, TOTAL, tensors
+from .core.manifest import EXIT, SHORTLIST, Manifest, Mode, Precision
 from .core.state import Weights
-from .session import Session, load
+from .embedding import class_input
+from .session import ALL_LABELS, Session, load
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,14 +37,15 @@ class Answer(Struct, frozen=True):
 
     `scores` holds, for each class, the total goodness (mode `goodness`) or the classifier's logit (mode
     `classifier`), best first; `margin` is the best score minus the second best. In mode `shortlist` it is the total
-    goodness of the labels in play, and the others stand below these; after a single pass, all are logits.
+    goodness of the labels in play, and the others stand below these; after a single pass, all are logits. In mode
+    `exit` it is the total goodness up to the unit that answered.
     """
 
     label: str
     margin: float
     scores: dict[str, float]
     mode: Mode
-    passes: int  # of one image with one label through the network
+    passes: float  # of one image, with one label where it is in the input, through the network; of `exit`, a share
     backend: str
     ms: float  # wall time of the engine and of the decision, per image
 
@@ -49,7 +55,7 @@ class Scored(NamedTuple):
 
     mode: Mode
     scores: np.ndarray  # of every class: (N, classes)
-    passes: np.ndarray  # int (N,)
+    passes: np.ndarray  # int (N,); of mode `exit`, float
     ms: float  # as in `Answer`
 
 
@@ -160,17 +166,20 @@ class Model:
 
     def modes(self) -> list[Mode]:
         """Every inference mode that needs no number of labels, best first."""
-        calibrated = self.manifest.shortlist is not None
-        return [mode for mode in self.manifest.inference_modes if mode != SHORTLIST or calibrated]
+        calibrated = {SHORTLIST: self.manifest.shortlist, EXIT: self.manifest.exit}
+        return [mode for mode in self.manifest.inference_modes if mode not in calibrated or calibrated[mode]]
 
     def mode(self, asked: str | None = None, labels: int | None = None) -> Mode:
         """The inference mode asked for, by default the model's best; with a number of `labels`, `shortlist`.
 
-        Raises `UsageError` where the model was not trained for it, or has no threshold for a shortlist.
+        Raises `UsageError` where the model was not trained for it, or has no threshold for a shortlist or an early
+        exit.
         """
         if labels is not None and labels < 1:
             raise UsageError(f"labels: {labels} is no number of labels to try: one at least")
         modes = self.manifest.inference_modes
+        if labels and SHORTLIST not in modes:
+            raise UsageError(f"a choice of labels is for mode {SHORTLIST}; {self.path} has {', '.join(modes)}")
         name = asked or (SHORTLIST if labels else modes[0])
         mode = next((mode for mode in modes if mode == name), None)
         if mode is None:
@@ -182,6 +191,11 @@ class Model:
                 f"{self.path}: has no threshold for mode {SHORTLIST}; export it again with 'ffexport --model "
                 f"{self.path}', or say how many labels to try (--labels)"
             )
+        if mode == EXIT and not self.manifest.exit:
+            raise UsageError(
+                f"{self.path}: has no thresholds for mode {EXIT}; export it again with 'ffexport --model "
+                f"{self.path}'"
+            )
         return mode
 
     def scores(self, images: np.ndarray, mode: str | None = None, labels: int | None = None) -> np.ndarray:
@@ -191,7 +205,8 @@ class Model:
     def scores_and_passes(
         self, images: np.ndarray, mode: str | None = None, labels: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Score of every class, and the passes it took: images uint8 (N, C, H, W) -> (N, classes), int (N,).
+        """Score of every class, and the passes it took: images uint8 (N, C, H, W) -> (N, classes), int (N,), or of
+        mode `exit`, shares of a pass's multiply-accumulates, float (N,).
 
         `labels`: in mode `shortlist`, how many labels to try, the most plausible ones, whatever the threshold says,
         beside the undertrained ones. Raises `UsageError` for images of another type or shape, or none, and as
@@ -206,7 +221,8 @@ class Model:
         """Images that are ready, uint8 (N, C, H, W) -> an answer for each."""
         found = self._scored(images, mode, labels)
         return [
-            self._answer(row, int(passes), found) for row, passes in zip(found.scores, found.passes, strict=True)
+            self._answer(row, passes, found)
+            for row, passes in zip(found.scores, found.passes.tolist(), strict=True)
         ]
 
     def classify(
@@ -238,12 +254,7 @@ class Model:
         return picture.take_as_is(opened, name, shape)
 
     def _scored(self, images: np.ndarray, asked: str | None, labels: int | None) -> Scored:
-        shape = self.manifest.network.image.shape
-        if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
-            raise UsageError(
-                f"images: must be uint8 (N, {', '.join(map(str, shape))}), one at least, not {images.dtype} "
-                f"{images.shape}"
-            )
+        require_images(images, self.manifest.network.image.shape)
         mode = self.mode(asked, labels)
         for graph in graphs_of_mode(mode, self.manifest.network):
             self.graph(graph)  # loading is not part of the time that is reported
@@ -253,8 +264,12 @@ class Model:
 
     def _scores(self, images: np.ndarray, mode: Mode, labels: int | None) -> tuple[np.ndarray, np.ndarray]:
         count = len(self.classes)
+        if mode == EXIT:
+            return self._exit(images)
         if mode == "goodness":
-            return self._goodness(images, np.arange(count)), np.full(len(images), count)
+            of_classes = class_goodness(self.manifest.network)
+            scores = self._goodness(images, self._known if of_classes else np.arange(count))
+            return self._of_all(scores), np.full(len(images), 1 if of_classes else count)
         logits = self._call("classifier", "logits", {"images": images})[:, :count]
         if mode == "classifier":
             return logits, np.ones(len(images), int)
@@ -264,23 +279,67 @@ class Model:
         else:
             assert self.manifest.shortlist  # or `mode` would have refused
             chosen = shortlist.in_play(logits, self.manifest.shortlist.threshold, unsure)
-        scores = shortlist.scores(logits, chosen, lambda rows, tried: self._goodness(images[rows], tried))
+        goodness, weight = self._goodness, self.manifest.logit_weight
+        scores = shortlist.scores(logits, chosen, lambda rows, tried: goodness(images[rows], tried), weight, unsure)
         return scores, shortlist.passes(chosen)
+
+    def _exit(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Total goodness when the answer is sure (N, classes), and the share of a pass that it took (N,)."""
+        network, thresholds = self.manifest.network, self.manifest.exit.thresholds if self.manifest.exit else ()
+        weights, scored = self._constants[TOTAL].tolist(), scored_units(network)
+        units = [
+            (self.graph(unit_name(index)), weights[index] if index in scored else None)
+            for index in range(scored[-1] + 1)
+        ]
+
+        def some(part: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            x = class_input(network, self._constants, to_unit_interval(part["images"]))
+            scores, after = early_exit.scores(x, units, thresholds, self._known)
+            return {"scores": scores, "after": after}
+
+        found = in_chunks(some, self.session.batch, ALL_LABELS)({"images": images})
+        return self._of_all(found["scores"]), np.array(exit_shares(network))[found["after"]]
+
+    @property
+    def _known(self) -> np.ndarray:
+        """With class goodness, labels of the classes that have rows in the readouts: (K,). A class that was stored
+        and not yet learned from has none."""
+        known, classes = self._weights.tensors.get(KNOWN), len(self.classes)
+        if known is None:
+            return np.arange(min(classes, len(self.manifest.classes)))
+        return np.flatnonzero(known[:classes])
+
+    def _of_all(self, scores: np.ndarray) -> np.ndarray:
+        """Scores of the classes with rows -> (N, classes): of another they are those of the least."""
+        if scores.shape[1] == len(self.classes):
+            return scores
+        whole = np.repeat(scores.min(1, keepdims=True), len(self.classes), axis=1)
+        whole[:, self._known] = scores
+        return whole
+
+    @functools.cached_property
+    def _constants(self) -> dict[str, np.ndarray]:
+        """What mode `exit` takes of the weights beside the graphs' own: no learning changes these."""
+        weights, own = self._bundle.weights(), tensors(self.manifest.network)
+        first = [tensor.name for tensor in own if tensor.unit == 0 and tensor.role in ("mean", "variance")]
+        return {name: weights[name] for name in (TOTAL, *first)}
 
     def _goodness(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Total goodness: images uint8 (N, C, H, W), labels (L,) -> (N, L)."""
         return self._call("goodness", "total", {"images": images, "labels": labels})
 
     def _call(self, name: str, output: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """One output of a graph, of images uint8 (N, C, H, W), in calls as large as the session allows."""
+        """One output of a graph, of images uint8 (N, C, H, W), in calls as large as the session allows. With class
+        goodness no label costs a pass of its own, so there are no calls of fewer."""
         graph = self.graph(name)
+        labels_per_call = ALL_LABELS if class_goodness(self.manifest.network) else self.session.labels_per_call
 
         def some(part: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {output: graph({**part, "images": to_unit_interval(part["images"])})[output]}
 
-        return in_chunks(some, self.session.batch, self.session.labels_per_call)(inputs)[output]
+        return in_chunks(some, self.session.batch, labels_per_call)(inputs)[output]
 
-    def _answer(self, row: np.ndarray, passes: int, found: Scored) -> Answer:
+    def _answer(self, row: np.ndarray, passes: float, found: Scored) -> Answer:
         order: Sequence[int] = np.argsort(-row, kind="stable").tolist()
         scores = {self.classes[index]: float(row[index]) for index in order}
         values = list(scores.values())
@@ -294,7 +353,7 @@ def learned(bundle: Bundle, state: str | Path | Literal[False] | None = None) ->
     Raises `StateError` for a state that is damaged or of another bundle.
     """
     directory = Path(state) if state else bundle.state_directory
-    if state is False or not directory.is_dir():
+    if state is False or not state_there(directory):
         return None
     from .learning.store import current
 

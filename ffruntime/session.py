@@ -50,7 +50,8 @@ def load(bundle: Bundle, name: str, session: Session, learned: Mapping[str, np.n
     are left out. The graph borrows the arrays, which must not change any more. Raises `BundleError`, and
     `BackendError` where the backend cannot run it here, or with these tensors.
     """
-    held = graphs(bundle.manifest.network)[name].holds if learned else ()
+    graph = graphs(bundle.manifest.network).get(name)  # None: one that there cannot be, as is said below
+    held = graph.holds if graph else ()
     tensors = {tensor: learned[tensor] for tensor in learned if tensor in held}
     if session.backend in ENGINES:
         from .engine import engine_for

@@ -80,13 +80,13 @@ def classify(
     if watch and camera:
         raise click.UsageError("--watch and --camera both go on: ask for one of them")
     from ..core.errors import ImageError
-    from ..core.manifest import SHORTLIST
+    from ..core.manifest import EXIT, SHORTLIST
     from ..picture import display_name
 
     model = options.model()
     chosen = model.mode(mode, labels)
     model, budget = within(model, chosen, device, memory)
-    costs: Counter[int] = Counter()  # how many images took so many passes
+    costs: Counter[float] = Counter()  # how many images took so many passes
     failed = False
     newest = _newest(model, options) if (watch or camera) and not options.shipped else None
     try:
@@ -106,8 +106,10 @@ def classify(
                 click.echo(draw(pixels), err=as_json)
             click.echo(_answer_json(path, answer, top) if as_json else _answer_line(path, answer, top))
     finally:  # also after Ctrl-C, which ends a stream
-        if chosen == SHORTLIST and costs.total() > 1 and not as_json:
-            click.echo(_cost_line(costs, len(model.classes), labels, len(model.undertrained)))
+        if costs.total() > 1 and not as_json and chosen in (SHORTLIST, EXIT):
+            classes, undertrained = len(model.classes), len(model.undertrained)
+            worst = 1 if chosen == EXIT else 1 + min((labels or classes) + undertrained, classes)
+            click.echo(_cost_line(costs, worst, 1 if chosen == EXIT else classes))
     if failed:
         raise click.exceptions.Exit(ImageError.exit_code)
 
@@ -120,14 +122,15 @@ def _newest(model: Model, options: RunOptions) -> Callable[[], Model]:
     return watching(model, directory, lambda problem: click.echo(f"warning: {problem}", err=True))
 
 
-def _cost_line(costs: Counter[int], classes: int, labels: int | None, undertrained: int) -> str:
+def _cost_line(costs: Counter[float], worst: float, every_label: int) -> str:
     count = costs.total()
     average = sum(passes * times for passes, times in costs.items()) / count
-    worst = 1 + min((labels or classes) + undertrained, classes)
-    return (
-        f"{count} images, {average:.2f} passes on average, {max(costs)} at most; worst case {worst}, goodness of "
-        f"every label {classes}"
-    )
+    cost = f"{average:.2f} passes on average, {_number(max(costs))} at most; worst case {_number(worst)}"
+    return f"{count} images, {cost}, goodness of every label {every_label}"
+
+
+def _number(passes: float) -> str:
+    return f"{passes:.2f}".removesuffix(".00")
 
 
 def _stream(
@@ -162,6 +165,6 @@ def _answer_json(path: str, answer: Answer, top: int) -> str:
 def _answer_line(path: str, answer: Answer, top: int) -> str:
     ranked = list(answer.scores.items())
     others = "".join(f", {label} (−{ranked[0][1] - score:.3g})" for label, score in ranked[1:top])
-    cost = "1 pass" if answer.passes == 1 else f"{answer.passes} passes"
+    cost = "1 pass" if answer.passes == 1 else f"{_number(answer.passes)} passes"
     how = f"[{answer.mode}, {cost}, {answer.backend}, {answer.ms:.1f} ms]"
     return f"{path}: {answer.label}  score {ranked[0][1]:.4g}, margin {answer.margin:.3g}{others}  {how}"

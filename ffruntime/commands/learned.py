@@ -78,11 +78,11 @@ def rollback(version: int | None, model_path: str, state: Path | None, as_json: 
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def reset(model_path: str, state: Path | None, yes: bool) -> None:
     """Forget all that was learned, examples too, damaged or not. Other files in the directory stay."""
-    from ..core.bundle import state_directory
+    from ..core.bundle import state_directory, state_there
     from ..learning.directory import reset as delete
 
     directory = state or state_directory(Path(model_path))
-    if not directory.is_dir():
+    if not state_there(directory):
         click.echo(f"{directory}: nothing was learned there")
         return
     if not yes:

@@ -47,7 +47,9 @@ def state_to_use(state: str | Path | None, shipped: bool) -> str | Path | Litera
     """What `Model` takes as its `state`; a directory that was named and is not there is worth a warning."""
     if shipped:
         return False
-    if state and not Path(state).is_dir():
+    from ..core.bundle import state_there
+
+    if state and not state_there(Path(state)):
         click.echo(f"warning: {state}: not there, so nothing was learned yet", err=True)
     return state
 

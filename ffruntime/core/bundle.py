@@ -18,7 +18,7 @@ import numpy as np
 from .architecture import Shape
 from .data import Examples
 from .durable import sha256, stage, sync_directory
-from .errors import BundleError, StorageError
+from .errors import BundleError, StateError, StorageError
 from .layers import tensor_shapes
 from .manifest import (
     EXEMPLARS,
@@ -133,6 +133,13 @@ def state_directory(path: Path) -> Path:
     """The same of the bundle at `path`, whether or not it can be read."""
     named = path if path.name not in ("", "..") else path.resolve()
     return named.with_name(f"{named.name.removesuffix('.ff')}.state")
+
+
+def state_there(directory: Path) -> bool:
+    """Whether there is a state directory. Raises `StateError` where something else is in its place."""
+    if directory.exists() and not directory.is_dir():
+        raise StateError(f"{directory}: is no directory, so no state; name another --state")
+    return directory.is_dir()
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 
-from .architecture import Conv, Linear, Network, Source, constant_inputs
-from .layers import Layer, layers, unit_layers
+from .architecture import Conv, Linear, Network, Source, class_goodness, constant_inputs, scored_units
+from .layers import Layer, layers, readout_layer, unit_layers
 
 
 def macs(layer: Layer) -> int:
@@ -39,30 +40,47 @@ def constant_macs(network: Network) -> tuple[int, int]:
 
 
 def unit_macs(network: Network) -> list[int]:
-    """Multiply-accumulates of every unit for the goodness of one image and one label.
+    """Multiply-accumulates of every unit for the goodness of one image and one label, or of every class at once:
+    with those of its readout.
 
     In a recurrent network: in every step up to the last that counts, and once of what no step changes.
     """
     steps, (image, label) = network.steps.score[1] if network.steps else 1, constant_macs(network)
-    units = [steps * sum(layers) for layers in layer_macs(network)]
+    units = [steps * sum(layers) + readout_macs(network, k) for k, layers in enumerate(layer_macs(network))]
     units[0] -= (steps - 1) * image
     units[-1] -= (steps - 1) * label
     return units
 
 
+def readout_macs(network: Network, index: int) -> int:
+    """Multiply-accumulates of the readout of the unit at `index`, all its rows; 0 where it has none."""
+    layer = readout_layer(network, index)
+    return macs(layer) if layer else 0
+
+
+def exit_shares(network: Network) -> list[float]:
+    """Of class goodness: after each scored unit, the share of a pass's multiply-accumulates that were done."""
+    done = list(accumulate(unit_macs(network)))
+    return [done[index] / done[-1] for index in scored_units(network)]
+
+
 def goodness_macs(network: Network, labels: int) -> int:
-    """Multiply-accumulates of the goodness of one image with so many labels, each with one pass.
+    """Multiply-accumulates of the goodness of one image with so many labels, each with one pass; with class
+    goodness one pass answers for all.
 
     A recurrent network has one pass from below for all of them, and the image's part once; the labels' parts, which
     all images share, are not counted.
     """
+    if class_goodness(network):
+        return sum(unit_macs(network))
     image, label = constant_macs(network)
     once = image + pass_macs(network) if network.steps else 0
     return once + labels * (sum(unit_macs(network)) - image - label)
 
 
 def pass_macs(network: Network) -> int:
-    """Multiply-accumulates of one pass from below, which the classifier needs, for one image."""
+    """Multiply-accumulates of one pass from below, which the classifier or every class's goodness needs, for one
+    image."""
     if not network.steps:
         return sum(unit_macs(network))
     return sum(macs(layer) for layer in layers(network) if layer.unit is not None and layer.from_below)

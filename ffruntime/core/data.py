@@ -10,7 +10,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import numpy as np
 from msgspec import Meta, Struct
 
-from .errors import DataError
+from .errors import DataError, UsageError
 
 LARGEST = 1 << 28  # bytes that an IDX file may hold; MNIST's largest holds 47 million
 
@@ -34,6 +34,13 @@ class Examples(Struct, Generic[Array], frozen=True):
     def none(shape: tuple[int, ...]) -> Examples[np.ndarray]:
         """No examples, of that shape."""
         return Examples(np.empty((0, *shape), np.uint8), np.empty(0, np.int64))
+
+
+def require_images(images: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raise `UsageError` unless these are images of that shape (C, H, W), one at least: uint8 (N, C, H, W)."""
+    if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
+        wanted = f"uint8 (N, {', '.join(map(str, shape))}), one at least"
+        raise UsageError(f"images: must be {wanted}, not {images.dtype} {images.shape}")
 
 
 class Split(Struct, frozen=True, forbid_unknown_fields=True):

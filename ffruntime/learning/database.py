@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..core.bundle import state_there
 from ..core.durable import sync_directory
 from ..core.errors import StateError, StorageError
 
@@ -64,6 +65,8 @@ class Database:
         Without a `directory` it is a new one in memory. Raises `StateError` for what is damaged or not ours, which
         is left as it is, `StorageError`.
         """
+        if directory:
+            state_there(directory)
         self._directory, self._name = directory, directory or "what is kept in memory"
         self._inode: int | None = None
         self._guard = threading.RLock()

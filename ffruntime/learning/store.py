@@ -17,7 +17,8 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
-from ..core.data import Examples
+from ..core.bundle import state_there
+from ..core.data import Examples, require_images
 from ..core.errors import StateError, UsageError
 from ..core.learning import REPLAY_BYTES
 from ..core.manifest import WEIGHTS, Manifest
@@ -36,7 +37,7 @@ def current(directory: Path, manifest: Manifest) -> Current | None:
 
     Raises `StateError` for a damaged state or one of another bundle.
     """
-    if not directory.is_dir():
+    if not state_there(directory):
         return None
     with contextlib.closing(Store(directory, manifest, writing=False)) as store:
         return store.current()
@@ -85,11 +86,9 @@ class Store:
         A class that is not known yet takes a spare pattern. Raises `UsageError` for images of another shape or more
         classes than patterns, `StorageError` where they cannot be stored.
         """
-        shape = self.manifest.network.image.shape
-        if images.dtype != np.uint8 or images.shape[1:] != shape or len(images) != len(names):
-            raise UsageError(
-                f"examples: images must be uint8 (N, {', '.join(map(str, shape))}), one label for each"
-            )
+        require_images(images, self.manifest.network.image.shape)
+        if len(images) != len(names):
+            raise UsageError(f"examples: {len(images)} images with {len(names)} names of classes: one for each")
         with self._db.transaction() as db:
             rows = zip(self._labels(db, names), images, strict=True)
             return [
