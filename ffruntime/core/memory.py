@@ -19,6 +19,7 @@ from .architecture import (
     MaxPool,
     Network,
     Shape,
+    class_goodness,
     embedded_shape,
     op_shape,
     pattern_shape,
@@ -28,6 +29,8 @@ from .architecture import (
     unit_name,
     unit_shapes,
 )
+from .graphs import graphs as of_bundle
+from .graphs import graphs_of_mode
 from .layers import (
     Layer,
     Tensor,
@@ -39,16 +42,14 @@ from .layers import (
     unit_parameters,
 )
 from .learning import STEP
-from .manifest import Mode, Precision, TrainedMode
+from .manifest import EXIT, SHORTLIST, TRAINED_MODES, Mode, Precision
 
 FLOAT = 4
 # Measured, Linux x86-64, Python 3.11, ONNX Runtime 1.31: the command, a picture, numpy, and ONNX Runtime on a CPU
 # after a call, without a network.
 PROCESS = 68 << 20
 LEARNING = 8 << 20  # measured: SQLite, random numbers, images changed anew, beside what classifying takes
-ROWS = 2  # to an image that is learned from: the positive and a negative one
 MOMENTS = 2  # arrays as large as what is learned: Adam's
-JUDGES: tuple[TrainedMode, ...] = ("goodness", "classifier")  # an update is judged by the bundle's better mode
 
 
 class Memory(Struct, frozen=True):
@@ -87,17 +88,21 @@ def session_bytes(network: Network, precision: Precision, mode: Mode) -> tuple[i
 
     A convolution's are reordered, and what they were before goes only when all are loaded, as it does of a layer
     that is used at every step; a linear layer's are copied when it is packed, one layer after the other.
+    Mode `exit` loads one unit after the other.
     """
-    if mode == "shortlist":
+    if mode == SHORTLIST:
         first, highest = session_bytes(network, precision, "classifier")
         second, later = session_bytes(network, precision, "goodness")
         return first + second, max(highest, first + later)
     steps = network.steps is not None and mode == "goodness"
     held = waiting = highest = 0
-    sizes = weight_sizes(network, precision)
+    sizes, unit, graphs = weight_sizes(network, precision), None, of_bundle(network)
+    inside = frozenset().union(*(graphs[name].holds for name in graphs_of_mode(mode, network)))
     for tensor in tensors(network):
-        if tensor.of_head if mode == "goodness" else tensor.layer and not tensor.layer.from_below:
+        if tensor.name not in inside:
             continue
+        if mode == EXIT and tensor.unit != unit:
+            unit, waiting = tensor.unit, 0
         size, op = sizes[tensor.name], tensor.layer.op if tensor.role == "weight" and tensor.layer else None
         convolution = isinstance(op, Conv) and not isinstance(op, Local)
         held += size
@@ -123,8 +128,10 @@ def classifier_bytes(network: Network, precision: Precision) -> int:
 
 
 def _embedding(network: Network) -> int:
-    """Bytes alive while a label is put into one image."""
+    """Bytes alive while one image is prepared, a label put into it unless goodness is of every class."""
     image, label = math.prod(network.image.shape), network.label
+    if class_goodness(network):
+        return 2 * image * FLOAT
     pattern, embedded = math.prod(pattern_shape(network)), math.prod(embedded_shape(network))
     elements = (label.element + 1) * image if label.placement == "morphology" else 0
     return (image + pattern + 2 * embedded + elements) * FLOAT
@@ -177,7 +184,7 @@ def inference_memory(
     calls = 0
     if mode != "classifier":
         calls = batch * labels * goodness_bytes(network, precision)
-    if mode != "goodness":
+    if mode in ("classifier", SHORTLIST):
         calls = max(calls, batch * classifier_bytes(network, precision))
     return Memory(process, held, max(calls, loading - held), workspace=workspace)
 
@@ -206,16 +213,14 @@ def update_memory(
 
     An update has phases: the steps of each unit, those of the classifier, judging, and adopting. None keeps what
     another needs, so its highest point is the highest phase's. The tensors of the version before, its classifier in
-    the engine, and the tensors that change are there all the time.
+    the engine, and the tensors that change are there all the time. With class goodness there is no classifier.
     """
     micro_batch = min(micro_batch, STEP)
-    always = 2 * learned_bytes(network) + session_bytes(network, "fp32", "classifier")[0]
-    phases = [
-        *_unit_steps(network, micro_batch),
-        _head_steps(network, micro_batch),
-        *_judging(network, batch, labels),
-        _adopting(network),
-    ]
+    always = 2 * learned_bytes(network)
+    phases = [*_unit_steps(network, micro_batch), *_judging(network, batch, labels), _adopting(network)]
+    if not class_goodness(network):
+        always += session_bytes(network, "fp32", "classifier")[0]
+        phases.append(_head_steps(network, micro_batch))
     highest = max(phases, key=lambda phase: phase.total)
     return Memory(
         process + LEARNING,
@@ -231,15 +236,17 @@ def _unit_steps(network: Network, micro_batch: int) -> Iterator[Memory]:
     """Steps of each unit, and never of two.
 
     Its inputs and outputs are there for the whole step, everything between for one call, its gradient as that of
-    the call and as the sum of those before.
+    the call and as the sum of those before. To an image there are two rows, the positive and a negative one; with
+    class goodness, one.
     """
+    rows = 1 if class_goodness(network) else 2
     moments = MOMENTS * (learned_bytes(network) - _bytes(head_parameters(network)))
     unchanged = weights_bytes(network, "fp32") - learned_bytes(network)
     for index, (unit, (below, above)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
-        activations = ROWS * STEP * (math.prod(below) + math.prod(above)) * FLOAT
+        activations = rows * STEP * (math.prod(below) + math.prod(above)) * FLOAT
         gradient = 0
         if unit.trained:
-            activations += ROWS * micro_batch * gradient_bytes(network, index)
+            activations += rows * micro_batch * gradient_bytes(network, index)
             gradient = 2 * _bytes(unit_parameters(network, index))
         yield Memory(0, unchanged, activations, gradient, moments)
 
@@ -253,8 +260,8 @@ def _head_steps(network: Network, micro_batch: int) -> Memory:
 
 
 def _judging(network: Network, batch: int, labels: int) -> Iterator[Memory]:
-    """The new weights, in the engine, classify what was held back."""
-    for mode in JUDGES:
+    """The new weights, in the engine, classify what was held back, by the bundle's better mode."""
+    for mode in TRAINED_MODES[:1] if class_goodness(network) else TRAINED_MODES:
         needed = inference_memory(network, "fp32", batch, labels, mode)
         yield Memory(0, needed.weights, needed.activations)
 

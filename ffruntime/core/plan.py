@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from .architecture import Network
+from .architecture import Network, class_goodness
 from .devices import Profile
 from .errors import BackendError
 from .learning import KEPT, MICRO_BATCH, REPLAY_BYTES
@@ -67,7 +67,7 @@ class Calls(Struct, frozen=True):
     """How much is computed at a time."""
 
     batch: int  # images in one call of an inference graph
-    labels: int  # labels tried in one call
+    labels: int  # labels tried in one call, each with a pass; 1 where one pass answers for all
     micro_batch: int  # images in one call of a gradient graph
 
 
@@ -140,7 +140,8 @@ def need(network: Network, classes: int, use: Use, limits: Limits, precision: Pr
     def largest(tried: Sequence[Calls]) -> Calls:
         return next((one for one in tried if memory(one).total <= limits.available), tried[-1])
 
-    all_labels = 1 if use == "classifier" else min(classes, limits.labels)
+    one_pass = use == "classifier" or class_goodness(network)
+    all_labels = 1 if one_pass else min(classes, limits.labels)
     calls = largest([Calls(n, labels, 1) for labels in halvings(all_labels) for n in halvings(limits.batch)])
     if use == "update":
         calls = largest([Calls(calls.batch, calls.labels, pairs) for pairs in halvings(limits.micro_batch)])

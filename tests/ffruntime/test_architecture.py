@@ -11,23 +11,28 @@ import pytest
 
 from ffruntime.core import architecture
 from ffruntime.core.architecture import (
+    AvgPool,
     Conv,
     Image,
     Input,
     Label,
+    LeakyRelu,
     Linear,
     Local,
     MaxPool,
     Network,
+    Readout,
     Relu,
     Steps,
     Unit,
+    cell_edges,
     unit_shapes,
     validate,
 )
-from ffruntime.core.cost import pass_macs, unit_macs
+from ffruntime.core.cost import exit_shares, goodness_macs, pass_macs, unit_macs
 from ffruntime.core.errors import BundleError
-from ffruntime.core.layers import head_features, tensor_shapes, unit_parameters
+from ffruntime.core.graphs import graphs, graphs_of_mode, unit_gradient
+from ffruntime.core.layers import head_features, learned_tensors, tensor_shapes, unit_parameters
 
 PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 EXAMPLES = re.findall(r"^```json\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
@@ -111,7 +116,10 @@ BELOW, OWN = Input(ops=(Linear(8),)), Input("self", ops=(Linear(8),))
         ((Unit(ONE, (BELOW, Input("above", ops=(Linear(9),)))),), r"unit1\.above: makes \(9,\), and below \(8,\)"),
         ((Unit(ONE, (BELOW, Input("above"))),), r"unit1\.above: makes \(12,\), and below \(8,\)"),
         ((Unit(ONE, (BELOW, Input("above", ops=(Conv(8, 1),)))),), r"unit1\.above\.conv1: needs an image"),
-        ((Unit(ONE, (Input(normalise="batch", ops=(Linear(8),)), TOP)),), "unit1: batch statistics are not for"),
+        (
+            (Unit(ONE, (Input(normalise="batch", ops=(Linear(8),)), TOP)),),
+            "unit1: an input of a recurrent network",
+        ),
     ],
 )
 def test_recurrent_descriptions_that_cannot_be_computed(units: tuple[Unit, ...], message: str) -> None:
@@ -203,3 +211,81 @@ def test_structuring_elements_are_small() -> None:
 def test_the_description_survives_json() -> None:
     described = network(Unit((Conv(8, 3, 2, 1), Local(2, 3), MaxPool(), Relu())), Unit((Linear(5), Relu())))
     assert msgspec.json.decode(msgspec.json.encode(described), type=Network) == described
+
+
+# --- class goodness
+
+CLASSES = Unit((Conv(8, 5, padding=2), AvgPool(), LeakyRelu()), readout=Readout(4))
+
+
+def test_shapes_costs_and_graphs_of_class_goodness() -> None:
+    """Two units with readouts, the first of which is not scored, and one between that has none."""
+    untrained = Unit((Conv(4, 3, padding=1), Relu()), (Input(normalise="group", groups=2),), False, False)
+    first, last = msgspec.structs.replace(CLASSES, scored=False), Unit((Linear(20), Relu()), readout=Readout(4))
+    described = network(first, untrained, CLASSES, last, placement="readout")
+    validate(described)
+    assert tensor_shapes(described) == {
+        "labels.known": (12,),
+        "total.weights": (4,),
+        "unit1.conv1.weight": (8, 1, 5, 5),
+        "unit1.conv1.bias": (8,),
+        "unit1.readout.weight": (12, 8 * 4 * 4),
+        "unit1.readout.bias": (12,),
+        "unit2.conv1.weight": (4, 8, 3, 3),
+        "unit2.conv1.bias": (4,),
+        "unit3.conv1.weight": (8, 4, 5, 5),
+        "unit3.conv1.bias": (8,),
+        "unit3.readout.weight": (12, 8 * 4 * 4),
+        "unit3.readout.bias": (12,),
+        "unit4.linear1.weight": (20, 8 * 7 * 7),
+        "unit4.linear1.bias": (20,),
+        "unit4.readout.weight": (12, 20),
+        "unit4.readout.bias": (12,),
+    }
+    macs = [28 * 28 * 8 * 25 + 12 * 128, 14 * 14 * 4 * 8 * 9, 14 * 14 * 8 * 4 * 25 + 12 * 128, 20 * 392 + 12 * 20]
+    assert unit_macs(described) == macs
+    assert pass_macs(described) == goodness_macs(described, 10) == sum(macs)
+    assert exit_shares(described) == [sum(macs[:3]) / sum(macs), 1.0]
+    assert graphs_of_mode("exit", described) == ("unit1", "unit2", "unit3", "unit4")
+    own = tuple(f"unit3.{name}" for name in ("conv1.weight", "conv1.bias", "readout.weight", "readout.bias"))
+    assert unit_gradient(described, 2).takes == ("labels.known", *own)
+    assert not {"classifier", "gradient_head"} & graphs(described).keys()
+    assert [tensor.name for tensor in learned_tensors(described, [2])] == ["labels.known", *own]
+
+
+@pytest.mark.parametrize(("side", "cells", "edges"), [(28, 4, [0, 7, 14, 21, 28]), (7, 4, [0, 1, 3, 5, 7])])
+def test_cells_are_even_where_they_can_be(side: int, cells: int, edges: list[int]) -> None:
+    assert cell_edges(side, cells) == edges
+
+
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [
+        ([msgspec.structs.replace(CLASSES, readout=None)], "unit1: needs a readout, or is neither trained nor"),
+        ([msgspec.structs.replace(CLASSES, shortcut=True)], r"unit1: a shortcut needs one shape.* \(1, 28, 28\)"),
+        (
+            [CLASSES, Unit((Linear(9), Relu()), (Input(normalise="instance"),), readout=Readout())] * 2,
+            "needs an im",
+        ),
+        ([Unit(CLASSES.ops, (Input(groups=2),), readout=Readout())], "groups of channels are for normalise"),
+        (
+            [Unit(CLASSES.ops, (Input(normalise="group", groups=2),), readout=Readout())],
+            "channels are no 2 equal",
+        ),
+    ],
+)
+def test_class_goodness_that_cannot_be_computed(units: list[Unit], message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        validate(network(*units, placement="readout"))
+
+
+@pytest.mark.parametrize(
+    ("unit", "message"),
+    [
+        (Unit((Linear(9), Relu()), readout=Readout()), "a readout needs label.placement 'readout'"),
+        (Unit((Linear(9), LeakyRelu())), "goodness of a label in the input is that of a relu"),
+    ],
+)
+def test_a_label_in_the_input_has_no_class_goodness(unit: Unit, message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        validate(network(unit))

@@ -20,6 +20,7 @@ from ffruntime.core.architecture import (
     Linear,
     MaxPool,
     Network,
+    Readout,
     Relu,
     Steps,
     Unit,
@@ -30,7 +31,7 @@ from ffruntime.core.devices import Profile, load_profile, profile_names
 from ffruntime.core.errors import BackendError
 from ffruntime.core.layers import tensor_shapes
 from ffruntime.core.learning import STEP
-from ffruntime.core.manifest import MODES, PRECISIONS, Manifest, Mode, Precision
+from ffruntime.core.manifest import EXIT, MODES, PRECISIONS, Manifest, Mode, Precision
 from ffruntime.core.memory import inference_memory, learned_bytes, update_memory, weights_bytes
 from ffruntime.core.plan import (
     MARGIN,
@@ -47,14 +48,19 @@ from ffruntime.core.plan import (
     require_fit,
 )
 
+OF_CLASSES: tuple[Mode, ...] = ("goodness", EXIT)  # modes of class goodness
+OF_LABELS = tuple(mode for mode in MODES if mode != EXIT)  # modes where the label is in the input
+
 
 def network(width: int, size: int = 16, placement: str = "channel", trained: bool = True) -> Network:
     """Two convolutions and a linear layer, all `width` wide."""
-    units = (
+    units: tuple[Unit, ...] = (
         Unit((Conv(width, 3, padding=1), MaxPool(), Relu()), (Input(normalise="batch"),), trained=trained),
         Unit((Conv(width, 3), Relu())),
         Unit((Linear(width), Relu()), trained=trained),
     )
+    if placement == "readout":
+        units = tuple(msgspec.structs.replace(unit, readout=Readout()) for unit in units)
     element = 3 if placement == "morphology" else 1
     label = Label(placement, 12, element=element)  # type: ignore[arg-type]
     return Network(Image((1, size, size)), label, units)
@@ -62,14 +68,17 @@ def network(width: int, size: int = 16, placement: str = "channel", trained: boo
 
 widths, calls = st.integers(1, 64), st.integers(1, 64)
 precisions = st.sampled_from(PRECISIONS)
-placements = st.sampled_from(["add", "channel", "morphology"])
+placements = st.sampled_from(["add", "channel", "morphology", "readout"])
+kinds = st.one_of(  # a placement of the label, and a mode
+    st.tuples(st.sampled_from(["add", "channel", "morphology"]), st.sampled_from(OF_LABELS)),
+    st.tuples(st.just("readout"), st.sampled_from(OF_CLASSES)),
+)
 
 
-@given(widths, calls, calls, precisions, placements, st.sampled_from(MODES))
-def test_more_needs_more(
-    width: int, batch: int, labels: int, precision: Precision, placement: str, kind: Mode
-) -> None:
+@given(widths, calls, calls, precisions, kinds)
+def test_more_needs_more(width: int, batch: int, labels: int, precision: Precision, of: tuple[str, Mode]) -> None:
     """Monotone in batch, labels, width and size of the image; every part is counted and none is negative."""
+    placement, kind = of
     here = inference_memory(network(width, placement=placement), precision, batch, labels, kind)
     assert min(msgspec.structs.astuple(here)) >= 0
     for more in (
@@ -83,21 +92,24 @@ def test_more_needs_more(
     assert many.total > here.total
 
 
-@given(widths, st.integers(1, STEP - 1), calls)
-def test_an_update_grows_with_pairs_width_and_the_calls_that_judge_it(width: int, pairs: int, images: int) -> None:
-    here = update_memory(network(width), pairs, images)
-    assert min(msgspec.structs.astuple(here)) >= 0
+@given(widths, st.integers(1, STEP - 1), calls, st.sampled_from(["channel", "readout"]))
+def test_an_update_grows_with_pairs_width_and_the_calls_that_judge_it(
+    width: int, pairs: int, images: int, placement: str
+) -> None:
+    here, wider = (network(wide, placement=placement) for wide in (width, width + 1))
+    needed = update_memory(here, pairs, images)
+    assert min(msgspec.structs.astuple(needed)) >= 0
     for more in (
-        update_memory(network(width), pairs + 1, images),
-        update_memory(network(width), pairs, images + 1),
-        update_memory(network(width + 1), pairs, images),
+        update_memory(here, pairs + 1, images),
+        update_memory(here, pairs, images + 1),
+        update_memory(wider, pairs, images),
     ):
-        assert more.total >= here.total
-    assert update_memory(network(width), pairs, 10_000).total > here.total
+        assert more.total >= needed.total
+    assert update_memory(here, pairs, 10_000).total > needed.total
     # What a unit needs does not grow with the depth of the network, but for its parameters.
-    *below, top = (msgspec.structs.replace(unit, scored=False) for unit in network(width).units[:2] * 2)
-    deeper = msgspec.structs.replace(network(width), units=(*below, msgspec.structs.replace(top, scored=True)))
-    shallow = msgspec.structs.replace(network(width), units=deeper.units[2:])
+    *below, top = (msgspec.structs.replace(unit, scored=False) for unit in here.units[:2] * 2)
+    deeper = msgspec.structs.replace(here, units=(*below, msgspec.structs.replace(top, scored=True)))
+    shallow = msgspec.structs.replace(here, units=deeper.units[2:])
     if width > 1:
         assert update_memory(deeper, pairs).activations == update_memory(shallow, pairs).activations
 
@@ -109,7 +121,7 @@ def test_many_steps_need_no_more_than_few_but_than_a_pass(width: int, count: int
     image, label = Image((1, 8, 8)), Label("top", 10, channels=10)
     few, many = (Network(image, label, (unit,) * 2, steps=Steps(n, 0.3, (1, n))) for n in (1, count))
     validate(many)
-    for kind in MODES:
+    for kind in OF_LABELS:
         here = inference_memory(many, precision, 4, 10, kind)
         assert here == inference_memory(few, precision, 4, 10, kind)
     one_pass, steps = (inference_memory(many, precision, 4, 10, kind) for kind in ("classifier", "goodness"))
@@ -122,7 +134,11 @@ def test_weights_are_those_of_the_file(width: int, placement: str) -> None:
     shapes = tensor_shapes(plain).values()
     assert weights_bytes(plain, "fp32") == 4 * sum(math.prod(shape) for shape in shapes)
     assert weights_bytes(plain, "fp16") < weights_bytes(plain, "fp32")
-    assert learned_bytes(network(width, trained=False)) < learned_bytes(plain) < weights_bytes(plain, "fp32")
+    assert (
+        learned_bytes(network(width, placement=placement, trained=False))
+        < learned_bytes(plain)
+        < weights_bytes(plain, "fp32")
+    )
 
 
 def small(profile: Profile, usable: int, flash: int = 4096) -> Profile:
@@ -154,7 +170,7 @@ def test_a_small_network_fits_every_device(name: str, exported: Path) -> None:
     found = on(bundle_of(exported, 32), profile)
     require_fit(found)
     assert found.fits
-    assert [row.use for row in found.needs] == [*MODES, "update"]
+    assert [row.use for row in found.needs] == [*OF_LABELS, "update"]
     assert all(row.fits for row in found.needs)
     calls, limits = found.needs[0].calls, profile.inference
     assert (calls.batch, calls.labels) == (limits.max_batch, min(10, limits.max_labels))
@@ -204,19 +220,23 @@ def test_flash_is_a_budget_too(exported: Path) -> None:
 
 def test_what_cannot_learn_is_planned_without_an_update(exported: Path) -> None:
     found = plan(bundle_of(exported, 32, learns=False), 10, "fp32", UNLIMITED)
-    assert [row.use for row in found.needs] == [*MODES]
+    assert [row.use for row in found.needs] == [*OF_LABELS]
     assert (found.flash.versions, found.flash.examples) == (0, 0)
     require_fit(found)
 
 
-USES: tuple[Use, ...] = (*MODES, "update")
+uses: st.SearchStrategy[tuple[str, Use]] = st.one_of(  # a placement of the label, and what the bundle is used for
+    st.tuples(st.just("channel"), st.sampled_from((*OF_LABELS, "update"))),
+    st.tuples(st.just("readout"), st.sampled_from((*OF_CLASSES, "update"))),
+)
 
 
 @settings(max_examples=30)
-@given(widths, st.integers(0, 400), st.sampled_from(USES))
-def test_chosen_calls_keep_to_the_budget(width: int, extra: int, use: Use) -> None:
+@given(widths, st.integers(0, 400), uses)
+def test_chosen_calls_keep_to_the_budget(width: int, extra: int, of: tuple[str, Use]) -> None:
     """As large as they can be: twice the images, or labels, or pairs do not fit. Too little is refused."""
-    wide = network(width, size=64)
+    placement, use = of
+    wide = network(width, size=64, placement=placement)
     smallest = math.ceil(need(wide, 10, use, Limits(0)).memory.total * MARGIN)
     with pytest.raises(BackendError, match=rf"^in .* MiB: {use} needs .*; allow {math.ceil(smallest / MIB)} MiB$"):
         choose(wide, 10, use, Limits(smallest - MIB))
@@ -228,7 +248,8 @@ def test_chosen_calls_keep_to_the_budget(width: int, extra: int, use: Use) -> No
     assert found.memory.total * MARGIN <= budget
     roomy = need(wide, 10, use, UNLIMITED).calls
     assert calls.batch <= roomy.batch == 16
-    assert calls.labels <= roomy.labels == (1 if use == "classifier" else 10)
+    one_pass = use == "classifier" or placement == "readout"
+    assert calls.labels <= roomy.labels == (1 if one_pass else 10)
     assert calls.micro_batch <= roomy.micro_batch == (8 if use == "update" else 1)
 
 
@@ -240,7 +261,7 @@ def test_the_command_says_what_every_use_needs(exported: Path) -> None:
     assert done.returncode == 0, done.stderr
     found = msgspec.json.decode(done.stdout, type=Plan)
     assert (found.device, found.precision, found.memory) == ("raspberry-pi-zero-2w", "fp32", 256 * MIB)
-    assert [row.use for row in found.needs] == [*MODES, "update"]
+    assert [row.use for row in found.needs] == [*OF_LABELS, "update"]
     assert all(row.fits and row.memory.total <= 256 * MIB for row in found.needs)
     assert found.storage
     assert found.flash.total <= found.storage
