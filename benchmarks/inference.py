@@ -134,7 +134,7 @@ def by_torch(model: Model) -> dict[str, Scores]:
     labels = torch.arange(len(model.classes))
 
     def goodness(images: Tensor, tried: Tensor) -> Tensor:
-        return net.total_goodness(network, net.label_goodness(network, tensors, images, tried))
+        return net.total_goodness(network, tensors, net.label_goodness(network, tensors, images, tried))
 
     compiled = torch.compile(goodness, dynamic=False)
 

@@ -17,7 +17,7 @@ from ffruntime.core.errors import BundleError, UsageError
 from .functional import Tensors
 from .hardware import from_first, rank
 from .network import parameter_names
-from .step import TrainingState
+from .training import TrainingState
 
 
 class Progress(Struct, frozen=True):

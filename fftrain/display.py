@@ -69,22 +69,30 @@ def show_training(statuses: Iterable[Status], steps_per_epoch: int, epochs: int)
                 first = False
             bar.update(task, completed=position)
             if status.figures is not None:
-                bar.update(task, figures=_figures(*status.figures[:-1].T.tolist()))
+                losses, accuracies = status.figures[:-1].T.tolist()
+                bar.update(task, figures=_figures(losses, accuracies, status.of_classes))
             if status.row:
                 console.print(epoch_line(status.row, epochs))
 
 
 def epoch_line(row: dict[str, Any], epochs: int) -> str:
-    """One epoch's line: loss and discrimination accuracy per unit, validation accuracy per inference mode."""
-    figures = _figures(row["loss"], row["discrimination_accuracy"])
+    """One epoch's line: loss and accuracy per unit, validation accuracy per inference mode."""
+    of_classes = "unit_accuracy" in row
+    figures = _figures(row["loss"], row["unit_accuracy" if of_classes else "discrimination_accuracy"], of_classes)
     validation = ", ".join(f"{mode} {percent(share)}" for mode, share in row["validation"].items())
-    return f"epoch {row['epoch']:>3}/{epochs}  {figures}  validation: {validation}"
+    line = f"epoch {row['epoch']:>3}/{epochs}  {figures}  validation: {validation}"
+    if "total" in row:
+        total = row["total"]
+        line += f"\ntotal, chosen on all validation images: {total['name']}, {percent(total['accuracy'])}"
+    return line
 
 
-def _figures(losses: list[float | None], accuracies: list[float | None]) -> str:
+def _figures(losses: list[float | None], accuracies: list[float | None], of_classes: bool) -> str:
+    """`of_classes`: the accuracies are of a unit's own answers, not of positive against negative data."""
+    what = "right" if of_classes else "disc"
     rows = enumerate(zip(losses, accuracies, strict=True), 1)
     trained = [(k, loss, a) for k, (loss, a) in rows if loss is not None and a is not None and loss == loss]
-    return "  ".join(f"unit{k} loss {loss:.3f} disc {100 * a:.1f} %" for k, loss, a in trained)
+    return "  ".join(f"unit{k} loss {loss:.3f} {what} {100 * a:.1f} %" for k, loss, a in trained)
 
 
 @contextmanager

@@ -29,13 +29,15 @@ BLOCK = 5_000  # images or masks in work at once: they are float32 meanwhile
 class Batch(Struct, frozen=True):
     """What one step sees: pixels uint8 (B, C, H, W), labels (B,), and random numbers in [0, 1): (B, M, 2).
 
-    `hybrids` uint8 (B, M, C, H, W) are the negatives of images without labels.
+    `hybrids` uint8 (B, M, C, H, W) are the negatives of images without labels, `dropout` the seed of what this step
+    drops, where the recipe asks for that.
     """
 
     pixels: Tensor
     labels: Tensor
     noise: Tensor
     hybrids: Tensor | None = None
+    dropout: int | None = None
 
 
 def epoch_batches(train: Examples, recipe: Recipe, seed: int, epoch: int, skip: int) -> Iterator[Batch]:
@@ -50,9 +52,16 @@ def epoch_batches(train: Examples, recipe: Recipe, seed: int, epoch: int, skip: 
     pixels, labels = augment(recipe.augment, train.pixels[order], generator), train.labels[order]
     kind = recipe.negatives
     mixed = hybrids(pixels, kind.count, kind.blur, generator) if kind.source == "hybrid" else None
+    seeds = torch.randint(1 << 60, (n // batch + 1,), generator=generator).tolist() if recipe.dropout else None
     for start in range(skip * batch, max(n - batch, 0) + 1, batch):
         chosen = slice(start + rank(), start + batch, world())
-        yield Batch(pixels[chosen], labels[chosen], noise[chosen], None if mixed is None else mixed[chosen])
+        yield Batch(
+            pixels[chosen],
+            labels[chosen],
+            noise[chosen],
+            None if mixed is None else mixed[chosen],
+            seeds[start // batch] + rank() if seeds else None,
+        )
 
 
 # Images changed anew

@@ -13,7 +13,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
-from ffruntime.core.architecture import Network
+from ffruntime.core.architecture import Network, class_goodness
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import Examples
 from ffruntime.core.tables import table
@@ -60,12 +60,18 @@ def goodness_scores(
     network: Network, tensors: Tensors, pixels: Tensor, classes: int, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """Total goodness of every class: pixels uint8 (N, C, H, W) -> (N, classes)."""
+    return net.total_goodness(network, tensors, unit_goodness(network, tensors, pixels, classes, dtype))
+
+
+@torch.no_grad()
+def unit_goodness(
+    network: Network, tensors: Tensors, pixels: Tensor, classes: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Goodness of every class in every unit: pixels uint8 (N, C, H, W) -> (N, classes, U)."""
     labels = torch.arange(classes, device=pixels.device)
-    rows = []
-    for part in pixels.split(max(1, PASSES // classes)):
-        goodness = net.label_goodness(network, tensors, net.to_images(part, network, dtype), labels)
-        rows.append(net.total_goodness(network, goodness))
-    return torch.cat(rows)
+    at_once = IMAGES if class_goodness(network) else max(1, PASSES // classes)
+    parts = (net.to_images(part, network, dtype) for part in pixels.split(at_once))
+    return torch.cat([net.label_goodness(network, tensors, part, labels) for part in parts])
 
 
 @torch.no_grad()
@@ -83,9 +89,11 @@ def classifier_scores(
 SCORES = {"goodness": goodness_scores, "classifier": classifier_scores}
 
 
-def passes(images: int, classes: int, modes: tuple[str, ...]) -> int:
-    """Passes through the network that `predict` makes: one for each label by goodness, one by the classifier."""
-    return images * sum(classes if mode == "goodness" else 1 for mode in modes)
+def passes(network: Network, images: int, classes: int, modes: tuple[str, ...]) -> int:
+    """Passes through the network that `predict` makes: one for each label by goodness, but one for all by class
+    goodness; one by the classifier."""
+    each = 1 if class_goodness(network) else classes
+    return images * sum(each if mode == "goodness" else 1 for mode in modes)
 
 
 def predict(
@@ -103,7 +111,7 @@ def predict(
         rows = []
         for part in split.pixels.split(IMAGES):
             rows.append(SCORES[mode](network, tensors, part, classes, dtype).cpu().numpy())
-            advance(passes(len(part), classes, (mode,)))
+            advance(passes(network, len(part), classes, (mode,)))
         result[mode] = np.concatenate(rows)
     return result
 

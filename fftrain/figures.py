@@ -9,13 +9,14 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from ffruntime.core.architecture import Network, named_ops, unit_name, unit_shapes
+from ffruntime.core.architecture import Network, class_goodness, named_ops, unit_name, unit_shapes
 from ffruntime.core.cost import (
     constant_macs,
     goodness_macs,
     head_macs,
     layer_macs,
     pass_macs,
+    readout_macs,
     unit_macs,
 )
 from ffruntime.core.errors import BundleError
@@ -134,16 +135,15 @@ def count_cost(manifest: Manifest) -> Cost:
             zip(network.units, unit_shapes(network), unit_macs(network), strict=True)
         )
     ]
-    trained = _count(head_parameters(network))
-    head = Part("classifier", "linear", (network.label.patterns,), trained, head_macs(network))
-    by_mode = {
-        "goodness": goodness_macs(network, len(manifest.classes)),
-        "classifier": pass_macs(network) + head.macs,
-    }
+    by_mode = {"goodness": goodness_macs(network, len(manifest.classes))}
+    if "classifier" in manifest.modes:
+        trained = _count(head_parameters(network))
+        parts.append(Part("classifier", "linear", (network.label.patterns,), trained, head_macs(network)))
+        by_mode["classifier"] = pass_macs(network) + head_macs(network)
     seen = training.data.train * training.epochs
     once = training_macs(recipe, network)
     return Cost(
-        parts=(*parts, head) if "classifier" in manifest.modes else tuple(parts),
+        parts=tuple(parts),
         macs_per_image={mode: by_mode[mode] for mode in manifest.modes},
         training_macs_per_image=once,
         training_flop=2 * once * seen,
@@ -166,6 +166,8 @@ def training_macs(recipe: Recipe, network: Network) -> int:
     other, it is the mean over the training. A recurrent network does so in every step, after one pass from below;
     its inputs count as of one layer each, and what no step changes once: of the image, and of each of its labels.
     """
+    if class_goodness(network):
+        return _class_macs(recipe, network)
     units, head = layer_macs(network), head_macs(network)
     forward = sum(map(sum, units))
     parts = trained_parts(recipe, network)
@@ -175,9 +177,7 @@ def training_macs(recipe: Recipe, network: Network) -> int:
     if recipe.gradient == "crossing":
         gradients = _gradients(trained)
     else:
-        gradients = sum(_gradients([layers]) for layers in trained)
-        if recipe.schedule.order == "sequential":
-            gradients //= len(trained)  # of one unit at a time, each for the same share of the training
+        gradients = sum(_gradients([layers]) for layers in trained) // _turns(recipe, trained)
     own_pass = 0 if recipe.negatives.source == "hybrid" else pass_macs(network)
     classifier = own_pass + 2 * head if HEAD in parts else 0
     chosen = recipe.negatives.hard > 0 and recipe.negatives.source == "goodness"
@@ -189,6 +189,24 @@ def training_macs(recipe: Recipe, network: Network) -> int:
         changing = forward - image - label + sum(map(sum, trained)) - first * image - last * label
         return copies * network.steps.count * changing + once + pass_macs(network) + classifier + choice
     return (1 + recipe.negatives.count) * (forward + gradients) + classifier + choice
+
+
+def _class_macs(recipe: Recipe, network: Network) -> int:
+    """The same with class goodness: one pass, and gradients within each trained unit, its readout included. By
+    backpropagation, through all layers up to the last scored unit's readout, and no other readout."""
+    units, readouts = layer_macs(network), [readout_macs(network, index) for index in range(len(network.units))]
+    parts = trained_parts(recipe, network)
+    if isinstance(recipe.loss, CrossEntropy):
+        below, last = units[: len(parts)], (readouts[len(parts) - 1],)
+        return sum(map(sum, [*below, last])) + _gradients([*below, last])
+    own = [(*layers, readout) for layers, readout in zip(units, readouts, strict=True)]
+    trained = [layers for index, layers in enumerate(own) if unit_name(index) in parts]
+    return sum(map(sum, own)) + sum(_gradients([layers]) for layers in trained) // _turns(recipe, trained)
+
+
+def _turns(recipe: Recipe, trained: Sequence[object]) -> int:
+    """How many of the trained units take turns, each for the same share of the training."""
+    return len(trained) if recipe.schedule.order == "sequential" else 1
 
 
 def _gradients(units: list[tuple[int, ...]]) -> int:

@@ -5,6 +5,7 @@ The graph of each operation, and its gradients' graphs, stand in `ffexport`.
 
 from __future__ import annotations
 
+import functools
 import math
 from itertools import product
 from typing import TypeAlias
@@ -13,7 +14,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ffruntime.core.architecture import EPS_BATCH, EPS_DIVISIVE, Conv, Linear, Local, MaxPool, Op
+from ffruntime.core.architecture import (
+    EPS_BATCH,
+    EPS_DIVISIVE,
+    AvgPool,
+    Conv,
+    LeakyRelu,
+    Linear,
+    Local,
+    MaxPool,
+    Op,
+    Readout,
+    cell_edges,
+    readout_cells,
+)
 
 from .hardware import average, world
 
@@ -34,7 +48,9 @@ def apply_op(op: Op, name: str, tensors: Tensors, x: Tensor) -> Tensor:
         return F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias, op.stride, op.padding)
     if isinstance(op, MaxPool):
         return F.max_pool2d(x, op.size)
-    return F.relu(x)
+    if isinstance(op, AvgPool):
+        return F.avg_pool2d(x, op.size)
+    return F.leaky_relu(x, op.slope) if isinstance(op, LeakyRelu) else F.relu(x)
 
 
 def locally_connected(op: Local, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
@@ -94,6 +110,12 @@ def normalise_batch(x: Tensor, mean: Tensor, var: Tensor, training: bool) -> Ten
     return F.batch_norm(x, mean, var, training=training, momentum=BATCH_MOMENTUM, eps=EPS_BATCH)
 
 
+def normalise_groups(x: Tensor, groups: int) -> Tensor:
+    """x (N, C, …), each of `groups` equal groups of its channels standardised by itself: 1 is layer normalisation,
+    C instance normalisation (Wu and He 2018)."""
+    return F.group_norm(x, groups, eps=EPS_BATCH)
+
+
 def _batch_statistics(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and variance per channel over the batches of all processes; the running ones are updated."""
     wide = x.to(mean.dtype).transpose(0, 1).flatten(1)  # (C, N · …)
@@ -104,6 +126,33 @@ def _batch_statistics(x: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, Ten
     mean.lerp_(now, BATCH_MOMENTUM)
     var.lerp_(spread * count / (count - 1), BATCH_MOMENTUM)
     return now, spread
+
+
+def averaged(readout: Readout, y: Tensor) -> Tensor:
+    """Activations (N, …) -> their averages over the readout's cells, in float32 (float64 for float64), (N, F)."""
+    wide = torch.promote_types(y.dtype, torch.float32)
+    shape = readout_cells(readout, tuple(y.shape[1:]))
+    if y.ndim == 2 or shape == y.shape[1:]:
+        return y.flatten(1).to(wide)
+    (h, w), (rows, columns) = y.shape[2:], shape[1:]
+    if h % rows == 0 and w % columns == 0:
+        return F.avg_pool2d(y, (h // rows, w // columns)).flatten(1).to(wide)
+    shares = _cell_shares((h, w), (rows, columns), y.dtype, y.device)
+    pixels = y.flatten(2).transpose(1, 2)  # (N, H · W, C)
+    return (shares @ pixels).transpose(1, 2).flatten(1).to(wide)
+
+
+@functools.lru_cache(maxsize=64)  # asked for in every step, by every unit
+def _cell_shares(
+    sides: tuple[int, int], cells: tuple[int, int], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Which share of each cell a pixel is: (cells, pixels), both row by row. `core.architecture.Readout`."""
+    along = []
+    for side, count in zip(sides, cells, strict=True):
+        edges, place = torch.tensor(cell_edges(side, count)), torch.arange(side)
+        inside = ((place >= edges[:-1, None]) & (place < edges[1:, None])).to(dtype)
+        along.append(inside / inside.sum(1, keepdim=True))
+    return torch.kron(*along).to(device)
 
 
 class _MeanSquare(torch.autograd.Function):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from ffruntime.core.architecture import (
     Input,
     Network,
     Source,
-    Unit,
+    class_goodness,
     constant_inputs,
     named_ops,
     scored_units,
@@ -27,20 +27,32 @@ from ffruntime.core.architecture import (
     unit_name,
 )
 
-from .functional import Tensors, apply_op, mean_square, morphology, normalise_batch, normalise_divisive
+from .functional import (
+    Tensors,
+    apply_op,
+    averaged,
+    mean_square,
+    morphology,
+    normalise_batch,
+    normalise_divisive,
+    normalise_groups,
+)
 
 NOTHING: Mapping[str, Tensor] = {}
 
 
-def initialise(network: Network, patterns: Tensors, generator: torch.Generator) -> Tensors:
-    """An untrained network on the CPU: normal weights of standard deviation √(2 / fan-in), of a unit with n inputs
-    √(2 / (n · fan-in)), biases and the classifier zero, batch statistics those of a standardised input."""
+def initialise(network: Network, labels: Tensors, generator: torch.Generator) -> Tensors:
+    """An untrained network on the CPU, with these tensors of its labels: normal weights of standard deviation
+    √(2 / fan-in), of a unit with n inputs √(2 / (n · fan-in)), biases, readouts and the classifier zero, batch
+    statistics those of a standardised input. Every scored unit weighs 1 in the total of class goodness."""
     tensors: Tensors = {}
     for described in layers.tensors(network):
-        name, shape = described.name, described.shape
-        if name in patterns:
-            tensors[name] = patterns[name]
-        elif described.role == "weight" and described.unit is not None:
+        name, shape, layer = described.name, described.shape, described.layer
+        if name in labels:
+            tensors[name] = labels[name]
+        elif described.role == "total":
+            tensors[name] = torch.tensor([float(unit.scored) for unit in network.units])
+        elif described.role == "weight" and described.unit is not None and layer and not layer.readout:
             inputs = len(network.units[described.unit].inputs)
             deviation = math.sqrt(2 / (inputs * described.fan_in))
             tensors[name] = deviation * torch.randn(shape, generator=generator)
@@ -55,6 +67,26 @@ def parameter_names(network: Network) -> dict[str, tuple[str, ...]]:
     units = {unit_name(index): layers.unit_parameters(network, index) for index in range(len(network.units))}
     parts = {**units, layers.HEAD: layers.head_parameters(network)}
     return {part: tuple(described.name for described in found) for part, found in parts.items()}
+
+
+@functools.lru_cache(maxsize=16)
+def _statistics(network: Network) -> dict[int, list[str]]:
+    """Names of the running mean and variance of every unit that has them, by its index."""
+    return _by_unit(t for t in layers.tensors(network) if t.role in ("mean", "variance"))
+
+
+@functools.lru_cache(maxsize=16)
+def readout_names(network: Network) -> dict[int, list[str]]:
+    """Names of the readout's weight and bias of every unit that has one, by its index."""
+    return _by_unit(t for t in layers.tensors(network) if t.layer and t.layer.readout)
+
+
+def _by_unit(described: Iterable[layers.Tensor]) -> dict[int, list[str]]:
+    found: dict[int, list[str]] = {}
+    for tensor in described:
+        assert tensor.unit is not None
+        found.setdefault(tensor.unit, []).append(tensor.name)
+    return found
 
 
 def parameters(network: Network, part: str, tensors: Tensors) -> Tensors:
@@ -112,14 +144,18 @@ def embed_copies(network: Network, tensors: Tensors, images: Tensor, labels: Ten
     return embed(network, tensors, copies, tensors["labels.patterns"][labels.flatten()])
 
 
-def normalise(unit: Unit, prefix: str, tensors: Tensors, x: Tensor, training: bool) -> Tensor:
-    """The unit's input as it asks for it. In training, batch statistics are taken and remembered."""
-    kind = unit.inputs[0].normalise
-    if kind == "none":
+def normalise(network: Network, index: int, tensors: Tensors, x: Tensor, training: bool) -> Tensor:
+    """A unit's input as it asks for it. In training, batch statistics are taken and remembered."""
+    inputs = network.units[index].inputs[0]
+    if inputs.normalise == "none":
         return x
-    if kind == "divisive":
+    if inputs.normalise == "divisive":
         return normalise_divisive(x)
-    return normalise_batch(x, tensors[f"{prefix}.below.mean"], tensors[f"{prefix}.below.var"], training)
+    if inputs.normalise == "batch":
+        mean, variance = _statistics(network)[index]
+        return normalise_batch(x, tensors[mean], tensors[variance], training)
+    groups = {"layer": 1, "instance": x.shape[1], "group": inputs.groups}
+    return normalise_groups(x, groups[inputs.normalise])
 
 
 def preactivation(
@@ -142,9 +178,10 @@ def preactivation(
             parts.append(apply_ops(inputs, path, tensors, received[inputs.source]))
     x = functools.reduce(lambda x, part: x + part.reshape(x.shape), parts)
     *ops, _ = named_ops(unit)
+    given = x
     for short, op in ops:
         x = apply_op(op, f"{unit_name(index)}.{short}", tensors, x)
-    return x
+    return x + given if unit.shortcut else x
 
 
 def apply_ops(inputs: Input, path: str, tensors: Tensors, x: Tensor) -> Tensor:
@@ -162,23 +199,48 @@ def activation(
     known: Mapping[str, Tensor] = NOTHING,
 ) -> Tensor:
     """A unit's activation from its normalised inputs, as `preactivation`."""
-    return F.relu(preactivation(network, index, tensors, received, known))
+    *_, (short, last) = named_ops(network.units[index])
+    x = preactivation(network, index, tensors, received, known)
+    return apply_op(last, f"{unit_name(index)}.{short}", tensors, x)
 
 
-def total_goodness(network: Network, goodness: Tensor) -> Tensor:
+def total_goodness(network: Network, tensors: Tensors, goodness: Tensor) -> Tensor:
     """Goodness per unit (…, U) -> total (…) over the scored units."""
     scored = goodness[..., scored_units(network)]
+    if class_goodness(network):
+        return scored @ tensors[layers.TOTAL][scored_units(network)].to(scored.dtype)
     return sign(network) * (scored.clamp_min(1e-30).log() if network.score == "log_sum" else scored).sum(-1)
 
 
 def activations(network: Network, tensors: Tensors, x: Tensor) -> list[Tensor]:
     """Activation of every unit in one pass from below, from the embedded input, statistics frozen."""
     result = []
-    for index, unit in enumerate(network.units):
-        x = normalise(unit, unit_name(index), tensors, x, training=False)
+    for index in range(len(network.units)):
+        x = normalise(network, index, tensors, x, training=False)
         x = activation(network, index, tensors, {"below": x})
         result.append(x)
     return result
+
+
+def readout_goodness(network: Network, index: int, tensors: Tensors, y: Tensor) -> Tensor:
+    """A unit's activation (N, …) -> its goodness of every class and every spare one (N, P), at least float32."""
+    readout = network.units[index].readout
+    assert readout
+    weight, bias = readout_names(network)[index]
+    return F.linear(normalise_divisive(averaged(readout, y)), tensors[weight], tensors[bias])
+
+
+def goodness_of_classes(network: Network, tensors: Tensors, images: Tensor) -> Tensor:
+    """Standardised images (N, …) -> goodness of every class and every spare one in every unit, (N, P, U), by one
+    pass with statistics frozen; 0 in a unit without a readout."""
+    x, columns = images.contiguous(memory_format=torch.channels_last), []
+    for index, unit in enumerate(network.units):
+        x = activation(network, index, tensors, {"below": normalise(network, index, tensors, x, training=False)})
+        if unit.readout:
+            columns.append(readout_goodness(network, index, tensors, x))
+        else:
+            columns.append(tensors[layers.KNOWN].new_zeros(len(x), network.label.patterns))
+    return torch.stack(columns, dim=-1)
 
 
 def forward(network: Network, tensors: Tensors, x: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -206,12 +268,14 @@ def classify_linear(network: Network, tensors: Tensors, images: Tensor) -> tuple
 
 def head_logits(tensors: Tensors, x: Tensor) -> Tensor:
     """The linear classifier: features (N, F) -> logits (N, patterns), in float32 or better."""
-    logits = F.linear(x, tensors["head.weight"].to(x.dtype))
-    return logits.to(tensors["head.bias"].dtype) + tensors["head.bias"]
+    bias = tensors[f"{layers.HEAD}.bias"]
+    return F.linear(x, tensors[f"{layers.HEAD}.weight"].to(x.dtype)).to(bias.dtype) + bias
 
 
 def label_goodness(network: Network, tensors: Tensors, images: Tensor, labels: Tensor) -> Tensor:
     """Standardised images (N, …) × labels (L,) -> goodness of every unit for every pair, (N, L, U)."""
+    if class_goodness(network):
+        return goodness_of_classes(network, tensors, images)[:, labels]
     n, count = len(images), len(labels)
     patterns = tensors["labels.patterns"][labels]
     if network.steps:

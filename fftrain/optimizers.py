@@ -9,24 +9,26 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from ffruntime.core.architecture import Network, unit_name
+from ffruntime.core.architecture import Network, class_goodness, scored_units, unit_name
+from ffruntime.core.layers import HEAD
 from ffruntime.core.learning import CrossEntropy
 
 from .functional import Tensors
 from .network import parameters
 from .recipe import Adam, Recipe
 
-Optimizers: TypeAlias = dict[str, torch.optim.Optimizer]  # by unit name, and "head"
+Optimizers: TypeAlias = dict[str, torch.optim.Optimizer]  # by unit name, and `HEAD`
 
 
 def trained_parts(recipe: Recipe, network: Network) -> list[str]:
-    """Units that the recipe changes, and `head`. Where gradients cross units, those below a trained one, too."""
+    """Units that the recipe changes, and `HEAD`. Where gradients cross units, those below a trained one, too."""
     trained = [index for index, unit in enumerate(network.units) if unit.trained]
+    of_classes = class_goodness(network)
     if isinstance(recipe.loss, CrossEntropy):
-        trained = list(range(len(network.units)))
+        trained = list(range(scored_units(network)[-1] + 1 if of_classes else len(network.units)))
     elif recipe.gradient == "crossing":
         trained = list(range(max(trained) + 1))
-    return [*map(unit_name, trained), *(["head"] if recipe.schedule.head_lr else [])]
+    return [*map(unit_name, trained), *([HEAD] if recipe.schedule.head_lr and not of_classes else [])]
 
 
 def make_optimizers(recipe: Recipe, network: Network, tensors: Tensors) -> Optimizers:
@@ -35,12 +37,14 @@ def make_optimizers(recipe: Recipe, network: Network, tensors: Tensors) -> Optim
     optimizers: Optimizers = {}
     for part in trained_parts(recipe, network):
         own = list(parameters(network, part, tensors).values())
-        base = recipe.schedule.head_lr if part == "head" else recipe.schedule.lr
+        base = recipe.schedule.head_lr if part == HEAD else recipe.schedule.lr
         rate = torch.tensor(base, device=own[0].device) if on_cuda else base  # a CUDA graph reads it anew
-        if isinstance(recipe.optimizer, Adam):
-            made: torch.optim.Optimizer = torch.optim.Adam(own, lr=rate, fused=True, capturable=on_cuda)
+        kind = recipe.optimizer
+        if isinstance(kind, Adam):
+            made: torch.optim.Optimizer = torch.optim.AdamW(
+                own, lr=rate, weight_decay=kind.weight_decay, fused=True, capturable=on_cuda
+            )
         else:
-            kind = recipe.optimizer
             made = torch.optim.SGD(own, lr=rate, momentum=kind.momentum, weight_decay=kind.weight_decay, fused=True)
         made.param_groups[0]["base_lr"] = base
         optimizers[part] = made
@@ -59,10 +63,10 @@ def learning_rates(recipe: Recipe, network: Network, epoch: int, passed: float) 
     rates = dict.fromkeys(parts, learning_rate(at, schedule.constant))
     if schedule.order == "together":
         return rates
-    units = [part for part in parts if part != "head"]
+    units = [part for part in parts if part != HEAD]
     turn = min(int(passed * len(units)), len(units) - 1)
     own = learning_rate(max(0.0, at * len(units) - turn), schedule.constant)
-    return {part: own if part in units else rate for part, rate in rates.items() if part in (units[turn], "head")}
+    return {part: own if part in units else rate for part, rate in rates.items() if part in (units[turn], HEAD)}
 
 
 def set_learning_rates(optimizers: Optimizers, factors: Mapping[str, float]) -> None:

@@ -12,16 +12,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ffruntime.core import __version__
-from ffruntime.core.architecture import Network, unit_name
+from ffruntime.core.architecture import Network, class_goodness
 from ffruntime.core.bundle import CALIBRATION, HELD_BACK, REPLAY, Bundle, write_bundle
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import UsageError
 from ffruntime.core.layers import unit_parameters
-from ffruntime.core.learning import Hybrids, Learning, PairLoss
+from ffruntime.core.learning import ClassLoss, Hybrids, Learning, LocalLoss
 from ffruntime.core.manifest import EXEMPLARS, FORMAT, GOLDEN, MANIFEST, WEIGHTS, Accuracies, Manifest, Training
 
 from . import network as net
 from .checkpoint import checkpoint_path
+from .class_step import class_gradient
 from .epoch import hybrids
 from .functional import Tensors
 from .recipe import learning_of
@@ -71,39 +72,55 @@ def golden(
     exact = {name: tensor.double() for name, tensor in tensors.items()}
     images = net.to_images(pixels, network, torch.float64)
     goodness = net.label_goodness(network, exact, images, torch.arange(network.label.patterns))  # (N, P, U)
-    _, logits = net.classify_linear(network, exact, images)
-    negatives = (labels + 1) % classes
-    mixed: Tensors = {}
-    if not (learning and isinstance(learning.negatives, Hybrids)):
-        x = net.embed_copies(network, exact, images, torch.stack([labels, negatives]))
+    if class_goodness(network):
+        x, others = images.contiguous(memory_format=torch.channels_last), Tensors()
     else:
-        mixed = {"hybrids": hybrids(pixels, 1, learning.negatives.blur, torch.Generator().manual_seed(seed))[:, 0]}
-        both = torch.cat([images, net.to_images(mixed["hybrids"], network, torch.float64)])
-        x = net.embed(network, exact, both, exact["labels.neutral"][None])
-    gradients: Tensors = {}
-    if learning:
-        trained = [i for i, unit in enumerate(network.units) if unit.trained]
-        index = min(trained, key=lambda i: sum(math.prod(t.shape) for t in unit_parameters(network, i)))
-        gradients = golden_gradient(network, exact, index, x, learning.loss)
+        x, others = _golden_pairs(network, exact, pixels, labels, classes, learning, seed)
     return {
         "images": pixels,
         "labels": labels,
         "goodness": goodness,
-        "total": net.total_goodness(network, goodness),
-        "logits": logits,
-        "negatives": negatives,
-        **mixed,
-        **{f"gradient.{name}": gradient.float() for name, gradient in gradients.items()},
+        "total": net.total_goodness(network, exact, goodness),
+        **others,
+        **(golden_gradient(network, exact, x, labels, learning.loss) if learning else {}),
     }
 
 
-def golden_gradient(network: Network, tensors: Tensors, index: int, x: Tensor, loss: PairLoss) -> Tensors:
-    """The local gradient of one unit, statistics frozen, from the first unit's input, the positive copies first."""
-    for below, unit in enumerate(network.units[: index + 1]):
-        x = net.normalise(unit, unit_name(below), tensors, x, training=False)
+def _golden_pairs(
+    network: Network,
+    exact: Tensors,
+    pixels: Tensor,
+    labels: Tensor,
+    classes: int,
+    learning: Learning | None,
+    seed: int,
+) -> tuple[Tensor, Tensors]:
+    """Where the label is in the input: the first unit's input, the positive copies first, and what the vectors hold
+    besides: logits and negatives."""
+    images = net.to_images(pixels, network, torch.float64)
+    _, logits = net.classify_linear(network, exact, images)
+    others = {"logits": logits, "negatives": (labels + 1) % classes}
+    if not (learning and isinstance(learning.negatives, Hybrids)):
+        return net.embed_copies(network, exact, images, torch.stack([labels, others["negatives"]])), others
+    mixed = hybrids(pixels, 1, learning.negatives.blur, torch.Generator().manual_seed(seed))[:, 0]
+    both = torch.cat([images, net.to_images(mixed, network, torch.float64)])
+    return net.embed(network, exact, both, exact["labels.neutral"][None]), {**others, "hybrids": mixed}
+
+
+def golden_gradient(network: Network, tensors: Tensors, x: Tensor, labels: Tensor, loss: LocalLoss) -> Tensors:
+    """The local gradient of the smallest trained unit, statistics frozen, from the first unit's input x: of images
+    with these labels, or of the copies of a pair's loss, the positive ones first."""
+    trained = [i for i, unit in enumerate(network.units) if unit.trained]
+    index = min(trained, key=lambda i: sum(math.prod(t.shape) for t in unit_parameters(network, i)))
+    for below in range(index + 1):
+        x = net.normalise(network, below, tensors, x, training=False)
         if below < index:
             x = net.activation(network, below, tensors, {"below": x})
-    return local_gradient(network, index, tensors, {"below": x}, loss)[0]
+    if isinstance(loss, ClassLoss):
+        gradients = class_gradient(network, index, tensors, x, labels, loss)[0]
+    else:
+        gradients = local_gradient(network, index, tensors, {"below": x}, loss)[0]
+    return {f"gradient.{name}": gradient.float() for name, gradient in gradients.items()}
 
 
 def pack_run(out: Path, run: Run, recipe_name: str, device: str, precision: str, accuracy: Accuracies) -> Bundle:

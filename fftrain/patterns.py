@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ffruntime.core.errors import UsageError
+from ffruntime.core.layers import KNOWN
 
-from .recipe import Fourier, Morphology, NoLabel, OneHot, Overlay, PatternFile, Patterns
+from .recipe import Fourier, Morphology, NoLabel, OneHot, Overlay, PatternFile, Patterns, ReadoutRows
 
 # Set 1 as (ky, kx), cycles per image: four orientations × three frequencies; the paper leaves the last two spare.
 FOURIER_MODES = (
@@ -146,10 +147,13 @@ def make_patterns(kind: Patterns, classes: int, height: int, width: int) -> dict
     `labels.keep` (1, H, W), the image's share: 1 − K beside waves, all of it beside noise and patterns of a file,
     nothing of the P pixels that an overlay replaces. Of morphological labels, patterns and neutral are structuring
     elements of `size` pixels a side instead, the neutral one the identity, and 1 − K is the share of the image that
-    is neither eroded nor dilated. One-hot vectors are (P, P), and the neutral one (P,). Raises `UsageError` where
-    there are fewer patterns than that, or a file holds others.
+    is neither eroded nor dilated. One-hot vectors are (P, P), and the neutral one (P,). Of class goodness there is
+    `labels.known` (P,) alone: 1 for the rows of classes, 0 for the spare ones. Raises `UsageError` where there are
+    fewer patterns than that, or a file holds others.
     """
     count = classes + kind.spare
+    if isinstance(kind, ReadoutRows):
+        return {KNOWN: (torch.arange(count) < classes).float()}
     kept = torch.ones(1, height, width)
     if isinstance(kind, Morphology):
         patterns, kept = structuring_elements(count, kind.size), kept * (1 - kind.intensity)

@@ -15,16 +15,27 @@ from ffruntime.core.architecture import (
     Label,
     Network,
     NonNegative,
+    Placement,
     Positive,
     Steps,
     Unit,
+    class_goodness,
     unit_name,
     validate,
 )
 from ffruntime.core.devices import read_toml
 from ffruntime.core.errors import FFError, UsageError, unknown
 from ffruntime.core.layers import unit_parameters
-from ffruntime.core.learning import Augment, CrossEntropy, Hybrids, Learning, Loss, PositiveFloat, WrongLabels
+from ffruntime.core.learning import (
+    Augment,
+    ClassLoss,
+    CrossEntropy,
+    Hybrids,
+    Learning,
+    Loss,
+    PositiveFloat,
+    WrongLabels,
+)
 
 from .override import Override, set_fields
 
@@ -86,7 +97,13 @@ class NoLabel(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind",
     spare: NonNegative = 2  # rows of the classifier
 
 
-Patterns: TypeAlias = Fourier | RandomPatterns | Morphology | Overlay | PatternFile | OneHot | NoLabel
+class ReadoutRows(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="readout"):
+    """No patterns: a label has a row in the units' readouts (class goodness)."""
+
+    spare: NonNegative = 2  # rows
+
+
+Patterns: TypeAlias = Fourier | RandomPatterns | Morphology | Overlay | PatternFile | OneHot | NoLabel | ReadoutRows
 
 
 class Negatives(Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,7 +135,10 @@ class Peer(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Adam(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="adam"):
-    """Adam (Kingma, Ba) with its usual decay rates."""
+    """Adam (Kingma, Ba) with its usual decay rates. Apart from the gradient, a step shrinks weights by the share
+    lr · `weight_decay` (AdamW: Loshchilov, Hutter)."""
+
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class Sgd(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="sgd"):
@@ -155,7 +175,7 @@ class RecipeNetwork(Struct, frozen=True, forbid_unknown_fields=True):
     """The network, but for what the data set and the patterns decide (image shape, number of patterns)."""
 
     units: tuple[Unit, ...]
-    placement: Literal["add", "channel", "morphology", "top"]
+    placement: Placement
     normalise: Literal["none", "range"] = "none"
     score: Literal["sum", "log_sum"] = "sum"
     goodness: Literal["high", "low"] = "high"
@@ -176,6 +196,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     optimizer: Optimizer = Adam()
     augment: Augment = Augment()
     gradient: Literal["local", "crossing"] = "local"  # a unit's own loss only, or those of the units above it, too
+    dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # share of a unit's activation that is dropped in training
 
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -248,6 +269,8 @@ def build_network(recipe: Recipe, image: Image, patterns: int) -> Network:
         raise UsageError("recipe: negatives.source is 'hybrid' and patterns.kind 'none', or neither is")
     if (r.placement == "top") != isinstance(recipe.patterns, OneHot):
         raise UsageError("recipe: network.placement is 'top' and patterns.kind 'one_hot', or neither is")
+    if (r.placement == "readout") != isinstance(recipe.patterns, ReadoutRows):
+        raise UsageError("recipe: network.placement and patterns.kind are both 'readout', or neither is")
     channels = recipe.patterns.channels if isinstance(recipe.patterns, RandomPatterns | PatternFile) else 1
     if isinstance(recipe.patterns, OneHot):
         channels = patterns
@@ -268,7 +291,25 @@ def build_network(recipe: Recipe, image: Image, patterns: int) -> Network:
     for index, unit in enumerate(network.units):
         if unit.trained and not unit_parameters(network, index):
             raise UsageError(f"recipe: {unit_name(index)} is trained, but has no weights")
+    _check_kind(recipe, class_goodness(network))
     return network
+
+
+def _check_kind(recipe: Recipe, of_classes: bool) -> None:
+    """Raise `UsageError` where the recipe asks for what its kind of goodness does not have."""
+    backpropagation = isinstance(recipe.loss, CrossEntropy)
+    if not backpropagation and isinstance(recipe.loss, ClassLoss) != of_classes:
+        raise UsageError("recipe: loss.kind is 'class' and network.placement 'readout', or neither is")
+    if of_classes and recipe.negatives != Negatives():
+        raise UsageError("recipe: class goodness has no negatives: leave 'negatives' as it is")
+    if of_classes and recipe.gradient == "crossing":
+        raise UsageError(
+            "recipe: class goodness has no crossing gradients; loss.kind = 'cross_entropy' is the baseline"
+        )
+    if of_classes and recipe.peer.weight:
+        raise UsageError("recipe: peer normalisation is of goodness that has negatives: leave 'peer' as it is")
+    if recipe.dropout and not (of_classes and not backpropagation):
+        raise UsageError("recipe: dropout is for units with loss.kind 'class'")
 
 
 def learning_of(recipe: Recipe) -> Learning | None:

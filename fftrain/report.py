@@ -106,6 +106,10 @@ def method(recipe: dict[str, Any]) -> str:
     """How the weights were learned, in words."""
     if recipe.get("loss", {}).get("kind") == "cross_entropy":
         return "backpropagation: the baseline"
+    if recipe.get("loss", {}).get("kind") == "class":
+        return (
+            "layer-local classifiers: every unit by the cross-entropy of its own readout, without backpropagation"
+        )
     if recipe.get("gradient") == "crossing":
         return "Forward-Forward, gradients crossing from unit to unit"
     return "Forward-Forward: every unit by its own loss, without backpropagation"
@@ -142,6 +146,7 @@ def curves(manifest: Manifest) -> list[str]:
     panels = (
         ("accuracy", "Accuracy on validation images", accuracy, True),
         ("discrimination", "Discrimination accuracy", by_unit("discrimination_accuracy"), True),
+        ("units", "Accuracy of each unit on training images", by_unit("unit_accuracy"), True),
         ("loss", "Loss of each unit", by_unit("loss"), False),
         ("classifier", "Linear classifier, cross-entropy", classifier, False),
     )
@@ -177,8 +182,8 @@ def confusion(figures: Figures, split: str, mode: str) -> dict[str, Any]:
 
 def patterns(manifest: Manifest, weights: dict[str, np.ndarray]) -> list[tuple[str, bytes]]:
     """The first label patterns, with their classes' names, the spare ones among them, and the neutral one; of
-    labels that are vectors, none."""
-    if manifest.network.label.placement == "top":
+    labels that are vectors or have a readout's row, none."""
+    if manifest.network.label.placement in ("top", "readout"):
         return []
     tensors = [*weights["labels.patterns"][:PATTERNS], weights["labels.neutral"]]
     spare = range(1, manifest.network.label.patterns - len(manifest.classes) + 1)
@@ -210,5 +215,5 @@ def _channels(network: Network) -> list[str]:
     colours = network.image.shape[0]
     names = ["red", "green", "blue"] if colours == 3 else [f"image {n}" for n in range(1, colours + 1)]
     if colours == 1:
-        names = ["image"] if network.label.placement in ("channel", "top") else ["image with its label"]
+        names = ["image"] if network.label.placement in ("channel", "top", "readout") else ["image with its label"]
     return [*names, *["label"] * (embedded_shape(network)[0] - colours)]

@@ -12,22 +12,25 @@ import torch
 from msgspec import Struct, structs, to_builtins
 from torch import Tensor
 
-from ffruntime.core.architecture import Image
+from ffruntime.core.architecture import Image, class_goodness, scored_units
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import UsageError
-from ffruntime.core.learning import CrossEntropy
+from ffruntime.core.layers import TOTAL
+from ffruntime.core.learning import ClassLoss, CrossEntropy
 from ffruntime.core.manifest import TrainedMode
 
 from .checkpoint import Identity, Progress, checkpoint_path, load_checkpoint, save_checkpoint
 from .dataset import Dataset, on_device, pixel_statistics
 from .epoch import Batch, epoch_batches
-from .evaluation import accuracy
+from .evaluation import accuracy, unit_goodness
 from .hardware import anyone, average, graphed, rank, world
 from .network import initialise
 from .optimizers import learning_rates, make_optimizers, set_learning_rates
 from .patterns import make_patterns
 from .recipe import NoLabel, Recipe, build_network
-from .step import TrainingState, peer_means, training_step
+from .step import peer_means, training_step
+from .training import TrainingState
+from .unit_weights import choose
 
 CHECKPOINT_SECONDS = 60.0
 CHECKPOINT_SHARE = 0.05  # of the time at most, where epochs end sooner than that
@@ -50,6 +53,8 @@ class Run(TrainingState):
     @property
     def modes(self) -> tuple[TrainedMode, ...]:
         """The inference modes that the recipe trains for, the best first."""
+        if class_goodness(self.network):
+            return ("goodness",)
         if isinstance(self.recipe.loss, CrossEntropy) or isinstance(self.recipe.patterns, NoLabel):
             return ("classifier",)
         return ("goodness", "classifier") if self.recipe.schedule.head_lr else ("goodness",)
@@ -72,6 +77,7 @@ class Status(Struct, frozen=True):
     epoch: int
     step: int
     figures: Tensor | None
+    of_classes: bool  # whether the figures' accuracy is that of each unit's answers
     row: dict[str, Any] | None = None
 
 
@@ -86,10 +92,12 @@ def start(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, dty
     """
     _check(recipe)
     c, h, w = dataset.train.pixels.shape[1:]
-    patterns = make_patterns(recipe.patterns, len(dataset.classes), h, w)
+    labels = make_patterns(recipe.patterns, len(dataset.classes), h, w)
     mean, std = pixel_statistics(dataset.train) if recipe.network.standardise else (0.0, 1.0)
-    network = build_network(recipe, Image((c, h, w), mean, std), len(patterns["labels.patterns"]))
-    tensors = initialise(network, patterns, torch.Generator().manual_seed(seed))
+    network = build_network(recipe, Image((c, h, w), mean, std), len(dataset.classes) + recipe.patterns.spare)
+    tensors = initialise(network, labels, torch.Generator().manual_seed(seed))
+    if class_goodness(network) and isinstance(recipe.loss, CrossEntropy):  # which trains that readout alone
+        tensors[TOTAL][scored_units(network)[:-1]] = 0
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     optimizers = make_optimizers(recipe, network, tensors)
     peers = peer_means(recipe.peer, network, device)
@@ -100,7 +108,8 @@ def start(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, dty
 def _check(recipe: Recipe) -> None:
     batch_statistics = any(unit.inputs[0].normalise == "batch" for unit in recipe.network.units)
     one_graph = isinstance(recipe.loss, CrossEntropy) or recipe.gradient == "crossing"
-    if not recipe.schedule.head_lr and (isinstance(recipe.loss, CrossEntropy) or _asks_classifier(recipe)):
+    head = recipe.schedule.head_lr or recipe.network.placement == "readout"  # which has no head
+    if not head and (isinstance(recipe.loss, CrossEntropy) or _asks_classifier(recipe)):
         raise UsageError("recipe: head_lr is 0, but the loss or the hard negatives come from the classifier")
     if recipe.schedule.order == "sequential" and one_graph:
         raise UsageError("recipe: units in sequence need gradients that stay in their unit")
@@ -135,7 +144,7 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
     killed goes on from the last one. Of several processes the first writes and reports; all of them have to call
     this.
     """
-    path, schedule = checkpoint_path(out), run.recipe.schedule
+    path, schedule, of_classes = checkpoint_path(out), run.recipe.schedule, class_goodness(run.network)
     progress = Progress()
     sums = torch.zeros(len(run.network.units) + 1, 2, device=run.device)
     saved = cost = 0.0  # when the last checkpoint was written, and how long that took
@@ -177,10 +186,12 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
             if asked:
                 raise Interrupted
             if step % LOOK_STEPS == 0:
-                yield Status(epoch, step, (sums / step) if run.device.type == "cpu" else None)
+                yield Status(epoch, step, (sums / step) if run.device.type == "cpu" else None, of_classes)
         figures = sums / step
         average([figures])
         row = _history_row(run, epoch, figures.cpu(), glance)
+        if epoch + 1 == schedule.epochs and isinstance(run.recipe.loss, ClassLoss):
+            row["total"] = _weigh_units(run, row["loss"])
         run.seconds, run.history = time.monotonic() - begun, (*run.history, row)
         progress = Progress(epoch + 1, 0, run.seconds, run.history)
         sums.zero_()
@@ -188,7 +199,7 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
         due = progress.epoch == schedule.epochs or cost < CHECKPOINT_SHARE * since or since > CHECKPOINT_SECONDS
         if due:
             save(progress)
-        yield Status(epoch, step, figures.cpu(), row)
+        yield Status(epoch, step, figures.cpu(), of_classes, row)
         if anyone(stop(), run.device):
             if not due:
                 save(progress)
@@ -197,7 +208,8 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
 
 def _step(run: Run) -> Callable[[Run, Batch, Tensor], Tensor]:
     """The training step as it runs here. What a CUDA graph does cannot change later: other parts, another step."""
-    return graphed(training_step) if run.device.type == "cuda" and world() == 1 else training_step
+    steady = run.device.type == "cuda" and world() == 1 and not run.recipe.dropout
+    return graphed(training_step) if steady else training_step
 
 
 def _glance(run: Run) -> Examples:
@@ -210,10 +222,11 @@ def _history_row(run: Run, epoch: int, figures: Tensor, glance: Examples) -> dic
         return None if math.isnan(value) else value
 
     units, head = figures[:-1].tolist(), figures[-1].tolist()
+    of_classes = class_goodness(run.network)
     return {
         "epoch": epoch + 1,
         "loss": [number(loss) for loss, _ in units],
-        "discrimination_accuracy": [number(share) for _, share in units],
+        "unit_accuracy" if of_classes else "discrimination_accuracy": [number(share) for _, share in units],
         "classifier_loss": number(head[0]),
         "classifier_accuracy": number(head[1]),
         "validation_images": len(glance.labels),
@@ -221,6 +234,16 @@ def _history_row(run: Run, epoch: int, figures: Tensor, glance: Examples) -> dic
             run.network, run.tensors, glance, len(run.dataset.classes), run.dtype, modes=run.modes
         ),
     }
+
+
+def _weigh_units(run: Run, losses: list[float | None]) -> dict[str, Any]:
+    """Choose the units' weights in the total on all validation images, in place -> what is told of it."""
+    validation, classes = on_device(run.dataset.validation, run.device), len(run.dataset.classes)
+    goodness = unit_goodness(run.network, run.tensors, validation.pixels, classes).cpu().numpy()
+    known = [math.nan if loss is None else loss for loss in losses]
+    chosen = choose(goodness, validation.labels.cpu().numpy(), scored_units(run.network), known)
+    run.tensors[TOTAL].copy_(torch.tensor(chosen.weights))
+    return {**structs.asdict(chosen), "weights": list(chosen.weights)}
 
 
 def estimate_seconds(run: Run) -> float:

@@ -1,7 +1,7 @@
 """One step of training: every unit updated by its own loss, from its own input, before the next one's turn.
 
-In the order of reading: what a step works on; the step and its four ways through the units; the gradient of one
-unit's loss; the losses; peer normalisation. `epoch.py` says what batches and negatives are.
+In the order of reading: the step and its four ways through the units; the gradient of one unit's loss; the losses;
+peer normalisation. `epoch.py` says what batches and negatives are, `class_step.py` how class goodness is learned.
 """
 
 from __future__ import annotations
@@ -9,41 +9,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from msgspec import Struct
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.functional import softplus
 
-from ffruntime.core.architecture import Network, Source, constant_inputs, sign, unit_name, unit_shapes
+from ffruntime.core.architecture import (
+    Network,
+    Source,
+    class_goodness,
+    constant_inputs,
+    sign,
+    unit_name,
+    unit_shapes,
+)
 from ffruntime.core.layers import HEAD
-from ffruntime.core.learning import LOWEST_GOODNESS, CrossEntropy, PairLoss, Ratio, Symmetric, Threshold
+from ffruntime.core.learning import LOWEST_GOODNESS, ClassLoss, CrossEntropy, PairLoss, Ratio, Symmetric, Threshold
 
 from . import network as net
+from .class_step import class_step
 from .epoch import Batch, choose_negatives, plausibility
 from .functional import Tensors, mean_square, relu_goodness
 from .hardware import average
-from .optimizers import Optimizers, apply_gradients
-from .recipe import Peer, Recipe
-
-
-class TrainingState(Struct):
-    """A network in training. `tensors` are changed in place; `dtype` is what activations are computed in.
-
-    `peers` are the running means of peer normalisation, by unit, changed likewise: state of the training alone.
-    """
-
-    recipe: Recipe
-    network: Network
-    tensors: Tensors
-    optimizers: Optimizers
-    peers: Tensors
-    learning: frozenset[str]  # the parts that are updated now: units by name, and `head`
-    device: torch.device
-    dtype: torch.dtype
-
-    def peer(self, unit: str) -> tuple[Peer, Tensor] | None:
-        """Peer normalisation of a unit, with its running mean; None where there is none."""
-        return (self.recipe.peer, self.peers[unit]) if unit in self.peers else None
+from .optimizers import apply_gradients
+from .recipe import Peer
+from .training import TrainingState, descend, nothing, with_gradients
 
 
 @torch.no_grad()
@@ -51,10 +40,13 @@ def training_step(state: TrainingState, batch: Batch, hard: Tensor) -> Tensor:
     """Update everything that the recipe trains, in place. `hard` (scalar): the share of hard negatives.
 
     Returns (U + 1, 2): loss and discrimination accuracy of every unit, also of those that it does not train, NaN
-    under backpropagation; in the last row cross-entropy and accuracy of the classifier. No GPU is made to wait.
+    under backpropagation; in the last row cross-entropy and accuracy of the classifier. Of class goodness it is the
+    accuracy of each unit, and there is no classifier. No GPU is made to wait.
     """
     recipe, network = state.recipe, state.network
     images = net.to_images(batch.pixels, network, state.dtype)
+    if class_goodness(network):
+        return class_step(state, images, batch)
     if isinstance(recipe.loss, CrossEntropy):
         return backpropagation(state, images, batch.labels)
     learn = crossing_units if recipe.gradient == "crossing" else local_units
@@ -82,19 +74,16 @@ def learn_head(state: TrainingState, x: Tensor | None, labels: Tensor) -> tuple[
     Returns (logits before the update (B, P), [cross-entropy, accuracy]); (None, NaN) where the recipe has none.
     """
     if x is None:
-        return None, _nothing(labels)
+        return None, nothing(labels)
     logits = net.head_logits(state.tensors, x)
     error = logits.softmax(1) - F.one_hot(labels, logits.shape[1])
     error /= len(labels)
-    gradients = {"head.weight": error.to(x.dtype).T @ x, "head.bias": error.sum(0)}
+    weight, bias = net.parameter_names(state.network)[HEAD]
+    gradients = {weight: error.to(x.dtype).T @ x, bias: error.sum(0)}
     average(gradients.values())
     apply_gradients(state.optimizers[HEAD], state.tensors, gradients)
     report = torch.stack([F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float().mean()])
     return logits, report
-
-
-def _nothing(like: Tensor) -> Tensor:
-    return torch.full((2,), torch.nan, device=like.device)
 
 
 # Four ways through the units: each by its own loss, in one pass or in the steps of a recurrent network; gradients
@@ -108,11 +97,11 @@ def local_units(
     copies first -> reports (U, 2), and where they are `unlabelled`, what the classifier reads of the positive
     copies, a tensor (B, F) for each scored unit; else nothing is kept."""
     network, loss, reports, features = state.network, state.recipe.loss, [], []
-    assert not isinstance(loss, CrossEntropy)
+    assert not isinstance(loss, CrossEntropy | ClassLoss)
     for index, unit in enumerate(network.units):
         name = unit_name(index)
         own = {n: t.to(state.dtype) for n, t in net.parameters(network, name, state.tensors).items()}
-        x = net.normalise(unit, name, state.tensors, x, training=True)
+        x = net.normalise(network, index, state.tensors, x, training=True)
         if unit.trained and name in state.learning:
             gradients, x, report = local_gradient(network, index, own, {"below": x}, loss, copies, state.peer(name))
             average(gradients.values())
@@ -167,7 +156,7 @@ def _learn_in_steps(
     both means over the steps."""
     network, loss, gradients = state.network, state.recipe.loss, Tensors()
     assert network.steps
-    assert not isinstance(loss, CrossEntropy)
+    assert not isinstance(loss, CrossEntropy | ClassLoss)
     reports, share = torch.zeros(len(network.units), 2, device=activities[0].device), 1 / network.steps.count
     for _ in range(network.steps.count):
         new = []
@@ -195,55 +184,44 @@ def crossing_units(
 ) -> tuple[Tensor, list[Tensor]]:
     """The sum of all trained units' losses, its gradient through the whole network: as `local_units`."""
     network, loss = state.network, state.recipe.loss
-    assert not isinstance(loss, CrossEntropy)
-    own = _with_gradients(state)
+    assert not isinstance(loss, CrossEntropy | ClassLoss)
+    own = with_gradients(state, _one_loss(state))
     total, reports, features = torch.zeros((), device=x.device), [], []
     with torch.enable_grad():
         for index, unit in enumerate(network.units):
-            x = net.normalise(unit, unit_name(index), state.tensors, x, training=True)
+            x = net.normalise(network, index, state.tensors, x, training=True)
             x = net.activation(network, index, own, {"below": x})
             value, report = unit_loss(network, loss, mean_square(x), x[0].numel(), copies)
             total = total + value if unit.trained else total
             reports.append(report)
             features += [net.features([x[: len(x) // copies].detach()])] if unlabelled and unit.scored else []
-        _descend(state, own, total)
+        descend(state, own, total)
     return torch.stack(reports), features
 
 
 def backpropagation(state: TrainingState, images: Tensor, labels: Tensor) -> Tensor:
     """The baseline: cross-entropy of the linear classifier, with the neutral label, through the whole network."""
     network = state.network
-    own = _with_gradients(state)
+    own = with_gradients(state, _one_loss(state))
     with torch.enable_grad():
         x = net.embed(network, own, images, own["labels.neutral"][None])
         scored = []
         for index, unit in enumerate(network.units):
-            x = net.normalise(unit, unit_name(index), state.tensors, x, training=True)
+            x = net.normalise(network, index, state.tensors, x, training=True)
             x = net.activation(network, index, own, {"below": x})
             scored += [x] if unit.scored else []
         logits = net.head_logits(own, net.features(scored))
         value = F.cross_entropy(logits, labels)
-        _descend(state, own, value)
+        descend(state, own, value)
     report = torch.stack([value.detach(), (logits.argmax(1) == labels).float().mean()])
-    return torch.stack([*[_nothing(images)] * len(network.units), report])
+    return torch.stack([*[nothing(images)] * len(network.units), report])
 
 
-def _with_gradients(state: TrainingState) -> Tensors:
-    """All tensors; those that one loss for the whole network trains are leaves of the graph to come."""
-    head = isinstance(state.recipe.loss, CrossEntropy)  # else it has its own loss (`learn_head`)
+def _one_loss(state: TrainingState) -> list[str]:
+    """Names of what one loss for the whole network trains; the classifier's only where it is that loss."""
+    head = isinstance(state.recipe.loss, CrossEntropy)  # else it has its own (`learn_head`)
     parts = [part for part in state.optimizers if part != HEAD or head]
-    wanted = {n: t for part in parts for n, t in net.parameters(state.network, part, state.tensors).items()}
-    return {**state.tensors, **{n: t.detach().requires_grad_() for n, t in wanted.items()}}
-
-
-def _descend(state: TrainingState, own: Tensors, value: Tensor) -> None:
-    """One update of every part whose parameters in `own` are leaves."""
-    leaves = {name: tensor for name, tensor in own.items() if tensor.requires_grad}
-    gradients = dict(zip(leaves, torch.autograd.grad(value, list(leaves.values())), strict=True))
-    average(gradients.values())
-    for part, optimizer in state.optimizers.items():
-        if mine := net.parameters(state.network, part, gradients):
-            apply_gradients(optimizer, state.tensors, mine)
+    return [name for part in parts for name in net.parameters(state.network, part, state.tensors)]
 
 
 # The gradient of one unit's own loss: nothing flows in from the unit above or out to the one below.

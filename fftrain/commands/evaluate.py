@@ -85,7 +85,7 @@ def evaluate(
     dataset = load_for_manifest(manifest, data)
     parts = {name: on_device(getattr(dataset, name), where) for name in {"validation": None, split: None}}
     classes = len(manifest.classes)
-    total = sum(passes(len(part.labels), classes, modes) for part in parts.values())
+    total = sum(passes(manifest.network, len(part.labels), classes, modes) for part in parts.values())
     with evaluation_bar(total) as advance:
         scores = {
             name: predict(manifest.network, tensors, part, classes, modes=modes, advance=advance)

@@ -175,6 +175,8 @@ def _rows(recipes: dict[str, Recipe], classes: int, pixels: np.ndarray) -> list[
     for recipe in recipes.values():
         if recipe.network.placement == "top":
             raise UsageError("this recipe's labels are above the topmost unit: they are not in the image")
+        if recipe.network.placement == "readout":
+            raise UsageError("this recipe's labels have rows in the units' readouts: they are not in the image")
     rows: list[ImageRow] = []
     image = to_unit_interval(pixels)
     for title, recipe in recipes.items():

@@ -164,16 +164,16 @@ def test_golden_vectors_are_what_the_trainer_would_compute(learned: Path, traine
     images = net.to_images(torch.from_numpy(golden["images"]), network, torch.float64)
     with torch.no_grad():
         goodness = net.label_goodness(network, weights, images, torch.arange(network.label.patterns))
-        expected = {"goodness": goodness, "total": net.total_goodness(network, goodness)}
+        expected = {"goodness": goodness, "total": net.total_goodness(network, weights, goodness)}
         expected["logits"] = net.classify_linear(network, weights, images)[1]
     gradient = next(name for name in golden if name.startswith("gradient."))
     index = int(gradient.removeprefix("gradient.unit").partition(".")[0]) - 1
     labels = torch.from_numpy(np.stack([golden["labels"], golden["negatives"]]))
     loss = trained_run.recipe.loss
     x = net.embed_copies(network, weights, images, labels)
-    gradients = golden_gradient(network, weights, index, x, loss)  # type: ignore[arg-type]
-    expected |= {f"gradient.{name}": value for name, value in gradients.items()}
-    assert gradients.keys() == {parameter.name for parameter in unit_parameters(network, index)}
+    gradients = golden_gradient(network, weights, x, labels[0], loss)  # type: ignore[arg-type]
+    expected |= gradients
+    assert gradients.keys() == {f"gradient.{parameter.name}" for parameter in unit_parameters(network, index)}
     assert golden.keys() == {"images", "labels", "negatives", *expected}
     np.testing.assert_array_equal(golden["negatives"], (golden["labels"] + 1) % 11)
     for name, value in expected.items():

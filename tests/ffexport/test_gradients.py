@@ -140,8 +140,8 @@ def compare(network: Network, loss: PairLoss, copies: int, dtype: type, toleranc
     model = gradient_graph(network, 0, loss, dtype)
     outputs = run(model, {**tensors, **unit_inputs(x, copies)})
     gradients, y, report = local_gradient(network, 0, tensors, {"below": x}, loss, copies)
-    goodness, above = net.mean_square(y), network.units[1]
-    after = net.normalise(above, "unit2", tensors, y, training=False)
+    goodness = net.mean_square(y)
+    after = net.normalise(network, 1, tensors, y, training=False)
     images = len(x) // copies
     expected = {f"gradient.{name}": gradient for name, gradient in gradients.items()} | {
         "next.positive": after[:images],

@@ -70,7 +70,7 @@ def test_accuracy_is_that_of_the_predictions(trained_run: Run, modes: tuple[str,
     assert accuracy(trained_run.network, trained_run.tensors, split, 10, torch.float32, modes) == right
     assert tuple(scores) == modes
     assert all(rows.shape == (VALIDATION, 10) for rows in scores.values())
-    assert sum(made) == passes(VALIDATION, 10, modes)
+    assert sum(made) == passes(trained_run.network, VALIDATION, 10, modes)
     assert min(right.values()) > 0.8  # it has learned
 
 

@@ -46,9 +46,10 @@ def test_every_recipe_makes_a_network_for_its_images(name: str) -> None:
     """Of digits, or where it is for CIFAR-10, colours."""
     recipe = load_recipe(name)
     image = Image((3, 32, 32) if name.startswith(("cifar", "hinton-local")) else (1, 28, 28))
-    patterns = make_patterns(recipe.patterns, 10, *image.shape[1:])["labels.patterns"]
-    assert len(patterns) == 10 + recipe.patterns.spare
-    network = build_network(recipe, image, len(patterns))
+    rows = 10 + recipe.patterns.spare
+    labels = make_patterns(recipe.patterns, 10, *image.shape[1:])
+    assert len(next(iter(labels.values()))) == rows
+    network = build_network(recipe, image, rows)
     assert len(network.units) == len(recipe.network.units)
     assert recipe.about
     assert "\n" not in recipe.about

@@ -34,7 +34,8 @@ from fftrain.patterns import make_patterns
 from fftrain.recipe import Recipe, build_network, load_recipe
 from fftrain.report import filters, render, report_paths, si, write_report
 from fftrain.run import Run
-from fftrain.step import TrainingState, training_step
+from fftrain.step import training_step
+from fftrain.training import TrainingState
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 

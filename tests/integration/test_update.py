@@ -45,8 +45,8 @@ def torch_units(model: Model, recipe: Recipe, weights: Arrays, settings: Setting
         images = (torch.from_numpy(pixels) - network.image.mean) / network.image.std
         x = net.embed_copies(network, tensors, images, torch.from_numpy(labels))
         losses.append([])
-        for index, (part, unit) in enumerate(zip(parts, network.units, strict=True)):
-            x = net.normalise(unit, part, tensors, x, training=False)
+        for index, part in enumerate(parts):
+            x = net.normalise(network, index, tensors, x, training=False)
             gradients, x, report = local_gradient(network, index, tensors, {"below": x}, recipe.loss, len(labels))
             for name, parameter in net.parameters(network, part, tensors).items():
                 parameter.grad = gradients[name]
