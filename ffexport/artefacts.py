@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
 from ffruntime.core.bundle import Bundle
+from ffruntime.core.graphs import GraphFile, graphs
 from ffruntime.core.manifest import PRECISIONS, Manifest, Precision, in_folder
 from ffruntime.core.plan import Plan
 from ffruntime.core.tables import table
@@ -63,14 +63,15 @@ def with_rows(report: ExportReport, rows: Sequence[Artefact]) -> ExportReport:
     return msgspec.structs.replace(report, artefacts=(*kept, *rows))
 
 
-def graph_names(manifest: Manifest, precision: Precision) -> list[str]:
-    """Names of the bundle's ONNX graphs of a precision."""
-    return [n for n in manifest.files if n.endswith(".onnx") and in_folder(Path(n).name, precision) == n]
+def bundle_graphs(manifest: Manifest, precision: Precision) -> dict[str, GraphFile]:
+    """The ONNX graphs that the bundle holds of a precision, by the names of their files."""
+    possible = {in_folder(graph.file, precision): graph for graph in graphs(manifest.network).values()}
+    return {name: possible[name] for name in sorted(possible.keys() & manifest.files.keys())}
 
 
 def exported_precisions(manifest: Manifest) -> list[Precision]:
     """The precisions that the bundle holds graphs of."""
-    return [precision for precision in PRECISIONS if in_folder("goodness.onnx", precision) in manifest.files]
+    return [precision for precision in PRECISIONS if bundle_graphs(manifest, precision)]
 
 
 def artefact_table(rows: Sequence[Artefact]) -> str:

@@ -16,7 +16,8 @@ from ffruntime import command
 from ffruntime.core.errors import MissingExtra, UsageError, unknown
 
 if TYPE_CHECKING:
-    from ffruntime.core.manifest import Precision
+    from ffruntime.core.bundle import Bundle
+    from ffruntime.core.manifest import Manifest, Precision
     from ffruntime.core.plan import Plan
 
     from .artefacts import Artefact, ExportReport
@@ -124,9 +125,11 @@ def cli(
         raise UsageError("--out and --force go with --state: without it, an export adds to the bundle")
     if state is not None and only_check:
         raise UsageError("--check makes nothing: leave out --state")
-    path = Path(model or os.environ.get("FF_MODEL") or "model.ff")
-    target = new_bundle(path, out, force) if state is not None else path
-    plan = fit(path, device, precisions, state) if device else None
+    from ffruntime.core.bundle import Bundle
+
+    bundle = Bundle(model or os.environ.get("FF_MODEL") or "model.ff")
+    target = new_bundle(bundle, out, force) if state is not None else bundle.path
+    plan = fit(bundle.manifest, device, precisions, state) if device else None
     if plan and not as_json:
         from ffruntime.core.tables import plan_text
 
@@ -139,12 +142,13 @@ def cli(
 
     wanted = formats or (("onnx",) if device is None or only_check else formats_of(device))
     report = None
-    if state is not None or "onnx" in wanted or not has_graphs(path, precisions):
-        report = run(path, precisions, data, plan, only_check, state, target)
+    if state is not None or "onnx" in wanted or not has_graphs(bundle.manifest, precisions):
+        report = run(bundle, precisions, data, plan, only_check, state, target)
+        bundle = Bundle(target)  # as it is now
         if not as_json:
             click.echo(artefact_table(report.artefacts))
     options = EngineOptions(version_compatible, hardware_compatible)
-    more = deploy(target, wanted, providers, precisions, device, plan, options, asked=bool(formats))
+    more = deploy(bundle, wanted, providers, precisions, device, plan, options, asked=bool(formats))
     if as_json:
         click.echo(as_json_text({"model": str(target), **report_object(report, more)}))
     elif more:
@@ -154,11 +158,9 @@ def cli(
 
         require(list(report.checks), report.backend)
     if report and not as_json:
-        from ffruntime.core.bundle import Bundle
         from ffruntime.core.tables import shortlist_text
 
-        whose = "the trainer's" if state is None else "its own"
-        manifest = Bundle(target).manifest
+        whose, manifest = "the trainer's" if state is None else "its own", bundle.manifest
         if manifest.shortlist:
             click.echo(f"mode shortlist: {shortlist_text(manifest.shortlist, len(manifest.classes))}")
         click.echo(f"{target}: every graph reproduces {whose} golden vectors; next: ffruntime classify image.png")
@@ -190,24 +192,21 @@ def export_extra() -> Iterator[None]:
         raise
 
 
-def new_bundle(path: Path, out: str | None, force: bool) -> Path:
+def new_bundle(bundle: Bundle, out: str | None, force: bool) -> Path:
     """Where the bundle of `--state` goes. Raises `UsageError` where something is there already."""
     with export_extra():
         from .from_state import target_of
-    from ffruntime.core.bundle import Bundle
 
-    Bundle(path)  # raises `BundleError` before the state is read
-    return target_of(path, Path(out) if out is not None else None, force)
+    return target_of(bundle.path, Path(out) if out is not None else None, force)
 
 
-def fit(path: Path, device: str, precisions: tuple[Precision, ...], state: str | None = None) -> Plan:
+def fit(manifest: Manifest, device: str, precisions: tuple[Precision, ...], state: str | None = None) -> Plan:
     """The plan for a device, before any work. Raises `BackendError` with the numbers where nothing fits."""
-    from ffruntime.core.bundle import Bundle
     from ffruntime.core.devices import load_profile
     from ffruntime.core.plan import device_limits, plan, require_fit
     from ffruntime.core.state import read_state
 
-    manifest, profile = Bundle(path).manifest, load_profile(device)
+    profile = load_profile(device)
     classes = len(manifest.classes if state is None else read_state(Path(state), manifest)[0].classes)
 
     def planned(precision: Precision) -> Plan:
@@ -220,7 +219,7 @@ def fit(path: Path, device: str, precisions: tuple[Precision, ...], state: str |
 
 
 def run(
-    path: Path,
+    bundle: Bundle,
     precisions: tuple[Precision, ...],
     data: str | None,
     plan: Plan | None,
@@ -235,12 +234,14 @@ def run(
     from ffruntime.core.data import data_directory
 
     progress, directory = bar(), data_directory(data)
+    if data is not None and not directory.is_dir():
+        raise UsageError(f"--data {data}: is no directory; name one that holds MNIST/raw, or leave it out")
     try:
         if only_check:
-            return check_export(path, data=directory, progress=progress)
+            return check_export(bundle, data=directory, progress=progress)
         if state is not None:
-            return export_state(path, Path(state), target, precisions, directory, plan, progress)
-        return export_onnx(path, precisions, data=directory, device=plan, progress=progress)
+            return export_state(bundle, Path(state), target, precisions, directory, plan, progress)
+        return export_onnx(bundle.path, precisions, data=directory, device=plan, progress=progress)
     finally:
         progress("", 0)
 

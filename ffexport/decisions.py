@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from ffruntime.core.architecture import Network
 from ffruntime.core.cost import unit_macs
-from ffruntime.core.data import Examples, read_idx_examples
+from ffruntime.core.data import IDX_FOLDERS, Examples, read_idx_examples
 from ffruntime.core.errors import DataError
 from ffruntime.core.manifest import Manifest, Precision, Shortlist
 from ffruntime.model import Model
@@ -26,7 +26,6 @@ CHUNK = 64  # images between two reports of progress
 # Share of right answers that may be lost, and of decisions that may differ from fp32's.
 MAY_LOSE: Mapping[Precision, float] = {"fp32": 0.0, "fp16": 2e-4, "int8": 1e-3}
 MAY_DIFFER: Mapping[Precision, float] = {"fp32": 0.0, "fp16": 2e-3, "int8": 1e-2}
-FOLDERS = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}  # as torchvision names them
 LEAST, MOST = 1.2, 1.5  # passes of mode `shortlist` for an exemplar, on average
 
 Progress: TypeAlias = Callable[[str, float], None]  # what is being done, and the share of it that is
@@ -49,8 +48,8 @@ def validation_images(manifest: Manifest, exemplars: Examples, directory: Path) 
     at hand, or not recognised.
     """
     source = manifest.training.data
-    folder = directory / FOLDERS.get(source.name, "") / "raw"
-    if source.name not in FOLDERS or source.split is None or not folder.is_dir():
+    folder = directory / IDX_FOLDERS.get(source.name, "")
+    if source.name not in IDX_FOLDERS or source.split is None or not folder.is_dir():
         return None
     try:
         whole = read_idx_examples(folder, "train")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib.util import find_spec
-from pathlib import Path
 
 from msgspec import Struct
 
@@ -13,7 +12,7 @@ from ffruntime.backend import provider_problem
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.devices import load_profile
 from ffruntime.core.errors import BackendError, MissingExtra
-from ffruntime.core.manifest import Precision
+from ffruntime.core.manifest import Manifest, Precision
 from ffruntime.core.plan import Plan
 from ffruntime.engine import LIBRARIES, Library
 
@@ -22,9 +21,9 @@ from .engines import PLAIN, EngineOptions, build_engines, engine_limits, missing
 from .providers import NAMES, check_providers
 
 
-def has_graphs(path: Path, precisions: Sequence[Precision]) -> bool:
-    """Whether the bundle has the graphs of fp32 and of every one of `precisions`: all that engines need."""
-    made = exported_precisions(Bundle(path).manifest)
+def has_graphs(manifest: Manifest, precisions: Sequence[Precision]) -> bool:
+    """Whether a bundle has the graphs of fp32 and of every one of `precisions`: all that engines need."""
+    made = exported_precisions(manifest)
     return all(precision in made for precision in ("fp32", *precisions))
 
 
@@ -41,7 +40,7 @@ def engine_calls(plan: Plan) -> tuple[int, int]:
 
 
 def deploy(
-    path: Path,
+    bundle: Bundle,
     formats: Sequence[str],
     providers: Sequence[str],
     precisions: Sequence[Precision],
@@ -60,12 +59,12 @@ def deploy(
     limit = engine_limits(profile, *engine_calls(plan)) if plan else None
     rows = []
     for precision in dict.fromkeys(("fp32", *precisions)):
-        rows += check_providers(path, providers, precision)
+        rows += check_providers(bundle, providers, precision)
     for library in LIBRARIES:
         if library in formats:
             for precision in dict.fromkeys(("fp32", *precisions)):
                 try:
-                    rows += build_engines(path, library, profile, precision, limit, options)
+                    rows += build_engines(bundle.path, library, profile, precision, limit, options)
                 except BackendError as error:
                     if asked:
                         raise

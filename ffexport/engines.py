@@ -19,20 +19,23 @@ import msgspec
 from msgspec import Struct
 
 from ffruntime import cuda
+from ffruntime.core.architecture import Network, class_goodness
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.devices import Gpu, Profile
 from ffruntime.core.durable import write_atomically
 from ffruntime.core.errors import BackendError, UsageError
+from ffruntime.core.graphs import GraphFile
 from ffruntime.core.manifest import GOLDEN, WEIGHTS, Manifest, Precision, in_folder
 from ffruntime.engine import Library, Shapes, Sidecar, Target, folder, import_library, logger, numbers
 from ffruntime.golden import Check, check, require
 from ffruntime.model import Model
 from ffruntime.session import Session
 
-from .artefacts import REPORT, Artefact, encode_report, graph_names, read_report, with_rows
+from .artefacts import REPORT, Artefact, bundle_graphs, encode_report, read_report, with_rows
 from .prove import scratch_copy
 
 Built: TypeAlias = tuple[bytes, dict[str, Shapes]]  # an engine, and what shapes each input may have
+Ranges: TypeAlias = Mapping[str, tuple[int, int, int]]  # dynamic dimension -> smallest, likeliest and largest size
 # What engines run on that TensorRT-RTX builds when nothing is asked for (its documentation, "CPU-Only AOT and
 # TensorRT-RTX Engines": these and later ones).
 PORTABLE = Target(("8.0", "8.6", "8.9", "12.0"), newer=True)
@@ -99,9 +102,12 @@ def build_engines(
     )
     bundle, weights = Bundle(path), in_folder(WEIGHTS, precision)
     bundle.verified(weights)
-    graphs = {name: bundle.verified(name) for name in graph_files(bundle.manifest, precision)}
-    files = {}
-    for name, (engine, inputs) in zip(graphs, _build_apart(list(graphs.values()), settings), strict=True):
+    network, graphs = bundle.manifest.network, graph_files(bundle.manifest, precision)
+    asked = [
+        (bundle.verified(name), dynamic_sizes(network, graph, settings.limit)) for name, graph in graphs.items()
+    ]
+    files, engines = {}, {}
+    for name, (engine, inputs) in zip(graphs, _build_apart(asked, settings), strict=True):
         sidecar = Sidecar(
             library=library,
             version=settings.version,
@@ -115,20 +121,22 @@ def build_engines(
             version_compatible=options.version_compatible,
             workspace_mib=settings.limit.workspace_mib,
         )
-        place = f"{folder(library, settings.version, settings.target, precision)}/{Path(name).stem}"
-        files[f"{place}.engine"] = engine
+        place = f"{folder(library, settings.version, settings.target, precision)}/{graphs[name].name}"
+        files[f"{place}.engine"], engines[f"{place}.engine"] = engine, graphs[name].name
         files[f"{place}.json"] = msgspec.json.format(msgspec.json.encode(sidecar), indent=2) + b"\n"
     checks = _prove(bundle, files, settings)
-    rows = [_row(name, data, settings, checks) for name, data in files.items() if name.endswith(".engine")]
+    rows = [
+        _row(place, len(files[place]), settings, checks.get(name), bool(checks)) for place, name in engines.items()
+    ]
     if report := read_report(bundle):
         files[REPORT] = encode_report(with_rows(report, rows))
     write_bundle(path, bundle.manifest, files)
     return rows
 
 
-def graph_files(manifest: Manifest, precision: Precision) -> list[str]:
-    """The bundle's ONNX graphs of a precision. Raises `BackendError` where it has none."""
-    found = graph_names(manifest, precision)
+def graph_files(manifest: Manifest, precision: Precision) -> dict[str, GraphFile]:
+    """The bundle's ONNX graphs of a precision, by their files. Raises `BackendError` where it has none."""
+    found = bundle_graphs(manifest, precision)
     if not found:
         raise BackendError(f"the bundle has no {precision} graphs: 'ffexport --precision {precision}' makes them")
     return found
@@ -153,25 +161,25 @@ def _remedy(path: Path, library: Library, device: Profile | None) -> str:
     return f"copy {path} to {there} and run there: ffexport --model {path.name} --format {library}"
 
 
-def _build_apart(files: list[Path], settings: BuildSettings) -> list[Built]:
+def _build_apart(asked: list[tuple[Path, Ranges]], settings: BuildSettings) -> list[Built]:
     """Build in a process of its own: TensorRT-RTX 1.7.1 builds nothing more in one in which it has refused a graph,
     either library may crash, and both write to stderr what their logger does not get."""
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(_build_all, files, settings).result()
+            return pool.submit(_build_all, asked, settings).result()
     except BrokenProcessPool as error:
-        names = ", ".join(file.name for file in files)
+        names = ", ".join(file.name for file, _ in asked)
         raise BackendError(f"{settings.library} {settings.version} crashed while it built {names}") from error
 
 
-def _build_all(files: list[Path], settings: BuildSettings) -> list[Built]:
+def _build_all(asked: list[tuple[Path, Ranges]], settings: BuildSettings) -> list[Built]:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     module = import_library(settings.library)
-    return [build(module, file, settings) for file in files]
+    return [build(module, file, ranges, settings) for file, ranges in asked]
 
 
-def build(module: Any, file: Path, settings: BuildSettings) -> Built:
+def build(module: Any, file: Path, ranges: Ranges, settings: BuildSettings) -> Built:
     """One graph as an engine, and the shapes that it takes. Raises `BackendError` with the library's own words."""
     log = logger(module)
     builder = module.Builder(log)
@@ -186,7 +194,7 @@ def build(module: Any, file: Path, settings: BuildSettings) -> Built:
     for tensor in map(network.get_input, range(network.num_inputs)):
         size = tuple(tensor.shape)
         names = [tensor.get_dimension_name(axis) for axis in range(len(size))]
-        shapes[tensor.name] = profile_shapes(file.stem, size, names, settings.limit)
+        shapes[tensor.name] = profile_shapes(size, names, ranges)
         profile.set_shape(tensor.name, *msgspec.structs.astuple(shapes[tensor.name]))
     config.add_optimization_profile(profile)
     config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, settings.limit.workspace_mib << 20)
@@ -251,14 +259,12 @@ def _prove(bundle: Bundle, files: dict[str, bytes], settings: BuildSettings) -> 
     return {row.graph: row for row in sorted(rows, key=lambda row: row.relative)}
 
 
-def _row(name: str, engine: bytes, settings: BuildSettings, checks: dict[str, Check]) -> Artefact:
-    worst = checks.get(Path(name).stem)
-    verdict = (
-        "ok" if worst else "built, no golden values to check" if checks else "built, not run: no GPU for it here"
-    )
+def _row(name: str, size: int, settings: BuildSettings, worst: Check | None, ran: bool) -> Artefact:
+    """The row of an engine: `worst` of what was checked of it, if anything was, and whether engines `ran` here."""
+    verdict = "ok" if worst else "built, no golden values to check" if ran else "built, not run: no GPU for it here"
     if not settings.refit:
         verdict += "; takes no other weights"
-    return Artefact(name, len(engine), settings.precision, worst.relative if worst else None, verdict)
+    return Artefact(name, size, settings.precision, worst.relative if worst else None, verdict)
 
 
 # ---------------------------------------- shapes and targets ----------------------------------------
@@ -315,18 +321,27 @@ def offered_capabilities(members: Sequence[str]) -> list[str]:
     return sorted(found, key=numbers)
 
 
-def profile_shapes(graph: str, shape: Sequence[int], names: Sequence[str | None], limit: EngineLimits) -> Shapes:
-    """Smallest, likeliest and largest shape of an input of the graph `graph`.
+def dynamic_sizes(network: Network, graph: GraphFile, limit: EngineLimits) -> Ranges:
+    """What sizes the dynamic dimensions of a graph's inputs may have.
 
-    `shape` has −1 where a dimension is dynamic, and `names` its name there, else None. On a device images come one
-    by one, each with every label; in a gradient graph N images are as many as fit, with M·N negatives.
+    On a device images come one by one, each with every label: with class goodness one pass answers for all rows. In
+    a gradient graph N images are as many as fit, with M·N negatives.
     """
     pairs = limit.batch * limit.labels
-    ranges: Mapping[str, tuple[int, int, int]] = {"N": (1, 1, limit.batch), "L": (1, limit.labels, limit.labels)}
-    if graph.startswith("unit"):  # a row is an image with one of its labels
-        ranges = {"N": (1, limit.labels, pairs)}
-    elif graph.startswith("gradient"):
-        ranges = {"N": (1, limit.batch, limit.batch), "MN": (1, limit.batch, pairs)}
+    if graph.kind in ("gradient", "head_gradient"):
+        return {"N": (1, limit.batch, limit.batch), "MN": (1, limit.batch, pairs)}
+    if class_goodness(network):
+        return {"N": (1, 1, limit.batch), "L": (1, network.label.patterns, network.label.patterns)}
+    if graph.kind == "unit":  # a row is an image with one of its labels
+        return {"N": (1, limit.labels, pairs)}
+    return {"N": (1, 1, limit.batch), "L": (1, limit.labels, limit.labels)}
+
+
+def profile_shapes(shape: Sequence[int], names: Sequence[str | None], ranges: Ranges) -> Shapes:
+    """Smallest, likeliest and largest shape of an input.
+
+    `shape` has −1 where a dimension is dynamic, and `names` its name there, else None.
+    """
     plain = [(name or "").replace("·", "") for name in names]  # TensorRT-RTX's parser gives M·N back as MN
     columns = [ranges[name] if size < 0 else (size, size, size) for size, name in zip(shape, plain, strict=True)]
     low, likely, high = (tuple(column[i] for column in columns) for i in range(3))

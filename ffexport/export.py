@@ -67,10 +67,9 @@ def export_onnx(
 
 
 def check_export(
-    path: Path, backend: str = DEFAULT_BACKEND, data: Path | None = None, progress: Progress = silent
+    bundle: Bundle, backend: str = DEFAULT_BACKEND, data: Path | None = None, progress: Progress = silent
 ) -> ExportReport:
     """All checks of an export that is there, in every precision that it has; nothing is written."""
-    bundle = Bundle(path)
     validation = _validation(bundle, data)
     artefacts, checks = prove(bundle, exported_precisions(bundle.manifest), backend, validation, progress)
     return ExportReport(backend, onnx.__version__, tuple(artefacts), tuple(checks))

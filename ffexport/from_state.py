@@ -67,7 +67,7 @@ def _occupied(target: Path) -> bool:
 
 
 def export_state(
-    source: Path,
+    bundle: Bundle,
     state: Path,
     target: Path,
     precisions: Sequence[Precision] = (),
@@ -75,12 +75,11 @@ def export_state(
     device: Plan | None = None,
     progress: Progress = silent,
 ) -> ExportReport:
-    """Write the bundle at `source`, with what `state` has learned, to `target`, exported in fp32 and `precisions`.
+    """Write the bundle, with what `state` has learned, to `target`, exported in fp32 and `precisions`.
 
     All is made and proven in a scratch bundle and then written at once: whatever fails, `target` is as it was, and
-    `source` is only read. Raises `BundleError` where either cannot be used, and what `export_onnx` raises.
+    `bundle` is only read. Raises `BundleError` where either cannot be used, and what `export_onnx` raises.
     """
-    bundle = Bundle(source)
     learned, origin = read_state(state, bundle.manifest)
     weights = {**bundle.weights(), **learned.tensors}
     old = read_golden(bundle)

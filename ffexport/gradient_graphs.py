@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike
 from spox import Tensor, Var, argument
 
 from ffruntime.core.architecture import Network, sign, unit_shapes
+from ffruntime.core.graphs import graphs, unit_gradient
 from ffruntime.core.layers import head_features, head_parameters, tensors, unit_layers, unit_parameters
 from ffruntime.core.learning import LOWEST_GOODNESS, PairLoss, Ratio, Symmetric
 
@@ -80,7 +81,8 @@ def gradient_graph(
         for part, side in zip(parts, ("positive", "negative"), strict=True):
             outputs[f"{name}.{side}"] = op.reshape(part, constant([-1, *size]))
     outputs["loss"] = op.reduce_mean(value, keepdims=0)
-    return build(network, "gradient", {"positive": positive, "negative": negative}, values, outputs, index)
+    inputs = {"positive": positive, "negative": negative}
+    return build(network, unit_gradient(network, index), inputs, values, outputs)
 
 
 def of_dtype(network: Network, dtype: DTypeLike) -> Vars:
@@ -168,10 +170,11 @@ def head_gradient_graph(
         "logits": logits,
         "loss": op.reduce_mean(costs, keepdims=0),
     }
-    return build(network, "gradient_head", {"features": features, "labels": labels}, values, outputs)
+    inputs = {"features": features, "labels": labels}
+    return build(network, graphs(network)["gradient_head"], inputs, values, outputs)
 
 
-def learning_units(network: Network) -> list[int]:
+def trained_units(network: Network) -> list[int]:
     """Indices of the units that have a gradient: trained, and with something to train."""
     return [i for i, unit in enumerate(network.units) if unit.trained and unit_parameters(network, i)]
 
@@ -180,5 +183,7 @@ def all_gradient_graphs(network: Network, loss: PairLoss | None) -> dict[str, on
     """Every gradient graph of a bundle by name; without a loss of the units' own (backpropagation), none."""
     if loss is None:
         return {}
-    units = {f"gradient{index + 1}": gradient_graph(network, index, loss) for index in learning_units(network)}
+    units = {
+        unit_gradient(network, index).name: gradient_graph(network, index, loss) for index in trained_units(network)
+    }
     return {**units, "gradient_head": head_gradient_graph(network)}

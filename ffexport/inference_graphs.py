@@ -30,6 +30,7 @@ from ffruntime.core.architecture import (
     unit_name,
     unit_shapes,
 )
+from ffruntime.core.graphs import graphs
 from ffruntime.core.layers import HEAD, Layer, unit_layers
 
 from .layer_graphs import (
@@ -187,7 +188,7 @@ def unit_graph(network: Network, index: int, types: Types = FP32) -> onnx.ModelP
     y = activation(network, index, values, x)
     output = normalise(network, index + 1, values, y)
     outputs = {"activation": y, "goodness": mean_square(y, shape), "output": output}
-    return build(network, "unit", {"input": x}, values, outputs, index)
+    return build(network, graphs(network)[unit_name(index)], {"input": x}, values, outputs)
 
 
 def step_graph(network: Network, index: int, types: Types = FP32) -> onnx.ModelProto:
@@ -206,7 +207,7 @@ def step_graph(network: Network, index: int, types: Types = FP32) -> onnx.ModelP
     y = damped(network, given["self"], react(network, index, values, parts))
     outputs = {"activation": y, "goodness": mean_square(y, unit_shapes(network)[index][1]), "start": start}
     named: Vars = {str(source): value for source, value in given.items()}
-    return build(network, "recurrent unit", named, values, outputs, index)
+    return build(network, graphs(network)[unit_name(index)], named, values, outputs)
 
 
 def goodness_graph(network: Network, types: Types = FP32) -> onnx.ModelProto:
@@ -240,7 +241,7 @@ def goodness_graph(network: Network, types: Types = FP32) -> onnx.ModelProto:
     total = total if network.goodness == "high" else op.neg(total)
     stacked = op.concat([op.unsqueeze(g, constant([2])) for g in table], axis=2)
     outputs = {"goodness": stacked, "total": total}
-    return build(network, "goodness", {"images": images, "labels": labels}, values, outputs)
+    return build(network, graphs(network)["goodness"], {"images": images, "labels": labels}, values, outputs)
 
 
 def classifier_graph(network: Network, types: Types = FP32) -> onnx.ModelProto:
@@ -261,7 +262,8 @@ def classifier_graph(network: Network, types: Types = FP32) -> onnx.ModelProto:
     features = op.concat(parts, axis=1) if len(parts) > 1 else parts[0]
     flat, weight = operands(features, HEAD, values)
     logits = op.add(to_type(op.gemm(flat, weight, transB=1), np.float32), values[f"{HEAD}.bias"])
-    return build(network, "classifier", {"images": images}, values, {"logits": logits, "features": features})
+    outputs = {"logits": logits, "features": features}
+    return build(network, graphs(network)["classifier"], {"images": images}, values, outputs)
 
 
 def all_graphs(network: Network, types: Types = FP32) -> dict[str, onnx.ModelProto]:

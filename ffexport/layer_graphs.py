@@ -33,6 +33,7 @@ from ffruntime.core.architecture import (
     Shape,
     unit_shapes,
 )
+from ffruntime.core.errors import FFError
 from ffruntime.core.layers import Layer, Tensor, tensors
 
 from .onnx_files import Vars
@@ -119,9 +120,17 @@ class Graphs(NamedTuple):
     input_gradient: Callable[..., Var]  # (operation, layer, values, x, y, dy) -> dx
 
 
+def operation(layer: Layer) -> Graphs:
+    """The graphs of a layer's operation. Raises `FFError` where there are none."""
+    if type(layer.op) not in OPERATIONS:
+        kind = layer.op.__struct_config__.tag
+        raise FFError(f"{layer.name}: no graphs of {kind}: add it to OPERATIONS in ffexport/layer_graphs.py")
+    return OPERATIONS[type(layer.op)]
+
+
 def apply_layer(layer: Layer, values: Vars, x: Var) -> Var:
     """y of a layer."""
-    return OPERATIONS[type(layer.op)].forward(layer.op, layer, values, x)
+    return operation(layer).forward(layer.op, layer, values, x)
 
 
 def apply_layers(chain: Iterable[Layer], values: Vars, x: Var) -> Var:
@@ -133,7 +142,7 @@ def apply_layers(chain: Iterable[Layer], values: Vars, x: Var) -> Var:
 
 def parameter_gradient(layer: Layer, parameter: Tensor, x: Var, dy: Var) -> Var:
     """The gradient of a layer's weight or bias, in its shape."""
-    weight_gradient = OPERATIONS[type(layer.op)].weight_gradient
+    weight_gradient = operation(layer).weight_gradient
     if parameter.role == "weight" and weight_gradient:
         return weight_gradient(layer.op, layer, x, dy)
     shared = range(1 + len(parameter.shape), 1 + len(layer.after))  # a bias is summed over all that it is added to
@@ -142,7 +151,7 @@ def parameter_gradient(layer: Layer, parameter: Tensor, x: Var, dy: Var) -> Var:
 
 def input_gradient(layer: Layer, values: Vars, x: Var, y: Var, dy: Var) -> Var:
     """dx of a layer."""
-    return OPERATIONS[type(layer.op)].input_gradient(layer.op, layer, values, x, y, dy)
+    return operation(layer).input_gradient(layer.op, layer, values, x, y, dy)
 
 
 # ---------------------------------------- convolution ----------------------------------------

@@ -18,6 +18,7 @@ from numpy.typing import DTypeLike
 from spox import Var
 
 from ffruntime.core.architecture import Network
+from ffruntime.core.graphs import GraphFile
 from ffruntime.core.layers import tensors
 from ffruntime.core.manifest import WEIGHTS, Precision, in_folder
 
@@ -28,7 +29,7 @@ Places: TypeAlias = dict[str, tuple[int, int]]  # (offset, length) in bytes of a
 FP32: Types = {}
 IR_VERSION = 10  # the newest that ONNX Runtime and the TensorRT parsers all read
 
-GRAPHS = {
+GRAPHS = {  # by `described`
     "unit": "One Forward-Forward unit: its activation, its goodness (the mean square of the activation), and the "
     "activation normalised as the next unit's graph takes it.",
     "recurrent unit": "One synchronous step of one unit of a recurrent Forward-Forward network: its activity and "
@@ -37,7 +38,7 @@ GRAPHS = {
     "classifier": "The linear classifier: one pass with the neutral label, which favours no class.",
     "gradient": "The layer-local gradient of one Forward-Forward unit: of its own loss, on pairs of positive and "
     "negative data, with respect to its own parameters. Nothing is passed down.",
-    "gradient_head": "The gradient of the linear classifier's cross-entropy with respect to its own parameters.",
+    "head_gradient": "The gradient of the linear classifier's cross-entropy with respect to its own parameters.",
 }
 VALUES = {
     "input": "The unit's input, already normalised: for unit 1 the image with its label, else the 'output' of the "
@@ -61,7 +62,7 @@ VALUES = {
     "goodness.positive": "Goodness of the positive data.",
     "goodness.negative": "Goodness of the negative data.",
     "loss": "The mean loss over the images.",
-    "gradient_head.labels": "The right label of each image (N).",
+    "head_gradient.labels": "The right label of each image (N).",
 }
 
 
@@ -78,15 +79,16 @@ def tensor_inputs(network: Network, types: Types = FP32) -> Vars:
     return inputs
 
 
-def build(
-    network: Network, kind: str, inputs: Vars, parameters: Vars, outputs: Vars, index: int | None = None
-) -> onnx.ModelProto:
-    """The ONNX model of a graph; tensors of the network that the outputs do not depend on are dropped.
+def described(network: Network, graph: GraphFile) -> str:
+    """Which of the descriptions in `GRAPHS` and `VALUES` is a graph's: its kind's, or that in such a network."""
+    return "recurrent unit" if network.steps and graph.kind == "unit" else graph.kind
 
-    `kind` is one of `GRAPHS`, `index` that of the unit which the graph is of.
-    """
+
+def build(network: Network, graph: GraphFile, inputs: Vars, parameters: Vars, outputs: Vars) -> onnx.ModelProto:
+    """The ONNX model of a graph; tensors of the network that the outputs do not depend on are dropped."""
     model = spox.build({**inputs, **parameters}, outputs, drop_unused_inputs=True)
-    model.graph.name = f"ffedge {kind}{'' if index is None else index + 1}"
+    kind = described(network, graph)
+    model.graph.name = f"ffedge {'recurrent ' if kind == 'recurrent unit' else ''}{graph.name}"
     model.ir_version = IR_VERSION
     ordered = sorted(model.graph.input, key=lambda value: value.name)  # spox leaves them as a set has them
     del model.graph.input[:]

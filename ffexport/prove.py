@@ -18,13 +18,14 @@ from msgspec import structs
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import FFError, StorageError
+from ffruntime.core.graphs import GraphFile
 from ffruntime.core.layers import tensors
 from ffruntime.core.manifest import EXEMPLARS, WEIGHTS, Manifest, Precision, in_folder
 from ffruntime.golden import Check, check
 from ffruntime.model import Model
 from ffruntime.session import Session
 
-from .artefacts import Artefact, graph_names
+from .artefacts import Artefact, bundle_graphs
 from .decisions import MAY_LOSE, Progress, Scores, affordable, compare, scores
 
 Sets: TypeAlias = Mapping[str, Examples]  # exemplars, validation: where they are at hand
@@ -75,14 +76,17 @@ def prove(
     reference: SetScores = {}
     for precision in dict.fromkeys(("fp32", *precisions)):
         model = Model(bundle, session=Session(backend, precision), state=False)
-        graphs = graph_names(manifest, precision)
+        graphs = bundle_graphs(manifest, precision)
         for name in graphs:
             check_onnx(bundle.verified(name))
         progress(f"{precision}: golden vectors", 0)
         proven = check(model)
         decided = {name: scores(model, images, progress, name) for name, images in sets.items()}
         reference = reference or decided
-        artefacts += [_graph_row(manifest, name, precision, proven, sets, decided, reference) for name in graphs]
+        artefacts += [
+            _graph_row(manifest, name, graph, precision, proven, sets, decided, reference)
+            for name, graph in graphs.items()
+        ]
         artefacts.append(_weights_row(bundle, precision))
         checks += proven
     return artefacts, checks
@@ -101,24 +105,24 @@ def check_onnx(file: Path) -> None:
 def _graph_row(
     manifest: Manifest,
     name: str,
+    graph: GraphFile,
     precision: Precision,
     checks: Sequence[Check],
     sets: Sets,
     decided: SetScores,
     reference: SetScores,
 ) -> Artefact:
-    graph = Path(name).stem
-    mine = [row for row in checks if row.graph == graph]
+    mine, mode = [row for row in checks if row.graph == graph.name], graph.kind
     parity = max((row.relative for row in mine), default=None)
     verdict = "ok" if all(row.passed for row in mine) else "FAILED"
     size = manifest.files[name].size
-    if graph not in manifest.modes or not sets:
+    if mode not in manifest.modes or not sets:
         return Artefact(name, size, precision, parity, verdict)
     decisions = {
-        what: compare(decided[what][graph], reference[what][graph], images.labels) for what, images in sets.items()
+        what: compare(decided[what][mode], reference[what][mode], images.labels) for what, images in sets.items()
     }
     for what, now in decisions.items():
-        before = compare(reference[what][graph], reference[what][graph], sets[what].labels)
+        before = compare(reference[what][mode], reference[what][mode], sets[what].labels)
         lost = (before.right - now.right) / now.images
         if lost > max(MAY_LOSE[precision], 1 / now.images):
             verdict += f", but loses {100 * lost:.2f} points of {what}"

@@ -42,28 +42,28 @@ class Node(Struct, frozen=True):
         return f"{self.name} ({self.op}, {self.provider.removesuffix('ExecutionProvider')})"
 
 
-def check_providers(path: Path, names: Sequence[str], precision: Precision = "fp32") -> list[Artefact]:
+def check_providers(bundle: Bundle, names: Sequence[str], precision: Precision = "fp32") -> list[Artefact]:
     """Every graph of that precision on each of the providers: the golden check, and a row for each pair.
 
     Raises `BackendError` where a provider cannot run here, or where another one ran a node that matters, naming the
     nodes; `ParityError` where the golden vectors are not reproduced.
     """
-    bundle, rows = Bundle(path), []
-    for name in names:
-        backend = f"onnxruntime-{name}"
+    rows = []
+    for provider in names:
+        backend = f"onnxruntime-{provider}"
         checks = check(Model(bundle, session=Session(backend, precision), state=False))
         require(checks, backend)
         bundle.verified(in_folder(WEIGHTS, precision))
-        for graph in graph_files(bundle.manifest, precision):
-            file = bundle.verified(graph)
+        for name, graph in graph_files(bundle.manifest, precision).items():
+            file = bundle.verified(name)
             nodes = placement(file, backend)
             require_provider(file, nodes, PROVIDERS[backend])
-            parity = max((row.relative for row in checks if row.graph == file.stem), default=None)
+            parity = max((row.relative for row in checks if row.graph == graph.name), default=None)
             elsewhere = sum(node.provider != PROVIDERS[backend] for node in nodes)
             verdict = f"ok on {backend}, {len(nodes) - elsewhere} nodes"
             if elsewhere:
                 verdict += f"; {elsewhere} for shapes on the CPU"
-            rows.append(Artefact(graph, bundle.manifest.files[graph].size, precision, parity, verdict))
+            rows.append(Artefact(name, bundle.manifest.files[name].size, precision, parity, verdict))
     return rows
 
 

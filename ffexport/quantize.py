@@ -14,14 +14,14 @@ scale of least square error 999, with percentiles 99.99 and 99.9 998 and 996; th
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeAlias
 
 import numpy as np
 import onnx
 from safetensors.numpy import save
 
-from ffruntime.backend import load_graph
+from ffruntime.backend import Graph, load_graph
 from ffruntime.core.architecture import Network
 from ffruntime.core.bundle import CALIBRATION, Bundle, write_bundle
 from ffruntime.core.data import Examples, to_unit_interval
@@ -30,6 +30,7 @@ from ffruntime.core.manifest import WEIGHTS, Precision, in_folder
 from ffruntime.model import Model
 from ffruntime.session import Session
 
+from .artefacts import bundle_graphs
 from .decisions import Progress, Scores, faithful, noise_to_signal, scores
 from .inference_graphs import all_graphs
 from .onnx_files import Files, graph_bytes, read_places
@@ -100,30 +101,30 @@ def with_layer_inputs(network: Network, model: onnx.ModelProto) -> tuple[onnx.Mo
 def input_scales(scratch: Bundle) -> dict[str, float]:
     """Scale of every layer's input, from what the fp32 graphs make of the exemplars for calibration.
 
-    Each is shown with its label, a wrong and the neutral one. Two files of no further use are left in `scratch`.
+    Each is shown with its label, a wrong and the neutral one, where labels are in the input. Files of no further
+    use are left in `scratch`.
     """
     manifest = scratch.manifest
-    graphs, taps = {}, {}
-    for name in ("goodness", "classifier"):
-        model = onnx.load(scratch.verified(f"{name}.onnx"), load_external_data=False)
-        tapped, taps[name] = with_layer_inputs(manifest.network, model)
-        file = scratch.path / f"calibrate-{name}.onnx"
-        file.write_bytes(tapped.SerializeToString())
-        graphs[name] = load_graph(file)
+    tapped: list[tuple[Graph, list[str], list[tuple[str, str]]]] = []
+    for name, graph in bundle_graphs(manifest, "fp32").items():
+        if graph.answers:
+            model = onnx.load(scratch.verified(name), load_external_data=False)
+            with_taps, taps = with_layer_inputs(manifest.network, model)
+            file = scratch.path / f"calibrate-{name}"
+            file.write_bytes(with_taps.SerializeToString())
+            tapped.append((load_graph(file), [value.name for value in model.graph.input], taps))
     largest: dict[str, float] = {}
-    for name, inputs in _calls(scratch.exemplars(CALIBRATION), len(manifest.classes)):
-        outputs = graphs[name](inputs)
-        for layer, output in taps[name]:
-            largest[layer] = max(largest.get(layer, 0.0), float(np.abs(outputs[output]).max()))
-    return {layer: (value or 1.0) / INT8_LARGEST for layer, value in largest.items()}
-
-
-def _calls(images: Examples, classes: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
-    """For the images of every label: a graph's name, and its inputs."""
+    images, classes = scratch.exemplars(CALIBRATION), len(manifest.classes)
     for label in np.unique(images.labels):
-        pixels = to_unit_interval(images.pixels[images.labels == label])
-        yield "goodness", {"images": pixels, "labels": np.array([label, (label + 1) % classes])}
-        yield "classifier", {"images": pixels}
+        shown = {
+            "images": to_unit_interval(images.pixels[images.labels == label]),
+            "labels": np.array([label, (label + 1) % classes]),
+        }
+        for run, takes, taps in tapped:
+            outputs = run({name: shown[name] for name in takes})
+            for layer, output in taps:
+                largest[layer] = max(largest.get(layer, 0.0), float(np.abs(outputs[output]).max()))
+    return {layer: (value or 1.0) / INT8_LARGEST for layer, value in largest.items()}
 
 
 # ---------------------------------------- which layers ----------------------------------------

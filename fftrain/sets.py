@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from ffruntime.core.data import IDX_FOLDERS
 from ffruntime.core.errors import UsageError, unknown
 
 
@@ -49,7 +50,7 @@ SETS = {
         "MNIST",
         "MNIST",
         "LeCun, Cortes",
-        "MNIST/raw",
+        IDX_FOLDERS["mnist"],
         _IDX,
         "its four files",
         (1, 28, 28),
@@ -62,7 +63,7 @@ SETS = {
         "FashionMNIST",
         "Fashion-MNIST",
         "Xiao, Rasul, Vollgraf",
-        "FashionMNIST/raw",
+        IDX_FOLDERS["fashion-mnist"],
         _IDX,
         "its four files",
         (1, 28, 28),

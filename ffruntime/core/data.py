@@ -12,6 +12,9 @@ from msgspec import Meta, Struct
 
 from .errors import DataError, UsageError
 
+# Where the sets lie that come as MNIST's four files, in the data directory: as torchvision has them, by their names
+# in `fftrain`.
+IDX_FOLDERS = {"mnist": "MNIST/raw", "fashion-mnist": "FashionMNIST/raw"}
 LARGEST = 1 << 28  # bytes that an IDX file may hold; MNIST's largest holds 47 million
 
 Array = TypeVar("Array", bound=Any)  # a numpy array; in training a torch tensor

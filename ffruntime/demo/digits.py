@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ..core.bundle import Bundle
-from ..core.data import SPLIT, Examples, read_idx_examples
+from ..core.data import IDX_FOLDERS, SPLIT, Examples, read_idx_examples
 from ..core.errors import BundleError, DataError
 from ..model import Model
 
@@ -20,7 +20,7 @@ def load(directory: Path, measured_on: str) -> tuple[Examples, Examples]:
 
     `directory` holds `MNIST/raw/`, as torchvision has it. Raises `DataError` where files are missing or damaged.
     """
-    folder = directory / "MNIST" / "raw"
+    folder = directory / IDX_FOLDERS["mnist"]
     if not folder.is_dir():
         raise DataError(
             f"{folder}: not there; put MNIST's four files into it, or name with --data (or $FF_DATA) a folder that "

@@ -54,6 +54,7 @@ def test_tensorrt_says_what_is_missing(bundle: Path) -> None:
         (("--precision", "fp61"), 2, ("did you mean 'fp16'",)),
         (("--device", "jetson-orin-nanoo"), 2, ("did you mean 'jetson-orin-nano'",)),
         (("--device", "mine.toml"), 2, ("mine.toml", "No such file")),
+        (("--data", __file__), 2, (f"--data {__file__}: is no directory",)),
     ],
 )
 def test_wrong_words(arguments: tuple[str, ...], code: int, words: tuple[str, ...], exported: Path) -> None:

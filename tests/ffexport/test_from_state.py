@@ -96,7 +96,7 @@ def learned(exported: Path, state: Path, tmp_path_factory: pytest.TempPathFactor
     """The new bundle. Shared: read it only."""
     path = tmp_path_factory.mktemp("learned") / "model-learned.ff"
     before = contents(exported)
-    export_state(exported, state, path)
+    export_state(Bundle(exported), state, path)
     assert contents(exported) == before
     return path
 
@@ -135,7 +135,7 @@ def test_classes_that_the_classifier_hardly_knows_are_always_tried(
     for place, classes in ((exported, (*"0123456789", "a")), (tmp_path / "a.ff", (*"0123456789", "a", "b"))):
         manifest, target = Bundle(place).manifest, tmp_path / f"{classes[-1]}.ff"
         write_state(tmp_path / "s", manifest, Weights({}, classes, frozenset(classes[-1:])), 1, 1)
-        export_state(place, tmp_path / "s", target)
+        export_state(Bundle(place), tmp_path / "s", target)
         model = Model(target)
         assert model.manifest.shortlist
         assert model.manifest.shortlist.always == classes[10:]
@@ -186,7 +186,7 @@ def test_learning_goes_on_from_the_new_bundle(learned: Path, tmp_path: Path) -> 
     manifest = Bundle(learned).manifest
     bias = Bundle(learned).weights()["head.bias"] + np.float32(0.125)
     write_state(tmp_path / "second.state", manifest, Weights({"head.bias": bias}, manifest.classes), 1, 2)
-    export_state(learned, tmp_path / "second.state", tmp_path / "third.ff")
+    export_state(Bundle(learned), tmp_path / "second.state", tmp_path / "third.ff")
     first, _, second = Bundle(tmp_path / "third.ff").manifest.made_with["learned"].partition("; ")
     assert first == manifest.made_with["learned"]
     assert second.startswith("1 updates on 2 examples")
@@ -298,7 +298,7 @@ def test_a_state_that_cannot_be_used(name: str, exported: Path, state: Path, tmp
     bad, target = tmp_path / "bad.state", tmp_path / "new.ff"
     bad.write_bytes(make(state))
     with pytest.raises(BundleError, match=words) as raised:
-        export_state(exported, bad, target)
+        export_state(Bundle(exported), bad, target)
     assert str(raised.value).startswith(f"{bad}: ")
     assert "\n" not in str(raised.value)
     assert not target.exists()
@@ -306,16 +306,16 @@ def test_a_state_that_cannot_be_used(name: str, exported: Path, state: Path, tmp
 
 def test_what_is_not_there(bundle: Path, state: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no such state"):
-        export_state(bundle, tmp_path / "nothing.state", tmp_path / "new.ff")
+        export_state(Bundle(bundle), tmp_path / "nothing.state", tmp_path / "new.ff")
     with pytest.raises(BundleError, match="directory"):
-        export_state(bundle, tmp_path, tmp_path / "new.ff")
+        export_state(Bundle(bundle), tmp_path, tmp_path / "new.ff")
     done = ffexport("--model", bundle, "--state", tmp_path / "nothing.state", "--device", "raspberry-pi-5")
     assert (done.returncode, done.stderr.count("\n"), "nothing.state" in done.stderr) == (3, 1, True), done.stderr
     manifest = Bundle(bundle).manifest
     files = {name: entry for name, entry in manifest.files.items() if name != "golden.safetensors"}
     write_bundle(bundle, structs.replace(manifest, files=files), {})
     with pytest.raises(BundleError, match=r"golden\.safetensors"):
-        export_state(bundle, state, tmp_path / "new.ff")
+        export_state(Bundle(bundle), state, tmp_path / "new.ff")
     assert not (tmp_path / "new.ff").exists()
 
 
@@ -323,7 +323,7 @@ def test_what_the_device_has_learned_meanwhile_does_not_matter(bundle: Path, sta
     """Its state directory beside the bundle is not read, damaged or not."""
     (tmp_path / "model.state").mkdir()
     (tmp_path / "model.state" / "learning.db").write_bytes(b"no database" * 99)
-    export_state(bundle, state, tmp_path / "new.ff")
+    export_state(Bundle(bundle), state, tmp_path / "new.ff")
     assert Bundle(tmp_path / "new.ff").manifest.classes[-1] == NEW
 
 
@@ -333,7 +333,7 @@ def test_a_damaged_bundle(name: str, bundle: Path, state: Path, tmp_path: Path) 
     data[-1] ^= 1
     (bundle / name).write_bytes(data)
     with pytest.raises(BundleError, match=name):
-        export_state(bundle, state, tmp_path / "new.ff")
+        export_state(Bundle(bundle), state, tmp_path / "new.ff")
     assert not (tmp_path / "new.ff").exists()
 
 
@@ -364,7 +364,7 @@ def test_an_interruption_leaves_what_was_there(
         with monkeypatch.context() as patched:
             patched.setattr(from_state, "export_onnx", stop)
             with pytest.raises(failure):
-                export_state(exported, state, target)
+                export_state(Bundle(exported), state, target)
         assert contents(tmp_path) == before
         with monkeypatch.context() as patched:
             patched.setattr("ffruntime.core.bundle._stage_withdrawal", stop)

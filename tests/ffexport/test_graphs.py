@@ -14,7 +14,7 @@ from msgspec import structs
 
 from ffexport.artefacts import REPORT
 from ffexport.export import export_onnx
-from ffexport.gradient_graphs import learning_units
+from ffexport.gradient_graphs import trained_units
 from ffexport.inference_graphs import all_graphs
 from ffexport.onnx_files import tensor_places, use_external_weights
 from ffruntime.core import bundle as bundles
@@ -155,7 +155,7 @@ def test_every_recipe_reproduces_its_golden_vectors(untrained: tuple[Run, Path])
     rows = check(Model(path))
     local = learning_of(run.recipe) is not None
     names = [*map(unit_name, range(len(run.network.units))), "goodness", "classifier"]
-    names += [f"gradient{index + 1}" for index in learning_units(run.network)] + ["gradient_head"] if local else []
+    names += [f"gradient{index + 1}" for index in trained_units(run.network)] + ["gradient_head"] if local else []
     assert list(dict.fromkeys(row.graph for row in rows)) == names
     assert local == any(row.output.startswith("gradient.unit") for row in rows)
     assert all(row.passed for row in rows), rows

@@ -54,7 +54,7 @@ def test_a_state_becomes_a_bundle_with_the_same_hybrids(bundle: Path, tmp_path: 
     weight = Bundle(bundle).weights()["unit1.linear1.weight"] + np.float32(0.01)
     tensors = {"unit1.linear1.weight": weight}
     write_state(tmp_path / "learned.state", manifest, Weights(tensors, manifest.classes), 1, 2)
-    export_state(bundle, tmp_path / "learned.state", tmp_path / "learned.ff")
+    export_state(Bundle(bundle), tmp_path / "learned.state", tmp_path / "learned.ff")
     old, new = (Bundle(path).tensors(GOLDEN) for path in (bundle, tmp_path / "learned.ff"))
     np.testing.assert_array_equal(new["hybrids"], old["hybrids"])
     assert gradients(tmp_path / "learned.ff") == gradients(bundle) != set()

@@ -19,10 +19,11 @@ from onnx import TensorProto
 
 from ffexport.gradient_graphs import all_gradient_graphs
 from ffexport.inference_graphs import all_graphs
+from ffexport.layer_graphs import OPERATIONS
 from ffexport.onnx_files import Types
 from ffexport.quantize import quantizable_layers
-from ffruntime.core.architecture import Image, Network
-from ffruntime.core.errors import BackendError
+from ffruntime.core.architecture import Image, Label, MaxPool, Network, Relu, Unit
+from ffruntime.core.errors import BackendError, FFError
 from ffruntime.core.learning import PairLoss, Ratio, Symmetric, Threshold
 from ffruntime.engine import import_library
 from fftrain.recipe import build_network, learning_of, load_recipe, recipe_names
@@ -167,6 +168,13 @@ def test_every_loss_in_every_kind_of_network(name: str, loss: PairLoss) -> None:
     network, _ = network_of(name)
     for model in all_gradient_graphs(network, loss).values():
         check(model)
+
+
+def test_an_operation_without_graphs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(OPERATIONS, MaxPool)
+    network = Network(Image((1, 8, 8)), Label("add", 2), (Unit((MaxPool(), Relu())),))
+    with pytest.raises(FFError, match=r"unit1\.max_pool1: no graphs of max_pool: .*layer_graphs\.py"):
+        all_graphs(network)
 
 
 def test_tensorrt_rtxs_parser_knows_them_all() -> None:

@@ -23,8 +23,8 @@ ABSENT = [name for name in NAMES if provider_problem(f"onnxruntime-{name}")]
 
 
 def test_every_graph_on_the_cpu_provider(exported: Path) -> None:
-    rows = check_providers(exported, ["cpu"])
-    assert [row.artefact for row in rows] == graph_files(Bundle(exported).manifest, "fp32")
+    rows = check_providers(Bundle(exported), ["cpu"])
+    assert [row.artefact for row in rows] == list(graph_files(Bundle(exported).manifest, "fp32"))
     for row in rows:
         assert row.verdict.startswith("ok on onnxruntime-cpu, ")
         assert row.parity is None or row.parity < 1e-4
@@ -34,7 +34,7 @@ def test_every_graph_on_the_cpu_provider(exported: Path) -> None:
 @pytest.mark.parametrize("name", ABSENT)
 def test_a_provider_that_is_not_here_is_one_line(exported: Path, name: str) -> None:
     with pytest.raises(BackendError) as raised:
-        check_providers(exported, [name])
+        check_providers(Bundle(exported), [name])
     said = str(raised.value)
     assert said.startswith(f"onnxruntime-{name}: ")
     assert "pip install" in said or "on this machine" in said or "GPU" in said
@@ -63,7 +63,7 @@ def test_nodes_elsewhere_are_named_and_shapes_are_not(exported: Path) -> None:
 
 def test_an_unknown_provider_is_answered_with_the_known(exported: Path) -> None:
     with pytest.raises(UsageError, match="onnxruntime-cuda"):
-        check_providers(exported, ["cudo"])
+        check_providers(Bundle(exported), ["cudo"])
 
 
 def ffexport(*arguments: object) -> subprocess.CompletedProcess:

@@ -16,6 +16,7 @@ from ffexport.engines import (
     EngineLimits,
     EngineOptions,
     build_engines,
+    dynamic_sizes,
     engine_limits,
     graph_files,
     missing,
@@ -25,9 +26,11 @@ from ffexport.engines import (
     tensorrt_target,
 )
 from ffruntime import cuda
+from ffruntime.core.architecture import Image, Label, Linear, Network, Readout, Relu, Unit
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.devices import load_profile
 from ffruntime.core.errors import BackendError
+from ffruntime.core.graphs import graphs
 from ffruntime.core.manifest import FileEntry, Manifest
 from ffruntime.engine import Shapes, Sidecar, Target, fits, folder
 from ffruntime.golden import check, require
@@ -58,7 +61,24 @@ can_build = not missing("tensorrt")
 def test_one_profile_from_the_limits(
     graph: str, shape: tuple[int, ...], names: tuple[str | None, ...], expected: Shapes
 ) -> None:
-    assert profile_shapes(graph, shape, names, SIX) == expected
+    network = Network(Image((1, 28, 28)), Label("add", 12), (Unit((Linear(7), Relu())),) * 2)
+    assert profile_shapes(shape, names, dynamic_sizes(network, graphs(network)[graph], SIX)) == expected
+
+
+@pytest.mark.parametrize(
+    ("graph", "shape", "names", "expected"),
+    [
+        ("goodness", (-1,), ("L",), Shapes((1,), (12,), (12,))),  # one pass answers for every row
+        ("unit2", (-1, 7), ("N", None), Shapes((1, 7), (1, 7), (6, 7))),
+        ("gradient1", (-1, 7), ("N", None), Shapes((1, 7), (6, 7), (6, 7))),
+    ],
+)
+def test_with_class_goodness_a_row_is_an_image(
+    graph: str, shape: tuple[int, ...], names: tuple[str | None, ...], expected: Shapes
+) -> None:
+    units = (Unit((Linear(7), Relu()), readout=Readout()),) * 2
+    network = Network(Image((1, 28, 28)), Label("readout", 12), units)
+    assert profile_shapes(shape, names, dynamic_sizes(network, graphs(network)[graph], SIX)) == expected
 
 
 def test_limits_are_the_devices() -> None:

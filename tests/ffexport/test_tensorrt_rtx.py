@@ -141,10 +141,10 @@ def test_a_graph_that_it_refuses_is_named(bundle: Path) -> None:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3])
 
     node = helper.make_node("Det", ["input"], ["output"], name="determinant")
-    graph = helper.make_graph([node], "ffedge unit9", [value("input")], [value("output")])
+    graph = helper.make_graph([node], "ffedge unit3", [value("input")], [value("output")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    manifest = write_bundle(bundle, Bundle(bundle).manifest, {"unit9.onnx": model.SerializeToString()}).manifest
-    with pytest.raises(BackendError, match=r"unit9\.onnx: tensorrt-rtx refuses Det determinant"):
+    manifest = write_bundle(bundle, Bundle(bundle).manifest, {"unit3.onnx": model.SerializeToString()}).manifest
+    with pytest.raises(BackendError, match=r"unit3\.onnx: tensorrt-rtx refuses Det determinant"):
         build_engines(bundle, "tensorrt-rtx", limit=FEW)
     assert Bundle(bundle).manifest == manifest
     assert not (bundle / "engines").exists()
