@@ -17,7 +17,7 @@ from ffruntime.core.learning import ClassLoss, CrossEntropy
 
 from . import network as net
 from .epoch import Batch
-from .functional import Tensors
+from .functional import Tensors, channels_last
 from .hardware import average
 from .optimizers import apply_gradients
 from .training import TrainingState, descend, nothing, with_gradients
@@ -29,13 +29,12 @@ def class_step(state: TrainingState, images: Tensor, batch: Batch) -> Tensor:
     Returns (U + 1, 2): loss and accuracy of every unit on the batch, NaN where it has none; in the last row NaN,
     and under backpropagation those of the whole network.
     """
-    x = images.contiguous(memory_format=torch.channels_last)
     if isinstance(state.recipe.loss, CrossEntropy):
-        return _backpropagation(state, x, batch.labels)
+        return _backpropagation(state, images, batch.labels)
     generator = None
     if batch.dropout is not None:
         generator = torch.Generator(state.device).manual_seed(batch.dropout)
-    return torch.stack([*_class_units(state, x, batch.labels, generator), nothing(x)])
+    return torch.stack([*_class_units(state, images, batch.labels, generator), nothing(images)])
 
 
 def _class_units(
@@ -46,7 +45,7 @@ def _class_units(
     assert isinstance(loss, ClassLoss)
     for index, unit in enumerate(network.units):
         name = unit_name(index)
-        x = net.normalise(network, index, state.tensors, x, training=True)
+        x = channels_last(net.normalise(network, index, state.tensors, x, training=True))
         if unit.trained and name in state.learning:
             drop = (state.recipe.dropout, generator) if generator else None
             gradients, x, report = class_gradient(network, index, state.tensors, x, labels, loss, drop)
@@ -115,7 +114,7 @@ def _backpropagation(state: TrainingState, x: Tensor, labels: Tensor) -> Tensor:
     own = with_gradients(state, [name for part in parts for name in part if name not in between])
     with torch.enable_grad():
         for index in range(last + 1):
-            x = net.normalise(network, index, state.tensors, x, training=True)
+            x = channels_last(net.normalise(network, index, state.tensors, x, training=True))
             x = net.activation(network, index, own, {"below": x})
         goodness = net.readout_goodness(network, last, own, x)
         value, report = class_loss(goodness, labels, state.tensors[KNOWN], ClassLoss())

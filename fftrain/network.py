@@ -31,6 +31,7 @@ from .functional import (
     Tensors,
     apply_op,
     averaged,
+    channels_last,
     mean_square,
     morphology,
     normalise_batch,
@@ -233,9 +234,10 @@ def readout_goodness(network: Network, index: int, tensors: Tensors, y: Tensor) 
 def goodness_of_classes(network: Network, tensors: Tensors, images: Tensor) -> Tensor:
     """Standardised images (N, …) -> goodness of every class and every spare one in every unit, (N, P, U), by one
     pass with statistics frozen; 0 in a unit without a readout."""
-    x, columns = images.contiguous(memory_format=torch.channels_last), []
+    x, columns = images, []
     for index, unit in enumerate(network.units):
-        x = activation(network, index, tensors, {"below": normalise(network, index, tensors, x, training=False)})
+        x = channels_last(normalise(network, index, tensors, x, training=False))
+        x = activation(network, index, tensors, {"below": x})
         if unit.readout:
             columns.append(readout_goodness(network, index, tensors, x))
         else:

@@ -73,7 +73,7 @@ def golden(
     images = net.to_images(pixels, network, torch.float64)
     goodness = net.label_goodness(network, exact, images, torch.arange(network.label.patterns))  # (N, P, U)
     if class_goodness(network):
-        x, others = images.contiguous(memory_format=torch.channels_last), Tensors()
+        x, others = images, Tensors()
     else:
         x, others = _golden_pairs(network, exact, pixels, labels, classes, learning, seed)
     return {
