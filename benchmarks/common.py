@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+CELLS = 4  # a side of the readouts of equal units that are compared
 
 
 def machine() -> dict[str, str]:

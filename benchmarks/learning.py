@@ -1,10 +1,13 @@
 """An update on the device beside PyTorch's, the same network and batch, for 3, 6 and 12 equal units:
 
 (a) the layer-local step of `ffruntime learn`: gradient graphs in ONNX Runtime, Adam in numpy, without torch;
-(b) a Forward-Forward step in PyTorch as it is usually written, layer by layer, with autograd;
-(c) a backpropagation step in PyTorch through the same network, with a linear classifier on its last unit.
+(b) a Forward-Forward step in PyTorch as it is usually written, layer by layer, with autograd; of class goodness,
+    the step of local classifiers, by the same rule;
+(c) a backpropagation step in PyTorch through the same network, with a linear classifier on its last unit; of class
+    goodness, with that unit's readout.
 
-    python benchmarks/learning.py [--width 32] [--kernel 3] [--batch 32] [--micro-batch 2] [--threads 1]
+    python benchmarks/learning.py [--goodness pair|class] [--width 32] [--kernel 3] [--batch 32] [--micro-batch 2]
+                                  [--threads 1]
 
 Each contender has a fresh process of its own. Transient memory is what the process has resident at most in its
 first steps, above what it has before them and two moments for every parameter that learns. Then they take turns;
@@ -25,7 +28,8 @@ from pathlib import Path
 import numpy as np
 
 DEPTHS = (3, 6, 12)
-CONTENDERS = ("learn", "torch_ff", "torch_bp")
+CONTENDERS = {"pair": ("learn", "torch_ff", "torch_bp"), "class": ("learn", "torch_local", "torch_bp")}
+RESULTS = {"pair": "learning", "class": "learning_class"}
 STEPS, ROUNDS = 3, 5
 FLOAT = 4
 Step = Callable[[int], None]  # do so many steps
@@ -33,12 +37,13 @@ Step = Callable[[int], None]  # do so many steps
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--goodness", choices=CONTENDERS, default="pair")
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--kernel", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--micro-batch", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--contender", help=argparse.SUPPRESS)
     parser.add_argument("--bundle", type=Path, help=argparse.SUPPRESS)
     o = parser.parse_args()
     if o.contender:
@@ -51,29 +56,32 @@ def compare(o: argparse.Namespace) -> None:
     """Make the bundles, start the contenders, and write down what they needed."""
     from common import record
 
-    memory: dict[str, dict[int, float]] = {name: {} for name in CONTENDERS}
-    times: dict[str, dict[int, float]] = {name: {} for name in CONTENDERS}
+    contenders = CONTENDERS[o.goodness]
+    plain = contenders[1]
+    memory: dict[str, dict[int, float]] = {name: {} for name in contenders}
+    times: dict[str, dict[int, float]] = {name: {} for name in contenders}
     with tempfile.TemporaryDirectory() as folder:
         for depth in DEPTHS:
-            path = make_bundle(Path(folder) / f"{depth}.ff", o.width, o.kernel, depth, o.batch)
-            processes = {name: contender(name, path) for name in CONTENDERS}
+            path = make_bundle(Path(folder) / f"{depth}.ff", o.goodness, o.width, o.kernel, depth, o.batch)
+            processes = {name: contender(name, path) for name in contenders}
             for name, process in processes.items():
                 memory[name][depth] = ask(process)
             seconds = {name: min(turn) for name, turn in turns(processes).items()}
             for name, process in processes.items():
-                times[name][depth] = seconds[name] / seconds["torch_ff"]
+                times[name][depth] = seconds[name] / seconds[plain]
                 process.communicate()
     record(
-        "learning",
+        RESULTS[o.goodness],
         {
+            "goodness": o.goodness,
             "network": f"{o.width} filters of {o.kernel}x{o.kernel} in each unit, 28x28, batch {o.batch}",
             "micro_batch": o.micro_batch,
             "threads": o.threads,
             "transient_mb": {name: {d: round(v / 1e6, 1) for d, v in m.items()} for name, m in memory.items()},
-            "time_over_torch_ff": {name: {d: round(v, 2) for d, v in m.items()} for name, m in times.items()},
+            f"time_over_{plain}": {name: {d: round(v, 2) for d, v in m.items()} for name, m in times.items()},
             "learn_12_units_over_3": round(memory["learn"][12] / memory["learn"][3], 2),
             "learn_over_torch_bp_at_12": round(memory["learn"][12] / memory["torch_bp"][12], 2),
-            "learn_over_torch_ff_time_at_12": round(times["learn"][12], 2),
+            f"learn_over_{plain}_time_at_12": round(times["learn"][12], 2),
         },
     )
 
@@ -104,12 +112,11 @@ def turns(processes: dict[str, subprocess.Popen[str]]) -> dict[str, list[float]]
 
 def take_part(o: argparse.Namespace) -> None:
     """Answer each line on standard input: first with transient bytes, then with the seconds of some steps."""
-    makers: dict[str, Callable[[argparse.Namespace], tuple[Step, int]]] = {
-        "learn": learn,
-        "torch_ff": torch_ff,
-        "torch_bp": torch_bp,
+    makers: dict[str, dict[str, Callable[[argparse.Namespace], tuple[Step, int]]]] = {
+        "pair": {"learn": learn, "torch_ff": torch_ff, "torch_bp": torch_bp},
+        "class": {"learn": learn, "torch_local": torch_local, "torch_bp": torch_class_bp},
     }
-    step, parameters = makers[o.contender](o)
+    step, parameters = makers[o.goodness][o.contender](o)
     sys.stdin.readline()
     idle = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins here
@@ -209,6 +216,80 @@ def torch_bp(o: argparse.Namespace) -> tuple[Step, int]:
     return step, sum(p.numel() for p in learned)
 
 
+def torch_local(o: argparse.Namespace) -> tuple[Step, int]:
+    """(b) of class goodness, and how many parameters learn."""
+    import torch
+    from torch.nn import functional as F
+
+    units, images, labels = torch_units(o)
+    optimizers = [torch.optim.Adam(unit.parameters(), lr=1e-5) for unit in units]
+
+    def step(count: int) -> None:
+        for _ in range(count):
+            x = images
+            for unit, optimizer in zip(units, optimizers, strict=True):
+                y = unit.activation(x)
+                loss = F.cross_entropy(unit.goodness(y), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                x = y.detach()
+
+    return step, sum(p.numel() for unit in units for p in unit.parameters())
+
+
+def torch_class_bp(o: argparse.Namespace) -> tuple[Step, int]:
+    """(c) of class goodness, and how many parameters learn."""
+    import torch
+    from torch.nn import functional as F
+
+    units, images, labels = torch_units(o)
+    for unit in units[:-1]:
+        unit.readout.requires_grad_(False)
+    learned = [p for unit in units for p in unit.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(learned, lr=1e-5)
+
+    def step(count: int) -> None:
+        for _ in range(count):
+            x = images
+            for unit in units:
+                x = unit.activation(x)
+            optimizer.zero_grad()
+            F.cross_entropy(units[-1].goodness(x), labels).backward()
+            optimizer.step()
+
+    return step, sum(p.numel() for p in learned)
+
+
+def torch_units(o: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """The bundle's units with their readouts, all of which learn; images and labels."""
+    import torch
+    from common import CELLS
+    from torch import nn
+    from torch.nn import functional as F
+
+    torch.set_num_threads(o.threads)
+
+    class Unit(nn.Module):
+        """Frozen batch statistics, as on a device, a convolution, and a readout of averaged cells."""
+
+        def __init__(self, channels: int) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(channels, affine=False).eval()
+            self.conv = nn.Conv2d(channels, o.width, o.kernel, padding=o.kernel // 2)
+            self.readout = nn.Linear(o.width * CELLS**2, 10)
+
+        def activation(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(self.norm(x)).relu()
+
+        def goodness(self, y: torch.Tensor) -> torch.Tensor:
+            return self.readout(divisive(F.adaptive_avg_pool2d(y, CELLS)).flatten(1))
+
+    units = [Unit(o.width if k else 1) for k in range(int(o.bundle.stem))]
+    pixels, right = some_images(o.batch)
+    return units, torch.from_numpy(pixels).float() / 255, torch.from_numpy(right)
+
+
 def torch_network(o: argparse.Namespace):  # type: ignore[no-untyped-def]
     """The bundle's convolutions (the first one does not learn), a label put into images, images and labels."""
     import torch
@@ -232,11 +313,11 @@ def divisive(x):  # type: ignore[no-untyped-def]
     return x / (x.square().mean((1, 2, 3), keepdim=True) + 1e-8).sqrt()
 
 
-def make_bundle(path: Path, width: int, kernel: int, depth: int, batch: int) -> Path:
-    """A bundle of the paper's recipe with so many equal units, which have not trained; its gradient graphs."""
+def make_bundle(path: Path, goodness: str, width: int, kernel: int, depth: int, batch: int) -> Path:
+    """A bundle with so many equal units, which have not trained; its gradient graphs."""
     import msgspec
     import torch
-    from training import ff_recipe
+    from training import class_recipe, ff_recipe
 
     from ffexport.export import export_onnx
     from ffruntime.core.data import data_directory
@@ -246,9 +327,12 @@ def make_bundle(path: Path, width: int, kernel: int, depth: int, batch: int) -> 
     from fftrain.recipe import with_epochs
     from fftrain.run import start
 
-    recipe = with_epochs(ff_recipe(width, kernel, depth, batch), 0)
-    recipe = msgspec.structs.replace(recipe, loss=Symmetric())
-    run = start(recipe, load_dataset("mnist", data_directory(None)), 0, torch.device("cpu"), torch.float32)
+    if goodness == "class":
+        recipe = class_recipe(width, kernel, depth, batch)
+    else:
+        recipe = msgspec.structs.replace(ff_recipe(width, kernel, depth, batch), loss=Symmetric())
+    data = load_dataset("mnist", data_directory(None))
+    run = start(with_epochs(recipe, 0), data, 0, torch.device("cpu"), torch.float32)
     pack_run(path, run, "equal units", "cpu", "fp32", {})
     export_onnx(path)
     return path

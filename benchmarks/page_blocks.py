@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from page_text import NONE, percent, result, table
+from typing import Any
+
+import page_class
+from page_text import NONE, optional, percent, result, table
 
 from ffruntime.demo.page import WIDTH, lines_svg
 from fftrain.recipe import load_recipe, recipe_names
@@ -12,20 +15,14 @@ DEEP, SHALLOW = "12", "3"  # layers
 
 def highlights() -> str:
     """The front page's figures."""
-    default = result("default_recipe")["runs"][0]["accuracy"]["test"]
-    short = result("shortlist")["test"]["modes"]["shortlist"]
-    learning, parity = result("learning"), result("parity")
+    learning, parity = _learning(), result("parity")
     scenes = result("continual")
     points = {point["examples"]: point for point in scenes["new-class"]["points"]}
     split = scenes["split-mnist"]["summary"]
     cold = result("cold_start")["classify_over_import_torch"]
     return "\n".join(
         [
-            f"- **Accuracy.** `fftrain mnist` on two CPU cores: {percent(default['goodness'])} of the MNIST "
-            f"test images "
-            f"by goodness, {percent(default['classifier'])} by the linear classifier, "
-            f"{percent(short['accuracy'])} in "
-            f"mode `shortlist`, in {short['mean_passes']:.2f} passes on average.",
+            f"- **Accuracy.** {_of_classes()}{_of_labels()}",
             f"- **Flat memory.** An update of {DEEP} units takes {learning['learn_12_units_over_3']:.2f} of the "
             f"memory "
             f"that {SHALLOW} take, and {learning['learn_over_torch_bp_at_12']:.2f} of what a backpropagation "
@@ -44,11 +41,46 @@ def highlights() -> str:
     )
 
 
+def _of_classes() -> str:
+    """Accuracy of class goodness, as far as it has been measured."""
+    told = []
+    for part, name in (("mnist", "MNIST"), ("fashion", "Fashion-MNIST")):
+        if runs := page_class.rows(part):
+            command, share = runs[0]["command"].partition(" --seed")[0], page_class.mean_accuracy(part, "test")
+            seeds = f" (mean of {len(runs)} seeds)" if len(runs) > 1 else ""
+            told.append(f"`{command}`: {percent(share)} of the {name} test images{seeds}")
+    return f"In one pass, by class goodness, {'; '.join(told)}. " if told else ""
+
+
+def _of_labels() -> str:
+    """Accuracy of recipe `cpu`, which puts the label into the image."""
+    accuracy = result("time_to_accuracy_cpu")["median_test_accuracy"]
+    short = result("shortlist")["test"]["modes"]["shortlist"]
+    told = (
+        "With the label in the input, `fftrain mnist --recipe cpu`"
+        if page_class.rows("mnist")
+        else "`fftrain mnist`"
+    )
+    return (
+        f"{told} on two CPU cores: {percent(accuracy['goodness'])} of the MNIST test images by goodness, "
+        f"{percent(accuracy['classifier'])} by the linear classifier, {percent(short['accuracy'])} in mode "
+        f"`shortlist`, in {short['mean_passes']:.2f} passes on average."
+    )
+
+
+def _learning() -> dict[str, Any]:
+    """Steps on the device: of class goodness, where that has been measured."""
+    return optional("learning_class") or result("learning")
+
+
 def comparison() -> str:
     """ffedge beside what a user would pick instead; rows where it is behind come last, and say so."""
-    learning, training = result("learning"), result("training")
-    memory, time = learning["transient_mb"], learning["time_over_torch_ff"]
-    rows = [
+    learning, training = _learning(), optional("training_class") or result("training")
+    memory = learning["transient_mb"]
+    (plain,) = memory.keys() - {"learn", "torch_bp"}
+    time = learning[f"time_over_{plain}"]
+    better, worse = _of_classes_beside()
+    ahead = [
         [
             "learns on the device",
             "yes, in an inference engine; no training framework",
@@ -59,12 +91,12 @@ def comparison() -> str:
         ],
         [
             f"memory of a step, {DEEP} layers, over backpropagation's",
-            *(f"{memory[who][DEEP] / memory['torch_bp'][DEEP]:.2f}" for who in ("learn", "torch_bp", "torch_ff")),
+            *(f"{memory[who][DEEP] / memory['torch_bp'][DEEP]:.2f}" for who in ("learn", "torch_bp", plain)),
             NONE,
         ],
         [
             f"memory, {DEEP} layers over {SHALLOW}",
-            *(f"{memory[who][DEEP] / memory[who][SHALLOW]:.2f}" for who in ("learn", "torch_bp", "torch_ff")),
+            *(f"{memory[who][DEEP] / memory[who][SHALLOW]:.2f}" for who in ("learn", "torch_bp", plain)),
             NONE,
         ],
         [
@@ -85,7 +117,7 @@ def comparison() -> str:
     behind = [
         [
             f"time of a learning step, {DEEP} layers, over a plain loop's",
-            *(f"{time[who][DEEP]:.2f}" for who in ("learn", "torch_bp", "torch_ff")),
+            *(f"{time[who][DEEP]:.2f}" for who in ("learn", "torch_bp", plain)),
             "AIfES: 82 ms a training step on an ESP32-S3",
         ],
         [
@@ -93,15 +125,8 @@ def comparison() -> str:
             *(f"{training['speed_over_plain'][who]:.2f}" for who in ("fftrain", "backpropagation", "plain")),
             NONE,
         ],
-        _accuracy(),
-        [
-            "passes to tell ten classes apart",
-            f"10 by goodness, {result('shortlist')['test']['modes']['shortlist']['mean_passes']:.2f} by shortlist, "
-            "1 by the classifier",
-            "1",
-            "10",
-            "1",
-        ],
+        _locally_connected(),
+        *worse,
         ["begins with a pretrained backbone", "no", "yes", "no", NONE],
         [
             "runs on microcontrollers",
@@ -112,8 +137,9 @@ def comparison() -> str:
         ],
         ["released", "no", "yes", "no", "TinyEngine's last commit is of 2024-11"],
     ]
-    head = ["", "ffedge", "backpropagation in PyTorch, exported", "a plain Forward-Forward loop in PyTorch"]
-    rows += [[f"*behind:* {what}", *cells] for what, *cells in behind]
+    loop = {"torch_ff": "Forward-Forward", "torch_local": "layer-local"}[plain]
+    head = ["", "ffedge", "backpropagation in PyTorch, exported", f"a plain {loop} loop in PyTorch"]
+    lines = [*ahead, *better, *([f"*behind:* {what}", *cells] for what, *cells in behind)]
     notes = (
         "Memory, time and speed are ratios, measured side by side in one run ([results](docs/results.md)); in "
         "the row of "
@@ -124,10 +150,26 @@ def comparison() -> str:
         "– was not "
         "measured, or is not known to us."
     )
-    return table([*head, "TinyEngine, AIfES"], rows) + "\n" + notes
+    return table([*head, "TinyEngine, AIfES"], lines) + "\n" + notes
 
 
-def _accuracy() -> list[str]:
+def _of_classes_beside() -> tuple[list[list[str]], list[list[str]]]:
+    """Passes, and accuracy of class goodness beside backpropagation of the same network: where it is not behind,
+    and where it is."""
+    short = result("shortlist")["test"]["modes"]["shortlist"]["mean_passes"]
+    of_labels = f"10 by goodness, {short:.2f} by shortlist, 1 by the classifier"
+    passes = "passes to tell ten classes apart"
+    if not page_class.rows("mnist"):
+        return [], [[passes, of_labels, "1", "10", "1"]]
+    better, worse = [[passes, f"1; with the label in the input {of_labels}", "1", "1 or 10", "1"]], []
+    if page_class.rows("backpropagation"):
+        ours, other = (page_class.mean_accuracy(part, "test") for part in ("mnist", "backpropagation"))
+        row = ["accuracy, MNIST, the same network and steps", percent(ours), percent(other), NONE, NONE]
+        (better if ours >= other else worse).append(row)
+    return better, worse
+
+
+def _locally_connected() -> list[str]:
     """Backpropagation's lead in one form of network, where both were run."""
     rows = result("systems")["rows"]
     ours, other = rows["hinton-local"], rows["hinton-local-bp"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import page_class
+from page_steps import learning_table, training_table
 from page_text import machine, measured, percent, result, shares, table
 
 COMMANDS = {  # the start of a data set's description in a results file, and how its run is made
@@ -27,8 +29,9 @@ what was tried.
 
 def page() -> str:
     """The whole page."""
-    parts = [INTRODUCTION, accuracy(), training(), export(), precision(), classifying(), memory(), learning()]
-    return "\n".join([*parts, continual()])
+    parts = [INTRODUCTION, accuracy(), page_class.section(), training(), export(), precision(), classifying()]
+    parts += [memory(), learning(), continual()]
+    return "\n".join(part for part in parts if part)
 
 
 def accuracy() -> str:
@@ -83,27 +86,10 @@ def training() -> str:
         "of the "
         "same layers. *Transient* is what a step needs beside parameters, moments and data.\n"
     ]
-    for name, command in (
-        ("training", "training.py"),
-        ("training_small", "training.py --width 32 --kernel 5 --name training_small"),
-    ):
-        found = result(name)
-        layers = list(found["transient_mb"]["fftrain"])
-        rows = [
-            [what, found["precision"][what], f"{speed:.2f}"]
-            + [f"{found['transient_mb'][what][depth]:.1f} MB" for depth in layers]
-            for what, speed in found["speed_over_plain"].items()
-        ]
-        deepest = layers[-1]
-        parts.append(
-            f"{found['network']}, on {found['hardware']}:\n\n"
-            + table(["", "precision", "speed", *(f"transient, {depth} layers" for depth in layers)], rows)
-            + f"\nfftrain reaches {found['fftrain_share_of_convolution_peak']:.2f} of the measured convolution "
-            f"peak. "
-            f"{deepest} layers take {found[f'fftrain_{deepest}_layers_over_{layers[0]}']:.2f} times the transient "
-            f"memory of {layers[0]}, and {found[f'fftrain_over_backpropagation_at_{deepest}']:.2f} of what "
-            "backpropagation takes.\n\n" + measured(name, f"python benchmarks/{command}")
-        )
+    small = "training.py --width 32 --kernel 5 --name training_small"
+    parts += [
+        training_table(name, command) for name, command in (("training", "training.py"), ("training_small", small))
+    ]
     return "\n".join(parts)
 
 
@@ -222,33 +208,7 @@ def memory() -> str:
 
 def learning() -> str:
     """An update on the device beside steps in PyTorch."""
-    found = result("learning")
-    memories, times = found["transient_mb"], found["time_over_torch_ff"]
-    depths = list(memories["learn"])
-    names = {
-        "learn": "`ffruntime`, an update",
-        "torch_ff": "PyTorch, a Forward-Forward step",
-        "torch_bp": "PyTorch, a backpropagation step",
-    }
-    rows = [
-        [names[who]]
-        + [f"{memories[who][depth]:.1f} MB" for depth in depths]
-        + [f"{times[who][depth]:.2f}" for depth in depths]
-        for who in memories
-    ]
-    head = ["", *(f"memory, {depth} units" for depth in depths), *(f"time, {depth} units" for depth in depths)]
-    return (
-        "## Learning on the device: memory and time\n\n"
-        f"{found['network']}; micro-batches of {found['micro_batch']}, {found['threads']} thread. Memory is what a "
-        "step needs beside parameters and moments; time is over that of PyTorch's Forward-Forward step.\n\n"
-        + table(head, rows)
-        + f"\nBeside parameters and moments, {depths[-1]} units take {found['learn_12_units_over_3']:.2f} of "
-        f"the memory "
-        f"that {depths[0]} take, and {found['learn_over_torch_bp_at_12']:.2f} of what a backpropagation step of "
-        f"PyTorch "
-        f"takes. An update takes {found['learn_over_torch_ff_time_at_12']:.2f} times as long as PyTorch's own "
-        "Forward-Forward step.\n\n" + measured("learning", "python benchmarks/learning.py")
-    )
+    return "## Learning on the device: memory and time\n\n" + learning_table("learning", "learning.py")
 
 
 def continual() -> str:

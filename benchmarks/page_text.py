@@ -17,6 +17,11 @@ def result(name: str) -> dict[str, Any]:
     return found
 
 
+def optional(name: str) -> dict[str, Any]:
+    """What `results/<name>.json` says; nothing where it is not there."""
+    return result(name) if (RESULTS / f"{name}.json").exists() else {}
+
+
 def percent(share: float, digits: int = 2) -> str:
     """`0.991` -> `99.10 %`."""
     return f"{100 * share:.{digits}f} %"
@@ -36,7 +41,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def measured(name: str, command: str) -> str:
     """Where a result comes from: the command, the file, the machine and the packages."""
-    return f"Measured by `{command}` on {machine(result(name)['machine'])}: [`{name}.json`]({link(name)}).\n"
+    return where(name, command, [result(name)["machine"]])
+
+
+def where(name: str, command: str, machines: Iterable[Mapping[str, str]]) -> str:
+    """The same of a result whose parts come from several machines."""
+    found = dict.fromkeys(map(machine, machines))
+    return f"Measured by `{command}` on {'; on '.join(found)}: [`{name}.json`]({link(name)}).\n"
 
 
 def machine(found: Mapping[str, str]) -> str:

@@ -1,11 +1,14 @@
 """Training speed and memory, side by side in one run, the same network and the same images:
 
 (a) a plain PyTorch Forward-Forward loop as the paper describes it (Scodellaro et al.): a data loader, a pass for
-    positive and one for negative data, autograd and an update layer by layer, fp32;
+    positive and one for negative data, autograd and an update layer by layer, fp32. Of class goodness, one pass
+    and a local classifier in every layer instead;
 (b) the step of fftrain, in the precision it chooses here;
-(c) backpropagation through the same network, in the same precision as (b).
+(c) backpropagation through the same network, in the same precision as (b). Of class goodness, from the last
+    layer's readout.
 
-    python benchmarks/training.py [--width 128] [--kernel 7] [--batch 50] [--steps 6] [--device cpu|cuda]
+    python benchmarks/training.py [--goodness pair|class] [--width 128] [--kernel 7] [--batch 50] [--steps 6]
+                                  [--device cpu|cuda]
 
 Images a second (as ratios, but on a GPU), the share of the measured convolution peak, and transient memory: the
 allocator's peak above what lives between steps (parameters, moments, data), for 3 and for 12 equal layers.
@@ -17,37 +20,42 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 import torch
-from common import record
+from common import CELLS, record
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
-from ffruntime.core.architecture import Conv, Input, Relu, Unit
+from ffruntime.core.architecture import Conv, Input, Readout, Relu, Unit
 from ffruntime.core.data import Examples, data_directory
-from ffruntime.core.learning import CrossEntropy
+from ffruntime.core.learning import Augment, ClassLoss, CrossEntropy
 from fftrain.dataset import Dataset, load_dataset, on_device
 from fftrain.epoch import epoch_batches
+from fftrain.figures import training_macs
 from fftrain.hardware import find_hardware, graphed
 from fftrain.patterns import make_patterns
 from fftrain.recipe import Fourier, Recipe, load_recipe
 from fftrain.run import Run, start
 from fftrain.step import training_step
 
+MakeRecipe: TypeAlias = Callable[[int, int, int, int], Recipe]  # width, kernel, layers, batch
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--goodness", choices=MAKERS, default="pair")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--kernel", type=int, default=7)
     parser.add_argument("--batch", type=int, default=50)
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--name", default="training")
+    parser.add_argument("--name", help="of the results; default: training or training_class")
     o = parser.parse_args()
     hardware = find_hardware(o.device)
     device, dtype = torch.device(hardware.device), hardware.dtype
@@ -55,26 +63,29 @@ def main() -> None:
     images = o.batch * o.steps
     data = msgspec.structs.replace(whole, train=Examples(whole.train.pixels[:images], whole.train.labels[:images]))
 
-    contestants = {
-        "plain": plain_loop(data, o.width, o.kernel, 3, o.batch, device),
-        "fftrain": fast_loop(data, ff_recipe(o.width, o.kernel, 3, o.batch), device, dtype),
-        "backpropagation": fast_loop(data, bp_recipe(o.width, o.kernel, 3, o.batch), device, dtype),
-    }
+    make_plain, make_recipe = MAKERS[o.goodness]
+
+    def loops(layers: int) -> dict[str, Callable[[], Loop]]:
+        local, whole = (make(o.width, o.kernel, layers, o.batch) for make in (make_recipe, bp_recipe(make_recipe)))
+        return {
+            "plain": lambda: make_plain(data, o.width, o.kernel, layers, o.batch, device),
+            "fftrain": lambda: fast_loop(data, local, device, dtype),
+            "backpropagation": lambda: fast_loop(data, whole, device, dtype),
+        }
+
+    contestants = {name: loop() for name, loop in loops(3).items()}
     seconds = {name: min(times) for name, times in side_by_side(contestants, o.rounds, device).items()}
     speed = {name: images / s for name, s in seconds.items()}
     peak = convolution_peak(o.width, o.kernel, o.batch, device, dtype)
-    work = images * flop_per_image(o.width, o.kernel, 3)
-    memory = {
-        name: {str(layers): transient(loop(layers), device) for layers in (3, 12)}
-        for name, loop in {
-            "plain": lambda n: plain_loop(data, o.width, o.kernel, n, o.batch, device),
-            "fftrain": lambda n: fast_loop(data, ff_recipe(o.width, o.kernel, n, o.batch), device, dtype),
-            "backpropagation": lambda n: fast_loop(data, bp_recipe(o.width, o.kernel, n, o.batch), device, dtype),
-        }.items()
-    }
+    work = images * flop_per_image(data, make_recipe(o.width, o.kernel, 3, o.batch))
+    memory: dict[str, dict[str, float]] = {name: {} for name in contestants}
+    for layers in (3, 12):
+        for name, loop in loops(layers).items():
+            memory[name][str(layers)] = transient(loop(), device)
     record(
-        o.name,
+        o.name or {"pair": "training", "class": "training_class"}[o.goodness],
         {
+            "goodness": o.goodness,
             "hardware": hardware.name,
             "precision": {"plain": "fp32", "fftrain": hardware.precision, "backpropagation": hardware.precision},
             "network": f"3 x {o.width} filters of {o.kernel}x{o.kernel}, batch {o.batch}, {data.source.name}",
@@ -112,11 +123,30 @@ def ff_recipe(width: int, kernel: int, layers: int, batch: int) -> Recipe:
     return msgspec.structs.replace(paper, network=network, schedule=schedule)
 
 
-def bp_recipe(width: int, kernel: int, layers: int, batch: int) -> Recipe:
-    """The same network under backpropagation; its classifier reads the last layer."""
-    recipe = ff_recipe(width, kernel, layers, batch)
-    schedule = msgspec.structs.replace(recipe.schedule, head_lr=1e-3)
-    return msgspec.structs.replace(recipe, loss=CrossEntropy(), schedule=schedule)
+def class_recipe(width: int, kernel: int, layers: int, batch: int) -> Recipe:
+    """Recipe `class` with equal layers, all of them trained, by its loss alone: images stay as they are."""
+    base = load_recipe("class")
+    ops = (Conv(width, kernel, padding=kernel // 2), Relu())
+    unit = Unit(ops, (Input("below", "batch"),), readout=Readout(CELLS))
+    return msgspec.structs.replace(
+        base,
+        network=msgspec.structs.replace(base.network, units=(unit,) * layers),
+        schedule=msgspec.structs.replace(base.schedule, batch=batch),
+        loss=ClassLoss(),
+        augment=Augment(),
+        dropout=0.0,
+    )
+
+
+def bp_recipe(make: MakeRecipe) -> MakeRecipe:
+    """The same network under backpropagation: a linear classifier, or a readout, reads the last layer."""
+
+    def make_baseline(width: int, kernel: int, layers: int, batch: int) -> Recipe:
+        recipe = make(width, kernel, layers, batch)
+        schedule = msgspec.structs.replace(recipe.schedule, head_lr=1e-3)
+        return msgspec.structs.replace(recipe, loss=CrossEntropy(), schedule=schedule)
+
+    return make_baseline
 
 
 @dataclass
@@ -131,7 +161,7 @@ def fast_loop(data: Dataset, recipe: Recipe, device: torch.device, dtype: torch.
     run: Run = start(recipe, data, 0, device, dtype)
     split = on_device(data.train, device)
     step = graphed(training_step) if device.type == "cuda" else training_step
-    hard = torch.zeros((), device=device)
+    hard = torch.tensor(recipe.negatives.hard, device=device)
 
     def epoch() -> None:
         for batch in epoch_batches(split, recipe, 0, 0, skip=0):
@@ -191,6 +221,33 @@ def divisive(x: Tensor) -> Tensor:
     return x / x.square().mean((1, 2, 3), keepdim=True).sqrt()
 
 
+def plain_class_loop(data: Dataset, width: int, kernel: int, layers: int, batch: int, device: torch.device) -> Loop:
+    """Local classifiers as they are usually written: a readout of its own in every layer, autograd within it."""
+    parts: list[tuple[nn.Module, nn.Module, nn.Module, torch.optim.Optimizer]] = []
+    for k in range(layers):
+        channels = width if k else 1
+        norm = nn.BatchNorm2d(channels, affine=False).to(device)
+        convolution = nn.Conv2d(channels, width, kernel, padding=kernel // 2).to(device)
+        readout = nn.Linear(width * CELLS**2, 10).to(device)
+        learned = [*convolution.parameters(), *readout.parameters()]
+        parts.append((norm, convolution, readout, torch.optim.Adam(learned, lr=3e-3)))
+    loader = DataLoader(Pictures(data.train), batch_size=batch, shuffle=True)
+
+    def epoch() -> None:
+        for loaded, right in loader:
+            x, labels = loaded.to(device), right.to(device)
+            for norm, convolution, readout, optimizer in parts:
+                y = convolution(norm(x)).relu()
+                v = F.adaptive_avg_pool2d(y, CELLS)
+                loss = F.cross_entropy(readout(divisive(v).flatten(1)), labels)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                x = y.detach()
+
+    return Loop(epoch)
+
+
 def side_by_side(loops: dict[str, Loop], rounds: int, device: torch.device) -> dict[str, list[float]]:
     """Seconds of an epoch of each, in turns; the first round warms up and does not count."""
     times: dict[str, list[float]] = {name: [] for name in loops}
@@ -210,10 +267,9 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def flop_per_image(width: int, kernel: int, layers: int) -> float:
-    """What an image costs: two copies, forward in every layer, weight gradients in those that are trained."""
-    first, other = 28 * 28 * width * kernel**2, 28 * 28 * width**2 * kernel**2
-    return 2 * 2 * (first + (layers - 1) * 2 * other)
+def flop_per_image(data: Dataset, recipe: Recipe) -> float:
+    """What training on an image costs: passes, and gradients of what is trained."""
+    return 2 * training_macs(recipe, start(recipe, data, 0, torch.device("cpu"), torch.float32).network)
 
 
 def convolution_peak(width: int, kernel: int, batch: int, device: torch.device, dtype: torch.dtype) -> float:
@@ -255,6 +311,9 @@ def allocations(profile: torch.profiler.profile) -> Iterator[int]:
     events = profile.profiler.kineto_results.events()  # type: ignore[union-attr]
     memory = sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns())
     return (e.nbytes() for e in memory)
+
+
+MAKERS = {"pair": (plain_loop, ff_recipe), "class": (plain_class_loop, class_recipe)}
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""Tables of steps, of either kind of goodness: in training, and on the device."""
+
+from __future__ import annotations
+
+from page_text import measured, result, table
+
+
+def training_table(name: str, command: str) -> str:
+    """Speed and memory of one run of `training.py`."""
+    found = result(name)
+    layers = list(found["transient_mb"]["fftrain"])
+    rows = [
+        [what, found["precision"][what], f"{speed:.2f}"]
+        + [f"{found['transient_mb'][what][depth]:.1f} MB" for depth in layers]
+        for what, speed in found["speed_over_plain"].items()
+    ]
+    deepest = layers[-1]
+    return (
+        f"{found['network']}, on {found['hardware']}:\n\n"
+        + table(["", "precision", "speed", *(f"transient, {depth} layers" for depth in layers)], rows)
+        + f"\nfftrain reaches {found['fftrain_share_of_convolution_peak']:.2f} of the measured convolution peak. "
+        f"{deepest} layers take {found[f'fftrain_{deepest}_layers_over_{layers[0]}']:.2f} times the transient "
+        f"memory of {layers[0]}, and {found[f'fftrain_over_backpropagation_at_{deepest}']:.2f} of what "
+        "backpropagation takes.\n\n" + measured(name, f"python benchmarks/{command}")
+    )
+
+
+def learning_table(name: str, command: str) -> str:
+    """One run of `learning.py`."""
+    found = result(name)
+    memories = found["transient_mb"]
+    (plain,) = memories.keys() - {"learn", "torch_bp"}
+    times, depths = found[f"time_over_{plain}"], list(memories["learn"])
+    step = {"torch_ff": "Forward-Forward step", "torch_local": "step of local classifiers"}[plain]
+    names = {
+        "learn": "`ffruntime`, an update",
+        plain: f"PyTorch, a {step}",
+        "torch_bp": "PyTorch, a backpropagation step",
+    }
+    rows = [
+        [names[who]]
+        + [f"{memories[who][depth]:.1f} MB" for depth in depths]
+        + [f"{times[who][depth]:.2f}" for depth in depths]
+        for who in memories
+    ]
+    head = ["", *(f"memory, {depth} units" for depth in depths), *(f"time, {depth} units" for depth in depths)]
+    return (
+        f"{found['network']}; micro-batches of {found['micro_batch']}, {found['threads']} thread. Memory is what a "
+        f"step needs beside parameters and moments; time is over that of PyTorch's {step}.\n\n"
+        + table(head, rows)
+        + f"\nBeside parameters and moments, {depths[-1]} units take {found['learn_12_units_over_3']:.2f} of the "
+        f"memory that {depths[0]} take, and {found['learn_over_torch_bp_at_12']:.2f} of what a backpropagation "
+        f"step of PyTorch takes. An update takes {found[f'learn_over_{plain}_time_at_12']:.2f} times as long as "
+        f"PyTorch's own {step}.\n\n" + measured(name, f"python benchmarks/{command}")
+    )
