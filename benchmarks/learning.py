@@ -114,7 +114,7 @@ def take_part(o: argparse.Namespace) -> None:
     """Answer each line on standard input: first with transient bytes, then with the seconds of some steps."""
     makers: dict[str, dict[str, Callable[[argparse.Namespace], tuple[Step, int]]]] = {
         "pair": {"learn": learn, "torch_ff": torch_ff, "torch_bp": torch_bp},
-        "class": {"learn": learn, "torch_local": torch_local, "torch_bp": torch_class_bp},
+        "class": {"learn": learn_classes, "torch_local": torch_local, "torch_bp": torch_class_bp},
     }
     step, parameters = makers[o.goodness][o.contender](o)
     sys.stdin.readline()
@@ -144,28 +144,54 @@ def some_images(batch: int) -> tuple[np.ndarray, np.ndarray]:
 def learn(o: argparse.Namespace) -> tuple[Step, int]:
     """(a), and how many parameters learn."""
     from ffruntime.core.data import to_unit_interval
-    from ffruntime.core.layers import unit_parameters
     from ffruntime.core.learning import WrongLabels
-    from ffruntime.learning.step import Settings, UnitSteps, learning_units
+    from ffruntime.learning.step import UnitSteps
+
+    (model, weights, settings, parameters), (images, labels) = opened(o), some_images(o.batch)
+    rng = np.random.default_rng(0)
+
+    def step(count: int) -> None:
+        scores = np.zeros((o.batch, 10), np.float32)
+        steps = UnitSteps(model, weights, settings, WrongLabels(), rng)
+        for _ in range(count):
+            steps.step(to_unit_interval(images), labels, lambda _: scores)
+
+    return step, parameters
+
+
+def learn_classes(o: argparse.Namespace) -> tuple[Step, int]:
+    """(a) of class goodness, and how many parameters learn."""
+    from ffruntime.core.data import to_unit_interval
+    from ffruntime.learning.step import ClassSteps
+
+    (model, weights, settings, parameters), (images, labels) = opened(o), some_images(o.batch)
+
+    def step(count: int) -> None:
+        steps = ClassSteps(model, weights, settings)
+        for _ in range(count):
+            steps.step(to_unit_interval(images), labels)
+
+    return step, parameters
+
+
+def opened(o: argparse.Namespace):  # type: ignore[no-untyped-def]
+    """The bundle's model, with its gradient graphs; its weights, of which those that learn may be changed; settings
+    of a step; and how many parameters learn."""
+    from ffruntime.core.layers import unit_parameters
+    from ffruntime.learning.step import Settings, learning_units
     from ffruntime.model import Model
     from ffruntime.session import Session
 
     model = Model(o.bundle, session=Session(threads=o.threads, arena=False), state=False)
-    network, (images, labels) = model.manifest.network, some_images(o.batch)
-    units, rng = learning_units(network, model.manifest.files), np.random.default_rng(0)
+    network = model.manifest.network
+    units = learning_units(network, model.manifest.files)
     weights = model.bundle.weights()
     names = [tensor.name for index in units for tensor in unit_parameters(network, index)]
     weights |= {name: weights[name].copy() for name in names}
     for index in units:
         model.graph(f"gradient{index + 1}")
-
-    def step(count: int) -> None:
-        settings = Settings(batch=o.batch, micro_batch=o.micro_batch, hard=0.0, lr=1e-5)
-        scores, steps = np.zeros((o.batch, 10), np.float32), UnitSteps(model, weights, settings, WrongLabels(), rng)
-        for _ in range(count):
-            steps.step(to_unit_interval(images), labels, lambda _: scores)
-
-    return step, sum(weights[name].size for name in names)
+    settings = Settings(batch=o.batch, micro_batch=o.micro_batch, hard=0.0, lr=1e-5)
+    return model, weights, settings, sum(weights[name].size for name in names)
 
 
 def torch_ff(o: argparse.Namespace) -> tuple[Step, int]:
