@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -228,23 +228,21 @@ def in_chunks(graph: Graph, batch: int, labels: int) -> Graph:
     return run
 
 
-def gradient_in_chunks(graph: Graph, batch: int) -> Graph:
-    """The gradient graph `graph` (`gradient<k>`, `gradient_head`), called with at most `batch` images.
+def gradient_in_chunks(graph: Graph, batch: int, rows: Collection[str]) -> Graph:
+    """A gradient graph, called with at most `batch` images.
 
-    `positive`, `features` and `labels` have an image in each row; `negative`, and outputs named so, all images'
-    first negatives first, then all second ones. Gradients and the loss are means over the images, added up call by
-    call: no more than two copies of a gradient are alive, however many calls there are.
+    `rows` names the inputs that are of images: one row for each of them, or, as of negatives, all images' first
+    ones first, then all second ones; so are outputs. Gradients and the loss are means over the images, added up
+    call by call: no more than two copies of a gradient are alive, however many calls there are.
     """
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        count = len(inputs["positive" if "positive" in inputs else "features"])
+        count = min(len(inputs[name]) for name in rows)
         if count <= batch:
             return graph(inputs)
         whole: dict[str, np.ndarray] = {}
         for some in _pieces(count, batch):
-            part = {name: inputs[name][some] for name in ("positive", "features", "labels") if name in inputs}
-            if "negative" in inputs:
-                part["negative"] = _rows(_columns(inputs["negative"], count)[:, some])
+            part = {name: _rows(_columns(inputs[name], count)[:, some]) for name in rows}
             _add(whole, graph({**inputs, **part}), some, count)
         return whole
 

@@ -116,7 +116,8 @@ def engine_for(
     Raises `BackendError` where there is no such engine, no library or no GPU; `BundleError` for a damaged file;
     `ParityError` where it computes something else with what was learned.
     """
-    if learned and not graphs(bundle.manifest.network)[name].answers:
+    of = graphs(bundle.manifest.network)[name]
+    if learned and not of.answers:
         raise BackendError(f"{library}: the engine of {name} takes nothing that was learned")
     if problem := cuda.missing():
         raise BackendError(f"{library}: {problem} on this machine")
@@ -128,8 +129,8 @@ def engine_for(
             if suitable and fits(sidecar, bundle.manifest, library, module.__version__, gpu, precision):
                 engine = bundle.verified(file.removesuffix(".json") + ".engine")
                 if not learned:
-                    return load_engine(engine, module, sidecar)
-                graph = load_engine(engine, module, sidecar, learned, bundle.weights())
+                    return load_engine(engine, module, sidecar, not of.infers)
+                graph = load_engine(engine, module, sidecar, not of.infers, learned, bundle.weights())
                 prove(graph, bundle, name, learned)
                 return graph
     kind = f"{precision} engine of {name} that takes other weights" if learned else f"{precision} engine of {name}"
@@ -169,10 +170,12 @@ def load_engine(
     file: Path,
     module: Any,
     sidecar: Sidecar,
+    gradient: bool,
     learned: Mapping[str, np.ndarray] | None = None,
     shipped: Mapping[str, np.ndarray] | None = None,
 ) -> Graph:
-    """An engine file as a function on arrays, which calls the engine in chunks that it takes.
+    """An engine file, of a `gradient` graph or another one, as a function on arrays, which calls the engine in
+    chunks that it takes.
 
     With tensors `learned` in place of those `shipped`. Raises `BackendError` where the library refuses the file or
     the tensors; the function where it refuses an input.
@@ -181,8 +184,8 @@ def load_engine(
     if learned:
         engine.refit(module, learned, shipped or {})
     largest = {name: shapes.max[0] for name, shapes in sidecar.inputs.items()}
-    if "gradient" in Path(sidecar.graph).name:
-        return gradient_in_chunks(engine, largest.get("positive") or largest["features"])
+    if gradient:
+        return gradient_in_chunks(engine, min(largest.values()), largest)
     labels = largest.pop("labels", 1)
     (batch,) = largest.values()
     return in_chunks(engine, batch, labels)

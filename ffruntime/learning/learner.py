@@ -5,36 +5,36 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
-from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
 from msgspec import Struct, structs
 
-from ..backend import in_chunks
+from ..core.architecture import class_goodness
 from ..core.bundle import HELD_BACK, REPLAY
 from ..core.data import to_unit_interval
 from ..core.errors import BundleError, FFError
-from ..core.layers import learned_tensors
+from ..core.graphs import unit_gradient
+from ..core.layers import KNOWN, learned_tensors
 from ..core.learning import Augment
 from ..core.state import Weights, read_state
 from ..model import Model
 from .database import DATABASE
 from .directory import alone
 from .draws import augment, draw_balanced, evictions
-from .step import Arrays, HeadSteps, Settings, UnitSteps, learning_units
+from .rows import MOST, begin_rows
+from .step import Arrays, Settings, learning_units, update_steps
 from .store import BUNDLES, LEARNED, REFUSED, Store
+from .update import Batch, Stepped, change
 from .versions import Current
 
 PORTION = 64  # examples that one update takes
 TOLERANCE = 0.05  # share of held-back examples that an update may cost, against the shipped weights
 
 Stamp: TypeAlias = tuple[tuple[int, int, int] | None, ...]
-Stepped: TypeAlias = Callable[[], None]  # called after each step
 # Around each update or rehearsal, with its kind and the number of its steps.
 Progress: TypeAlias = Callable[[Literal["update", "rehearsal"], int], AbstractContextManager[Stepped]]
-Batch: TypeAlias = tuple[np.ndarray, np.ndarray]  # images in [0, 1] (B, C, H, W), labels (B,)
 
 
 def _nothing(*_: object) -> None:
@@ -78,13 +78,15 @@ class Learner:
         where the bundle has no gradient graphs or does not say how it learns, and what loading one raises.
         """
         bundle, manifest = model.bundle, model.manifest
-        self.learned = learned_tensors(manifest.network, learning_units(manifest.network, manifest.files))
+        units = learning_units(manifest.network, manifest.files)
+        self.learned = learned_tensors(manifest.network, units)
         if manifest.learning is None:
             raise BundleError(f"{model.path}: its manifest does not say how its units learn; train it again")
         self.learning = manifest.learning
         self.settings, self.tolerance = settings or Settings(), tolerance
         self.shipped = model.with_weights(Weights({}, manifest.classes))  # its gradient graphs serve all versions
-        self.shipped.graph("gradient_head")  # a backend that cannot run says so before anything is stored
+        first = unit_gradient(manifest.network, units[0]).name
+        self.shipped.graph(first)  # a backend that cannot run says so before anything is stored
         self._held_back = bundle.exemplars(HELD_BACK)
         self.version, self.model = 0, self.shipped
         directory = None if state is False else state or bundle.state_directory
@@ -140,14 +142,16 @@ class Learner:
         `StateError` where another process is learning, `StorageError`, and `UsageError` for images or classes that
         cannot be stored.
         """
-        steps = self.settings.steps + self.settings.head_steps
+        network = self.model.manifest.network
+        steps = update_steps(network, self.settings)
         for images, names in portions:
             if len(images):
                 stored(self.store.add(images, names))
             while outcome := _within(progress("update", steps), self.update):
                 yield outcome
         if rehearsal:
-            rehearse = progress("rehearsal", 2 * rehearsal)
+            settings = self._of_rehearsal(rehearsal)
+            rehearse = progress("rehearsal", update_steps(network, settings))
             if outcome := _within(rehearse, lambda stepped: self.rehearse(rehearsal, stepped)):
                 yield outcome
 
@@ -166,11 +170,10 @@ class Learner:
 
         For a device at rest. Raises `StateError` where another process is learning.
         """
-        settings = structs.replace(self.settings, steps=steps, head_steps=steps)
         with alone(self.store.directory):
             now = self.refresh()
             some = self.store.ids(BUNDLES, LEARNED)
-            return self._attempt(now, [], "rehearsal", settings, stepped) if some else None
+            return self._attempt(now, [], "rehearsal", self._of_rehearsal(steps), stepped) if some else None
 
     def apply(self, file: Path, force: bool = False) -> Outcome:
         """Make a version of what another device has learned (`docs/state.md`), judged like an update.
@@ -192,6 +195,9 @@ class Learner:
                 number = self.store.refuse(now.version, "applied", (), shipped, after)
         return Outcome(number, adopted, (), shipped, after, (), 0, time.perf_counter() - start)
 
+    def _of_rehearsal(self, steps: int) -> Settings:
+        return structs.replace(self.settings, steps=steps, head_steps=steps)
+
     # --- what an update is made of
 
     def weights(self, now: Current) -> Arrays:
@@ -212,6 +218,18 @@ class Learner:
                 old = self.store.read(draw_balanced(replay, settings.batch - fresh, rng))
                 pixels, labels = np.concatenate([pixels, old.pixels]), np.concatenate([labels, old.labels])
             yield to_unit_interval(augment(augmentation, pixels, rng)), labels
+
+    def begin_rows(self, weights: Arrays, ids: Sequence[int]) -> None:
+        """With class goodness, give the classes of stored examples and pending ones, `ids`, that have no row one,
+        in place in `weights`."""
+        if not class_goodness(self.model.manifest.network):
+            return
+        by_label = self.store.ids(BUNDLES, LEARNED)
+        for id, label in zip(ids, self.store.read(ids).labels.tolist(), strict=True):
+            by_label.setdefault(label, []).append(id)
+        if not (weights[KNOWN][list(by_label)] > 0).all():
+            classes = [self.store.read(some[-MOST:]) for some in by_label.values()]
+            begin_rows(self.shipped, weights, classes, self.settings.micro_batch)
 
     def evictions(self, ids: Sequence[int], seen: Mapping[int, int], rng: np.random.Generator) -> list[int]:
         """Stored examples that have to make room for `ids`: of refused updates first, then by the reservoir.
@@ -259,45 +277,13 @@ class Learner:
     def _changed(
         self, now: Current, ids: list[int], settings: Settings, rng: np.random.Generator, stepped: Stepped
     ) -> tuple[Arrays, tuple[float, ...]]:
-        """The tensors that differ from the bundle's after the update, and the last losses.
-
-        First come all steps of the units, then all of the classifier, on the features of the units as they are
-        then: only one of the two optimizers is in memory at a time.
-        """
+        """The tensors that differ from the bundle's after the update, and the last losses."""
         weights = self.weights(now)
-        batches, scores = self.batches(ids, self.learning.augment, settings, rng), self._plausibility(now)
-        units = UnitSteps(self.shipped, weights, settings, self.learning.negatives, rng)
-        for images, labels in islice(batches, settings.steps):
-            units.step(images, labels, scores)
-            stepped()
-        losses = units.losses
-        del units
-        changed = {tensor.name: weights[tensor.name] for tensor in self.learned if not tensor.of_head}
-        deeper = self.model.with_weights(structs.replace(now.weights, tensors={**now.weights.tensors, **changed}))
-        classify = in_chunks(deeper.graph("classifier"), settings.micro_batch, 1)
-        head = HeadSteps(self.shipped, weights, settings)
-        for images, labels in islice(batches, settings.head_steps):
-            head.step(classify({"images": images})["features"], labels)
-            stepped()
+        self.begin_rows(weights, ids)
+        batches = self.batches(ids, self.learning.augment, settings, rng)
+        losses = change(self.model, self.shipped, weights, batches, self.learning, settings, rng, stepped)
         tensors = {tensor.name: weights[tensor.name] for tensor in self.learned}
-        return {**now.weights.tensors, **tensors}, (*losses, head.loss)
-
-    def _plausibility(self, now: Current) -> Callable[[np.ndarray], np.ndarray]:
-        """What the classifier says of images, one row of scores each.
-
-        Classes that it does not know well are as plausible as the best of the others, spare patterns not at all.
-        """
-        classes = now.weights.classes
-        undertrained = [label for label, name in enumerate(classes) if name in self.model.undertrained]
-        classify = in_chunks(self.model.graph("classifier"), self.settings.micro_batch, 1)
-
-        def scores(images: np.ndarray) -> np.ndarray:
-            logits = classify({"images": images})["logits"]
-            logits[:, len(classes) :] = -np.inf
-            logits[:, undertrained] = logits.max(1, keepdims=True)
-            return logits
-
-        return scores
+        return {**now.weights.tensors, **tensors}, losses
 
     def _judge(self, model: Model) -> float | None:
         """Share of the held-back exemplars that a model classifies rightly, by its best mode."""

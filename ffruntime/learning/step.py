@@ -1,9 +1,9 @@
 """A step of learning on the device: the gradient graphs of a bundle, and optimizers in numpy.
 
-A loss is part of its gradient graph. Unit after unit, `UnitSteps` runs a unit's gradient graph and changes the
-unit's parameters in place; the next unit goes on with what this one put out before. Nothing is kept for a backward
-pass, so only one unit's tensors are alive, however deep the network is (`docs/learning.md`). `HeadSteps` does the
-same with the linear classifier.
+A loss is part of its gradient graph. Unit after unit, `UnitSteps` and, with class goodness, `ClassSteps` run a
+unit's gradient graph and change the unit's parameters in place; the next unit goes on with what this one put out
+before. Nothing is kept for a backward pass, so only one unit's tensors are alive, however deep the network is
+(`docs/learning.md`). `HeadSteps` does the same with the linear classifier.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from ..backend import gradient_in_chunks, in_chunks
-from ..core.architecture import Network, Positive, unit_name
+from ..core.architecture import Network, Positive, class_goodness, unit_name
 from ..core.errors import BundleError
 from ..core.graphs import unit_gradient
 from ..core.layers import head_parameters, unit_parameters
 from ..core.learning import MICRO_BATCH, STEP, Hybrids, WrongLabels
-from ..embedding import first_input
+from ..embedding import class_input, first_input
 from .draws import choose_negatives, hybrids
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ Arrays: TypeAlias = dict[str, np.ndarray]
 Tensors: TypeAlias = Mapping[str, np.ndarray]
 Scores: TypeAlias = Callable[[np.ndarray], np.ndarray]  # images in [0, 1] (N, C, H, W) -> of each label (N, P)
 
+NEXT = {"positive": "next.positive", "negative": "next.negative", "input": "next"}  # of a gradient graph
 BLOCK = 1 << 14  # elements updated at once: 64 kB of float32, which stay in a core's cache
 
 
@@ -48,6 +49,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     optimizer: Literal["adam", "sgd"] = "adam"
 
 
+def update_steps(network: Network, settings: Settings) -> int:
+    """Steps of an update: those of the units, and those of the classifier where there is one."""
+    return settings.steps + (0 if class_goodness(network) else settings.head_steps)
+
+
 # --- what a step changes
 
 
@@ -62,8 +68,62 @@ def learning_units(network: Network, graphs: Container[str]) -> list[int]:
     return units
 
 
-class UnitSteps:
-    """Layer-local steps of the units that have gradient graphs, in place in `weights`, with moments of their own.
+Changed: TypeAlias = Callable[[int, Arrays], None]  # takes a unit's index and what its gradient graph gave
+
+
+class Chain:
+    """The units of a model one above the other, those that learn by their gradient graphs."""
+
+    def __init__(self, model: Model, micro_batch: int) -> None:
+        """`model` lends its graphs, with `micro_batch` images in one call. Raises `BundleError`: no unit learns."""
+        self.units = learning_units(model.manifest.network, model.manifest.files)
+        self._graph, self._network, self._micro_batch = model.graph, model.manifest.network, micro_batch
+
+    def run(self, inputs: Arrays, weights: Tensors, visit: Changed, labels: Arrays | None = None) -> None:
+        """From what the first unit receives, by the names that gradient graphs have for it, up to the last unit
+        that learns: `visit` each of these. What goes on to the next is from before its visit. `labels`, of each
+        image, are for every gradient graph."""
+        given = labels or {}
+        for index in range(max(self.units) + 1):
+            if index in self.units:
+                outputs = self._gradient(index, {**inputs, **given}, weights)
+                inputs = {name: outputs[NEXT[name]] for name in inputs}
+                visit(index, outputs)
+            else:
+                graph = in_chunks(self._graph(unit_name(index)), len(inputs) * self._micro_batch, 1)
+                inputs = {name: graph({"input": x})["output"] for name, x in inputs.items()}
+
+    def _gradient(self, index: int, rows: Arrays, weights: Tensors) -> Arrays:
+        graph = unit_gradient(self._network, index)
+        run = gradient_in_chunks(self._graph(graph.name), self._micro_batch, rows)
+        return run({**rows, **{name: weights[name] for name in graph.takes}})
+
+
+class LocalSteps:
+    """Layer-local steps of the units that have gradient graphs, in place in `weights`, with moments of its own."""
+
+    def __init__(self, model: Model, weights: Arrays, settings: Settings) -> None:
+        self.losses: tuple[float, ...] = ()  # of the units, before the last step changed them
+        self._chain, self._network = Chain(model, settings.micro_batch), model.manifest.network
+        self._weights, self._settings = weights, settings
+        self._own = {k: [t.name for t in unit_parameters(self._network, k)] for k in self._chain.units}
+        parameters = (name for names in self._own.values() for name in names)
+        self._optimizer = Optimizer(settings.optimizer, weights, parameters)
+
+    def _descend(self, inputs: Arrays, rate: float, labels: Arrays | None = None) -> None:
+        losses: list[float] = []
+
+        def change(index: int, outputs: Arrays) -> None:
+            self._optimizer.apply(outputs, self._own[index], rate * self._settings.lr)
+            losses.append(float(outputs["loss"]))
+
+        self._optimizer.next_step()
+        self._chain.run(inputs, self._weights, change, labels)
+        self.losses = tuple(losses)
+
+
+class UnitSteps(LocalSteps):
+    """Steps by goodness of pairs: of images with their labels, and of negatives.
 
     Where negatives are hybrid images, no label is shown, and there is no step from images that all look alike.
     """
@@ -77,13 +137,8 @@ class UnitSteps:
         rng: np.random.Generator,
     ) -> None:
         """`model` lends its gradient graphs; `rng` draws negatives."""
-        manifest = model.manifest
-        self.losses: tuple[float, ...] = ()  # of the units, before the last step changed them
-        self._graph, self._network = model.graph, manifest.network
-        self._units = learning_units(manifest.network, manifest.files)
-        self._weights, self._settings, self._negatives, self._rng = weights, settings, negatives, rng
-        parameters = (t.name for index in self._units for t in unit_parameters(manifest.network, index))
-        self._optimizer = Optimizer(settings.optimizer, weights, parameters)
+        super().__init__(model, weights, settings)
+        self._negatives, self._rng = negatives, rng
 
     def step(self, images: np.ndarray, labels: np.ndarray, scores: Scores, rate: float = 1.0) -> None:
         """One step from images in [0, 1] (B, C, H, W) with their labels (B,), at `rate` times the learning rate.
@@ -108,21 +163,16 @@ class UnitSteps:
 
     def descend(self, positive: np.ndarray, negative: np.ndarray, rate: float = 1.0) -> None:
         """Every unit updated from its own input, the first one's being given, as of `pairs`."""
-        losses, weights, micro_batch = [], self._weights, self._settings.micro_batch
-        self._optimizer.next_step()
-        for index in range(max(self._units) + 1):
-            if index in self._units:
-                graph = gradient_in_chunks(self._graph(f"gradient{index + 1}"), micro_batch)
-                tensors = {name: weights[name] for name in unit_gradient(self._network, index).takes}
-                outputs = graph({"positive": positive, "negative": negative, **tensors})
-                positive, negative = outputs["next.positive"], outputs["next.negative"]
-                parameters = [tensor.name for tensor in unit_parameters(self._network, index)]
-                self._optimizer.apply(outputs, parameters, rate * self._settings.lr)
-                losses.append(float(outputs["loss"]))
-            else:
-                graph = in_chunks(self._graph(unit_name(index)), 2 * micro_batch, 1)
-                positive, negative = (graph({"input": x})["output"] for x in (positive, negative))
-        self.losses = tuple(losses)
+        self._descend({"positive": positive, "negative": negative}, rate)
+
+
+class ClassSteps(LocalSteps):
+    """Steps by class goodness. Every label has to be of a row that is known (`labels.known`)."""
+
+    def step(self, images: np.ndarray, labels: np.ndarray, rate: float = 1.0) -> None:
+        """One step from images in [0, 1] (B, C, H, W) with their labels (B,), at `rate` times the learning rate."""
+        x = class_input(self._network, self._weights, images)
+        self._descend({"input": x}, rate, {"labels": labels})
 
 
 class HeadSteps:
@@ -141,9 +191,10 @@ class HeadSteps:
 
     def step(self, features: np.ndarray, labels: np.ndarray, rate: float = 1.0) -> None:
         """One step from features (B, D) with their labels (B,), at `rate` times the learning rate."""
-        graph = gradient_in_chunks(self._graph("gradient_head"), self._settings.micro_batch)
-        tensors = {name: self._weights[name] for name in self._parameters}
-        outputs = graph({"features": features, "labels": labels, **tensors})
+        rows, tensors = {"features": features, "labels": labels}, {n: self._weights[n] for n in self._parameters}
+        outputs = gradient_in_chunks(self._graph("gradient_head"), self._settings.micro_batch, rows)(
+            {**rows, **tensors}
+        )
         self._optimizer.next_step()
         self._optimizer.apply(outputs, self._parameters, rate * self._settings.head_lr)
         self.loss = float(outputs["loss"])

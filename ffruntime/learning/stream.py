@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from typing import TypeAlias
 
 import numpy as np
 from msgspec import structs
 
 from ..backend import in_chunks
+from ..core.architecture import class_goodness
 from ..core.learning import Augment
 from ..model import Model
 from .directory import alone
-from .learner import Arrays, Batch, Learner, Outcome, Stepped
-from .step import HeadSteps, UnitSteps
+from .learner import Learner, Outcome
+from .step import Arrays, ClassSteps, HeadSteps, UnitSteps
 from .store import BUNDLES, LEARNED
+from .update import Batch, Stepped
+
+# Takes a step from images in [0, 1] (B, C, H, W) with their labels (B,) at a rate, and gives the losses.
+Take: TypeAlias = Callable[[np.ndarray, np.ndarray, float], tuple[float, ...]]
 
 LOOK = 8  # steps for which the features that the classifier sees may be those of earlier weights
 
 
 class Stream:
-    """A learner's weights, changed by a step of all units and of the classifier at a time.
+    """A learner's weights, changed by a step of all units at a time, and of the classifier where there is one.
 
     What was stored counts as learned from when its step is taken; its weights are a version after `adopt`.
     """
@@ -43,19 +49,18 @@ class Stream:
         self._learner, self._rng, self._stepped = learner, rng, stepped
         self._augmentation = augmentation or learner.learning.augment
         self._start, self._now, self.steps = time.perf_counter(), learner.refresh(), 0
+        self._losses: tuple[float, ...] = ()  # in the last step
         self._weights = learner.weights(self._now)
-        negatives, settings = learner.learning.negatives, learner.settings
-        self._units = UnitSteps(learner.shipped, self._weights, settings, negatives, rng)
-        self._head = HeadSteps(learner.shipped, self._weights, settings)
-        self._met = np.zeros(learner.model.manifest.network.label.patterns, bool)  # labels, in some step
         self._seen = Counter(learner.store.seen())  # counted here: in the database that takes longer and longer
-        self._looking = self._look()
+        of_classes = class_goodness(learner.model.manifest.network)
+        self._take = self._class_step() if of_classes else self._pair_step()
 
     def learn(self, images: np.ndarray, names: Sequence[str], rate: float = 1.0) -> None:
         """Store images uint8 (N, C, H, W) with the names of their classes, take one step from some of them and from
         replayed ones, at `rate` times the learning rates, and keep those that the replay policy keeps."""
         store = self._learner.store
         ids = store.add(images, names)
+        self._learner.begin_rows(self._weights, ids)
         self._step(next(self._batches(ids)), rate)
         gone = self._learner.evictions(ids, self._seen, self._rng)
         self._seen.update(store.read(ids).labels.tolist())
@@ -64,14 +69,16 @@ class Stream:
     def rehearse(self, steps: int) -> None:
         """So many steps on stored examples, if there are any; the rates fall to 0 over the second half."""
         if self._learner.store.ids(BUNDLES, LEARNED):
+            self._learner.begin_rows(self._weights, [])
             for step, batch in enumerate(islice(self._batches([]), steps)):
                 self._step(batch, min(1.0, 2 * (1 - step / steps)))
 
     def adopt(self) -> Outcome:
         """Make a version of the weights as they are now, unless they are refused as an update would be."""
-        losses = (*self._units.losses, self._head.loss)
         with alone(self._learner.store.directory):
-            outcome = self._learner.settle(self._now, "stream", self._tensors(), losses, [], self._rng, self._start)
+            outcome = self._learner.settle(
+                self._now, "stream", self._tensors(), self._losses, [], self._rng, self._start
+            )
         self._now = self._learner.refresh()
         return outcome
 
@@ -79,18 +86,42 @@ class Stream:
         return self._learner.batches(ids, self._augmentation, self._learner.settings, self._rng)
 
     def _step(self, batch: Batch, rate: float) -> None:
-        images, labels = batch
-        self._met[labels] = True
-        classify = in_chunks(self._looking.graph("classifier"), self._learner.settings.micro_batch, 1)
-        features = classify({"images": images})["features"]
-        logits = self._head.logits(features)
-        logits[:, ~self._met] = -np.inf
-        self._units.step(images, labels, lambda _: logits, rate)
-        self._head.step(features, labels, rate)
+        self._losses = self._take(*batch, rate)
         self.steps += 1
         self._stepped()
-        if self.steps % LOOK == 0:
-            self._looking = self._look()
+
+    def _class_step(self) -> Take:
+        """A step of the units, by class goodness."""
+        units = ClassSteps(self._learner.shipped, self._weights, self._learner.settings)
+
+        def take(images: np.ndarray, labels: np.ndarray, rate: float) -> tuple[float, ...]:
+            units.step(images, labels, rate)
+            return units.losses
+
+        return take
+
+    def _pair_step(self) -> Take:
+        """A step of the units, by goodness of pairs, and of the classifier."""
+        learner, settings, weights = self._learner, self._learner.settings, self._weights
+        units = UnitSteps(learner.shipped, weights, settings, learner.learning.negatives, self._rng)
+        head = HeadSteps(learner.shipped, weights, settings)
+        met = np.zeros(learner.model.manifest.network.label.patterns, bool)  # labels, in some step
+        looking = self._look()
+
+        def take(images: np.ndarray, labels: np.ndarray, rate: float) -> tuple[float, ...]:
+            nonlocal looking
+            met[labels] = True
+            if self.steps and self.steps % LOOK == 0:
+                looking = self._look()
+            classify = in_chunks(looking.graph("classifier"), settings.micro_batch, 1)
+            features = classify({"images": images})["features"]
+            logits = head.logits(features)
+            logits[:, ~met] = -np.inf
+            units.step(images, labels, lambda _: logits, rate)
+            head.step(features, labels, rate)
+            return (*units.losses, head.loss)
+
+        return take
 
     def _look(self) -> Model:
         """The model with the weights as they are now."""
