@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from ..session import Session
 
 
+MODEL = "model.ff"
+
+
 def model_option(function):  # type: ignore[no-untyped-def]
     """`--model`, which every command that reads a bundle has."""
     return click.option(
@@ -21,10 +24,20 @@ def model_option(function):  # type: ignore[no-untyped-def]
         "model_path",
         metavar="DIR",
         envvar="FF_MODEL",
-        default="model.ff",
-        show_default=True,
-        help="The bundle; also $FF_MODEL.",
+        callback=lambda _context, _option, named: named or found_model(),
+        help=f"The bundle; also $FF_MODEL.  [default: {MODEL}, else the digits that come with ffruntime]",
     )(function)
+
+
+def found_model() -> str:
+    """`model.ff` in the working directory; where there is none, the model that comes with the runtime, which is
+    said."""
+    from ..core import shipped
+
+    if Path(MODEL).exists() or not shipped.MODEL.is_dir():
+        return MODEL
+    click.echo(f"no {MODEL} here: taking the model of digits that comes with ffruntime, {shipped.MODEL}", err=True)
+    return str(shipped.MODEL)
 
 
 state_option = click.option(

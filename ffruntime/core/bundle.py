@@ -32,6 +32,7 @@ from .manifest import (
     decode_manifest,
     encode_manifest,
 )
+from .shipped import is_shipped
 
 MAX_MANIFEST_BYTES = 16 << 20
 CALIBRATION, REPLAY, HELD_BACK = 0, 1, 2  # parts of the exemplars
@@ -55,7 +56,8 @@ class Bundle:
 
     @property
     def state_directory(self) -> Path:
-        """Where what is learned on the bundle lies by default: `model.state` beside `model.ff`."""
+        """Where what is learned on the bundle lies by default: `model.state` beside `model.ff`; of the model that
+        comes with the runtime, `mnist.state` in the working directory."""
         return state_directory(self.path)
 
     def verified(self, name: str) -> Path:
@@ -131,6 +133,8 @@ class Bundle:
 
 def state_directory(path: Path) -> Path:
     """The same of the bundle at `path`, whether or not it can be read."""
+    if is_shipped(path):
+        path = Path(path.name)
     named = path if path.name not in ("", "..") else path.resolve()
     return named.with_name(f"{named.name.removesuffix('.ff')}.state")
 
