@@ -156,30 +156,35 @@ def picture(explained: Mapping[str, Saliency]) -> bytes:
     Orange: accuracy is lost without the pixels there, at most by the points that stand above; purple: it is gained.
     """
     tiles = [
-        (f"{name}   {100 * one.map.min():+.0f} points", _tile(one.image, one.map))
+        (f"{name}   {100 * one.map.min():+.0f} points", tile(one.image, -one.map))
         for name, one in explained.items()
     ]
+    return page(tiles, min(COLUMNS, len(tiles)), "lost without it", "gained")
+
+
+def page(tiles: Sequence[tuple[str, Image.Image]], columns: int, orange: str, purple: str) -> bytes:
+    """A PNG of tiles of one size, each with a title, so many beside each other; what the two colours mean below."""
     step_x, step_y = tiles[0][1].width + 10, tiles[0][1].height + 26
-    columns = min(COLUMNS, len(tiles))
-    page = Image.new("RGB", (columns * step_x + 10, math.ceil(len(tiles) / columns) * step_y + 26), "white")
-    pen = ImageDraw.Draw(page)
-    for index, (title, tile) in enumerate(tiles):
+    sheet = Image.new("RGB", (columns * step_x + 10, math.ceil(len(tiles) / columns) * step_y + 26), "white")
+    pen = ImageDraw.Draw(sheet)
+    for index, (title, drawn) in enumerate(tiles):
         x, y = 10 + index % columns * step_x, index // columns * step_y
         pen.text((x, y + 8), title, fill="black")
-        page.paste(tile, (x, y + 24))
-    bottom = page.height - 18
-    pen.text((10, bottom), "lost without it", fill=NEEDED)
-    pen.text((110, bottom), "gained", fill=HARMFUL)
+        sheet.paste(drawn, (x, y + 24))
+    bottom = sheet.height - 18
+    pen.text((10, bottom), orange, fill=NEEDED)
+    pen.text((110, bottom), purple, fill=HARMFUL)
     file = io.BytesIO()
-    page.save(file, "PNG", optimize=True)
+    sheet.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
-def _tile(image: np.ndarray, saliency: np.ndarray) -> Image.Image:
-    """An image, faint, with colours over it, the less faint, the further its saliency (H, W) is from 0."""
-    strength = saliency / (np.abs(saliency).max() or 1)
+def tile(image: np.ndarray, values: np.ndarray) -> Image.Image:
+    """An image (C, H, W), faint, with orange over it where values (H, W) are above 0 and purple where they are
+    below, the less faint, the further from 0."""
+    strength = values / (np.abs(values).max() or 1)
     grey = (255 - 0.45 * image.mean(0))[..., None]  # (H, W, 1)
-    colour = np.where(strength[..., None] < 0, NEEDED, HARMFUL)
+    colour = np.where(strength[..., None] > 0, NEEDED, HARMFUL)
     share = 0.9 * np.abs(strength[..., None]) ** 0.7
     pixels = ((1 - share) * grey + share * colour).astype(np.uint8)
     scale = max(1, math.ceil(TILE / max(strength.shape)))

@@ -38,8 +38,8 @@ all the same), 6 backend, 7 a backend that fails the golden check, 9 learned sta
 @running_options
 @click.option(
     "--mode",
-    help="goodness (every label), classifier (one pass) or shortlist (the classifier, then goodness of the labels "
-    "still in play); default: the model's best.",
+    help="goodness (every label), classifier (one pass), shortlist (the classifier, then goodness of the labels "
+    "still in play), or of class goodness exit (as far as the first unit that is sure); default: the model's best.",
 )
 @click.option("--labels", type=click.IntRange(min=1), help="Mode shortlist: try so many, the most plausible ones.")
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to print.")

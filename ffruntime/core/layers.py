@@ -181,6 +181,11 @@ def unit_parameters(network: Network, index: int) -> list[Tensor]:
     return [tensor for tensor in tensors(network) if tensor.unit == index and tensor.learnable]
 
 
+def readout_parameters(network: Network, index: int) -> list[Tensor]:
+    """Weight and bias of a unit's readout; none where it has none."""
+    return [t for t in unit_parameters(network, index) if t.layer is not None and t.layer.readout]
+
+
 def head_parameters(network: Network) -> list[Tensor]:
     """Weight and bias of the linear classifier; none with class goodness."""
     return [tensor for tensor in tensors(network) if tensor.of_head]

@@ -21,7 +21,7 @@ from . import __version__
 from .bundle import check_shapes
 from .durable import write_atomically
 from .errors import BundleError
-from .layers import tensor_shapes
+from .layers import KNOWN, tensor_shapes
 from .manifest import WEIGHTS, Manifest
 
 FORMAT = 1
@@ -155,3 +155,15 @@ def _check(path: Path, manifest: Manifest, tensors: Mapping[str, np.ndarray], st
     for name, tensor in tensors.items():
         if not np.isfinite(tensor).all():
             raise BundleError(f"{path}: '{name}' holds values that are no finite numbers")
+    if KNOWN in tensors:
+        _check_known(path, tensors[KNOWN], len(manifest.classes), len(state.classes))
+
+
+def _check_known(path: Path, known: np.ndarray, first: int, classes: int) -> None:
+    """Rows are those of the bundle's classes, the `first` ones, and of others of the state's `classes`."""
+    if not np.isin(known, (0, 1)).all():
+        raise BundleError(f"{path}: '{KNOWN}' holds a value that is neither 0 nor 1")
+    if not known[:first].all():
+        raise BundleError(f"{path}: a class of the bundle has no row in '{KNOWN}'")
+    if known[classes:].any():
+        raise BundleError(f"{path}: a row is known that is of no class")

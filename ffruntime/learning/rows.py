@@ -11,9 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..core.architecture import Network
 from ..core.data import Examples, to_unit_interval
-from ..core.layers import KNOWN, Tensor, readout_layer, unit_parameters
+from ..core.layers import KNOWN, readout_parameters
 from ..embedding import class_input
 from ..model import Model
 from .step import Arrays, Chain
@@ -61,9 +60,3 @@ def mean_features(model: Model, weights: Arrays, examples: Examples, micro_batch
     x = class_input(network, weights, to_unit_interval(examples.pixels))
     chain.run({"input": x}, probe, visit, {"labels": np.zeros(len(x), np.int64)})
     return found
-
-
-def readout_parameters(network: Network, index: int) -> list[Tensor]:
-    """Weight and bias of a unit's readout."""
-    layer = readout_layer(network, index)
-    return [tensor for tensor in unit_parameters(network, index) if tensor.layer == layer]
