@@ -19,20 +19,13 @@ from spox import Tensor, Var, argument
 
 from ffruntime.core.architecture import Network, sign, unit_shapes
 from ffruntime.core.graphs import graphs, unit_gradient
-from ffruntime.core.layers import head_features, head_parameters, tensors, unit_layers, unit_parameters
-from ffruntime.core.learning import LOWEST_GOODNESS, PairLoss, Ratio, Symmetric
+from ffruntime.core.layers import head_features, head_parameters, unit_parameters
+from ffruntime.core.learning import LOWEST_GOODNESS, ClassLoss, LocalLoss, PairLoss, Ratio, Symmetric
 
-from .layer_graphs import (
-    apply_layer,
-    constant,
-    dtype_of,
-    input_gradient,
-    mean_square,
-    normalise,
-    parameter_gradient,
-    scalar,
-)
-from .onnx_files import Vars, build, tensor_inputs
+from .class_graphs import class_gradient_graph
+from .layer_graphs import constant, dtype_of, scalar
+from .onnx_files import build, of_dtype
+from .unit_graphs import applied, layer_gradients, mean_square, normalise
 
 Batch: TypeAlias = tuple[int, int]  # N images, and M negatives for each
 
@@ -54,11 +47,7 @@ def gradient_graph(
     n, negatives = (batch[0], batch[0] * batch[1]) if batch else ("N", "M·N")
     positive = argument(Tensor(np.dtype(dtype), (n, *below)))
     negative = argument(Tensor(np.dtype(dtype), (negatives, *below)))
-    x, steps = op.concat([positive, negative], axis=0), []
-    for layer in unit_layers(network, index):
-        y = apply_layer(layer, values, x)
-        steps.append((layer, x, y))
-        x = y
+    *below_relu, (_, _, x) = applied(network, index, values, op.concat([positive, negative], axis=0))
 
     images = constant([batch[0]]) if batch else op.shape(positive, end=1)  # [N]
     goodness = op.reshape(mean_square(x, shape), op.concat([constant([-1]), images], axis=0))  # (1 + M, N)
@@ -66,13 +55,7 @@ def gradient_graph(
     factor = op.div(scalar(2 / math.prod(shape), x), op.cast(images, to=dtype_of(x).type))
     dy = op.mul(x, op.reshape(op.mul(slopes, factor), constant([-1, *[1] * len(shape)])))
 
-    gradients: Vars = {}
-    for layer, x_in, y in reversed(steps[:-1]):  # the last ReLU is in dy already
-        own = [parameter for parameter in parameters if parameter.layer == layer]
-        gradients |= {parameter.name: parameter_gradient(layer, parameter, x_in, dy) for parameter in own}
-        if len(gradients) == len(parameters):
-            break
-        dy = input_gradient(layer, values, x_in, y, dy)
+    gradients = layer_gradients(network, index, values, below_relu, dy)  # the last ReLU is in dy already
 
     above = normalise(network, index + 1, values, x)
     outputs = {f"gradient.{parameter.name}": gradients[parameter.name] for parameter in parameters}
@@ -83,11 +66,6 @@ def gradient_graph(
     outputs["loss"] = op.reduce_mean(value, keepdims=0)
     inputs = {"positive": positive, "negative": negative}
     return build(network, unit_gradient(network, index), inputs, values, outputs)
-
-
-def of_dtype(network: Network, dtype: DTypeLike) -> Vars:
-    """Every tensor of the network as a graph input of that type."""
-    return tensor_inputs(network, {tensor.name: dtype for tensor in tensors(network)})
 
 
 def split(x: Var, count: Var) -> tuple[Var, Var]:
@@ -179,11 +157,12 @@ def trained_units(network: Network) -> list[int]:
     return [i for i, unit in enumerate(network.units) if unit.trained and unit_parameters(network, i)]
 
 
-def all_gradient_graphs(network: Network, loss: PairLoss | None) -> dict[str, onnx.ModelProto]:
+def all_gradient_graphs(network: Network, loss: LocalLoss | None) -> dict[str, onnx.ModelProto]:
     """Every gradient graph of a bundle by name; without a loss of the units' own (backpropagation), none."""
     if loss is None:
         return {}
-    units = {
-        unit_gradient(network, index).name: gradient_graph(network, index, loss) for index in trained_units(network)
-    }
+    trained = {unit_gradient(network, index).name: index for index in trained_units(network)}
+    if isinstance(loss, ClassLoss):
+        return {name: class_gradient_graph(network, index, loss) for name, index in trained.items()}
+    units = {name: gradient_graph(network, index, loss) for name, index in trained.items()}
     return {**units, "gradient_head": head_gradient_graph(network)}

@@ -22,6 +22,7 @@ from ffruntime.core.architecture import (
     Network,
     Shape,
     Source,
+    class_goodness,
     constant_inputs,
     pattern_shape,
     scored_units,
@@ -31,27 +32,16 @@ from ffruntime.core.architecture import (
     unit_shapes,
 )
 from ffruntime.core.graphs import graphs
-from ffruntime.core.layers import HEAD, Layer, unit_layers
+from ffruntime.core.layers import HEAD
 
-from .layer_graphs import (
-    apply_layers,
-    constant,
-    mean_square,
-    normalise,
-    normalise_divisive,
-    operands,
-    to_type,
-)
+from .class_graphs import class_goodness_graph, class_unit_graph
+from .layer_graphs import apply_layers, constant, operands, to_type
 from .onnx_files import FP32, Types, Vars, build, tensor_inputs
+from .unit_graphs import activation, activations, chain, mean_square, normalise, normalise_divisive, standardise
 
 Spread: TypeAlias = Callable[[Var, Shape], Var]  # rows of images, or of labels -> rows of all their pairs
 
 # ---------------------------------------- image and label ----------------------------------------
-
-
-def standardise(network: Network, images: Var) -> Var:
-    """Images in [0, 1] -> (x − mean) / std."""
-    return op.div(op.sub(images, constant(network.image.mean)), constant(network.image.std))
 
 
 def embed(network: Network, values: Vars, images: Var, patterns: Var) -> Var:
@@ -91,28 +81,6 @@ def morphology(network: Network, images: Var, elements: Var) -> Var:
         kept = op.where(member, shifted, lowest)  # (N, C, H, W, k)
         highest = op.max([highest, op.reduce_max(kept, last, keepdims=0)])
     return op.mul(highest, sign)
-
-
-# ---------------------------------------- one pass from below ----------------------------------------
-
-
-def chain(network: Network, index: int, source: Source | None = None) -> list[Layer]:
-    """A unit's own layers, or those of its input from `source`."""
-    return [layer for layer in unit_layers(network, index) if layer.source == source]
-
-
-def activation(network: Network, index: int, values: Vars, x: Var) -> Var:
-    """A unit's activation, float32, from its normalised input from below alone."""
-    return apply_layers(chain(network, index), values, apply_layers(chain(network, index, "below"), values, x))
-
-
-def activations(network: Network, values: Vars, x: Var) -> list[Var]:
-    """Activation of every unit in one pass from below, from the embedded input (N, …)."""
-    result = []
-    for index in range(len(network.units)):
-        x = activation(network, index, values, normalise(network, index, values, x))
-        result.append(x)
-    return result
 
 
 # ---------------------------------------- synchronous steps ----------------------------------------
@@ -268,6 +236,9 @@ def classifier_graph(network: Network, types: Types = FP32) -> onnx.ModelProto:
 
 def all_graphs(network: Network, types: Types = FP32) -> dict[str, onnx.ModelProto]:
     """Every inference graph of a bundle by name, weights still inputs, in the precision that `types` asks for."""
-    of_unit = step_graph if network.steps else unit_graph
+    of_classes = class_goodness(network)
+    of_unit = step_graph if network.steps else class_unit_graph if of_classes else unit_graph
     units = {unit_name(index): of_unit(network, index, types) for index in range(len(network.units))}
+    if of_classes:
+        return {**units, "goodness": class_goodness_graph(network, types)}
     return {**units, "goodness": goodness_graph(network, types), "classifier": classifier_graph(network, types)}

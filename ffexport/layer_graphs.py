@@ -2,7 +2,7 @@
 
 x (N, *before) is a layer's input, y (N, *after) its output, dy the gradient there and dx that at the input; N may
 be dynamic. Only operators occur that ONNX Runtime, TensorRT and TensorRT-RTX all take. A new operation is its
-functions here and a line in `OPERATIONS`.
+functions here and a line in `OPERATIONS`. What a unit makes of its layers stands in `unit_graphs.py`.
 
 Precision is a matter of types, and the type of a layer's stored weight decides: float16 weights make a layer
 compute in float16; int8 weights have scales, and the layer's input passes QuantizeLinear and DequantizeLinear. All
@@ -12,7 +12,7 @@ between the layers (normalisation, goodness, logits) is float32, and so are a gr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,21 +20,9 @@ import spox.opset.ai.onnx.v18 as op
 from numpy.typing import DTypeLike
 from spox import Var
 
-from ffruntime.core.architecture import (
-    EPS_BATCH,
-    EPS_DIVISIVE,
-    Conv,
-    Linear,
-    Local,
-    MaxPool,
-    Network,
-    Op,
-    Relu,
-    Shape,
-    unit_shapes,
-)
+from ffruntime.core.architecture import AvgPool, Conv, LeakyRelu, Linear, Local, MaxPool, Op, Relu
 from ffruntime.core.errors import FFError
-from ffruntime.core.layers import Layer, Tensor, tensors
+from ffruntime.core.layers import Layer, Tensor
 
 from .onnx_files import Vars
 
@@ -69,44 +57,6 @@ def operands(x: Var, layer: str, values: Vars) -> tuple[Var, Var]:
     scale, zero = values[f"{layer}.input_scale"], op.const(np.int8(0))
     x = op.dequantize_linear(op.quantize_linear(to_type(x, np.float32), scale, zero), scale, zero)
     return x, op.dequantize_linear(weight, values[f"{layer}.weight_scale"], axis=0)
-
-
-# ---------------------------------------- between the layers ----------------------------------------
-
-
-def mean_square(x: Var, shape: Shape) -> Var:
-    """Goodness of activations: (N, *shape) -> (N,), accumulated in float32.
-
-    As (N, 1, …) first: of a mean without the axes, ONNX Runtime keeps x² until all units are done.
-    """
-    axes = constant(list(range(1, len(shape) + 1)))
-    return op.reshape(op.reduce_mean(op.mul(x, x), axes, keepdims=1), constant([-1]))
-
-
-def normalise_divisive(x: Var, shape: Shape) -> Var:
-    """x / √(mean(x²) + ε) per sample (Hinton, section 2)."""
-    axes = constant(list(range(1, len(shape) + 1)))
-    mean = op.reduce_mean(op.mul(x, x), axes, keepdims=1)
-    return op.div(x, op.sqrt(op.add(mean, scalar(EPS_DIVISIVE, x))))
-
-
-def normalise(network: Network, index: int, values: Vars, x: Var) -> Var:
-    """x as the unit at `index` normalises its input from below; batch statistics are frozen.
-
-    `index` may be one beyond the topmost unit, whose activation is normalised divisively.
-    """
-    shapes = unit_shapes(network)
-    if index == len(network.units):
-        return normalise_divisive(x, shapes[-1][1])
-    kind, shape = network.units[index].inputs[0].normalise, shapes[index][0]
-    if kind == "none":
-        return x
-    if kind == "divisive":
-        return normalise_divisive(x, shape)
-    per_channel = constant([1, shape[0], *[1] * (len(shape) - 1)])
-    statistics = {t.role: values[t.name] for t in tensors(network) if t.unit == index and not t.learnable}
-    mean, variance = (op.reshape(statistics[role], per_channel) for role in ("mean", "variance"))
-    return op.div(op.sub(x, mean), op.sqrt(op.add(variance, scalar(EPS_BATCH, x))))
 
 
 # ---------------------------------------- a layer, whatever its operation ----------------------------------------
@@ -317,6 +267,35 @@ def max_pool_input_gradient(pool: MaxPool, layer: Layer, _values: Vars, x: Var, 
     return op.pad(dx, constant([0, 0, 0, 0, 0, 0, *(side - n for side, n in zip(sides, covered, strict=True))]))
 
 
+# ---------------------------------------- mean ----------------------------------------
+
+
+def avg_pool_forward(pool: AvgPool, _layer: Layer, _values: Vars, x: Var) -> Var:
+    """One AveragePool."""
+    k = pool.size
+    return op.average_pool(x, kernel_shape=[k, k], strides=[k, k])
+
+
+def avg_pool_input_gradient(pool: AvgPool, layer: Layer, _values: Vars, _x: Var, _y: Var, dy: Var) -> Var:
+    """Each window's share of dy, evenly; what no window holds gets nothing."""
+    sides, positions, size = layer.before[1:], layer.after[1:], pool.size
+    edges = [range(0, (n + 1) * size, size) for n in positions]
+    return spread_evenly(dy, edges, sides)
+
+
+def spread_evenly(dy: Var, edges: Sequence[Sequence[int]], sides: Sequence[int]) -> Var:
+    """The gradient (N, C, rows, columns) of means over cells -> that of what was averaged, (N, C, *sides).
+
+    `edges`: where the cells of each side begin, and where the last one ends; beyond it nothing counts.
+    """
+    counts = [np.diff(along) for along in edges]
+    dx = op.div(dy, op.const(np.outer(*counts).astype(dtype_of(dy))))
+    for axis, of_side in enumerate(counts, start=2):
+        dx = op.gather(dx, op.const(np.repeat(np.arange(len(of_side)), of_side)), axis=axis)
+    missing = [side - along[-1] for side, along in zip(sides, edges, strict=True)]
+    return op.pad(dx, constant([0, 0, 0, 0, 0, 0, *missing])) if any(missing) else dx
+
+
 # ---------------------------------------- ReLU ----------------------------------------
 
 
@@ -330,10 +309,22 @@ def relu_input_gradient(_relu: Relu, _layer: Layer, _values: Vars, _x: Var, y: V
     return op.where(op.greater(y, scalar(0.0, y)), dy, scalar(0.0, y))
 
 
+def leaky_relu_forward(leaky: LeakyRelu, _layer: Layer, _values: Vars, x: Var) -> Var:
+    """One LeakyRelu."""
+    return op.leaky_relu(x, alpha=leaky.slope)
+
+
+def leaky_relu_input_gradient(leaky: LeakyRelu, _layer: Layer, _values: Vars, _x: Var, y: Var, dy: Var) -> Var:
+    """dy where y is above zero, elsewhere `slope` of it."""
+    return op.where(op.greater(y, scalar(0.0, y)), dy, op.mul(dy, scalar(leaky.slope, dy)))
+
+
 OPERATIONS: dict[type[Op], Graphs] = {
     Conv: Graphs(conv_forward, conv_weight_gradient, conv_input_gradient),
     Local: Graphs(local_forward, local_weight_gradient, local_input_gradient),
     Linear: Graphs(linear_forward, linear_weight_gradient, linear_input_gradient),
     MaxPool: Graphs(max_pool_forward, None, max_pool_input_gradient),
+    AvgPool: Graphs(avg_pool_forward, None, avg_pool_input_gradient),
     Relu: Graphs(relu_forward, None, relu_input_gradient),
+    LeakyRelu: Graphs(leaky_relu_forward, None, leaky_relu_input_gradient),
 }

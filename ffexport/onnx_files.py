@@ -17,7 +17,7 @@ import spox
 from numpy.typing import DTypeLike
 from spox import Var
 
-from ffruntime.core.architecture import Network
+from ffruntime.core.architecture import Network, class_goodness
 from ffruntime.core.graphs import GraphFile
 from ffruntime.core.layers import tensors
 from ffruntime.core.manifest import WEIGHTS, Precision, in_folder
@@ -39,6 +39,11 @@ GRAPHS = {  # by `described`
     "gradient": "The layer-local gradient of one Forward-Forward unit: of its own loss, on pairs of positive and "
     "negative data, with respect to its own parameters. Nothing is passed down.",
     "head_gradient": "The gradient of the linear classifier's cross-entropy with respect to its own parameters.",
+    "class unit": "One unit of a network with class goodness: its activation, every class's goodness by its "
+    "readout, and the activation normalised as the next unit's graph takes it.",
+    "class goodness": "Goodness of every class asked for, in one pass; the answer is the class with the most.",
+    "class gradient": "The layer-local gradient of one unit: of the cross-entropy of its own readout, with respect "
+    "to its own parameters. Nothing is passed down.",
 }
 VALUES = {
     "input": "The unit's input, already normalised: for unit 1 the image with its label, else the 'output' of the "
@@ -63,6 +68,18 @@ VALUES = {
     "goodness.negative": "Goodness of the negative data.",
     "loss": "The mean loss over the images.",
     "head_gradient.labels": "The right label of each image (N).",
+    "class unit.input": "The unit's input, already normalised: for unit 1 the image, else the 'output' of the "
+    "graph below.",
+    "class unit.goodness": "Goodness of every row of the readout (N, rows): the classes come first, then the "
+    "spare rows; 0 without a readout.",
+    "class goodness.labels": "Classes to answer for (L): indices of rows, in any order; repeats are allowed.",
+    "class goodness.goodness": "Goodness of the classes by every unit's readout (N, L, units); 0 without one.",
+    "class goodness.total": "Total goodness of every class (N, L): the scored units', each times its weight.",
+    "class gradient.input": "The unit's input (N, …), already normalised.",
+    "class gradient.labels": "The right label of each image (N).",
+    "class gradient.labels.known": "Which rows of the readouts are classes' (rows): 1, or 0 for spare ones.",
+    "class gradient.goodness": "Goodness of every row of the readout (N, rows).",
+    "next": "The next unit's input, before this update.",
 }
 
 
@@ -79,8 +96,15 @@ def tensor_inputs(network: Network, types: Types = FP32) -> Vars:
     return inputs
 
 
+def of_dtype(network: Network, dtype: DTypeLike) -> Vars:
+    """Every tensor of `weights.safetensors` as a graph input of that type."""
+    return tensor_inputs(network, {tensor.name: dtype for tensor in tensors(network)})
+
+
 def described(network: Network, graph: GraphFile) -> str:
     """Which of the descriptions in `GRAPHS` and `VALUES` is a graph's: its kind's, or that in such a network."""
+    if class_goodness(network):
+        return f"class {graph.kind}"
     return "recurrent unit" if network.steps and graph.kind == "unit" else graph.kind
 
 

@@ -81,8 +81,14 @@ def _with_next(network: Network, index: int) -> list[str]:
 
 
 def _goodness(network: Network) -> frozenset[str]:
-    """Every tensor but the neutral pattern, which rows are known, and the classifier."""
-    return frozenset(t.name for t in tensors(network) if t.role not in ("neutral", "known") and not t.of_head)
+    """Every tensor but the neutral pattern, which rows are known, and the classifier; with class goodness, of units
+    up to the last that has a readout."""
+    read = [index for index, unit in enumerate(network.units) if unit.readout or not class_goodness(network)]
+    return frozenset(
+        t.name
+        for t in tensors(network)
+        if t.role not in ("neutral", "known") and not t.of_head and (t.unit is None or t.unit <= read[-1])
+    )
 
 
 def _classifier(network: Network) -> frozenset[str]:

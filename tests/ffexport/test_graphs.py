@@ -52,6 +52,7 @@ from fftrain.run import Run, start
 SUPPORTED = {
     "Add",
     "ArgMax",
+    "AveragePool",
     "Cast",
     "Clip",
     "Concat",
@@ -65,6 +66,7 @@ SUPPORTED = {
     "Gemm",
     "Greater",
     "Identity",
+    "LeakyRelu",
     "Less",
     "Log",
     "LogSoftmax",

@@ -22,9 +22,22 @@ from ffexport.inference_graphs import all_graphs
 from ffexport.layer_graphs import OPERATIONS
 from ffexport.onnx_files import Types
 from ffexport.quantize import quantizable_layers
-from ffruntime.core.architecture import Image, Label, MaxPool, Network, Relu, Unit
+from ffruntime.core.architecture import (
+    AvgPool,
+    Conv,
+    Image,
+    Input,
+    Label,
+    LeakyRelu,
+    Linear,
+    MaxPool,
+    Network,
+    Readout,
+    Relu,
+    Unit,
+)
 from ffruntime.core.errors import BackendError, FFError
-from ffruntime.core.learning import PairLoss, Ratio, Symmetric, Threshold
+from ffruntime.core.learning import ClassLoss, LocalLoss, PairLoss, Ratio, Symmetric, Threshold
 from ffruntime.engine import import_library
 from fftrain.recipe import build_network, learning_of, load_recipe, recipe_names
 
@@ -34,6 +47,13 @@ UNLIMITED = None  # any value
 # default) are what spox writes down; none of the others restricts the operator in the tables.
 SUPPORTED: dict[str, dict[str, set[object] | None]] = {
     "Add": {},
+    "AveragePool": {  # no dilations
+        "auto_pad": {b"NOTSET"},
+        "ceil_mode": {0},
+        "count_include_pad": {0},
+        "kernel_shape": UNLIMITED,
+        "strides": UNLIMITED,
+    },
     "ArgMax": {"axis": UNLIMITED, "keepdims": {0, 1}, "select_last_index": {0}},
     "Cast": {"to": {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT64}},
     "Clip": {},
@@ -55,6 +75,7 @@ SUPPORTED: dict[str, dict[str, set[object] | None]] = {
     "Gemm": {"alpha": {1.0}, "beta": {1.0}, "transA": {0}, "transB": {0, 1}},
     "Greater": {},
     "Identity": {},
+    "LeakyRelu": {"alpha": UNLIMITED},
     "Less": {},
     "Log": {},
     "LogSoftmax": {"axis": UNLIMITED},
@@ -93,10 +114,10 @@ CONSTANT_AXES = {"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Squeeze",
 TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.INT64, TensorProto.BOOL}
 
 
-FAST = ("cpu", "hinton-recurrent")
+FAST = ("cpu", "class", "hinton-recurrent")
 
 
-def network_of(name: str) -> tuple[Network, PairLoss | None]:
+def network_of(name: str) -> tuple[Network, LocalLoss | None]:
     """A recipe's network and the loss of its units, on images of the shape that it is for."""
     recipe = load_recipe(name)
     colour = name.startswith(("cifar", "hinton-local"))
@@ -167,6 +188,26 @@ def test_every_graph_of_every_recipe(name: str) -> None:
 def test_every_loss_in_every_kind_of_network(name: str, loss: PairLoss) -> None:
     network, _ = network_of(name)
     for model in all_gradient_graphs(network, loss).values():
+        check(model)
+
+
+def test_every_operation_and_normalisation_beside_them() -> None:
+    """What no recipe has."""
+    units = (
+        Unit((Conv(4, 3, padding=1), AvgPool(), LeakyRelu()), (Input(normalise="layer"),), readout=Readout(3)),
+        Unit(
+            (Conv(4, 3, padding=1), Relu()),
+            (Input(normalise="group", groups=2),),
+            shortcut=True,
+            readout=Readout(2),
+        ),
+        Unit((Linear(4), LeakyRelu()), (Input(normalise="instance"),), readout=Readout()),
+    )
+    network = Network(Image((1, 8, 8)), Label("readout", 4), units)
+    for types in precisions(network):
+        for model in all_graphs(network, types).values():
+            check(model)
+    for model in all_gradient_graphs(network, ClassLoss(0.1)).values():
         check(model)
 
 
