@@ -286,14 +286,16 @@ def avg_pool_input_gradient(pool: AvgPool, layer: Layer, _values: Vars, _x: Var,
 def spread_evenly(dy: Var, edges: Sequence[Sequence[int]], sides: Sequence[int]) -> Var:
     """The gradient (N, C, rows, columns) of means over cells -> that of what was averaged, (N, C, *sides).
 
-    `edges`: where the cells of each side begin, and where the last one ends; beyond it nothing counts.
+    `edges`: where the cells of each side begin, and where the last one ends; beyond it nothing counts. Along a row
+    by a product with a 0/1 matrix, which takes a third of the time of a Gather by single elements.
     """
-    counts = [np.diff(along) for along in edges]
-    dx = op.div(dy, op.const(np.outer(*counts).astype(dtype_of(dy))))
-    for axis, of_side in enumerate(counts, start=2):
-        dx = op.gather(dx, op.const(np.repeat(np.arange(len(of_side)), of_side)), axis=axis)
-    missing = [side - along[-1] for side, along in zip(sides, edges, strict=True)]
-    return op.pad(dx, constant([0, 0, 0, 0, 0, 0, *missing])) if any(missing) else dx
+    rows, columns = (np.diff(along) for along in edges)
+    dy = op.div(dy, op.const(np.outer(rows, columns).astype(dtype_of(dy))))
+    below, beside = (side - along[-1] for side, along in zip(sides, edges, strict=True))
+    places = np.pad(np.repeat(np.eye(len(columns)), columns, axis=1), ((0, 0), (0, beside)))
+    dx = op.matmul(dy, op.const(places.astype(dtype_of(dy))))  # (N, C, rows, W)
+    dx = op.gather(dx, op.const(np.repeat(np.arange(len(rows)), rows)), axis=2)
+    return op.pad(dx, constant([0, 0, 0, 0, 0, 0, below, 0])) if below else dx
 
 
 # ---------------------------------------- ReLU ----------------------------------------
