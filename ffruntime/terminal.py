@@ -33,9 +33,11 @@ def check_table(checks: Sequence[Check]) -> str:
 
 
 def learned_text(learned: Current, manifest: Manifest) -> str:
-    """What a device has learned on a bundle."""
+    """What a device has learned on a bundle; empty where that is nothing."""
     names = learned.weights.classes[len(manifest.classes) :]
     new = [f"{name} (from few examples yet)" if name in learned.weights.undertrained else name for name in names]
+    if not (learned.version or names):
+        return ""
     work = f"version {learned.version} (updates: {learned.updates}, examples: {learned.examples})"
     return f"{work}; new classes: {', '.join(new) or 'none'}"
 

@@ -47,7 +47,7 @@ def info(model_path: str, state: Path | None, shipped: bool, as_json: bool) -> N
         return
     click.echo(manifest_text(bundle.path, bundle.manifest))
     if found:
-        click.echo(f"\nlearned   {learned_text(found, bundle.manifest)}")
+        click.echo(f"\nlearned   {learned_text(found, bundle.manifest) or 'nothing yet'}")
 
 
 @click.command(epilog=PLAN_EPILOG)
@@ -144,9 +144,9 @@ def verify(options: RunOptions, as_json: bool) -> None:
         }
         click.echo(json.dumps(report))
         require(checks, model.backend)
-    elif found and since:
+    elif found and since and (said := learned_text(found, model.manifest)):
         count = f"{since['as_shipped']} of {since['images']} golden images decided as shipped"
-        click.echo(f"learned since: {learned_text(found, model.manifest)}; {count}")
+        click.echo(f"learned since: {said}; {count}")
 
 
 def _since(shipped: Model, found: Current) -> dict[str, Any]:

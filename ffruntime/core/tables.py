@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .architecture import Network, Unit, named_ops, unit_name, unit_shapes
+from .architecture import Network, Unit, class_goodness, named_ops, unit_name, unit_shapes
 from .devices import Profile
 from .learning import STEP
-from .manifest import Manifest, Shortlist
+from .manifest import EarlyExit, Manifest, Shortlist
 from .plan import MARGIN, MIB, Calls, Plan
 
 
@@ -32,7 +32,8 @@ def manifest_text(path: Path, manifest: Manifest) -> str:
         f"{path}  (format {manifest.format}, made with {_pairs(manifest.made_with)})",
         f"image     {'×'.join(map(str, network.image.shape))}, prepared as a "
         f"{manifest.preprocessing.__struct_config__.tag}",
-        f"classes   {', '.join(manifest.classes)}; {network.label.patterns - len(manifest.classes)} spare patterns",
+        f"classes   {', '.join(manifest.classes)}; {network.label.patterns - len(manifest.classes)} spare "
+        f"{'rows' if class_goodness(network) else 'patterns'}",
         f"labels    {_pairs(manifest.labels)}; {network.label.placement}",
         f"training  recipe {training.recipe_name}, {training.epochs} epochs, seed {training.seed}, "
         f"{training.device}, {training.precision}",
@@ -47,10 +48,14 @@ def manifest_text(path: Path, manifest: Manifest) -> str:
             f"accuracy  {split}: " + ", ".join(f"{mode} {100 * share:.2f} %" for mode, share in modes.items())
         )
     if manifest.shortlist:
-        lines.append(f"shortlist {shortlist_text(manifest.shortlist, len(manifest.classes))}")
+        lines.append(
+            f"shortlist {shortlist_text(manifest.shortlist, len(manifest.classes), manifest.logit_weight)}"
+        )
+    if manifest.exit:
+        lines.append(f"exit      {exit_text(manifest.exit)}")
     units = []
     for index, (unit, (below, above)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
-        ops = " ".join((*inputs_text(unit), *(name for name, _ in named_ops(unit))))
+        ops = " ".join((*inputs_text(unit), *(name for name, _ in named_ops(unit)), *outputs_text(unit)))
         shapes = ["×".join(map(str, shape)) for shape in (below, above)]
         yes = ["yes" if flag else "no" for flag in (unit.trained, unit.scored)]
         units.append((unit_name(index), ops, unit.inputs[0].normalise, *shapes, *yes))
@@ -82,11 +87,25 @@ def inputs_text(unit: Unit) -> list[str]:
     return [f"{source}({ops})" for source, ops in of.items()] if len(of) > 1 or of["below"] else []
 
 
-def shortlist_text(shortlist: Shortlist, classes: int) -> str:
+def outputs_text(unit: Unit) -> list[str]:
+    """What else is done with a unit's input and activation: a shortcut, and a readout of so many cells a side."""
+    readout = [f"readout({unit.readout.cells})"] if unit.readout else []
+    return [*(["shortcut"] if unit.shortcut else []), *readout]
+
+
+def shortlist_text(shortlist: Shortlist, classes: int, logit_weight: float = 0.0) -> str:
     """What mode `shortlist` costs and keeps."""
     agree = f"{100 * shortlist.agree:.1f} % decided as by goodness of every label"
     cost = f"{shortlist.passes:.2f} passes on average, {1 + classes} at worst"
-    return f"{cost}, {agree} (exemplars; threshold {shortlist.threshold:.3g})"
+    logits = f", logits weighed {logit_weight:.3g}" if logit_weight else ""
+    return f"{cost}, {agree} (exemplars; threshold {shortlist.threshold:.3g}{logits})"
+
+
+def exit_text(early: EarlyExit) -> str:
+    """What mode `exit` costs and keeps."""
+    agree = f"{100 * early.agree:.1f} % decided as by a whole pass"
+    thresholds = ", ".join(f"{threshold:.3g}" for threshold in early.thresholds) or "none"
+    return f"{early.passes:.2f} passes on average, 1 at worst, {agree} (exemplars; thresholds {thresholds})"
 
 
 def profile_table(profiles: Mapping[str, Profile]) -> str:
