@@ -1,6 +1,6 @@
 """Goodness of every label by ffruntime (ONNX Runtime on a processor), beside PyTorch and the classifier alone.
 
-    python benchmarks/inference.py [model.ff] [--paper DIR] [--rounds 5]
+    python benchmarks/inference.py [cpu.ff] [--paper DIR] [--rounds 5]
 
 They take turns in one run, on the same cores, with images of the bundle, uint8:
 
@@ -62,7 +62,7 @@ main()
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?", default="model.ff", type=Path)
+    parser.add_argument("model", nargs="?", default="cpu.ff", type=Path)
     parser.add_argument("--paper", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     o = parser.parse_args()

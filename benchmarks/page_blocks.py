@@ -56,13 +56,9 @@ def _of_labels() -> str:
     """Accuracy of recipe `cpu`, which puts the label into the image."""
     accuracy = result("time_to_accuracy_cpu")["median_test_accuracy"]
     short = result("shortlist")["test"]["modes"]["shortlist"]
-    told = (
-        "With the label in the input, `fftrain mnist --recipe cpu`"
-        if page_class.rows("mnist")
-        else "`fftrain mnist`"
-    )
     return (
-        f"{told} on two CPU cores: {percent(accuracy['goodness'])} of the MNIST test images by goodness, "
+        "With the label in the input, `fftrain mnist --recipe cpu` on two CPU cores: "
+        f"{percent(accuracy['goodness'])} of the MNIST test images by goodness, "
         f"{percent(accuracy['classifier'])} by the linear classifier, {percent(short['accuracy'])} in mode "
         f"`shortlist`, in {short['mean_passes']:.2f} passes on average."
     )

@@ -7,9 +7,9 @@ from page_steps import learning_table, training_table
 from page_text import machine, measured, percent, result, shares, table
 
 COMMANDS = {  # the start of a data set's description in a results file, and how its run is made
-    "MNIST": "fftrain mnist",
-    "offline sample": "fftrain mnist --offline",
-    "Fashion-MNIST": "fftrain fashion-mnist --epochs {epochs}",
+    "MNIST": "fftrain mnist --recipe {recipe}",
+    "offline sample": "fftrain mnist --offline --recipe {recipe}",
+    "Fashion-MNIST": "fftrain fashion-mnist --recipe {recipe} --epochs {epochs}",
 }
 WORLDS = {
     "inverted": "inverted digits",
@@ -35,14 +35,14 @@ def page() -> str:
 
 
 def accuracy() -> str:
-    """The default recipe, and the paper's figure as the goal."""
-    runs, goal = result("default_recipe")["runs"], result("time_to_accuracy_cpu")
+    """With the label in the input: recipe `cpu`, and the paper's figure as the goal."""
+    runs, goal = result("label_in_input")["runs"], result("time_to_accuracy_cpu")
     rows = []
     for run in runs:
         start = next(start for start in COMMANDS if run["data"].startswith(start))
         rows.append(
             [
-                f"`{COMMANDS[start].format(epochs=run['epochs'])}`, recipe `{run['recipe']}`",
+                f"`{COMMANDS[start].format(**run)}`",
                 run["data"],
                 str(run["epochs"]),
                 f"{shares(run['accuracy']['validation'])} %",
@@ -58,19 +58,18 @@ def accuracy() -> str:
     reached = goal["median_test_accuracy"]
     misses = {mode: round(1e4 * (goal["target"] - share)) for mode, share in reached.items()}
     return (
-        "## Accuracy of the default recipe\n\n"
-        "Accuracy by goodness / by the linear classifier. One network and one seed a row. The default recipe "
-        "was not "
+        "## Accuracy with the label in the input\n\n"
+        "Accuracy by goodness / by the linear classifier. One network and one seed a row. Recipe `cpu` was not "
         "tuned for Fashion-MNIST. The offline sample's test images are the 500 that are held out.\n\n"
         + table(["run", "data", "epochs", "validation", "test", "trained on"], rows)
-        + f"\nThe default network has {weights / 4e6:.1f} M float32 values ({weights / 1e6:.1f} MB, label patterns "
-        f"included). The published network has 3.6 M parameters, by its published shapes, and takes {more:.0f} "
+        + f"\nThe network of recipe `cpu` has {weights / 4e6:.1f} M float32 values ({weights / 1e6:.1f} MB, label "
+        f"patterns included). The published network has 3.6 M parameters, by its published shapes, and takes {more:.0f} "
         f"times the "
         "arithmetic to classify an image by goodness.\n\n"
-        + measured("default_recipe", "python benchmarks/default_recipe.py FOLDER")
+        + measured("label_in_input", "python benchmarks/label_in_input.py FOLDER")
         + f"\nThe goal is the published {percent(goal['target'])} on the MNIST test images within a quarter of "
         f"an hour "
-        f"on two cores. The default recipe took {goal['median_share_of_the_goals_time']:.2f} of that time and "
+        f"on two cores. Recipe `cpu` took {goal['median_share_of_the_goals_time']:.2f} of that time and "
         f"reached "
         f"{percent(reached['goodness'])} by goodness and {percent(reached['classifier'])} by the classifier: "
         f"{misses['goodness']} and {misses['classifier']} images in ten thousand short.\n\n"
@@ -126,7 +125,7 @@ def precision() -> str:
         f"The recipe `{found['recipe']}` on all {found['images']:,} validation images.\n\n"
         + table(["", "weights", "by goodness", "by the classifier"], rows)
         + "\n"
-        + measured("precision", "python benchmarks/precision.py model.ff")
+        + measured("precision", "python benchmarks/precision.py cpu.ff")
     )
 
 
@@ -147,12 +146,12 @@ def classifying() -> str:
     best = short["test"]["modes"]["shortlist"]
     ratio = result("cold_start")["classify_over_import_torch"]
     rows = []
-    for network, what in (("bundle", "default"), ("paper", "paper's")):
+    for network in ("bundle", "paper"):
         for size in (1, 16):
             row = inference[network][f"batch_{size}"]
             speed, peak = row["speed_of_goodness_over"], row["share_of_convolution_peak"]
             rows.append(
-                [f"the {what} network, {size} image{'s' if size > 1 else ''}"]
+                [f"recipe `{inference[network]['recipe']}`, {size} image{'s' if size > 1 else ''}"]
                 + [f"{speed[other]:.2f}" for other in ("eager_loop", "batched", "compiled", "classifier")]
                 + [f"{peak['goodness']:.2f}", f"{peak['eager_loop']:.2f}"]
             )
@@ -166,23 +165,23 @@ def classifying() -> str:
     head += ["share of the convolution peak", "PyTorch label by label, share of it"]
     return (
         "## Classifying\n\n"
-        "Mode `goodness` asks every label, ten passes for a digit. Mode `shortlist` asks the classifier first, "
-        "then "
+        "With the label in the input, mode `goodness` asks every label, ten passes for a digit. Mode "
+        "`shortlist` asks the classifier first, then "
         f"goodness of the labels still in play. On the MNIST test images that is "
         f"**{percent(best['accuracy'])}** in "
         f"{best['mean_passes']:.2f} passes on average, {best['most_passes']} at most.\n\n"
         + table(["mode, split", "accuracy", "passes on average", "passes at most", "decisions as goodness"], modes)
         + "\n"
-        + measured("shortlist", "python benchmarks/shortlist.py model.ff")
+        + measured("shortlist", "python benchmarks/shortlist.py cpu.ff")
         + f"\n`ffruntime classify` of one image, from process start to exit, takes {ratio:.2f} of the time that "
         '`python -c "import torch"` takes.\n\n'
         + measured("cold_start", "python benchmarks/cold_start.py")
         + f"\nSpeed of ffruntime's goodness of ten labels over that of others, on {inference['threads']} threads "
         "(above 1, ffruntime is faster; of the classifier it is the price of goodness):\n\n"
         + table(head, rows)
-        + "\nA process that classifies with the default network has "
+        + f"\nA process that classifies with the network of recipe `{inference['bundle']['recipe']}` has "
         f"{inference['classify_resident_mb_at_exit']:.1f} MB resident when it exits.\n\n"
-        + measured("inference", "python benchmarks/inference.py model.ff")
+        + measured("inference", "python benchmarks/inference.py cpu.ff")
     )
 
 

@@ -1,6 +1,6 @@
 """Accuracy of fp32, fp16 and int8 on all validation images of a trained bundle, in ONNX Runtime.
 
-    python benchmarks/precision.py [model.ff]
+    python benchmarks/precision.py [cpu.ff]
 
 The bundle needs the graphs: `ffexport --precision fp16 --precision int8`. Losses are in points of accuracy.
 """
@@ -21,7 +21,7 @@ from fftrain.dataset import load_for_manifest
 
 
 def main() -> None:
-    path = Path(sys.argv[1] if len(sys.argv) > 1 else "model.ff")
+    path = Path(sys.argv[1] if len(sys.argv) > 1 else "cpu.ff")
     manifest = Bundle(path).manifest
     validation = load_for_manifest(manifest).validation
     pixels, labels = validation.pixels.numpy(), validation.labels.numpy()

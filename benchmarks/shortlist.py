@@ -1,6 +1,6 @@
 """What mode `shortlist` costs and keeps of the accuracy, on all validation and all test images of a trained bundle.
 
-    python benchmarks/shortlist.py [model.ff]
+    python benchmarks/shortlist.py [cpu.ff]
 
 The bundle needs a threshold, which `ffexport` finds on exemplars. Where it says what the classifier's logits weigh
 in the totals, the shortlist is measured without them, too. A pass is one image with one label.
@@ -55,7 +55,7 @@ def without_logits(
 
 
 def main() -> None:
-    path = Path(sys.argv[1] if len(sys.argv) > 1 else "model.ff")
+    path = Path(sys.argv[1] if len(sys.argv) > 1 else "cpu.ff")
     manifest = Bundle(path).manifest
     model, dataset = Model(path, state=False), load_for_manifest(manifest)
     calibrated = model.manifest.shortlist

@@ -56,7 +56,7 @@ def test_every_results_file_is_on_a_page() -> None:
 
 
 def test_accuracies_are_those_that_the_benchmark_wrote() -> None:
-    runs = result("default_recipe")["runs"]
+    runs = result("label_in_input")["runs"]
     assert runs
     for run in runs:
         cells = [
@@ -157,13 +157,13 @@ def test_export_and_inference_are_what_the_benchmarks_wrote() -> None:
     assert f"{export['graphs_over_torch']:.2f} times as long as one `torch.onnx.export`" in FIGURES
     assert f"{export['graphs_with_all_checks_over_torch']:.0f} times" in FIGURES
     inference = result("inference")
-    for network, what in (("bundle", "default"), ("paper", "paper's")):
+    for network, recipe in (("bundle", "cpu"), ("paper", "paper")):
         row = inference[network]["batch_1"]
         speed, peak = row["speed_of_goodness_over"], row["share_of_convolution_peak"]
         cells = [*speed.values(), peak["goodness"], peak["eager_loop"]]
         assert list(speed) == ["eager_loop", "batched", "compiled", "classifier"]
         figures = " | ".join(f"{figure:.2f}" for figure in cells)
-        assert f"| the {what} network, 1 image | {figures} |" in FIGURES
+        assert f"| recipe `{recipe}`, 1 image | {figures} |" in FIGURES
     assert f"{inference['classify_resident_mb_at_exit']:.1f} MB resident" in FIGURES
 
 
