@@ -63,9 +63,8 @@ def accuracy() -> str:
         "tuned for Fashion-MNIST. The offline sample's test images are the 500 that are held out.\n\n"
         + table(["run", "data", "epochs", "validation", "test", "trained on"], rows)
         + f"\nThe network of recipe `cpu` has {weights / 4e6:.1f} M float32 values ({weights / 1e6:.1f} MB, label "
-        f"patterns included). The published network has 3.6 M parameters, by its published shapes, and takes {more:.0f} "
-        f"times the "
-        "arithmetic to classify an image by goodness.\n\n"
+        f"patterns included). The published network has 3.6 M parameters, by its published shapes, and takes "
+        f"{more:.0f} times the arithmetic to classify an image by goodness.\n\n"
         + measured("label_in_input", "python benchmarks/label_in_input.py FOLDER")
         + f"\nThe goal is the published {percent(goal['target'])} on the MNIST test images within a quarter of "
         f"an hour "
