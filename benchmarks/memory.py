@@ -45,7 +45,7 @@ USES = {  # modes by images and labels in a call; updates by those, and images i
     ),
     "class": (
         *("goodness 1 1", "goodness 16 1", "goodness 256 1", "exit 1 1", "exit 256 1"),
-        *("update 1 1 1", "update 1 1 8", "update 256 1 8", "update 1 1 32"),
+        *("update 1 1 1", "update 1 1 8", "update 64 1 8", "update 1 1 32"),
     ),
     "hinton-recurrent": ("goodness 1 1", "goodness 256 10", "classifier 4 1", "shortlist 4 4"),
 }

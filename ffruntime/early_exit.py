@@ -40,10 +40,11 @@ def scores(
     waiting, total, number = np.arange(len(x)), np.zeros((len(x), len(labels)), np.float32), 0
     for graph, weight in units:
         outputs = graph({"input": x})
-        x = outputs["output"]
-        if weight is None:
+        x, goodness = outputs["output"], outputs.get("goodness")
+        del outputs  # the activation is as large as the output
+        if weight is None or goodness is None:  # a unit that is scored has a readout
             continue
-        total += np.float32(weight) * outputs["goodness"][:, labels]
+        total += np.float32(weight) * goodness[:, labels]
         answered = ~(margins(total) <= next(limits))
         result[waiting[answered]], after[waiting[answered]] = total[answered], number
         waiting, total, x = waiting[~answered], total[~answered], x[~answered]

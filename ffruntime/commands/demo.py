@@ -28,6 +28,7 @@ Examples:
       fftrain mnist && ffexport
   ffruntime demo --scene split-mnist --seeds 5  five tasks, one pass, from nothing; the bundle:
       fftrain mnist --recipe stream --epochs 0 --out untrained.ff && ffexport --model untrained.ff
+  ffruntime demo --nine nine.ff --nine class.ff  bundles beside each other, such as one of each kind of goodness
   ffruntime demo --quick                        a minute instead of many, and no figure to quote
 
 \b
@@ -40,6 +41,12 @@ Stepped = Callable[[], None]
 Say = Callable[[str], None]
 
 
+def bundle_option(option: str, default: str, scene: str):  # type: ignore[no-untyped-def]
+    """The bundles that a scene is shown with."""
+    text = f"Bundle of {scene}; may be given several times."
+    return click.option(option, metavar="DIR", multiple=True, default=(default,), show_default=True, help=text)
+
+
 @click.command(epilog=EPILOG)
 @click.option(
     "--scene",
@@ -48,11 +55,9 @@ Say = Callable[[str], None]
     type=click.Choice(["new-class", "changed-world", "split-mnist"]),
     help="What is shown; may be given several times. Default: all whose bundle is there.",
 )
-@click.option("--nine", metavar="DIR", default="nine.ff", show_default=True, help="Bundle of new-class.")
-@click.option("--model", metavar="DIR", default="model.ff", show_default=True, help="Bundle of changed-world.")
-@click.option(
-    "--untrained", metavar="DIR", default="untrained.ff", show_default=True, help="Bundle of split-mnist."
-)
+@bundle_option("--nine", "nine.ff", "new-class")
+@bundle_option("--model", "model.ff", "changed-world")
+@bundle_option("--untrained", "untrained.ff", "split-mnist")
 @click.option("--data", metavar="DIR", help="Holds MNIST/raw; also $FF_DATA.")
 @click.option(
     "--split",
@@ -74,9 +79,9 @@ Say = Callable[[str], None]
 @json_option
 def demo(
     scenes: tuple[str, ...],
-    nine: str,
-    model: str,
-    untrained: str,
+    nine: tuple[str, ...],
+    model: tuple[str, ...],
+    untrained: tuple[str, ...],
     data: str | None,
     split: str,
     seeds: int,
@@ -107,12 +112,14 @@ def demo(
 
     with contextlib.ExitStack() as closing:
         states = state or Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="ffruntime-demo-")))
-        for name, opened in models.items():
-            stage = Stage(opened, training, tested, states, split, quick, seeds, draw=not as_json)
-            scene, result = SCENES[name](stage)
+        for number, (name, opened) in enumerate(models):
+            alone = sum(name == other for other, _ in models) == 1
+            place = states / (name if alone else f"{number}-{name}")
+            scene, result = SCENES[name](Stage(opened, training, tested, place, split, quick, seeds, not as_json))
             shown.append(scene)
             if as_json:
-                click.echo(json.dumps({"scene": name, "split": split, "quick": quick, **result}))
+                row = {"scene": name, "bundle": str(opened.path), "split": split, "quick": quick}
+                click.echo(json.dumps({**row, **result}))
             else:
                 click.echo(_text(scene))
     facts = _facts(models, split)
@@ -130,7 +137,7 @@ class Stage(NamedTuple):
     model: Model
     training: Examples
     tested: Examples
-    state: Path  # each scene has a directory in it
+    state: Path  # of this scene alone
     split: str  # what `tested` is of
     quick: bool
     seeds: int
@@ -147,14 +154,13 @@ def _new_class(stage: Stage) -> tuple[Scene, dict[str, Any]]:
     digit, points = teach.new_digit(model.bundle), []
     taught = teach.new_class_portions(model.bundle, stage.training, plan, 0)
     _draw(stage, f"a digit never seen: {digit}", taught[0])
-    state = stage.state / "new-class"
-    with _watched("new-class", teach.new_class_steps(plan)) as (stepped, say):
-        for point in teach.teach_new_class(model, taught, stage.tested, plan, state, stepped):
+    with _watched("new-class", teach.new_class_steps(model.manifest.network, plan)) as (stepped, say):
+        for point in teach.teach_new_class(model, taught, stage.tested, plan, stage.state, stepped):
             points.append(point)
             mode = next(iter(point.new))
             say(f"{point.examples} learned: {percent(point.new[mode])}, others {percent(point.old[mode])}")
     result = {"digit": digit, "plan": to_builtins(plan), "points": to_builtins(points)}
-    return show_new_class(digit, points, taught, plan, stage.split), result
+    return show_new_class(digit, points, taught, plan, stage.split, _of_classes(model)), result
 
 
 def _changed_world(stage: Stage) -> tuple[Scene, dict[str, Any]]:
@@ -169,14 +175,14 @@ def _changed_world(stage: Stage) -> tuple[Scene, dict[str, Any]]:
     for world, portions in taught.items():
         _draw(stage, f"the world is {world}", portions[0])
     worlds: dict[str, list[teach.Measurement]] = {world: [] for world in teach.WORLDS}
-    with _watched("changed-world", teach.changed_world_steps(plan)) as (stepped, say):
+    with _watched("changed-world", teach.changed_world_steps(model.manifest.network, plan)) as (stepped, say):
         for world, points in worlds.items():
-            state, portions = stage.state / "changed-world" / world, taught[world]
+            state, portions = stage.state / world, taught[world]
             for point in teach.teach_changed_world(model, world, portions, stage.tested, plan, state, stepped):
                 points.append(point)
                 say(f"{world}, {point.examples} learned: {percent(next(iter(point.new.values())))}")
     result = {"plan": to_builtins(plan), "worlds": to_builtins(worlds)}
-    return show_changed_world(worlds, taught, plan, stage.split), result
+    return show_changed_world(worlds, taught, plan, stage.split, _of_classes(model)), result
 
 
 def _split_mnist(stage: Stage) -> tuple[Scene, dict[str, Any]]:
@@ -195,15 +201,23 @@ def _split_mnist(stage: Stage) -> tuple[Scene, dict[str, Any]]:
                 methods[name] = method
                 say(f"seed {seed}, {METHODS[name]}: ACC {percent(method.acc)}")
     summary = {name: split_mnist.summary([methods[name] for methods in found.values()]) for name in METHODS}
-    result = {"plan": to_builtins(plan), "mode": split_mnist.MODE, "summary": summary, "seeds": to_builtins(found)}
-    return show_split_mnist(found, plan, stage.split), result
+    mode = split_mnist.mode(stage.model.manifest.network)
+    result = {"plan": to_builtins(plan), "mode": mode, "summary": summary, "seeds": to_builtins(found)}
+    return show_split_mnist(found, plan, stage.split, _of_classes(stage.model)), result
+
+
+def _of_classes(model: Model) -> bool:
+    from ..core.architecture import class_goodness
+
+    return class_goodness(model.manifest.network)
 
 
 SCENES = {"new-class": _new_class, "changed-world": _changed_world, "split-mnist": _split_mnist}
 
 
-def _models(bundles: Mapping[str, str], asked: Sequence[str], threads: int) -> dict[str, Model]:
-    """The bundle of every scene, checked before anything is learned; of scenes not asked for, those there are."""
+def _models(bundles: Mapping[str, Sequence[str]], asked: Sequence[str], threads: int) -> list[tuple[str, Model]]:
+    """Every scene with each of its bundles, checked before anything is learned; of scenes not asked for, those
+    there are."""
     from ..core.errors import BundleError
     from ..demo import split_mnist, teach
     from ..model import Model
@@ -214,16 +228,15 @@ def _models(bundles: Mapping[str, str], asked: Sequence[str], threads: int) -> d
         "changed-world": (teach.require_changed_world, teach.CHANGED_WORLD_REMEDY),
         "split-mnist": (split_mnist.require, split_mnist.REMEDY),
     }
-    models, missing = {}, []
-    for name, (require, remedy) in scenes.items():
-        path = Path(bundles[name])
-        if asked and name not in asked:
-            continue
+    models, missing = list[tuple[str, Model]](), []
+    shown = [(name, Path(path)) for name in scenes if not asked or name in asked for path in bundles[name]]
+    for name, path in shown:
+        require, remedy = scenes[name]
         if not path.exists():
             missing.append(f"{name}: {path} is not there; make it: {remedy}")
             continue
-        models[name] = Model(path, session=Session(threads=threads), state=False)
-        require(models[name].bundle)
+        models.append((name, Model(path, session=Session(threads=threads), state=False)))
+        require(models[-1][1].bundle)
     if missing and (asked or not models):
         raise BundleError("; ".join(missing))
     for line in missing:
@@ -268,7 +281,7 @@ def _text(scene: Scene) -> str:
     return "\n\n".join([f"{scene.title}\n{scene.about}", *tables, ""])
 
 
-def _facts(models: Mapping[str, Model], split: str) -> dict[str, str]:
+def _facts(models: Sequence[tuple[str, Model]], split: str) -> dict[str, str]:
     """Where it was measured, and with what."""
     import os
     import platform
@@ -288,7 +301,7 @@ def _facts(models: Mapping[str, Model], split: str) -> dict[str, str]:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "made with": f"ffedge {version('ffedge')}, onnxruntime {onnxruntime.__version__}, numpy {np.__version__}, "
         f"Python {platform.python_version()}",
-        **{f"bundle of {name}": bundle(model.manifest) for name, model in models.items()},
+        **{f"{name}, {model.path.name}": bundle(model.manifest) for name, model in models},
     }
 
 

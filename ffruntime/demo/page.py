@@ -20,9 +20,10 @@ from PIL import Image
 
 from ..core.data import Examples
 from .digits import SHAPE
-from .split_mnist import MODE, TASKS, Method, SplitPlan, summary
+from .split_mnist import TASKS, Method, SplitPlan, summary
 from .teach import ChangedWorldPlan, Measurement, NewClassPlan
 
+CLASSES = ", by class goodness"
 QUICK = "QUICK: far fewer images and steps than the protocol says"
 PICTURES = 20
 METHODS = {"replay": "replay + rehearsal", "naive": "naive", "gdumb": "GDumb"}
@@ -59,14 +60,20 @@ class Scene(Struct, frozen=True):
 
 
 def show_new_class(
-    digit: int, points: Sequence[Measurement], taught: Sequence[Examples], plan: NewClassPlan, where: str
+    digit: int,
+    points: Sequence[Measurement],
+    taught: Sequence[Examples],
+    plan: NewClassPlan,
+    where: str,
+    of_classes: bool = False,
 ) -> Scene:
-    """Scene 1; `where` says on which images it was measured."""
+    """Scene 1; `where` says on which images it was measured, `of_classes` whether by class goodness."""
     first, last, mode = points[0], points[-1], next(iter(points[0].new))
+    takes = "row in the readout of every unit" if of_classes else "label pattern"
     return Scene(
-        f"A class never seen: {digit}",
+        f"A class never seen: {digit}{CLASSES if of_classes else ''}",
         f"The network was trained without the digit {digit}. {last.examples} of them are learned on the device, a "
-        "portion at a time, with the defaults of 'ffruntime learn': the new class takes a spare label pattern, the "
+        f"portion at a time, with the defaults of 'ffruntime learn': the new class takes a spare {takes}, the "
         f"other digits are replayed from the bundle's exemplars. Measured on {plan.measured:,} {where} images.",
         {
             f"{digit}s before": percent(first.new[mode]),
@@ -88,6 +95,7 @@ def show_changed_world(
     taught: Mapping[str, Sequence[Examples]],
     plan: ChangedWorldPlan,
     where: str,
+    of_classes: bool = False,
 ) -> Scene:
     """Scene 2."""
     mode = next(iter(next(iter(worlds.values()))[0].new))
@@ -108,7 +116,7 @@ def show_changed_world(
         for world, points in worlds.items()
     ]
     return Scene(
-        "A changed world",
+        f"A changed world{CLASSES if of_classes else ''}",
         f"The digits begin to arrive {', '.join(worlds)}. In each of these worlds, from the shipped network, "
         f"{plan.portions} portions of {plan.portion} labelled images are learned with the defaults of 'ffruntime "
         f"learn'; then the device rests, and rehearses what it has stored for {plan.rehearsal} steps. Measured on "
@@ -120,7 +128,9 @@ def show_changed_world(
     )
 
 
-def show_split_mnist(seeds: Mapping[int, Mapping[str, Method]], plan: SplitPlan, where: str) -> Scene:
+def show_split_mnist(
+    seeds: Mapping[int, Mapping[str, Method]], plan: SplitPlan, where: str, of_classes: bool = False
+) -> Scene:
     """Scene 3."""
     found = {name: [methods[name] for methods in seeds.values()] for name in METHODS}
     r = np.mean([method.r for method in found["replay"]], axis=0)
@@ -131,15 +141,15 @@ def show_split_mnist(seeds: Mapping[int, Mapping[str, Method]], plan: SplitPlan,
     }
     end = float(len(tasks))
     return Scene(
-        "Split-MNIST: ten digits in five tasks",
+        f"Split-MNIST: ten digits in five tasks{CLASSES if of_classes else ''}",
         "Class-incremental and online: an untrained network meets two digits after two others, every image once, "
         f"{plan.arriving} at a time; it is never told which task an image is of, and in the end answers with one "
         f"of ten digits. At most {plan.stored} examples are stored, {plan.stored * int(np.prod(SHAPE)):,} bytes; "
         f"after each task the device rests and rehearses them for {plan.rehearsal} steps. In memory, without a "
         "state directory. Naive: the same steps, nothing stored. GDumb: a fresh network of the same kind, which "
-        f"learns only the same {plan.stored} examples, for {plan.gdumb} steps. ACC, BWT and forgetting are by the "
-        f"{MODE}, on all {where} images; goodness on {plan.goodness:,} of them. Seeds: "
-        f"{', '.join(map(str, seeds))}.",
+        f"learns only the same {plan.stored} examples, for {plan.gdumb} steps. ACC, BWT and forgetting are by "
+        f"{'goodness' if of_classes else 'the classifier'}, on all {where} images; goodness on "
+        f"{plan.goodness:,} of them. Seeds: {', '.join(map(str, seeds))}.",
         {f"ACC, {METHODS[name]}": _spread(summary(methods)["acc"], len(seeds)) for name, methods in found.items()},
         [
             lines_svg(

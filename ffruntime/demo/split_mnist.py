@@ -16,12 +16,13 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from ..core.architecture import Network
+from ..core.architecture import Network, class_goodness
 from ..core.bundle import Bundle
 from ..core.data import Examples
 from ..core.errors import BundleError
 from ..core.layers import tensors
 from ..core.learning import Augment
+from ..core.manifest import Mode
 from ..learning.learner import Learner
 from ..learning.step import Arrays, Settings, learning_units
 from ..learning.stream import Stream
@@ -29,8 +30,8 @@ from ..model import Model
 from .digits import DIGITS, SHAPE, accuracy, names, require_digits, showing, some
 
 TASKS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
-MODE = "classifier"  # the inference mode of R, ACC, BWT and forgetting: chosen on validation images
 SETTINGS = Settings(batch=64, micro_batch=32, fresh=0.25, lr=4e-3, head_lr=2e-3)
+CLASS_SETTINGS = Settings(batch=64, micro_batch=32, fresh=0.25, lr=4e-3)  # with class goodness
 AUGMENT = Augment(shift=2, rotate=15.0, scale=0.15)
 REMEDY = "fftrain mnist --recipe stream --epochs 0 --out untrained.ff && ffexport --model untrained.ff"
 
@@ -60,6 +61,11 @@ class Method(Struct, frozen=True):
     goodness: list[float]  # in the end, by goodness of every label
     steps: int
     seconds: float
+
+
+def mode(network: Network) -> Mode:
+    """The inference mode of R, ACC, BWT and forgetting: of labels in the input, chosen on validation images."""
+    return "goodness" if class_goodness(network) else "classifier"
 
 
 def require(bundle: Bundle) -> None:
@@ -107,7 +113,8 @@ def run(
 def in_memory(model: Model, stored: int) -> Learner:
     """A learner that keeps so many images, in memory, and adopts whatever it learns."""
     replay_bytes = stored * int(np.prod(SHAPE))
-    return Learner(model, False, SETTINGS, tolerance=1.0, replay_bytes=replay_bytes, seeded=False)
+    settings = CLASS_SETTINGS if class_goodness(model.manifest.network) else SETTINGS
+    return Learner(model, False, settings, tolerance=1.0, replay_bytes=replay_bytes, seeded=False)
 
 
 def begin(learner: Learner, seed: int, stepped: Callable[[], None]) -> Stream:
@@ -144,23 +151,26 @@ def learn(
 def untrained(network: Network, rng: np.random.Generator) -> Arrays:
     """What learning can change of a network, drawn anew: as `fftrain` begins (He et al. 2015).
 
-    Weights of units are normal with standard deviation √(2 / fan-in); biases and the classifier are zero.
+    Weights of units are normal with standard deviation √(2 / fan-in); biases, readouts and the classifier are zero,
+    and no row of a readout is known.
     """
     fresh = {}
     for tensor in sorted(tensors(network), key=lambda tensor: tensor.name):
-        if tensor.role == "weight" and not tensor.of_head:
+        layer = tensor.layer
+        if tensor.role == "weight" and not (tensor.of_head or (layer and layer.readout)):
             drawn = math.sqrt(2 / tensor.fan_in) * rng.standard_normal(tensor.shape)
             fresh[tensor.name] = drawn.astype(np.float32)
-        elif tensor.learnable:
+        elif tensor.learnable or tensor.role == "known":
             fresh[tensor.name] = np.zeros(tensor.shape, np.float32)
     return fresh
 
 
-def by_task(model: Model, tested: Examples, met: int, mode: str = MODE) -> list[float]:
+def by_task(model: Model, tested: Examples, met: int, asked: Mode | None = None) -> list[float]:
     """Accuracy on each task of a network that has met the first `met` of them, and answers with their classes."""
+    chosen = asked or mode(model.manifest.network)
     answering = model.with_weights(msgspec.structs.replace(model.weights, classes=DIGITS[: 2 * met]))
     return [
-        accuracy(answering, showing(tested, *task), mode) if number < met else 0.0
+        accuracy(answering, showing(tested, *task), chosen) if number < met else 0.0
         for number, task in enumerate(TASKS)
     ]
 

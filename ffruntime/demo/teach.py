@@ -12,14 +12,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 from PIL import Image, ImageFilter, ImageOps
 
+from ..core.architecture import Network
 from ..core.bundle import Bundle
 from ..core.data import Examples
 from ..core.errors import BundleError
 from ..learning.learner import Learner
-from ..learning.step import Settings, learning_units
+from ..learning.step import Settings, learning_units, update_steps
 from ..model import Model
 from .digits import DIGITS, accuracy, known, names, require_digits, showing, some
 
@@ -98,9 +99,9 @@ def new_class_portions(bundle: Bundle, training: Examples, plan: NewClassPlan, s
     return [taught.take(order[start:end]) for start, end in pairwise((0, *plan.taught))]
 
 
-def new_class_steps(plan: NewClassPlan) -> int:
+def new_class_steps(network: Network, plan: NewClassPlan) -> int:
     """Steps of all updates."""
-    return len(plan.taught) * (plan.settings.steps + plan.settings.head_steps)
+    return len(plan.taught) * update_steps(network, plan.settings)
 
 
 def teach_new_class(
@@ -144,10 +145,11 @@ def changed_world_portions(
     return [arrived.take(slice(start, start + plan.portion)) for start in starts]
 
 
-def changed_world_steps(plan: ChangedWorldPlan) -> int:
+def changed_world_steps(network: Network, plan: ChangedWorldPlan) -> int:
     """Steps of all updates in all worlds."""
-    update = plan.settings.steps + plan.settings.head_steps
-    return len(WORLDS) * (plan.portions * update + 2 * plan.rehearsal)
+    resting = structs.replace(plan.settings, steps=plan.rehearsal, head_steps=plan.rehearsal)
+    update, rehearsal = (update_steps(network, settings) for settings in (plan.settings, resting))
+    return len(WORLDS) * (plan.portions * update + rehearsal)
 
 
 def teach_changed_world(

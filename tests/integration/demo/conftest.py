@@ -1,4 +1,4 @@
-"""What tests of the demonstration share: MNIST's files with few images, and two tiny untrained bundles."""
+"""What tests of the demonstration share: MNIST's files with few images, and tiny untrained bundles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fftrain.pack import pack_run
 from fftrain.recipe import load_recipe
 from fftrain.run import start
 
-TINY = str(Path(__file__).parents[2] / "tiny.toml")
+TESTS = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="session")
@@ -33,10 +33,10 @@ def data(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def _untrained(path: Path, classes: str | None) -> Path:
-    recipe = load_recipe(TINY, [("schedule.epochs", 0)])
+def _untrained(path: Path, classes: str | None, recipe_name: str = "tiny") -> Path:
+    recipe = load_recipe(str(TESTS / f"{recipe_name}.toml"), [("schedule.epochs", 0)])
     run = start(recipe, load_dataset("mnist", data_directory(None), classes), 0, torch.device("cpu"), torch.float32)
-    pack_run(path, run, "tiny", "cpu", "fp32", {})
+    pack_run(path, run, recipe_name, "cpu", "fp32", {})
     export_onnx(path)
     return path
 
@@ -51,3 +51,15 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def nine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One that has never heard of 9."""
     return _untrained(tmp_path_factory.mktemp("nine") / "nine.ff", "0-8")
+
+
+@pytest.fixture(scope="session")
+def untrained_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With class goodness, one that knows the names of all ten digits."""
+    return _untrained(tmp_path_factory.mktemp("untrained") / "classes.ff", None, "classes")
+
+
+@pytest.fixture(scope="session")
+def nine_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With class goodness, one that has never heard of 9."""
+    return _untrained(tmp_path_factory.mktemp("nine") / "classes.ff", "0-8", "classes")

@@ -21,8 +21,9 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def demo(data: Path, nine: Path, untrained: Path, tmp_path: Path) -> Callable[..., Result]:
     def run(*arguments: object) -> Result:
-        bundles = ("--nine", nine, "--model", nine, "--untrained", untrained)
-        words = ("demo", "--quick", "--threads", 1, "--data", data, "--out", tmp_path / "demo.html", *bundles)
+        bundles = {"--nine": nine, "--model": nine, "--untrained": untrained}
+        words = ["demo", "--quick", "--threads", 1, "--data", data, "--out", tmp_path / "demo.html"]
+        words += [word for option in bundles.items() if option[0] not in arguments for word in option]
         return CliRunner().invoke(cli, [str(word) for word in (*words, *arguments)])
 
     return run
@@ -47,6 +48,28 @@ def test_all_scenes_are_measured_shown_and_written(demo: Callable[..., Result], 
     assert {path.name for path in (tmp_path / "state").iterdir()} == {"new-class", "changed-world"}
     again = demo("--state", tmp_path / "state")
     assert isinstance(again.exception, UsageError)
+
+
+def test_class_goodness_is_shown_beside_labels_in_the_input(
+    demo: Callable[..., Result], nine: Path, nine_classes: Path, untrained_classes: Path, tmp_path: Path
+) -> None:
+    bundles = ("--nine", nine, "--nine", nine_classes, "--untrained", untrained_classes)
+    scenes = ("--scene", "new-class", "--scene", "split-mnist", "--state", tmp_path / "state", "--json")
+    done = demo(*bundles, *scenes)
+    assert done.exit_code == 0, done.output
+    *rows, written = (json.loads(line) for line in done.stdout.splitlines())
+    assert [(row["scene"], row["bundle"]) for row in rows] == [
+        ("new-class", str(nine)),
+        ("new-class", str(nine_classes)),
+        ("split-mnist", str(untrained_classes)),
+    ]
+    assert ["classifier" in row["points"][0]["new"] for row in rows[:2]] == [True, False]
+    assert rows[2]["mode"] == "goodness"
+    assert len(list((tmp_path / "state").iterdir())) == 2
+    html = Path(written["page"]).read_text()
+    assert "<h2>A class never seen: 9</h2>" in html
+    assert "<h2>A class never seen: 9, by class goodness</h2>" in html
+    assert "<h2>Split-MNIST: ten digits in five tasks, by class goodness</h2>" in html
 
 
 def test_a_person_reads_tables(demo: Callable[..., Result], tmp_path: Path) -> None:
