@@ -30,6 +30,7 @@ class Progress(Struct, frozen=True):
     step: int = 0
     seconds: float = 0.0
     history: tuple[dict[str, Any], ...] = ()
+    total: int | None = None  # steps of the whole run; None: the clock has not decided yet
 
 
 class Identity(Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -33,8 +34,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def show_training(statuses: Iterable[Status], steps_per_epoch: int, epochs: int) -> None:
-    """Consume where a run is, and with that run it: a bar with figures, and a line for every epoch.
+def show_training(statuses: Iterable[Status], steps_per_epoch: int) -> None:
+    """Consume where a run is, and with that run it: a bar with figures, a line for every epoch, and one when the
+    clock has decided how many steps there are.
 
     Time left is told from the first status on, so that it is right for a run that was resumed, too.
     """
@@ -60,27 +62,34 @@ def show_training(statuses: Iterable[Status], steps_per_epoch: int, epochs: int)
         TextColumn("{task.fields[figures]}"),
     )
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=epochs * steps_per_epoch, figures="")
-        first = True
+        task = bar.add_task("", total=None, figures="")
+        first, undecided = True, False
         for status in statuses:
             position = status.epoch * steps_per_epoch + status.step
             if first:
                 bar.reset(task, completed=position)
                 first = False
-            bar.update(task, completed=position)
+            bar.update(task, completed=position, total=status.total)
+            if undecided and status.total is not None:
+                console.print(
+                    f"there is time for {status.total:,} steps, {status.total / steps_per_epoch:.1f} epochs; "
+                    f"--steps {status.total} repeats this run"
+                )
+            undecided = status.total is None
             if status.figures is not None:
                 losses, accuracies = status.figures[:-1].T.tolist()
                 bar.update(task, figures=_figures(losses, accuracies, status.of_classes))
             if status.row:
+                epochs = None if status.total is None else math.ceil(status.total / steps_per_epoch)
                 console.print(epoch_line(status.row, epochs))
 
 
-def epoch_line(row: dict[str, Any], epochs: int) -> str:
+def epoch_line(row: dict[str, Any], epochs: int | None) -> str:
     """One epoch's line: loss and accuracy per unit, validation accuracy per inference mode."""
     of_classes = "unit_accuracy" in row
     figures = _figures(row["loss"], row["unit_accuracy" if of_classes else "discrimination_accuracy"], of_classes)
     validation = ", ".join(f"{mode} {percent(share)}" for mode, share in row["validation"].items())
-    line = f"epoch {row['epoch']:>3}/{epochs}  {figures}  validation: {validation}"
+    line = f"epoch {row['epoch']:>3}{'' if epochs is None else f'/{epochs}'}  {figures}  validation: {validation}"
     if "total" in row:
         total = row["total"]
         line += f"\ntotal, chosen on all validation images: {total['name']}, {percent(total['accuracy'])}"

@@ -141,6 +141,8 @@ def count_cost(manifest: Manifest) -> Cost:
         parts.append(Part("classifier", "linear", (network.label.patterns,), trained, head_macs(network)))
         by_mode["classifier"] = pass_macs(network) + head_macs(network)
     seen = training.data.train * training.epochs
+    if training.steps is not None:
+        seen = training.steps * recipe.schedule.batch
     once = training_macs(recipe, network)
     return Cost(
         parts=tuple(parts),

@@ -60,21 +60,18 @@ def compute_exactly() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
+def synchronise(device: torch.device) -> None:
+    """Wait for what a GPU still has to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 def _cpu_computes_bf16() -> bool:
     try:
         features = Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
     return any(flag in features for flag in BF16_FLAGS)
-
-
-def default_recipe(hardware: Hardware, offline_sample: bool) -> tuple[str, str]:
-    """(recipe name, why) for this machine and these data."""
-    if offline_sample:
-        return "sample", "the offline sample is small, so it is seen many times"
-    if hardware.device == "cuda":
-        return "gpu", f"for a CUDA GPU ({hardware.name})"
-    return "cpu", f"for a processor ({hardware.name})"
 
 
 # Several processes, one training run (torchrun): each takes its share of every batch, gradients are averaged.

@@ -20,15 +20,20 @@ from .recipe import Adam, Recipe
 Optimizers: TypeAlias = dict[str, torch.optim.Optimizer]  # by unit name, and `HEAD`
 
 
-def trained_parts(recipe: Recipe, network: Network) -> list[str]:
-    """Units that the recipe changes, and `HEAD`. Where gradients cross units, those below a trained one, too."""
+def trained_units(recipe: Recipe, network: Network) -> list[str]:
+    """Units that the recipe changes. Where gradients cross units, those below a trained one, too."""
     trained = [index for index, unit in enumerate(network.units) if unit.trained]
-    of_classes = class_goodness(network)
     if isinstance(recipe.loss, CrossEntropy):
-        trained = list(range(scored_units(network)[-1] + 1 if of_classes else len(network.units)))
+        trained = list(range(scored_units(network)[-1] + 1 if class_goodness(network) else len(network.units)))
     elif recipe.gradient == "crossing":
         trained = list(range(max(trained) + 1))
-    return [*map(unit_name, trained), *([HEAD] if recipe.schedule.head_lr and not of_classes else [])]
+    return [*map(unit_name, trained)]
+
+
+def trained_parts(recipe: Recipe, network: Network) -> list[str]:
+    """Units that the recipe changes, and `HEAD`."""
+    head = recipe.schedule.head_lr and not class_goodness(network)
+    return [*trained_units(recipe, network), *([HEAD] if head else [])]
 
 
 def make_optimizers(recipe: Recipe, network: Network, tensors: Tensors) -> Optimizers:
@@ -56,14 +61,15 @@ def learning_rate(progress: float, constant: float) -> float:
     return min(1.0, (1 - progress) / (1 - constant))
 
 
-def learning_rates(recipe: Recipe, network: Network, epoch: int, passed: float) -> dict[str, float]:
-    """Factor of the learning rate of every part that learns now, when the share `passed` of the training has."""
+def learning_rates(recipe: Recipe, network: Network, begun: float, passed: float) -> dict[str, float]:
+    """Factor of the learning rate of every part that learns now, when the share `passed` of the training has, and
+    the share `begun` had when the epoch began."""
     schedule, parts = recipe.schedule, trained_parts(recipe, network)
-    at = epoch / schedule.epochs if schedule.falls == "epoch" else passed
+    at = begun if schedule.falls == "epoch" else passed
     rates = dict.fromkeys(parts, learning_rate(at, schedule.constant))
     if schedule.order == "together":
         return rates
-    units = [part for part in parts if part != HEAD]
+    units = trained_units(recipe, network)
     turn = min(int(passed * len(units)), len(units) - 1)
     own = learning_rate(max(0.0, at * len(units) - turn), schedule.constant)
     return {part: own if part in units else rate for part, rate in rates.items() if part in (units[turn], HEAD)}

@@ -200,6 +200,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 FOLDER = Path(__file__).parent / "recipes"
+DEFAULT_RECIPE = "class"
 
 
 def recipe_names() -> list[str]:

@@ -17,7 +17,7 @@ from ffruntime.core.bundle import Bundle
 from ffruntime.core.durable import write_atomically
 from ffruntime.core.errors import BundleError
 from ffruntime.core.layers import unit_parameters
-from ffruntime.core.manifest import WEIGHTS, Manifest
+from ffruntime.core.manifest import WEIGHTS, Manifest, Training
 
 from .dataset import Dataset
 from .display import duration, percent
@@ -88,6 +88,7 @@ def render(title: str, manifest: Manifest, weights: dict[str, np.ndarray], figur
         figures=figures,
         cost=figures.cost,
         method=method(manifest.training.recipe),
+        length=length(manifest.training),
         curves=curves(manifest),
         confusions=[confusion(figures, split, mode) for split, modes in figures.measured.items() for mode in modes],
         reliability={
@@ -113,6 +114,11 @@ def method(recipe: dict[str, Any]) -> str:
     if recipe.get("gradient") == "crossing":
         return "Forward-Forward, gradients crossing from unit to unit"
     return "Forward-Forward: every unit by its own loss, without backpropagation"
+
+
+def length(training: Training) -> str:
+    """How long it was trained, in words: `30 epochs`, or `8,420 steps` where the epochs were cut to those."""
+    return f"{training.epochs} epochs" if training.steps is None else f"{training.steps:,} steps"
 
 
 def si(number: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -20,10 +21,11 @@ from ffruntime.core.learning import ClassLoss, CrossEntropy
 from ffruntime.core.manifest import TrainedMode
 
 from .checkpoint import Identity, Progress, checkpoint_path, load_checkpoint, save_checkpoint
+from .clock import Costs, Limit, Watch, free_share
 from .dataset import Dataset, on_device, pixel_statistics
 from .epoch import Batch, epoch_batches
 from .evaluation import accuracy, unit_goodness
-from .hardware import anyone, average, graphed, rank, world
+from .hardware import anyone, average, graphed, rank, synchronise, world
 from .network import initialise
 from .optimizers import learning_rates, make_optimizers, set_learning_rates
 from .patterns import make_patterns
@@ -35,6 +37,7 @@ from .unit_weights import choose
 CHECKPOINT_SECONDS = 60.0
 CHECKPOINT_SHARE = 0.05  # of the time at most, where epochs end sooner than that
 GLANCE = 1_000  # validation images looked at after each epoch; all of them are at the end
+PACKING_SECONDS = 8.0  # what a run does after its evaluation: golden vectors, the bundle, the report
 LOOK_STEPS = 25  # between looks at the clock, at the user's wish to stop and, on a CPU, at the figures
 
 
@@ -43,12 +46,34 @@ class Run(TrainingState):
 
     dataset: Dataset
     seed: int
+    total: int | None  # steps of the whole run; None: the clock has not decided yet
     seconds: float = 0.0  # of training, those before a resumption included
-    history: tuple[dict[str, Any], ...] = ()  # a row for each whole epoch
+    history: tuple[dict[str, Any], ...] = ()  # a row for each epoch, the last of which may be a part of one
 
     @property
     def steps_per_epoch(self) -> int:
         return max(1, len(self.dataset.train.labels) // self.recipe.schedule.batch)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run, the last of which may be a part of one; the recipe's while that is not known."""
+        total = self.total
+        return self.recipe.schedule.epochs if total is None else math.ceil(total / self.steps_per_epoch)
+
+    @property
+    def cut(self) -> int | None:
+        """The number of steps, where it is another than the recipe's epochs make."""
+        return None if self.total == self.recipe.schedule.epochs * self.steps_per_epoch else self.total
+
+    def passed(self, epoch: int, step: int) -> float:
+        """Share of the training that has passed after these steps of that epoch; 0 where its length is unknown."""
+        if self.total is None:
+            return 0.0
+        return (epoch + step / self.steps_per_epoch) / (self.total / self.steps_per_epoch)
+
+    def ended(self, epoch: int, step: int) -> bool:
+        """Whether these steps of that epoch were the last."""
+        return self.total is not None and epoch * self.steps_per_epoch + step >= self.total
 
     @property
     def modes(self) -> tuple[TrainedMode, ...]:
@@ -76,6 +101,7 @@ class Status(Struct, frozen=True):
 
     epoch: int
     step: int
+    total: int | None  # steps of the whole run, once they are known
     figures: Tensor | None
     of_classes: bool  # whether the figures' accuracy is that of each unit's answers
     row: dict[str, Any] | None = None
@@ -101,8 +127,10 @@ def start(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, dty
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     optimizers = make_optimizers(recipe, network, tensors)
     peers = peer_means(recipe.peer, network, device)
-    first = frozenset(learning_rates(recipe, network, 0, 0.0)) if recipe.schedule.epochs else frozenset()
-    return Run(recipe, network, tensors, optimizers, peers, first, device, dtype, dataset, seed)
+    first = frozenset(learning_rates(recipe, network, 0.0, 0.0))
+    run = Run(recipe, network, tensors, optimizers, peers, first, device, dtype, dataset, seed, None)
+    run.total = recipe.schedule.epochs * run.steps_per_epoch
+    return run
 
 
 def _check(recipe: Recipe) -> None:
@@ -131,21 +159,18 @@ def _asks_classifier(recipe: Recipe) -> bool:
     return recipe.negatives.hard > 0 and recipe.negatives.source == "classifier"
 
 
-def passed(run: Run, epoch: int, step: int) -> float:
-    """Share of the training that has passed."""
-    return (epoch + step / run.steps_per_epoch) / run.recipe.schedule.epochs
+def train(
+    run: Run, out: Path, resume: bool, stop: Callable[[], bool], limit: Limit | None = None
+) -> Iterator[Status]:
+    """Train to the run's last step, reporting on the way.
 
-
-def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterator[Status]:
-    """Train to the recipe's end, reporting on the way.
-
-    Asked to `stop`, finishes the step, writes the checkpoint and raises `Interrupted`. The checkpoint is written
-    every minute, and after every epoch where that takes no more than `CHECKPOINT_SHARE` of the time; a run that is
-    killed goes on from the last one. Of several processes the first writes and reports; all of them have to call
-    this.
+    Where its number is not known, the clock decides it once, by the `limit`. Asked to `stop`, finishes the step,
+    writes the checkpoint and raises `Interrupted`. The checkpoint is written every minute, and after every epoch
+    where that takes no more than `CHECKPOINT_SHARE` of the time; a run that is killed goes on from the last one. Of
+    several processes the first writes and reports; all of them have to call this.
     """
-    path, schedule, of_classes = checkpoint_path(out), run.recipe.schedule, class_goodness(run.network)
-    progress = Progress()
+    path, of_classes, per_epoch = checkpoint_path(out), class_goodness(run.network), run.steps_per_epoch
+    progress = Progress(total=run.total)
     sums = torch.zeros(len(run.network.units) + 1, 2, device=run.device)
     saved = cost = 0.0  # when the last checkpoint was written, and how long that took
 
@@ -160,46 +185,65 @@ def train(run: Run, out: Path, resume: bool, stop: Callable[[], bool]) -> Iterat
     if resume:
         progress, loaded = load_checkpoint(path, run.identity, run)
         sums, run.seconds, run.history = loaded.to(run.device), progress.seconds, progress.history
+        if run.total is not None and progress.total not in (None, run.total):
+            raise UsageError(f"--resume: {path} is of a run of {progress.total:,} steps, not of {run.total:,}")
+        run.total = run.total if progress.total is None else progress.total
         saved = time.monotonic()
     else:  # says at once, and not after an epoch, that this place cannot be written
         save(progress)
     split, glance = on_device(run.dataset.train, run.device), _glance(run)
     step_function = _step(run)
     hard = torch.zeros((), device=run.device)
-    begun = time.monotonic() - run.seconds
-    for epoch in range(progress.epoch, schedule.epochs):
+    share = free_share(run.recipe, run.network)
+    watch = Watch(
+        limit if run.total is None else None, share, per_epoch, time.monotonic() - run.seconds, run.device
+    )
+    if run.total is None:
+        run.total = watch.decide(progress.epoch * per_epoch + progress.step)
+    for epoch in itertools.count(progress.epoch):
+        if run.ended(epoch, 0):
+            return
         step = progress.step if epoch == progress.epoch else 0
+        watch.pauses()
         for batch in epoch_batches(split, run.recipe, run.seed, epoch, skip=step):
-            share = passed(run, epoch, step)
-            rates = learning_rates(run.recipe, run.network, epoch, share)
+            if run.ended(epoch, step):
+                break
+            share = run.passed(epoch, step)
+            rates = learning_rates(run.recipe, run.network, run.passed(epoch, 0), share)
             set_learning_rates(run.optimizers, rates)
             if run.learning != rates.keys():
                 run.learning, step_function = frozenset(rates), _step(run)
             hard.fill_(run.recipe.negatives.hard if share >= run.recipe.negatives.warmup else 0.0)
+            watch.steps()
             sums += step_function(run, batch, hard)
             step += 1
+            watch.stepped()
             if step % LOOK_STEPS and world() > 1:
                 continue
+            if run.total is None:
+                run.total = watch.decide(epoch * per_epoch + step)
             asked = anyone(stop(), run.device)
             if asked or anyone(time.monotonic() - saved > CHECKPOINT_SECONDS, run.device):
-                save(Progress(epoch, step, time.monotonic() - begun, run.history))
+                save(Progress(epoch, step, watch.seconds(), run.history, run.total))
             if asked:
                 raise Interrupted
             if step % LOOK_STEPS == 0:
-                yield Status(epoch, step, (sums / step) if run.device.type == "cpu" else None, of_classes)
+                figures = (sums / step) if run.device.type == "cpu" else None
+                yield Status(epoch, step, run.total, figures, of_classes)
         figures = sums / step
         average([figures])
+        ended = run.ended(epoch, step)
         row = _history_row(run, epoch, figures.cpu(), glance)
-        if epoch + 1 == schedule.epochs and isinstance(run.recipe.loss, ClassLoss):
+        if ended and isinstance(run.recipe.loss, ClassLoss):
             row["total"] = _weigh_units(run, row["loss"])
-        run.seconds, run.history = time.monotonic() - begun, (*run.history, row)
-        progress = Progress(epoch + 1, 0, run.seconds, run.history)
+        run.seconds, run.history = watch.seconds(), (*run.history, row)
+        progress = Progress(epoch + 1, 0, run.seconds, run.history, run.total)
         sums.zero_()
         since = time.monotonic() - saved
-        due = progress.epoch == schedule.epochs or cost < CHECKPOINT_SHARE * since or since > CHECKPOINT_SECONDS
+        due = ended or cost < CHECKPOINT_SHARE * since or since > CHECKPOINT_SECONDS
         if due:
             save(progress)
-        yield Status(epoch, step, figures.cpu(), of_classes, row)
+        yield Status(epoch, step, run.total, figures.cpu(), of_classes, row)
         if anyone(stop(), run.device):
             if not due:
                 save(progress)
@@ -246,8 +290,8 @@ def _weigh_units(run: Run, losses: list[float | None]) -> dict[str, Any]:
     return {**structs.asdict(chosen), "weights": list(chosen.weights)}
 
 
-def estimate_seconds(run: Run) -> float:
-    """How long the whole run will take here, from a few steps on copies: seconds, to a quarter or so."""
+def estimate(run: Run) -> Costs:
+    """What the parts of a run take here, from a few steps on copies, to a quarter or so."""
     recipe, schedule, source = run.recipe, run.recipe.schedule, run.dataset.source
     tensors = {name: tensor.clone() for name, tensor in run.tensors.items()}
     optimizers, peers = (
@@ -262,27 +306,31 @@ def estimate_seconds(run: Run) -> float:
 
     def timed(work: Callable[[], Any]) -> float:
         work()  # warm up: the first call chooses kernels
-        _synchronise(run.device)
+        synchronise(run.device)
         begun = time.perf_counter()
         work()
-        _synchronise(run.device)
+        synchronise(run.device)
         return time.perf_counter() - begun
 
-    def some_steps() -> None:
-        for batch in epoch_batches(split, recipe, run.seed, 0, skip=0):
-            step_function(trial, batch, hard)
+    def draw() -> list[Batch]:
+        return list(epoch_batches(split, recipe, run.seed, 0, skip=0))
 
     def look(dtype: torch.dtype) -> Callable[[], Any]:
         some, classes = Examples(split.pixels[:100], split.labels[:100]), len(run.dataset.classes)
         return lambda: accuracy(trial.network, tensors, some, classes, dtype, modes=run.modes)
 
-    per_step = timed(some_steps) / max(1, len(split.labels) // schedule.batch)
-    glances = schedule.epochs * min(GLANCE, source.validation) / len(split.labels[:100])
-    final = (source.validation + source.test) / len(split.labels[:100])
-    steps = schedule.epochs * run.steps_per_epoch
-    return steps * per_step + glances * timed(look(run.dtype)) + final * timed(look(torch.float32))
+    batches, drawn, shown = draw(), timed(draw), len(split.labels[:100])
+    at_the_end = source.validation + source.test
+    if isinstance(recipe.loss, ClassLoss):
+        at_the_end += source.validation  # by which the total is chosen
+    return Costs(
+        timed(lambda: [step_function(trial, batch, hard) for batch in batches]) / len(batches),
+        drawn * source.train / len(split.labels) + timed(look(run.dtype)) * min(GLANCE, source.validation) / shown,
+        timed(look(torch.float32)) * at_the_end / shown + PACKING_SECONDS,
+    )
 
 
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def estimate_seconds(run: Run, costs: Costs) -> float:
+    """How long a run of so many steps will take, all in all."""
+    assert run.total is not None
+    return run.total * costs.step + run.epochs * costs.epoch + costs.end

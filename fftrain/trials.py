@@ -118,7 +118,7 @@ def _train(sweeping: Sweeping, recipe: Recipe, seed: int, out: Path) -> dict[str
     if sweeping.space and sweeping.objective not in run.modes:
         raise UsageError(f"this recipe trains for no {sweeping.objective}: choose --objective {run.modes[0]}")
     statuses = train(run, out, checkpoint_path(out).exists(), sweeping.stop)
-    show_training(statuses, run.steps_per_epoch, recipe.schedule.epochs)
+    show_training(statuses, run.steps_per_epoch)
     validation = on_device(sweeping.dataset.validation, sweeping.device)
     classes = len(sweeping.dataset.classes)
     measured = accuracy(run.network, run.tensors, validation, classes, torch.float32, modes=run.modes)

@@ -59,7 +59,7 @@ def sweep() -> None:
 
 @sweep.command(epilog=RUN_EPILOG)
 @click.argument("dataset", metavar="DATASET|DIR")
-@click.option("--recipe", metavar="NAME|FILE", help="What is swept; default: by the hardware.")
+@click.option("--recipe", metavar="NAME|FILE", help="What is swept; default: class.")
 @click.option(
     "--grid", "grids", multiple=True, metavar="FIELD=A,B,…", help="All combinations; or recipe=NAME,NAME,…"
 )
@@ -118,9 +118,9 @@ def run(
     from msgspec import to_builtins
     from optuna.exceptions import StorageInternalError
 
-    from ..hardware import compute_exactly, default_recipe, find_hardware
+    from ..hardware import compute_exactly, find_hardware
     from ..override import parse_override
-    from ..recipe import load_recipe
+    from ..recipe import DEFAULT_RECIPE, load_recipe
     from ..study import (
         Range,
         add_points,
@@ -140,7 +140,7 @@ def run(
         raise UsageError("a sweep needs --grid or --search, and not both")
     points = grid_points(grid, seeds) if grid else search_points(trials, seeds)
     hardware = find_hardware(device)
-    name = recipe or default_recipe(hardware, offline)[0]
+    name = recipe or DEFAULT_RECIPE
     overrides = [parse_override(text) for text in settings]
     if epochs is not None:
         overrides.append(("schedule.epochs", epochs))

@@ -30,13 +30,19 @@ from .shared import (
 )
 
 if TYPE_CHECKING:
+    from ..clock import Costs, Limit
     from ..dataset import Dataset
     from ..evaluation import Scores
     from ..run import Run
 
+MINUTES = 15.0  # from start to end, where nothing is asked for
+WHY = "class goodness (layer-local classifiers): one pass tells all classes; the best in a first run's time"
+
 EPILOG = """\b
 Examples:
-  fftrain mnist                          the default network for this machine, into model.ff
+  fftrain mnist                          the default network, in at most 15 minutes, into model.ff
+  fftrain mnist --recipe cpu             the label in the input, as in Hinton's Forward-Forward algorithm
+  fftrain mnist --minutes 5              what there is time for in five minutes
   fftrain mnist --recipe paper           the best network of Scodellaro et al.
   fftrain mnist --set schedule.lr=1e-3   the default recipe with another learning rate
   fftrain mnist --resume                 go on after Ctrl-C, or after the power went
@@ -59,6 +65,8 @@ class TrainingOptions(Struct, frozen=True):
     out: str
     classes: str | None
     epochs: int | None
+    minutes: float | None
+    steps: int | None
     seed: int
     device: str
     precision: str
@@ -69,9 +77,7 @@ class TrainingOptions(Struct, frozen=True):
 
 
 OPTIONS = (
-    click.option(
-        "--recipe", metavar="NAME|FILE", help="A shipped recipe or a TOML file; default: by the hardware."
-    ),
+    click.option("--recipe", metavar="NAME|FILE", help="A shipped recipe or a TOML file; default: class."),
     click.option(
         "--set",
         "settings",
@@ -93,6 +99,13 @@ OPTIONS = (
     click.option(
         "--epochs", type=click.IntRange(min=0), help="Instead of the recipe's; 0 writes an untrained bundle."
     ),
+    click.option(
+        "--minutes",
+        type=click.FloatRange(min=0.1),
+        help="From start to end; after the first minute the clock decides the number of steps. Default: without "
+        "--recipe at most 15, with it all of its epochs.",
+    ),
+    click.option("--steps", type=click.IntRange(min=1), help="So many steps, as the clock may once have decided."),
     click.option("--seed", type=click.IntRange(min=0, max=2**31), default=0, show_default=True),
     device_option,
     click.option(
@@ -188,11 +201,13 @@ def _load_folder(path: Path, classes: str | None, size: int | None) -> Dataset:
 
 
 def _train(options: TrainingOptions, load: Callable[[], Dataset]) -> None:
+    started = time.monotonic()
+    _check_length(options)
     torch = import_torch(options.threads)
-    from ..hardware import compute_exactly, default_recipe, find_hardware, join, leave, rank
+    from ..hardware import compute_exactly, find_hardware, join, leave, rank
     from ..override import parse_override
     from ..pack import check_target
-    from ..recipe import load_recipe, with_epochs
+    from ..recipe import DEFAULT_RECIPE, load_recipe, with_epochs
     from ..run import start
 
     hardware = find_hardware(options.device, options.precision)
@@ -200,14 +215,9 @@ def _train(options: TrainingOptions, load: Callable[[], Dataset]) -> None:
     join(hardware.device)
     if rank() == 0:
         check_target(target, options.resume, options.force)
-    overrides = [parse_override(text) for text in options.settings]
-    asked = load_recipe(options.recipe, overrides) if options.recipe else None  # says a wrong name at once
+    name, why = (options.recipe, "as asked") if options.recipe else (DEFAULT_RECIPE, WHY)
+    recipe = with_epochs(load_recipe(name, map(parse_override, options.settings)), options.epochs)
     dataset = load()
-    if options.recipe:
-        name, why = options.recipe, "as asked"
-    else:
-        name, why = default_recipe(hardware, dataset.source.offline_sample)
-    recipe = with_epochs(asked or load_recipe(name, overrides), options.epochs)
     if options.resume and not recipe.schedule.epochs:
         raise UsageError("--resume and 0 epochs exclude each other: there is nothing to go on with")
     compute_exactly()
@@ -216,33 +226,62 @@ def _train(options: TrainingOptions, load: Callable[[], Dataset]) -> None:
     say(f"recipe {name}: {why}{changed}; {hardware.name}, {hardware.precision}")
     with _hint_on_interrupt(target):
         begun = time.monotonic()
-        _train_run(run, target, options.resume)
+        _train_run(run, target, options, started)
         if rank() == 0:
             summary = _pack(run, target, name, hardware.name, hardware.precision)
             _print_summary({**summary, "seconds": round(time.monotonic() - begun, 1)}, options.as_json)
     leave()
 
 
-def _train_run(run: Run, target: Path, resume: bool) -> None:
+def _check_length(options: TrainingOptions) -> None:
+    """Raise `UsageError` where options contradict each other about how long to train."""
+    given = [name for name in ("epochs", "minutes", "steps") if getattr(options, name) is not None]
+    if len(given) > 1:
+        raise UsageError(f"--{given[0]} and --{given[1]} exclude each other")
+
+
+def _train_run(run: Run, target: Path, options: TrainingOptions, started: float) -> None:
+    """Train for as long as the options say; minutes count from when the command was `started`."""
     from ..hardware import rank, world
     from ..network import parameter_count
-    from ..run import estimate_seconds, train
+    from ..run import estimate, train
 
-    schedule = run.recipe.schedule
+    untrained = run.total == 0 and options.steps is None
+    length, time_needed, limit = _length(run, options, estimate(run), started)
+    processes = f", {world()} processes" if world() > 1 else ""
     say(
-        f"{run.dataset.source.train} images × {schedule.epochs} epochs, "
-        f"{parameter_count(run.network):,} parameters{f', {world()} processes' if world() > 1 else ''}: "
-        f"about {duration(estimate_seconds(run))} from start to end{' (a part is done)' if resume else ''}"
+        f"{run.dataset.source.train} images × {length}, {parameter_count(run.network):,} parameters{processes}: "
+        f"{time_needed} from start to end{' (a part is done)' if options.resume else ''}"
     )
-    if not schedule.epochs:
+    if untrained:
         return
     with stop_on_signal() as stop:
-        statuses = train(run, target, resume, stop)
+        statuses = train(run, target, options.resume, stop, limit)
         if rank() == 0:
-            show_training(statuses, run.steps_per_epoch, schedule.epochs)
+            show_training(statuses, run.steps_per_epoch)
         else:
             for _ in statuses:  # the first process shows them
                 pass
+
+
+def _length(run: Run, options: TrainingOptions, costs: Costs, started: float) -> tuple[str, str, Limit | None]:
+    """(how long it is, what that takes, what bounds it); sets the run's number of steps, where it is known."""
+    from ..clock import Limit
+    from ..run import estimate_seconds
+
+    if options.steps is not None:
+        run.total = options.steps
+        return f"{options.steps:,} steps", f"about {duration(estimate_seconds(run, costs))}", None
+    whole, estimated = f"{run.epochs} epochs", f"about {duration(estimate_seconds(run, costs))}"
+    asked_otherwise = options.recipe or options.epochs is not None
+    if not run.total or (options.minutes is None and asked_otherwise):
+        return whole, estimated, None
+    minutes, enough = (MINUTES, run.total) if options.minutes is None else (options.minutes, None)
+    run.total = None
+    limit = Limit(60 * minutes - (time.monotonic() - started), costs, enough)
+    if enough is None:
+        return "what there is time for", f"{minutes:g} minutes", limit
+    return f"{whole} at most", f"{estimated}, {minutes:g} minutes at most,", limit
 
 
 def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dict[str, Any]:
@@ -255,7 +294,7 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
 
     source = run.dataset.source
     scores, measured = {}, {}
-    if run.recipe.schedule.epochs:
+    if run.history:
         say("evaluating: all validation images, then the test images, once")
         splits = {"validation": run.dataset.validation, "test": run.dataset.test}
         classes = len(run.dataset.classes)

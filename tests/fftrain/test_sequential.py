@@ -61,7 +61,7 @@ def test_each_unit_has_a_schedule_of_its_own(dataset: Dataset) -> None:
 
 def test_a_rate_that_falls_once_an_epoch_falls_within_its_unit(dataset: Dataset) -> None:
     run = new_run(narrow(4, ("schedule.falls", "epoch"), ("schedule.constant", 0.0)), dataset)
-    steps = [(epoch, (epoch + 0.9) / 4) for epoch in range(4)]
+    steps = [(epoch / 4, (epoch + 0.9) / 4) for epoch in range(4)]
     rates = [learning_rates(run.recipe, run.network, *step) for step in steps]
     assert [rate.get("unit1") for rate in rates] == [1, 0.5, None, None]
     assert [rate.get("unit2") for rate in rates] == [None, None, 1, 0.5]
