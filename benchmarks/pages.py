@@ -32,6 +32,7 @@ BLOCKS = {
     "recipes": page_blocks.recipes,
 }
 WITH_BLOCKS = ("README.md", "docs/recipes.md")
+PAGES = (*WHOLE, *WITH_BLOCKS)
 
 
 def fill(text: str) -> str:
@@ -39,10 +40,14 @@ def fill(text: str) -> str:
     return BLOCK.sub(lambda match: match[1] + BLOCKS[match[2]]() + "\n", text)
 
 
+def page(path: str) -> str:
+    """What a page with generated text should hold, by its path in the repository."""
+    return WHOLE[path]() if path in WHOLE else fill((ROOT / path).read_text(encoding="utf-8"))
+
+
 def pages() -> dict[str, str]:
-    """What every page with generated text should hold, by its path in the repository."""
-    made = {path: make() for path, make in WHOLE.items()}
-    return made | {path: fill((ROOT / path).read_text(encoding="utf-8")) for path in WITH_BLOCKS}
+    """All of them."""
+    return {path: page(path) for path in PAGES}
 
 
 def stale() -> list[str]:

@@ -26,9 +26,9 @@ def result(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize("path", pages.pages())
+@pytest.mark.parametrize("path", pages.PAGES)
 def test_committed_page_is_what_the_script_makes(path: str) -> None:
-    assert (ROOT / path).read_text(encoding="utf-8") == pages.pages()[path], "python benchmarks/pages.py"
+    assert (ROOT / path).read_text(encoding="utf-8") == pages.page(path), "python benchmarks/pages.py"
 
 
 def test_every_generated_block_is_filled() -> None:
@@ -47,7 +47,7 @@ def test_a_changed_figure_changes_the_page(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "parity.json").write_text(json.dumps(changed))
     monkeypatch.setattr("page_text.RESULTS", tmp_path)
     assert pages.stale() == ["docs/results.md", "README.md"]
-    assert "9,876 of 10,000" in pages.pages()["README.md"]
+    assert "9,876 of 10,000" in pages.page("README.md")
 
 
 def test_every_results_file_is_on_a_page() -> None:

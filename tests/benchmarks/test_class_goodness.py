@@ -10,8 +10,9 @@ from typing import Any
 
 import class_goodness
 import learning
+import page_blocks
 import page_class
-import pages
+import page_results
 import pytest
 import torch
 from training import class_recipe
@@ -102,8 +103,8 @@ def measured(results: Path, *parts: str) -> None:
 def test_nothing_measured_is_nothing_said(results: Path) -> None:
     assert results.is_dir()
     assert page_class.section() == ""
-    assert "class goodness" not in pages.pages()["README.md"].partition("What it measures")[2].lower()
-    assert "*behind:* passes to tell ten classes apart | 10 by" in pages.pages()["README.md"]
+    assert "class goodness" not in page_blocks.highlights() + page_results.page()
+    assert "*behind:* passes to tell ten classes apart | 10 by" in page_blocks.comparison()
 
 
 @pytest.mark.parametrize("part", SAYS)
@@ -113,12 +114,12 @@ def test_each_part_alone(results: Path, part: str) -> None:
     assert SAYS[part] in section
     assert not any(said in section for other, said in SAYS.items() if other != part)
     assert f"FOLDER {part}` on 2 cores of a processor" in section.replace("mnist fashion backpropagation", part)
-    assert section in pages.pages()["docs/results.md"]
+    assert section in page_results.page()
 
 
 def test_front_page_tells_of_class_goodness(results: Path) -> None:
     measured(results, *SAYS)
-    page = pages.pages()["README.md"]
+    page = page_blocks.highlights() + page_blocks.comparison()
     assert "`fftrain mnist --recipe class --minutes 15`: 99.45 % of the MNIST test images (mean of 2 seeds)" in page
     assert "`fftrain mnist --recipe cpu` on two CPU cores: 99.10 %" in page
     assert "| passes to tell ten classes apart | 1; with the label in the input 10 by goodness" in page
@@ -134,9 +135,8 @@ def test_steps_of_class_goodness_are_on_the_front_page(results: Path) -> None:
     found["learn_12_units_over_3"] = 1.01
     (results / "learning_class.json").write_text(json.dumps(found))
     shutil.copy(results / "training.json", results / "training_class.json")
-    made = pages.pages()
-    assert "takes 1.01 of the memory that 3 take" in made["README.md"]
-    assert "a plain layer-local loop in PyTorch" in made["README.md"]
+    assert "takes 1.01 of the memory that 3 take" in page_blocks.highlights()
+    assert "a plain layer-local loop in PyTorch" in page_blocks.comparison()
     assert "PyTorch, a step of local classifiers" in page_class.section()
     assert "python benchmarks/training.py --goodness class" in page_class.section()
 
