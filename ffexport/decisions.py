@@ -1,11 +1,7 @@
-"""How graphs decide on images: on which, how many answers are right and are fp32's, and what loss is tolerated.
-
-The threshold of mode `shortlist` is calibrated here, too, from decisions on exemplars.
-"""
+"""How graphs decide on images: on which, how many answers are right and are fp32's, and what loss is tolerated."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -14,19 +10,17 @@ import numpy as np
 from msgspec import Struct
 
 from ffruntime.core.architecture import Network
-from ffruntime.core.cost import unit_macs
+from ffruntime.core.cost import goodness_macs
 from ffruntime.core.data import IDX_FOLDERS, Examples, read_idx_examples
 from ffruntime.core.errors import DataError
-from ffruntime.core.manifest import Manifest, Precision, Shortlist
+from ffruntime.core.manifest import EXIT, Manifest, Mode, Precision
 from ffruntime.model import Model
-from ffruntime.shortlist import in_play, passes
 
 BUDGET = 2e11  # multiply-accumulates spent on a set of images in each mode: some seconds of a processor
 CHUNK = 64  # images between two reports of progress
 # Share of right answers that may be lost, and of decisions that may differ from fp32's.
 MAY_LOSE: Mapping[Precision, float] = {"fp32": 0.0, "fp16": 2e-4, "int8": 1e-3}
 MAY_DIFFER: Mapping[Precision, float] = {"fp32": 0.0, "fp16": 2e-3, "int8": 1e-2}
-LEAST, MOST = 1.2, 1.5  # passes of mode `shortlist` for an exemplar, on average
 
 Progress: TypeAlias = Callable[[str, float], None]  # what is being done, and the share of it that is
 Scores: TypeAlias = dict[str, np.ndarray]  # inference mode -> (N, classes)
@@ -36,7 +30,7 @@ Scores: TypeAlias = dict[str, np.ndarray]  # inference mode -> (N, classes)
 
 def affordable(images: Examples, network: Network, classes: int) -> Examples:
     """As many of the images, from the first on, as `BUDGET` allows, at least 16."""
-    count = max(16, int(BUDGET / (classes * sum(unit_macs(network)))))
+    count = max(16, int(BUDGET / goodness_macs(network, classes)))
     return images.take(slice(count))
 
 
@@ -79,9 +73,14 @@ class Decisions(Struct, frozen=True):
     images: int
 
 
+def judged_modes(manifest: Manifest) -> tuple[Mode, ...]:
+    """The modes that a precision is judged by: those that the network was trained for, and calibrated `exit`."""
+    return (*manifest.modes, EXIT) if manifest.exit else manifest.modes
+
+
 def scores(model: Model, images: Examples, progress: Progress, what: str) -> Scores:
-    """Scores of every image in every mode that the network was trained for."""
-    modes, count = model.manifest.modes, len(images)
+    """Scores of every image in every mode that a precision is judged by."""
+    modes, count = judged_modes(model.manifest), len(images)
     result: Scores = {}
     for turn, mode in enumerate(modes):
         rows = []
@@ -122,32 +121,3 @@ def noise_to_signal(ours: Scores, reference: Scores) -> float:
         for mode, expected in reference.items()
     ]
     return max(ratios) if np.isfinite(ratios).all() else float("inf")
-
-
-# ---------------------------------------- mode `shortlist` ----------------------------------------
-
-
-def calibrate_shortlist(logits: np.ndarray, totals: np.ndarray) -> Shortlist:
-    """How far below the best logit a label stays in play, from the classifier's logits and the total goodness of
-    exemplars, (E, classes) both.
-
-    The threshold is the smallest that keeps every exemplar's decision by goodness in play, within a budget of
-    passes. The network has seen the exemplars in training, so few of its decisions on them are close: below `LEAST`
-    passes nothing is worth saving, and above `MOST` it is too dear. Both were chosen on validation images. Where
-    goodness and the classifier agree on 99.06 % (the default MNIST network), the threshold for 1.2 passes costs
-    1.24 and decides 99.92 % as goodness does, that for 1.5 passes costs 1.63 and decides 99.98 %; where they agree
-    on 93.2 % (a Fashion-MNIST network), it is 96.1 % for 1.17 passes and 98.8 % for 1.49.
-    """
-    behind = logits.max(1, keepdims=True) - logits
-    candidates = np.unique(behind)  # where one label more comes into play
-
-    def largest(budget: float) -> float:
-        count = bisect_right(candidates, budget, key=lambda value: passes(in_play(logits, value)).mean())
-        return float(candidates[max(count, 1) - 1])
-
-    decisions = totals.argmax(1)[:, None]
-    needed = float(np.take_along_axis(behind, decisions, 1).max())
-    threshold = min(max(needed, largest(LEAST)), largest(MOST))
-    chosen = in_play(logits, threshold)
-    agree = np.where(chosen, totals, -np.inf).argmax(1)[:, None] == decisions
-    return Shortlist(threshold, float(passes(chosen).mean()), float(agree.mean()))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import onnx
 from msgspec import structs
 
 from ffruntime.backend import DEFAULT_BACKEND
 from ffruntime.core.bundle import CALIBRATION, Bundle, write_bundle
+from ffruntime.core.cost import exit_shares
 from ffruntime.core.data import Examples
-from ffruntime.core.manifest import EXEMPLARS, GOLDEN, WEIGHTS, Precision, Shortlist
+from ffruntime.core.manifest import EXEMPLARS, EXIT, GOLDEN, SHORTLIST, WEIGHTS, EarlyExit, Precision, Shortlist
 from ffruntime.core.plan import Plan
 from ffruntime.engine import FOLDER
 from ffruntime.golden import require
@@ -19,12 +21,13 @@ from ffruntime.model import Model
 from ffruntime.session import Session
 
 from .artefacts import REPORT, Artefact, ExportReport, encode_report, exported_precisions, read_report
-from .decisions import Progress, affordable, calibrate_shortlist, scores, validation_images
+from .decisions import Progress, affordable, scores, validation_images
 from .gradient_graphs import all_gradient_graphs
 from .inference_graphs import all_graphs
 from .onnx_files import Files, graph_bytes, tensor_places
 from .prove import prove, scratch_copy
 from .quantize import quantize
+from .thresholds import calibrate_exit, calibrate_shortlist, running_totals
 
 
 def silent(_what: str, _share: float) -> None:
@@ -53,15 +56,16 @@ def export_onnx(
     files, validation = fp32_graphs(bundle), _validation(bundle, data)
     with scratch_copy(bundle, [name for name in (WEIGHTS, GOLDEN, EXEMPLARS) if name in bundle]) as copy:
         copy = write_bundle(copy.path, copy.manifest, files)
+        calibrated = _calibrated(copy, backend, progress)
+        copy = write_bundle(copy.path, structs.replace(copy.manifest, **calibrated), {})
         if others:
             files |= _quantized(copy, others, backend, progress)
             copy = Bundle(copy.path)
         artefacts, checks = prove(copy, others, backend, validation, progress)
-        shortlist = _shortlist(copy, backend, progress)
     require(checks, backend)
     kept = _other_precisions(bundle, ["fp32", *others])
     report = ExportReport(backend, onnx.__version__, (*artefacts, *kept), tuple(checks), device)
-    manifest = structs.replace(bundle.manifest, shortlist=shortlist)
+    manifest = structs.replace(bundle.manifest, **calibrated)
     write_bundle(path, manifest, {**files, REPORT: encode_report(report)})
     return report
 
@@ -92,15 +96,21 @@ def _quantized(copy: Bundle, precisions: Sequence[Precision], backend: str, prog
     return files
 
 
-def _shortlist(copy: Bundle, backend: str, progress: Progress) -> Shortlist | None:
-    """Calibrated on exemplars; None without any, or with one inference mode alone."""
-    manifest = copy.manifest
-    if EXEMPLARS not in copy or len(manifest.modes) < 2:
-        return None
+def _calibrated(copy: Bundle, backend: str, progress: Progress) -> dict[str, Shortlist | EarlyExit | None]:
+    """What the manifest says of the modes `shortlist` and `exit`, from the exemplars; nothing without any, or of a
+    mode that the network has not."""
+    manifest, model = copy.manifest, Model(copy, session=Session(backend), state=False)
     exemplars = affordable(copy.exemplars(CALIBRATION), manifest.network, len(manifest.classes))
-    decided = scores(Model(copy, session=Session(backend)), exemplars, progress, "shortlist")
-    always = manifest.shortlist.always if manifest.shortlist else ()
-    return structs.replace(calibrate_shortlist(decided["classifier"], decided["goodness"]), always=always)
+    modes = manifest.inference_modes if len(exemplars) else ()
+    found: dict[str, Shortlist | EarlyExit | None] = {"shortlist": None, "exit": None}
+    if SHORTLIST in modes:
+        decided = scores(model, exemplars, progress, SHORTLIST)
+        totals = decided["goodness"] + np.float32(manifest.logit_weight) * decided["classifier"]
+        always = manifest.shortlist.always if manifest.shortlist else ()
+        found["shortlist"] = structs.replace(calibrate_shortlist(decided["classifier"], totals), always=always)
+    if EXIT in modes:
+        found["exit"] = calibrate_exit(running_totals(model, exemplars, progress), exit_shares(manifest.network))
+    return found
 
 
 def _validation(bundle: Bundle, data: Path | None) -> Examples | None:

@@ -16,16 +16,17 @@ import numpy as np
 from msgspec import structs
 from safetensors.numpy import save
 
-from ffruntime.core.architecture import Network, unit_name
+from ffruntime.core.architecture import Network, class_goodness, unit_name
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import to_unit_interval
 from ffruntime.core.durable import sha256
 from ffruntime.core.errors import BundleError, StorageError, UsageError
 from ffruntime.core.graphs import unit_gradient
-from ffruntime.core.layers import unit_parameters
+from ffruntime.core.layers import KNOWN, unit_parameters
 from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, WEIGHTS, Manifest, Precision
 from ffruntime.core.plan import Plan
 from ffruntime.core.state import State, Weights, read_state
+from ffruntime.embedding import class_input
 from ffruntime.golden import golden_pairs, read_golden
 from ffruntime.model import Model
 from ffruntime.session import Session
@@ -84,6 +85,8 @@ def export_state(
     weights = {**bundle.weights(), **learned.tensors}
     old = read_golden(bundle)
     exemplars = {EXEMPLARS: _bytes(bundle.verified(EXEMPLARS))} if EXEMPLARS in bundle else {}
+    if class_goodness(bundle.manifest.network):
+        learned = structs.replace(learned, classes=with_rows(state, learned.classes, weights[KNOWN]))
     manifest = new_manifest(bundle.manifest, learned, origin, sha256(state))
     with scratch_folder() as folder:
         copy = write_bundle(folder / "model.ff", manifest, {WEIGHTS: save(weights), **exemplars})
@@ -98,6 +101,18 @@ def export_state(
     final = _with_undertrained(copy.manifest, bundle.manifest, learned)
     _commit(target, structs.replace(final, files={}), files)
     return report
+
+
+def with_rows(state: Path, classes: tuple[str, ...], known: np.ndarray) -> tuple[str, ...]:
+    """The classes that the readouts have rows of: a class that was stored, and not learned from yet, has none.
+
+    Raises `BundleError` where one is before others that have: a label is the number of a row.
+    """
+    count = int(np.flatnonzero(known)[-1]) + 1
+    for name, row in zip(classes[:count], known[:count], strict=True):
+        if not row:
+            raise BundleError(f"{state}: class '{name}' has no row yet: learn from its examples first")
+    return classes[:count]
 
 
 def new_manifest(manifest: Manifest, learned: Weights, state: State, digest: str) -> Manifest:
@@ -122,32 +137,30 @@ def _with_undertrained(new: Manifest, old: Manifest, learned: Weights) -> Manife
 
 def golden_vectors(model: Model, weights: Arrays, old: Arrays) -> Arrays:
     """What the model's fp32 graphs make of the old golden images, in the types of `docs/bundle.md`."""
-    images, labels = to_unit_interval(old["images"]), old["labels"]
-    patterns = np.arange(model.manifest.network.label.patterns)
-    scored = model.graph("goodness")({"images": images, "labels": patterns})
-    negatives = (labels + 1) % len(model.manifest.classes)
-    return {
-        "images": old["images"],
-        "labels": labels,
-        "goodness": scored["goodness"].astype(np.float64),
-        "total": scored["total"].astype(np.float64),
-        "logits": model.graph("classifier")({"images": images})["logits"].astype(np.float64),
-        "negatives": negatives,
-        **({"hybrids": old["hybrids"]} if "hybrids" in old else {}),
-        **_golden_gradient(model, weights, {**old, "negatives": negatives}),
-    }
+    network, images = model.manifest.network, to_unit_interval(old["images"])
+    scored = model.graph("goodness")({"images": images, "labels": np.arange(network.label.patterns)})
+    vectors: Arrays = {name: old[name] for name in ("images", "labels", "hybrids") if name in old}
+    vectors |= {name: scored[name].astype(np.float64) for name in ("goodness", "total")}
+    if not class_goodness(network):
+        vectors["logits"] = model.graph("classifier")({"images": images})["logits"].astype(np.float64)
+        vectors["negatives"] = (old["labels"] + 1) % len(model.manifest.classes)
+    return vectors | _golden_gradient(model, weights, {**old, **vectors})
 
 
 def _golden_gradient(model: Model, weights: Arrays, old: Arrays) -> Arrays:
     """The gradient of the unit that the old golden vectors have one of; nothing where they have none."""
     network, index = model.manifest.network, _unit_of_gradient(model.manifest.network, old)
-    if index is None or f"gradient{index + 1}.onnx" not in model.manifest.files:
+    if index is None or unit_gradient(network, index).file not in model.manifest.files:
         return {}
-    n, x = len(old["images"]), golden_pairs(network, weights, old)
+    of_classes, n, graph = class_goodness(network), len(old["images"]), unit_gradient(network, index)
+    if of_classes:
+        x = class_input(network, weights, to_unit_interval(old["images"]))
+    else:
+        x = golden_pairs(network, weights, old)
     for below in range(index):
         x = model.graph(unit_name(below))({"input": x})["output"]
-    given = {name: weights[name] for name in unit_gradient(network, index).takes}
-    outputs = model.graph(f"gradient{index + 1}")({"positive": x[:n], "negative": x[n:], **given})
+    shown = {"input": x, "labels": old["labels"]} if of_classes else {"positive": x[:n], "negative": x[n:]}
+    outputs = model.graph(graph.name)({**shown, **{name: weights[name] for name in graph.takes}})
     names = [f"gradient.{parameter.name}" for parameter in unit_parameters(network, index)]
     return {name: outputs[name] for name in names}
 

@@ -35,7 +35,9 @@ OF_RUNTIME = {
         "ffruntime.cuda",  # whether there is a driver
         "ffruntime.model",
         "ffruntime.golden",  # the golden check itself
+        "ffruntime.embedding",  # what the first unit receives, for a new bundle's golden vectors
         "ffruntime.shortlist",  # which labels are in play, to calibrate it
+        "ffruntime.early_exit",  # which unit is sure, to calibrate it
     },
 }
 
