@@ -158,11 +158,14 @@ def cli(
 
         require(list(report.checks), report.backend)
     if report and not as_json:
-        from ffruntime.core.tables import shortlist_text
+        from ffruntime.core.tables import exit_text, shortlist_text
 
         whose, manifest = "the trainer's" if state is None else "its own", bundle.manifest
         if manifest.shortlist:
-            click.echo(f"mode shortlist: {shortlist_text(manifest.shortlist, len(manifest.classes))}")
+            classes, weight = len(manifest.classes), manifest.logit_weight
+            click.echo(f"mode shortlist: {shortlist_text(manifest.shortlist, classes, weight)}")
+        if manifest.exit:
+            click.echo(f"mode exit: {exit_text(manifest.exit)}")
         click.echo(f"{target}: every graph reproduces {whose} golden vectors; next: ffruntime classify image.png")
 
 

@@ -20,6 +20,7 @@ BUDGET = 2e11  # multiply-accumulates spent on a set of images in each mode: som
 CHUNK = 64  # images between two reports of progress
 # Share of right answers that may be lost, and of decisions that may differ from fp32's.
 MAY_LOSE: Mapping[Precision, float] = {"fp32": 0.0, "fp16": 2e-4, "int8": 1e-3}
+EXIT_MAY_LOSE = 5e-4  # mode `exit` besides
 MAY_DIFFER: Mapping[Precision, float] = {"fp32": 0.0, "fp16": 2e-3, "int8": 1e-2}
 
 Progress: TypeAlias = Callable[[str, float], None]  # what is being done, and the share of it that is
@@ -96,6 +97,14 @@ def compare(ours: np.ndarray, reference: np.ndarray, labels: np.ndarray) -> Deci
     answers = ours.argmax(1)
     right, agree = int((answers == labels).sum()), int((answers == reference.argmax(1)).sum())
     return Decisions(right, agree, len(labels))
+
+
+def lost_beyond(ours: np.ndarray, reference: np.ndarray, labels: np.ndarray, allowed: float) -> float:
+    """The share of right answers that is lost by scores (N, classes), where it is more than `allowed` and more than
+    one answer; else 0."""
+    now, before = compare(ours, reference, labels), compare(reference, reference, labels)
+    lost = (before.right - now.right) / now.images
+    return lost if lost > max(allowed, 1 / now.images) else 0.0
 
 
 def faithful(ours: np.ndarray, reference: np.ndarray, labels: np.ndarray, precision: Precision) -> bool:

@@ -27,7 +27,7 @@ from .inference_graphs import all_graphs
 from .onnx_files import Files, graph_bytes, tensor_places
 from .prove import prove, scratch_copy
 from .quantize import quantize
-from .thresholds import calibrate_exit, calibrate_shortlist, running_totals
+from .thresholds import answers, calibrate_exit, calibrate_shortlist
 
 
 def silent(_what: str, _share: float) -> None:
@@ -109,7 +109,9 @@ def _calibrated(copy: Bundle, backend: str, progress: Progress) -> dict[str, Sho
         always = manifest.shortlist.always if manifest.shortlist else ()
         found["shortlist"] = structs.replace(calibrate_shortlist(decided["classifier"], totals), always=always)
     if EXIT in modes:
-        found["exit"] = calibrate_exit(running_totals(model, exemplars, progress), exit_shares(manifest.network))
+        every = affordable(copy.exemplars(), manifest.network, len(manifest.classes))
+        chosen, shown = (answers(model, images, progress) for images in (exemplars, every))
+        found["exit"] = calibrate_exit(chosen, shown, exit_shares(manifest.network))
     return found
 
 

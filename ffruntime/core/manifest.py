@@ -117,10 +117,10 @@ class Shortlist(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class EarlyExit(Struct, frozen=True, forbid_unknown_fields=True):
-    """How mode `exit` decides when to stop, and what came of it on the exemplars of part 0.
+    """How mode `exit` decides when to stop, chosen on the exemplars of part 0, and what comes of it on all of them.
 
-    After each scored unit but the last, the image is answered if the best class's goodness, as the weighted sum
-    over the scored units up to there, is more than the threshold above the second best's.
+    Each scored unit but the last answers, by its own goodness, if the best class's is more than the threshold above
+    the second best's; what none is sure of, the total answers.
     """
 
     thresholds: tuple[Annotated[float, Meta(ge=0)], ...]  # of every scored unit but the last
