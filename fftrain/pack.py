@@ -123,7 +123,15 @@ def golden_gradient(network: Network, tensors: Tensors, x: Tensor, labels: Tenso
     return {f"gradient.{name}": gradient.float() for name, gradient in gradients.items()}
 
 
-def pack_run(out: Path, run: Run, recipe_name: str, device: str, precision: str, accuracy: Accuracies) -> Bundle:
+def pack_run(
+    out: Path,
+    run: Run,
+    recipe_name: str,
+    device: str,
+    precision: str,
+    accuracy: Accuracies,
+    logit_weight: float = 0.0,
+) -> Bundle:
     """Write the bundle of a run that has ended. Raises `StorageError`, with what was at `out` unchanged."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in run.tensors.items()}
     classes = run.dataset.classes
@@ -154,6 +162,7 @@ def pack_run(out: Path, run: Run, recipe_name: str, device: str, precision: str,
         files={},
         modes=run.modes,
         learning=learning_of(run.recipe),
+        logit_weight=logit_weight,
     )
     vectors = golden(run.network, tensors, run.dataset.train, len(classes), manifest.learning, run.seed)
     return write_bundle(

@@ -32,7 +32,7 @@ from .patterns import make_patterns
 from .recipe import NoLabel, Recipe, build_network
 from .step import peer_means, training_step
 from .training import TrainingState
-from .unit_weights import choose
+from .weighing import weigh_units
 
 CHECKPOINT_SECONDS = 60.0
 CHECKPOINT_SHARE = 0.05  # of the time at most, where epochs end sooner than that
@@ -285,7 +285,7 @@ def _weigh_units(run: Run, losses: list[float | None]) -> dict[str, Any]:
     validation, classes = on_device(run.dataset.validation, run.device), len(run.dataset.classes)
     goodness = unit_goodness(run.network, run.tensors, validation.pixels, classes).cpu().numpy()
     known = [math.nan if loss is None else loss for loss in losses]
-    chosen = choose(goodness, validation.labels.cpu().numpy(), scored_units(run.network), known)
+    chosen = weigh_units(goodness, validation.labels.cpu().numpy(), scored_units(run.network), known)
     run.tensors[TOTAL].copy_(torch.tensor(chosen.weights))
     return {**structs.asdict(chosen), "weights": list(chosen.weights)}
 

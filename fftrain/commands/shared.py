@@ -21,6 +21,7 @@ device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
 threads_option = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
+WAITING = {"GOMP_SPINCOUNT": "1000"}
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 

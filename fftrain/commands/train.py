@@ -291,6 +291,7 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
     from ..dataset import on_device
     from ..evaluation import accuracies, predict
     from ..pack import pack_run
+    from ..weighing import weigh_logits
 
     source = run.dataset.source
     scores, measured = {}, {}
@@ -303,7 +304,11 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
                 run.network, run.tensors, on_device(split, run.device), classes, torch.float32, run.modes
             )
             measured[split_name] = accuracies(scores[split_name], split.labels)
-    pack_run(target, run, name, device, precision, measured)
+    weight = 0.0
+    if "validation" in scores and {"goodness", "classifier"} <= scores["validation"].keys():
+        rows, right = scores["validation"], run.dataset.validation.labels.cpu().numpy()
+        weight = weigh_logits(rows["goodness"], rows["classifier"], right)
+    pack_run(target, run, name, device, precision, measured, weight)
     checkpoint_path(target).unlink(missing_ok=True)
     _report(target, run.dataset, scores)
     return {

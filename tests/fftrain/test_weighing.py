@@ -1,11 +1,11 @@
-"""What the scored units weigh in the total of class goodness."""
+"""What the scored units weigh in the total of class goodness, and logits beside goodness."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from fftrain.unit_weights import candidates, choose
+from fftrain.weighing import LEAST, candidates, weigh_logits, weigh_units
 
 
 def goodness_of(answers: list[list[int]], sure: list[float]) -> np.ndarray:
@@ -20,15 +20,17 @@ def goodness_of(answers: list[list[int]], sure: list[float]) -> np.ndarray:
 def test_units_that_are_always_right_count_alone() -> None:
     labels = np.array([0, 1, 2, 0])
     wrong = (labels + 1) % 3
-    found = choose(goodness_of(np.stack([labels, wrong], 1).tolist(), [1, 3]), labels, [0, 1], [0.1, 0.2])
+    found = weigh_units(goodness_of(np.stack([labels, wrong], 1).tolist(), [1, 3]), labels, [0, 1], [0.1, 0.2])
     assert found.name == "unit1 alone"
-    assert found.weights == (1, 0)
+    assert found.weights == (1, LEAST)  # so that it can answer early
     assert found.accuracy == 1
 
 
 def test_of_equals_the_simplest_is_chosen() -> None:
     labels = np.array([0, 1, 2])
-    found = choose(goodness_of(np.stack([labels] * 3, 1).tolist(), [1, 1, 1]), labels, [1, 2], [np.nan, 0.1, 0.2])
+    found = weigh_units(
+        goodness_of(np.stack([labels] * 3, 1).tolist(), [1, 1, 1]), labels, [1, 2], [np.nan, 0.1, 0.2]
+    )
     assert found.name == "all scored units alike"
     assert found.weights == (0, 1, 1)
 
@@ -37,7 +39,7 @@ def test_a_grid_finds_what_no_simple_weighing_does() -> None:
     """Unit 3 overrules the others unless it counts half; alone, each is often wrong."""
     labels = np.array([0, 0, 0, 0])
     answers = [[0, 0, 1], [0, 1, 0], [1, 0, 0], [0, 0, 1]]
-    found = choose(goodness_of(answers, [1.0, 1.0, 2.5]), labels, [0, 1, 2], [0.1, 0.1, 3.0])
+    found = weigh_units(goodness_of(answers, [1.0, 1.0, 2.5]), labels, [0, 1, 2], [0.1, 0.1, 3.0])
     assert found.accuracy == 1
     assert found.weights[2] < found.weights[0] + found.weights[1]
 
@@ -65,6 +67,24 @@ def test_candidates_in_their_order() -> None:
 
 @pytest.mark.parametrize("scored", [[1], [0, 1, 2, 3, 4, 5, 6]])
 def test_without_images_all_units_count_alike(scored: list[int]) -> None:
-    found = choose(np.zeros((0, 10, 7)), np.zeros(0, int), scored, [0.1] * 7)
+    found = weigh_units(np.zeros((0, 10, 7)), np.zeros(0, int), scored, [0.1] * 7)
     assert found.weights == tuple(float(unit in scored) for unit in range(7))
     assert found.accuracy == 0
+
+
+def test_logits_weigh_what_helps() -> None:
+    """Goodness that is right where logits are not sure, and logits that are right where goodness is not."""
+    labels = np.array([0, 1, 0, 1])
+    goodness = np.array([[5.0, 0], [0, 5], [1, 1.5], [1.5, 1]])
+    logits = np.array([[0.0, 10], [10, 0], [30, 0], [0, 30]])
+    weight = weigh_logits(goodness, logits, labels)
+    assert weight > 0
+    assert ((goodness + weight * logits).argmax(1) == labels).all()
+
+
+def test_logits_that_do_not_help_weigh_nothing() -> None:
+    labels = np.array([0, 1])
+    right, wrong = np.array([[1.0, 0], [0, 1]]), np.array([[0.0, 1], [1, 0]])
+    assert weigh_logits(right, wrong, labels) == 0
+    assert weigh_logits(right, right, labels) == 0  # the least of equals
+    assert weigh_logits(right, np.zeros((2, 2)), labels) == 0

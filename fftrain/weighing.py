@@ -1,4 +1,5 @@
-"""What each scored unit weighs in the total of class goodness: chosen on validation images when training ends."""
+"""What is weighed on validation images when training ends: scored units in the total of class goodness, and, where
+there is a classifier, its logits beside the total goodness of labels in play."""
 
 from __future__ import annotations
 
@@ -11,20 +12,24 @@ from msgspec import Struct
 from ffruntime.core.architecture import unit_name
 
 GRID = (0.0, 0.5, 1.0, 2.0)  # weights that are tried in every combination,
+LEAST = 2.0**-10  # of the weight of others: what a unit weighs that does not count, so that it can answer early
 GRID_UNITS = 4  # of so many units, the topmost ones
+LOGIT_GRID = (0.0, *(2.0**power for power in range(-6, 4)))  # times the ratio of the scores' deviations
 BLOCK = 2_000  # images that are scored with all candidates at once
 
 
 class Weighing(Struct, frozen=True):
-    """Weights (U,) of the units in the total, 0 where they are not scored, what they are called, and the share of
-    the validation images that they answer rightly."""
+    """Weights (U,) of the units in the total, 0 where they are not scored and elsewhere positive, what they are
+    called, and the share of the validation images that they answer rightly."""
 
     name: str
     weights: tuple[float, ...]
     accuracy: float
 
 
-def choose(goodness: np.ndarray, labels: np.ndarray, scored: Sequence[int], losses: Sequence[float]) -> Weighing:
+def weigh_units(
+    goodness: np.ndarray, labels: np.ndarray, scored: Sequence[int], losses: Sequence[float]
+) -> Weighing:
     """The weighing that answers most of some images rightly, the simplest of the best.
 
     `goodness` (N, C, U) of every class in every unit, right labels (N,), indices of the scored units, and each
@@ -51,7 +56,8 @@ def candidates(
 
     def weighing(chosen: Sequence[int], values: Sequence[float]) -> np.ndarray:
         row = np.zeros(units)
-        row[list(chosen)] = values
+        row[list(scored)] = LEAST
+        row[list(chosen)] = np.maximum(values, LEAST)
         return row
 
     yield "all scored units alike", weighing(scored, [1.0] * len(scored))
@@ -74,3 +80,18 @@ def candidates(
                 f"{unit_name(unit)} × {value:g}" for unit, value in zip(top, values, strict=True) if value
             )
             yield name, weighing(top, values)
+
+
+def weigh_logits(goodness: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> float:
+    """The weight w ≥ 0 with which goodness + w · logits answers most of some images rightly, the least of the best.
+
+    Total goodness and logits of every class (N, C), right labels (N,). Weights are tried in powers of two, around
+    the one with which both deviate alike over an image's classes.
+    """
+    spread = float(logits.std(axis=1).sum())
+    if not spread:
+        return 0.0
+    alike = float(goodness.std(axis=1).sum()) / spread
+    weights = [float(f"{alike * share:.3g}") for share in LOGIT_GRID]
+    right = [int(((goodness + weight * logits).argmax(1) == labels).sum()) for weight in weights]
+    return weights[right.index(max(right))]
