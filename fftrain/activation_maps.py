@@ -1,14 +1,17 @@
-"""Which pixels speak for a class: class activation maps of the linear classifier."""
+"""Which pixels speak for a class: class activation maps of the linear classifier, and maps of units' readouts."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from msgspec import Struct
 from torch import Tensor
 
-from ffruntime.core.architecture import Conv, Linear, MaxPool, Network, scored_units, unit_name, unit_shapes
+from ffruntime import class_maps
+from ffruntime.core.architecture import Network, scored_units, unit_name, unit_shapes
+from ffruntime.core.layers import TOTAL
 
 from . import network as net
 from .functional import Tensors
@@ -38,7 +41,7 @@ def class_activation_maps(network: Network, tensors: Tensors, images: Tensor, la
     """
     features, _ = net.classify_linear(network, tensors, images)  # (N, F)
     products = features * tensors["head.weight"][label].to(features.dtype)
-    shapes, places = unit_shapes(network), _places(network)
+    shapes, places = unit_shapes(network), class_maps.places(network)
     units = scored_units(network)
     parts = products.split([math.prod(shapes[index][1]) for index in units], dim=1)
     maps = []
@@ -49,25 +52,32 @@ def class_activation_maps(network: Network, tensors: Tensors, images: Tensor, la
     return maps
 
 
-def _places(network: Network) -> list[tuple[float, float] | None]:
-    """Of every unit, where on the image the centre of its first cell lies, and how far the next one is: pixels.
-
-    None from the first linear layer on: what it makes has no pixels.
-    """
-    offset, stride, flat = 0.0, 1.0, False
-    places: list[tuple[float, float] | None] = []
-    for unit in network.units:
-        for op in (*unit.inputs[0].ops, *unit.ops):
-            if isinstance(op, Linear):
-                flat = True
-            elif isinstance(op, Conv):
-                offset += ((op.kernel - 1) / 2 - op.padding) * stride
-                stride *= op.stride
-            elif isinstance(op, MaxPool):
-                offset += (op.size - 1) / 2 * stride
-                stride *= op.size
-        places.append(None if flat else (offset, stride))
-    return places
+@torch.no_grad()
+def readout_maps(
+    network: Network, tensors: Tensors, image: Tensor, labels: Sequence[int]
+) -> dict[int, list[class_maps.UnitMap]]:
+    """The maps of each of these labels in every scored unit, with class goodness, for one standardised image
+    (1, C, H, W): as the device draws them (`ffruntime/class_maps.py`)."""
+    activities, located = net.activations(network, tensors, image), class_maps.places(network)
+    found: dict[int, list[class_maps.UnitMap]] = {label: [] for label in labels}
+    for index in scored_units(network):
+        readout, place, y = network.units[index].readout, located[index], activities[index]
+        assert readout
+        goodness = net.readout_goodness(network, index, tensors, y)[0]
+        weight, bias = (tensors[name] for name in net.readout_names(network)[index])
+        for label in labels:
+            drawn = class_maps.class_map(y.numpy(), weight[label].numpy(), readout)[0] if place else None
+            found[label].append(
+                class_maps.UnitMap(
+                    unit_name(index),
+                    float(tensors[TOTAL][index]),
+                    float(goodness[label]),
+                    float(bias[label]),
+                    drawn,
+                    class_maps.on_image(drawn, place, *image.shape[2:]) if drawn is not None and place else None,
+                )
+            )
+    return found
 
 
 def on_image(unit_map: UnitMap, height: int, width: int) -> Tensor:

@@ -179,10 +179,10 @@ def confusion_png(matrix: np.ndarray) -> bytes:
 
 
 class Explained(Struct, frozen=True):
-    """One label's row in an explanation: its logit, and the signed maps (H, W) by title, all of one image."""
+    """One label's row in an explanation: its score, and the signed maps (H, W) by title, all of one image."""
 
     title: str
-    logit: float
+    score: str  # in words
     maps: dict[str, np.ndarray]
     totals: dict[str, float]  # what each map adds up to
 
@@ -199,12 +199,12 @@ def explanation_png(image: np.ndarray, rows: Sequence[Explained]) -> bytes:
         for row, axes in zip(rows, grid, strict=True):
             _picture(axes[0], to_picture(image))
             axes[0].set_ylabel(row.title, fontsize=12, fontweight="bold", rotation=0, ha="right", va="center")
-            axes[0].set_xlabel(f"logit {_signed(row.logit)}")
+            axes[0].set_xlabel(row.score)
             for title, panel in zip(titles, axes[1:], strict=True):
                 most = max(np.abs(other.maps[title]).max() for other in rows)
                 _picture(panel, _faint(to_picture(image)))
                 panel.imshow(_overlay(row.maps[title], most), interpolation="bilinear")
-                panel.set_xlabel(_signed(row.totals[title]))
+                panel.set_xlabel(signed(row.totals[title]))
         for title, panel in zip(("image", *titles), grid[0], strict=True):
             panel.set_title(title)
         colours = (
@@ -217,7 +217,8 @@ def explanation_png(image: np.ndarray, rows: Sequence[Explained]) -> bytes:
         return file.getvalue()
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """With its sign, to two places."""
     return f"{value:+.2f}".replace("-", "−")
 
 

@@ -90,6 +90,7 @@ def render(title: str, manifest: Manifest, weights: dict[str, np.ndarray], figur
         method=method(manifest.training.recipe),
         length=length(manifest.training),
         curves=curves(manifest),
+        total=total(manifest),
         confusions=[confusion(figures, split, mode) for split, modes in figures.measured.items() for mode in modes],
         reliability={
             split: reliability_svg(f"reliability-{split}", split, {m: f.reliability for m, f in modes.items()})
@@ -133,6 +134,16 @@ def si(number: float) -> str:
 def data_uri(png: bytes) -> str:
     """A PNG file as the address of an image that lies in the page."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def total(manifest: Manifest) -> dict[str, Any] | None:
+    """What the units weigh in the total of class goodness, and how it was chosen; None where it was not."""
+    last = manifest.training.history[-1] if manifest.training.history else {}
+    if "total" not in last:
+        return None
+    units = zip(last["total"]["weights"], last["unit_accuracy"], strict=True)
+    told = [{"name": unit_name(k), "weight": weight, "accuracy": share} for k, (weight, share) in enumerate(units)]
+    return {**last["total"], "units": told}
 
 
 def curves(manifest: Manifest) -> list[str]:

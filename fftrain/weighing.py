@@ -12,15 +12,14 @@ from msgspec import Struct
 from ffruntime.core.architecture import unit_name
 
 GRID = (0.0, 0.5, 1.0, 2.0)  # weights that are tried in every combination,
-LEAST = 2.0**-10  # of the weight of others: what a unit weighs that does not count, so that it can answer early
 GRID_UNITS = 4  # of so many units, the topmost ones
 LOGIT_GRID = (0.0, *(2.0**power for power in range(-6, 4)))  # times the ratio of the scores' deviations
 BLOCK = 2_000  # images that are scored with all candidates at once
 
 
 class Weighing(Struct, frozen=True):
-    """Weights (U,) of the units in the total, 0 where they are not scored and elsewhere positive, what they are
-    called, and the share of the validation images that they answer rightly."""
+    """Weights (U,) of the units in the total, 0 where they are not scored, what they are called, and the share of
+    the validation images that they answer rightly."""
 
     name: str
     weights: tuple[float, ...]
@@ -56,8 +55,7 @@ def candidates(
 
     def weighing(chosen: Sequence[int], values: Sequence[float]) -> np.ndarray:
         row = np.zeros(units)
-        row[list(scored)] = LEAST
-        row[list(chosen)] = np.maximum(values, LEAST)
+        row[list(chosen)] = values
         return row
 
     yield "all scored units alike", weighing(scored, [1.0] * len(scored))

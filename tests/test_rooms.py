@@ -26,6 +26,7 @@ OF_RUNTIME = {
         "ffruntime.picture",  # pictures are read for training as a device reads them
         "ffruntime.model",  # to explain what a device would answer
         "ffruntime.saliency",  # to explain what accuracy rests on
+        "ffruntime.class_maps",  # to draw a readout's maps as a device does
     },
     "ffexport": {
         "ffruntime.command",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from msgspec import Struct
 
 from ffruntime.core.errors import UsageError, unknown
 
@@ -18,6 +19,8 @@ from .shared import data_option, import_torch
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
+
+    from ffruntime.core.bundle import Bundle
 
     from ..activation_maps import UnitMap
     from ..drawing import Explained
@@ -36,7 +39,7 @@ Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bund
 @click.command(epilog=EPILOG)
 @click.argument("model", metavar="MODEL")
 @click.argument("image", metavar="[IMAGE]", required=False)
-@click.option("--label", metavar="CLASS", help="The class to explain; default: the classifier's answer.")
+@click.option("--label", metavar="CLASS", help="The class to explain; default: the answer.")
 @click.option(
     "--out",
     metavar="FILE.png",
@@ -47,7 +50,8 @@ Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bund
     type=click.Choice(["cam", "ads"]),
     default="cam",
     show_default=True,
-    help="cam: class activation maps of the linear classifier, for IMAGE. ads: accuracy-differential saliency, by "
+    help="cam: class activation maps of the linear classifier, or of the units' readouts, for IMAGE. ads: "
+    "accuracy-differential saliency, by "
     "hiding pixels of validation images.",
 )
 @click.option(
@@ -123,64 +127,119 @@ def class_activation(
 ) -> None:
     """Class activation maps of one image."""
     torch = import_torch()
+    from ffruntime.core.architecture import class_goodness
     from ffruntime.core.bundle import Bundle
     from ffruntime.core.durable import write_atomically
     from ffruntime.model import Model
 
-    from ..activation_maps import class_activation_maps
     from ..drawing import explanation_png
-    from ..evaluation import classifier_scores, load_tensors
-    from ..network import to_images
+    from ..evaluation import load_tensors
 
     bundle = Bundle(model)
     runtime = Model(bundle, state=False)  # reads the picture; its weights are read below
     manifest = bundle.manifest
     network, classes = manifest.network, manifest.classes
-    if "classifier" not in manifest.modes:
+    of_classes = class_goodness(network)
+    if not of_classes and "classifier" not in manifest.modes:
         raise UsageError(f"{model}: was trained without a linear classifier, which class activation maps read")
     if label is not None and label not in classes:
         raise unknown("class", label, classes)
     pixels = runtime.read(image, not no_preprocess)
     tensors = load_tensors(bundle, torch.device("cpu"))
-    images = torch.tensor(pixels)[None]
-    logits = classifier_scores(network, tensors, images, len(classes))[0]
-    chosen = _two_labels(logits, None if label is None else classes.index(label))
-    standardised = to_images(images, network, torch.float32)
-    maps = {index: class_activation_maps(network, tensors, standardised, index) for index in chosen}
-    flat = [m.unit for m in maps[chosen[0]] if m.map is None]
-    if len(flat) == len(maps[chosen[0]]):
-        raise UsageError(f"{model}: {', '.join(flat)}: no scored unit has pixels, so there is no map to draw")
     target = Path(out) if out else Path(f"{'standard-input' if image == '-' else Path(image).stem}.cam.png")
-    rows = [_row(classes[index], float(logits[index]), maps[index], pixels.shape[1:]) for index in chosen]
-    write_atomically(target, explanation_png(pixels, rows))
+    asked, find = None if label is None else classes.index(label), _by_readouts if of_classes else _by_classifier
+    found = find(bundle, tensors, pixels, asked)
+    flat = [unit for unit, drawn in found.maps.items() if not drawn]
+    if len(flat) == len(found.maps):
+        raise UsageError(f"{model}: {', '.join(flat)}: no scored unit has pixels, so there is no map to draw")
+    write_atomically(target, explanation_png(pixels, found.rows))
     if as_json:
-        result = {
-            "image": image,
-            "answer": classes[int(logits.argmax())],
-            "labels": {
-                classes[index]: _json(float(logits[index]), tensors, index, maps[index]) for index in chosen
-            },
-            "picture": str(target),
-        }
+        result = {"image": image, "answer": found.answer, "labels": found.as_json, "picture": str(target)}
         click.echo(json.dumps(result))
         return
-    for index in chosen:
-        click.echo(_line(classes[index], float(logits[index]), float(tensors["head.bias"][index]), maps[index]))
+    for line in found.lines:
+        click.echo(line)
     if flat:
         say(f"{', '.join(flat)}: no pixels after a linear layer, so no map; what they add stands in the sums")
     click.echo(f"{target} written")
 
 
-def _two_labels(logits: Tensor, asked: int | None) -> list[int]:
+class Found(Struct, frozen=True):
+    """What an explanation of an image says: the answer; of each label explained a row of the picture, a line, and
+    what JSON has; of each scored unit, whether it has a map."""
+
+    answer: str
+    rows: list[Explained]
+    lines: list[str]
+    as_json: dict[str, Any]
+    maps: dict[str, bool]
+
+
+def _by_classifier(bundle: Bundle, tensors: dict[str, Tensor], pixels: np.ndarray, asked: int | None) -> Found:
+    """By the linear classifier: class activation maps of each scored unit's features."""
+    import torch
+
+    from ffruntime.core.layers import HEAD
+
+    from ..activation_maps import class_activation_maps
+    from ..evaluation import classifier_scores
+    from ..network import to_images
+
+    network, classes = bundle.manifest.network, bundle.manifest.classes
+    images, biases = torch.tensor(pixels)[None], tensors[f"{HEAD}.bias"]
+    logits = classifier_scores(network, tensors, images, len(classes))[0]
+    standardised = to_images(images, network, torch.float32)
+    maps = {i: class_activation_maps(network, tensors, standardised, i) for i in _two_labels(logits, asked)}
+    told = [(classes[index], float(logits[index]), float(biases[index]), found) for index, found in maps.items()]
+    return Found(
+        classes[int(logits.argmax())],
+        [_row(name, logit, found, pixels.shape[1:]) for name, logit, _, found in told],
+        [_line(name, logit, bias, found) for name, logit, bias, found in told],
+        {name: _json(logit, bias, found) for name, logit, bias, found in told},
+        {m.unit: m.map is not None for m in told[0][3]},
+    )
+
+
+def _by_readouts(bundle: Bundle, tensors: dict[str, Tensor], pixels: np.ndarray, asked: int | None) -> Found:
+    """By the units' own readouts, with class goodness: exact maps, as a device draws them."""
+    import torch
+
+    from ffruntime.class_maps import to_json, to_lines, together
+
+    from ..activation_maps import readout_maps
+    from ..drawing import Explained, signed
+    from ..evaluation import goodness_scores
+    from ..network import to_images
+
+    network, classes = bundle.manifest.network, bundle.manifest.classes
+    images = torch.tensor(pixels)[None]
+    total = goodness_scores(network, tensors, images, len(classes))[0]
+    chosen, rows = _two_labels(total, asked), []
+    maps = readout_maps(network, tensors, to_images(images, network, torch.float32), chosen)
+    for index, found in maps.items():
+        drawn = {one.unit: one.on_image for one in found if one.on_image is not None}
+        if len(drawn) > 1:
+            drawn["together"] = together(found)
+        sums = {title: float(values.sum()) for title, values in drawn.items()}
+        rows.append(Explained(classes[index], f"goodness {signed(float(total[index]))}", drawn, sums))
+    named = {classes[index]: found for index, found in maps.items()}
+    as_json = {
+        name: {"goodness": float(total[classes.index(name)]), "units": to_json(of)} for name, of in named.items()
+    }
+    has_map = {one.unit: one.map is not None for one in maps[chosen[0]]}
+    return Found(classes[int(total.argmax())], rows, to_lines(named), as_json, has_map)
+
+
+def _two_labels(scores: Tensor, asked: int | None) -> list[int]:
     """The label to explain and one for contrast: the best of the others."""
-    order = logits.argsort(descending=True).tolist()
+    order = scores.argsort(descending=True).tolist()
     first = order[0] if asked is None else asked
     return [first, *[index for index in order if index != first][:1]]
 
 
 def _row(name: str, logit: float, maps: list[UnitMap], size: tuple[int, ...]) -> Explained:
     from ..activation_maps import on_image, together
-    from ..drawing import Explained
+    from ..drawing import Explained, signed
 
     spatial = [m for m in maps if m.map is not None]
     drawn = {m.unit: on_image(m, *size)[0].numpy() for m in spatial}
@@ -188,12 +247,12 @@ def _row(name: str, logit: float, maps: list[UnitMap], size: tuple[int, ...]) ->
     if len(spatial) > 1:
         drawn["together"] = together(maps, *size)[0].numpy()
         totals["together"] = sum(totals.values())
-    return Explained(name, logit, drawn, totals)
+    return Explained(name, f"logit {signed(logit)}", drawn, totals)
 
 
-def _json(logit: float, tensors: dict[str, Tensor], index: int, maps: list[UnitMap]) -> dict[str, Any]:
+def _json(logit: float, bias: float, maps: list[UnitMap]) -> dict[str, Any]:
     units = {m.unit: {"total": float(m.total), "map": None if m.map is None else m.map[0].tolist()} for m in maps}
-    return {"logit": logit, "bias": float(tensors["head.bias"][index]), "units": units}
+    return {"logit": logit, "bias": bias, "units": units}
 
 
 def _line(name: str, logit: float, bias: float, maps: list[UnitMap]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from msgspec import structs
 
 from ffruntime.core.architecture import (
@@ -31,17 +32,22 @@ from ffruntime.core.errors import UsageError
 from ffruntime.core.layers import KNOWN, TOTAL
 from ffruntime.core.learning import ClassLoss, CrossEntropy
 from fftrain import network as net
+from fftrain.activation_maps import readout_maps
 from fftrain.class_step import class_gradient, class_loss
+from fftrain.commands.explain import explain
 from fftrain.dataset import Dataset
 from fftrain.epoch import Batch, epoch_batches
 from fftrain.evaluation import accuracy
+from fftrain.figures import collect
 from fftrain.functional import averaged, normalise_groups
 from fftrain.optimizers import make_optimizers
 from fftrain.pack import golden, pack_run
 from fftrain.recipe import Adam, Recipe, load_recipe, with_epochs
+from fftrain.report import render
 from fftrain.run import Run, start, train
 from fftrain.step import training_step
 
+ROOT = Path(__file__).parents[2]
 # As narrow as it goes, and with what is asked here, whatever the shipped recipe says.
 NARROW = [
     *((f"network.units.{unit}.ops.0.out", 4) for unit in range(3)),
@@ -265,6 +271,9 @@ def test_from_training_to_the_bundle(recipe: Recipe, small: Dataset, tmp_path: P
     assert bundle.manifest.modes == ("goodness",)
     assert bundle.manifest.learning
     assert bundle.manifest.learning.loss == ClassLoss()
+    page = render("model.ff", bundle.manifest, bundle.weights(), collect(bundle.manifest, small, {}))
+    assert f"when training ended: {total['name']}, " in page
+    assert "Label patterns" not in page
     vectors = golden(run.network, run.tensors, small.train, 10, bundle.manifest.learning, 0)
     assert set(vectors) == {
         "images",
@@ -275,6 +284,28 @@ def test_from_training_to_the_bundle(recipe: Recipe, small: Dataset, tmp_path: P
     }
     assert vectors["goodness"].shape == (16, 12, 3)
     assert torch.allclose(vectors["goodness"] @ run.tensors[TOTAL].double(), vectors["total"])
+
+
+def test_a_readouts_maps_add_up_to_its_goodness(recipe: Recipe, small: Dataset, tmp_path: Path) -> None:
+    """Less the bias, in every scored unit; `fftrain explain` draws them of a bundle without graphs."""
+    run = fresh(with_epochs(recipe, 1), small)
+    list(train(run, tmp_path / "model.ff", False, lambda: False))
+    images = net.to_images(small.train.pixels[:1], run.network, torch.float32)
+    goodness = net.goodness_of_classes(run.network, run.tensors, images)[0]
+    for label, maps in readout_maps(run.network, run.tensors, images, [3, 8]).items():
+        assert [one.unit for one in maps] == ["unit2", "unit3"]
+        for one, unit in zip(maps, (1, 2), strict=True):
+            assert one.map is not None
+            assert one.on_image is not None
+            assert one.goodness == pytest.approx(float(goodness[label, unit]), rel=1e-5)
+            for drawn in (one.map, one.on_image):
+                assert float(drawn.sum()) == pytest.approx(one.goodness - one.bias, abs=1e-4)
+    pack_run(tmp_path / "model.ff", run, "class", "cpu", "fp32", {})
+    picture, out = str(ROOT / "examples" / "three.png"), str(tmp_path / "three.png")
+    done = CliRunner().invoke(explain, [str(tmp_path / "model.ff"), picture, "--label", "3", "--out", out])
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("3: goodness")
+    assert Path(out).read_bytes().startswith(b"\x89PNG")
 
 
 def test_backpropagation_is_by_the_last_readout_alone(recipe: Recipe, small: Dataset) -> None:
