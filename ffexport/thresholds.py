@@ -70,14 +70,8 @@ def calibrate_exit(calibration: np.ndarray, every: np.ndarray, shares: Sequence[
     `calibration`: of the exemplars to calibrate on; `every`: of all of them, which tell what comes of it; `shares`:
     of a pass's multiply-accumulates after each unit. A unit's threshold is the smallest by which no exemplar gets
     another answer than the total's, and at least so large that `GO_ON` of them go on: the network was trained on
-    them, so few are close, and too few are told wrongly to say where that ends. `GO_ON` was chosen on validation
-    images; recipe `class`, three units:
-
-        go on        20 %    30 %    35 %    40 %    50 %
-        MNIST        0.28    0.34    0.37    0.42    0.48 passes (three epochs, 99.26 %)
-                    −0.02       0       0       0       0 points
-        Fashion      0.39    0.40    0.42    0.43    0.48 passes (two epochs, 89.17 %)
-                    −0.07   −0.04       0       0       0 points
+    them, so few of its answers there are wrong, and too few to say where wrong ones end. `GO_ON` was chosen on
+    validation images (`docs/export.md`).
     """
     gaps, decisions = margins(calibration), calibration[:, :, -1].argmax(1)
     others = calibration.argmax(1) != decisions[:, None]  # (E, S): a unit that would answer otherwise

@@ -1,6 +1,6 @@
 """A stranger reads a bundle: written from `docs/bundle.md` alone, with nothing of ours and no safetensors.
 
-(What is imported from fftrain only makes bundles to be read.)
+(What is imported from fftrain and ffruntime only makes bundles to be read.)
 
 Where this fails, the document and the code have drifted apart.
 """
@@ -12,7 +12,8 @@ import json
 import re
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,12 +21,16 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from msgspec import structs
 from numpy.lib.stride_tricks import sliding_window_view
 
+from ffruntime.core.bundle import write_bundle
+from ffruntime.core.data import Examples
+from ffruntime.core.manifest import EarlyExit
 from fftrain.dataset import Dataset
 from fftrain.pack import pack_run
 from fftrain.recipe import Recipe, load_recipe, with_epochs
-from fftrain.run import start
+from fftrain.run import start, train
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "bundle.md"
 RECIPE = DOCUMENT.with_name("recipe.md")  # what of the manifest is for information
@@ -83,7 +88,7 @@ def embed(network: Json, tensors: Tensors, images: np.ndarray, pattern: np.ndarr
     """Pixels uint8 (N, C, H, W) with one label's pattern (P, H, W) -> the first unit's input."""
     x = (images.astype(np.float32) / 255 - network["image"]["mean"]) / network["image"]["std"]
     x = x.astype(np.float64)
-    if network["label"]["placement"] == "top":
+    if network["label"]["placement"] in ("top", "readout"):
         pass
     elif network["label"]["placement"] == "channel":
         x = np.concatenate([x, np.broadcast_to(pattern, (len(x), *pattern.shape))], axis=1)
@@ -111,6 +116,11 @@ def normalise(network: Json, tensors: Tensors, k: int, x: np.ndarray) -> np.ndar
     if kind == "batch":
         mean, var = (per_channel(tensors[f"unit{k}.below.{name}"], x) for name in ("mean", "var"))
         return (x - mean) / np.sqrt(var + 1e-5)
+    if kind in ("layer", "group", "instance"):
+        groups = {"layer": 1, "group": network["units"][k - 1]["inputs"][0]["groups"], "instance": x.shape[1]}[kind]
+        parts = x.reshape(len(x), groups, -1)
+        parts = (parts - parts.mean(2, keepdims=True)) / np.sqrt(parts.var(2, keepdims=True) + 1e-5)
+        return parts.reshape(x.shape)
     return {"none": lambda x: x, "divisive": divisive}[kind](x)
 
 
@@ -121,6 +131,10 @@ def windows(x: np.ndarray, size: int, stride: int) -> np.ndarray:
 def apply(op: Json, name: str, tensors: Tensors, x: np.ndarray) -> np.ndarray:
     if op["op"] == "relu":
         return np.maximum(x, 0)
+    if op["op"] == "leaky_relu":
+        return np.where(x > 0, x, op["slope"] * x)
+    if op["op"] == "avg_pool":
+        return windows(x, op["size"], op["size"]).mean(axis=(4, 5))
     if op["op"] == "max_pool":
         return windows(x, op["size"], op["size"]).max(axis=(4, 5))
     weight = tensors[f"{name}.weight"]
@@ -137,10 +151,12 @@ def apply(op: Json, name: str, tensors: Tensors, x: np.ndarray) -> np.ndarray:
     return y + (bias if op["op"] == "local" else per_channel(bias, y))
 
 
-def apply_all(ops: list[Json], prefix: str, tensors: Tensors, x: np.ndarray) -> np.ndarray:
+def apply_all(ops: list[Json], prefix: str, tensors: Tensors, x: np.ndarray, shortcut: bool = False) -> np.ndarray:
     seen: Counter[str] = Counter()
-    for op in ops:
+    given = x
+    for number, op in enumerate(ops, 1):
         seen[op["op"]] += 1
+        x = x + given if shortcut and number == len(ops) else x
         x = apply(op, f"{prefix}.{op['op']}{seen[op['op']]}", tensors, x)
     return x
 
@@ -149,7 +165,7 @@ def activation(network: Json, tensors: Tensors, k: int, x: np.ndarray) -> np.nda
     """Activation of unit k (from 1) on its normalised input from below alone."""
     unit = network["units"][k - 1]
     x = apply_all(unit["inputs"][0]["ops"], f"unit{k}.below", tensors, x)
-    return apply_all(unit["ops"], f"unit{k}", tensors, x)
+    return apply_all(unit["ops"], f"unit{k}", tensors, x, unit["shortcut"])
 
 
 def settle(network: Json, tensors: Tensors, x: np.ndarray, pattern: np.ndarray) -> np.ndarray:
@@ -183,6 +199,28 @@ def activations(network: Json, tensors: Tensors, x: np.ndarray) -> list[np.ndarr
 
 def goodness(y: np.ndarray) -> np.ndarray:
     return per_sample(np.mean, y**2).reshape(len(y))
+
+
+def row_goodness(network: Json, tensors: Tensors, k: int, y: np.ndarray) -> np.ndarray:
+    """(N, P): what a unit's readout makes of its activation; 0 without one."""
+    readout = network["units"][k - 1]["readout"]
+    if not readout:
+        return np.zeros((len(y), network["label"]["patterns"]))
+    for axis in range(2, y.ndim):  # rows, then columns
+        side = y.shape[axis]
+        cells = min(side, readout["cells"])
+        edges = [cell * side // cells for cell in range(cells + 1)]
+        means = [y.take(range(first, end), axis).mean(axis) for first, end in pairwise(edges)]
+        y = np.stack(means, axis)
+    z = divisive(y.reshape(len(y), -1))
+    return z @ tensors[f"unit{k}.readout.weight"].T + tensors[f"unit{k}.readout.bias"]
+
+
+def class_loss(loss: Json, found: np.ndarray, labels: np.ndarray, known: np.ndarray) -> np.ndarray:
+    logits = found[:, known > 0]
+    logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+    s = loss["smoothing"]
+    return -(1 - s) * logs[np.arange(len(labels)), labels] - s * logs.mean(1)
 
 
 def scored(network: Json) -> list[int]:
@@ -219,6 +257,67 @@ def weights(exported: Path) -> Tensors:
 @pytest.fixture(scope="module")
 def golden(exported: Path) -> Tensors:
     return read_safetensors(exported / "golden.safetensors")
+
+
+@pytest.fixture(scope="module")
+def of_classes(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with class goodness, every operation and normalisation that the other has not, a little trained."""
+    units: list[Json] = [
+        {
+            "inputs": [{"normalise": "layer"}],
+            "ops": [{"op": "conv", "out": 4, "kernel": 3, "stride": 2}, {"op": "avg_pool"}, {"op": "leaky_relu"}],
+            "readout": {"cells": 4},
+        },
+        {
+            "inputs": [{"normalise": "group", "groups": 2}],
+            "ops": [{"op": "conv", "out": 4, "kernel": 3, "padding": 1}, {"op": "relu"}],
+            "readout": {"cells": 2},
+            "shortcut": True,
+        },
+        {"inputs": [{"normalise": "instance"}], "ops": [{"op": "linear", "out": 7}, {"op": "relu"}], "readout": {}},
+        {"ops": [{"op": "linear", "out": 5}, {"op": "relu"}], "trained": False, "scored": False},
+    ]
+    recipe = {
+        "about": "",
+        "network": {"units": units, "placement": "readout"},
+        "patterns": {"kind": "readout"},
+        "loss": {"kind": "class", "smoothing": 0.1},
+        "schedule": {"epochs": 1},
+    }
+    few = Examples(dataset.train.pixels[:640], dataset.train.labels[:640])
+    some = Examples(dataset.validation.pixels[:100], dataset.validation.labels[:100])
+    part = structs.replace(dataset, train=few, validation=some)
+    run = start(msgspec.convert(recipe, Recipe), part, 0, torch.device("cpu"), torch.float32)
+    path = tmp_path_factory.mktemp("classes") / "model.ff"
+    for _ in train(run, path, resume=False, stop=lambda: False):
+        pass
+    bundle = pack_run(path, run, "other", "cpu", "fp32", {})
+    write_bundle(path, structs.replace(bundle.manifest, exit=EarlyExit((1.0, 0.5), 0.5, 1.0)), {})
+    return path
+
+
+def test_class_goodness_and_its_gradient(of_classes: Path) -> None:
+    manifest, golden = read_manifest(of_classes), read_safetensors(of_classes / "golden.safetensors")
+    network, loss = manifest["network"], manifest["learning"]["loss"]
+    stored = read_safetensors(of_classes / "weights.safetensors")
+    weights = {name: tensor.astype(np.float64) for name, tensor in stored.items()}
+    assert weights["labels.known"].tolist() == [1] * 10 + [0] * (network["label"]["patterns"] - 10)
+    ys = activations(network, weights, embed(network, weights, golden["images"], np.zeros(0)))
+    table = np.stack([row_goodness(network, weights, k, y) for k, y in enumerate(ys, 1)], axis=2)
+    scale = np.abs(golden["goodness"]).max()
+    np.testing.assert_allclose(table, golden["goodness"], atol=1e-5 * scale)
+    of_scored = scored(network)
+    total = table[:, :, of_scored] @ weights["total.weights"][of_scored]
+    np.testing.assert_allclose(total, golden["total"], atol=1e-5 * scale)
+    (k,) = {int(name[13]) for name in golden if name.startswith("gradient.unit")}
+    below = embed(network, weights, golden["images"], np.zeros(0)) if k == 1 else ys[k - 2]
+    x = normalise(network, weights, k, below)
+
+    def mean_loss(moved: Tensors) -> float:
+        found = row_goodness(network, moved, k, activation(network, moved, k, x))
+        return float(class_loss(loss, found, golden["labels"], weights["labels.known"]).mean())
+
+    check_slope(mean_loss, weights, golden)
 
 
 def test_goodness_of_every_unit_and_label(manifest: Json, weights: Tensors, golden: Tensors) -> None:
@@ -384,14 +483,22 @@ def check_gradient(manifest: Json, weights: Tensors, golden: Tensors) -> None:
             x = activation(network, weights, below, normalise(network, weights, below, x))
         halves.append(normalise(network, weights, k, x))
 
-    def mean_loss(step: float) -> float:
-        moved = weights | {name: weights[name] + step * g for name, g in gradient.items()}
+    def mean_loss(moved: Tensors) -> float:
         ys = [activation(network, moved, k, x) for x in halves]
         return float(pair_loss(loss, goodness(ys[0]), goodness(ys[1]), ys[0][0].size).mean())
 
+    check_slope(mean_loss, weights, golden)
+
+
+def check_slope(mean_loss: Callable[[Tensors], float], weights: Tensors, golden: Tensors) -> None:
+    gradient = {n.removeprefix("gradient."): t for n, t in golden.items() if n.startswith("gradient.")}
     norm = sum(float((g.astype(np.float64) ** 2).sum()) for g in gradient.values())
     step = 1e-6 / np.sqrt(norm)
-    assert (mean_loss(step) - mean_loss(-step)) / (2 * step) == pytest.approx(norm, rel=1e-4)
+    ahead, behind = (
+        mean_loss(weights | {name: weights[name] + way * g for name, g in gradient.items()})
+        for way in (step, -step)
+    )
+    assert (ahead - behind) / (2 * step) == pytest.approx(norm, rel=1e-4)
 
 
 def test_shortlist_on_the_exemplars_it_was_measured_on(exported: Path, manifest: Json, weights: Tensors) -> None:
@@ -449,14 +556,17 @@ def objects(value: Any, path: str) -> Iterator[tuple[str, Json]]:
             yield from objects(item, f"{path}.{'*' if path in MAPS else key}".removeprefix("manifest.json."))
 
 
-def test_every_field_is_in_the_document(exported: Path, manifest: Json) -> None:
+def test_every_field_is_in_the_document(exported: Path, manifest: Json, of_classes: Path) -> None:
     documented = documented_fields()
     seen: dict[str, set[str]] = {}
     shared = manifest["training"]["recipe"]["network"]
     assert shared.pop("units") == manifest["network"]["units"]
     shared["units"] = "as network.units"
     report = json.loads((exported / "export.json").read_bytes())
-    for path, value in [*objects(manifest, "manifest.json"), *objects(report, "export.json")]:
+    with_classes = read_manifest(of_classes)
+    with_classes["training"]["recipe"] = {}
+    manifests = [*objects(manifest, "manifest.json"), *objects(with_classes, "manifest.json")]
+    for path, value in [*manifests, *objects(report, "export.json")]:
         if path.startswith("accuracy."):  # modes by split: a map of maps
             continue
         seen.setdefault(path, set()).update(value)
@@ -471,7 +581,7 @@ def general(names: set[str]) -> set[str]:
     return {re.sub(r"^gradient[.].*", "gradient.<name>", name) for name in names}
 
 
-def test_every_file_and_tensor_is_in_the_document(exported: Path, manifest: Json) -> None:
+def test_every_file_and_tensor_is_in_the_document(exported: Path, manifest: Json, of_classes: Path) -> None:
     documented = documented_fields()
     files = {str(file.relative_to(exported)) for file in exported.rglob("*") if file.is_file()}
     assert files == {*manifest["files"], "manifest.json"}
@@ -480,7 +590,8 @@ def test_every_file_and_tensor_is_in_the_document(exported: Path, manifest: Json
         stored = general(set(read_safetensors(exported / f"{name}.safetensors")))
         assert stored == documented[heading] - {"hybrids"}  # which this network does not have
     # This network adds no pattern to the image, so that it has no `labels.keep`, and it has no `local` layer.
-    weights = general(set(read_safetensors(exported / "weights.safetensors")))
+    both = (read_safetensors(path / "weights.safetensors") for path in (exported, of_classes))
+    weights = general({name for tensors in both for name in tensors})
     absent = {"labels.keep", "unit<k>.local<j>.weight", "unit<k>.local<j>.bias"}
     assert weights == documented["The weights"] - absent
 

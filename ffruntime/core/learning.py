@@ -2,7 +2,8 @@
 
 The losses that units are trained by, what negative data are, and how images are changed anew. A recipe says it in
 training; a bundle's manifest carries it (`manifest.learning`), and a device obeys that. The formulas of the losses
-are computed in torch (`fftrain/step.py`) and as graphs (`ffexport/gradient_graphs.py`).
+are computed in torch (`fftrain/step.py`, `class_step.py`) and as graphs (`ffexport/gradient_graphs.py`,
+`class_graphs.py`).
 """
 
 from __future__ import annotations
