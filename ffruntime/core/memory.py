@@ -68,13 +68,15 @@ class Memory(Struct, frozen=True):
 
 
 def weight_sizes(network: Network, precision: Precision) -> dict[str, int]:
-    """Size of every tensor of a precision's weights, all layers quantized that can be."""
-    width = {"fp32": FLOAT, "fp16": 2, "int8": 1}[precision]
+    """Size of every tensor of a precision's weights, all layers quantized that can be; readouts are float16 in
+    int8, too."""
     sizes = {}
     for tensor in tensors(network):
-        quantized = tensor.role == "weight" and tensor.layer is not None and tensor.layer.quantizable
-        scales = tensor.shape[0] * FLOAT if quantized and precision == "int8" else 0
-        sizes[tensor.name] = math.prod(tensor.shape) * (width if quantized else FLOAT) + scales
+        quantized = tensor.layer if tensor.role == "weight" and tensor.layer and tensor.layer.quantizable else None
+        in_int8 = precision == "int8" and quantized is not None and not quantized.readout
+        width = FLOAT if precision == "fp32" or not quantized else 1 if in_int8 else 2
+        scales = tensor.shape[0] * FLOAT if in_int8 else 0
+        sizes[tensor.name] = math.prod(tensor.shape) * width + scales
     return sizes
 
 
