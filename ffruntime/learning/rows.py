@@ -24,23 +24,27 @@ def begin_rows(model: Model, weights: Arrays, classes: Sequence[Examples], micro
     """Make the rows of new classes known, in place in `weights`: of those that are not, among the labels of
     `classes`, each of which are examples of one class.
 
-    A row is the class's mean feature minus the mean over all `classes`, as long as known rows are on average, and
-    its bias is theirs. `model` lends its gradient graphs.
+    A row points from the mean feature of the other classes to that of its own. Its length and its bias are those
+    with which its goodness at both is what known rows have there, on average. `model` lends its gradient graphs.
     """
     network, known = model.manifest.network, weights[KNOWN] > 0
-    new = [int(some.labels[0]) for some in classes if not known[some.labels[0]]]
+    labels = [int(some.labels[0]) for some in classes]
+    new = [place for place, label in enumerate(labels) if not known[label]]
+    old = [place for place, label in enumerate(labels) if known[label]]
     if not new:
         return
-    means = {int(some.labels[0]): mean_features(model, weights, some, micro_batch) for some in classes}
-    for index in next(iter(means.values())):
+    features = [mean_features(model, weights, some, micro_batch) for some in classes]
+    for index in features[0] if old else ():
+        own = np.stack([means[index] for means in features])  # (K, F)
+        others = (own.sum(0) - own) / (len(own) - 1)  # (K, F)
         weight, bias = (weights[tensor.name] for tensor in readout_parameters(network, index))
-        centre = np.mean([features[index] for features in means.values()], axis=0)
-        length = np.linalg.norm(weight[known], axis=1).mean() if known.any() else 0.0
-        for label in new:
-            row = means[label][index] - centre
-            weight[label] = row * (length / max(float(np.linalg.norm(row)), 1e-12))
-            bias[label] = bias[known].mean() if known.any() else 0.0
-    weights[KNOWN][new] = 1
+        rows, offsets = weight[[labels[place] for place in old]], bias[[labels[place] for place in old]]
+        high, low = (float(np.mean((rows * at[old]).sum(1) + offsets)) for at in (own, others))
+        for place in new:
+            direction = own[place] - others[place]
+            row = direction * ((high - low) / float(direction @ direction))
+            weight[labels[place]], bias[labels[place]] = row, high - row @ own[place]
+    weights[KNOWN][[labels[place] for place in new]] = 1
 
 
 def mean_features(model: Model, weights: Arrays, examples: Examples, micro_batch: int) -> dict[int, np.ndarray]:

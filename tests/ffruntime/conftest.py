@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 from pictures import CLASSES
 from PIL import Image
-from shapes import BUNDLE, drawn
+from shapes import BUNDLE, CLASS_BUNDLE, drawn
 
 
 @pytest.fixture(scope="session")
 def exported(once: Callable) -> Path:
     """The committed bundle, in a folder of its own. Shared: read it, or copy it with the fixture `bundle`."""
     return once("shapes", lambda folder: shutil.copytree(BUNDLE, folder / "model.ff")) / "model.ff"
+
+
+@pytest.fixture(scope="session")
+def class_bundle(once: Callable) -> Path:
+    """The committed bundle with class goodness, likewise."""
+    return once("classes", lambda folder: shutil.copytree(CLASS_BUNDLE, folder / "classes.ff")) / "classes.ff"
 
 
 @pytest.fixture(scope="session")

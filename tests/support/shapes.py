@@ -1,4 +1,7 @@
-"""What the committed bundle `tests/fixtures/shapes.ff` holds: numbers that tests of `ffruntime` expect."""
+"""What the committed bundles hold: numbers that tests of `ffruntime` expect.
+
+`tests/fixtures/shapes.ff`, and `classes.ff` with class goodness, are of the same pictures.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import numpy as np
 from pictures import CLASSES, SIZE, draw
 
 BUNDLE = Path(__file__).parents[1] / "fixtures" / "shapes.ff"
+CLASS_BUNDLE = BUNDLE.with_name("classes.ff")
 SHAPE = (1, SIZE, SIZE)  # of an image
 BYTES = SIZE * SIZE
 PATTERNS = 8  # labels that it has patterns for: two more than classes
