@@ -125,6 +125,8 @@ def cli(
         raise UsageError("--out and --force go with --state: without it, an export adds to the bundle")
     if state is not None and only_check:
         raise UsageError("--check makes nothing: leave out --state")
+    if data is not None and not Path(data).is_dir():
+        raise UsageError(f"--data {data}: is no directory; name one that holds MNIST/raw, or leave it out")
     from ffruntime.core.bundle import Bundle
 
     bundle = Bundle(model or os.environ.get("FF_MODEL") or "model.ff")
@@ -237,8 +239,6 @@ def run(
     from ffruntime.core.data import data_directory
 
     progress, directory = bar(), data_directory(data)
-    if data is not None and not directory.is_dir():
-        raise UsageError(f"--data {data}: is no directory; name one that holds MNIST/raw, or leave it out")
     try:
         if only_check:
             return check_export(bundle, data=directory, progress=progress)
