@@ -6,7 +6,8 @@ functions here and a line in `OPERATIONS`. What a unit makes of its layers stand
 
 Precision is a matter of types, and the type of a layer's stored weight decides: float16 weights make a layer
 compute in float16; int8 weights have scales, and the layer's input passes QuantizeLinear and DequantizeLinear. All
-between the layers (normalisation, goodness, logits) is float32, and so are a graph's inputs and outputs.
+between the layers (normalisation, a readout's averages, goodness, logits) is float32, and so are a graph's inputs
+and outputs.
 """
 
 from __future__ import annotations

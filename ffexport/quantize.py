@@ -1,20 +1,21 @@
 """fp16 and int8: the tensors and graphs of another precision, and which layers its decisions bear in it.
 
-Convolutions, linear layers and the classifier are quantized; label patterns, statistics and whatever is left out
-stay float32. Names are those of `weights.safetensors`. An int8 weight stands for weight · weight_scale, with a
-scale for each output, and has the scale of its layer's input beside it; both are symmetric, their zero point is 0.
+Convolutions, linear layers, readouts and the classifier are quantized; label patterns, statistics and whatever is
+left out stay float32. Names are those of `weights.safetensors`. An int8 weight stands for weight · weight_scale,
+with a scale for each output, and has the scale of its layer's input beside it; both are symmetric, their zero point
+is 0.
 Readouts are float16 in int8, too: what they read is normalised, and single values of it are 36 times the root of
 its mean square (unit 3 of recipe `class`), so that 127 steps are too coarse for the others. Measured there, on the
 golden images: goodness, which reaches 3.6, is off by up to 0.95 with an int8 readout.
 
 The scale of a layer's input comes from exemplars, and the largest input decides: nothing is clipped. Goodness is a
 mean of squares, which large activations dominate, as rare strong features do the classifier. Measured on the
-default network and 1,000 validation images: with the largest input all decisions by goodness are fp32's, with the
-scale of least square error 999, with percentiles 99.99 and 99.9 998 and 996; the classifier's logits are off by 3,
-8, 9 and 8 % of the largest. Class goodness is no such sum, and a unit that batch statistics normalise has rare
-large inputs: there the share `WITHIN` of each class's exemplars' values decides. Measured on the golden images,
-recipe `class`: unit 2's goodness is off by 0.17 (root mean square) with the largest, 0.10 with 99.99 %, 0.07 with
-99.95 %, 0.15 with 99.9 % of them.
+network of recipe `cpu` and 1,000 validation images: with the largest input all decisions by goodness are fp32's,
+with the scale of least square error 999, with percentiles 99.99 and 99.9 998 and 996; the classifier's logits are
+off by 3, 8, 9 and 8 % of the largest. Class goodness is no such sum, and a unit that batch statistics normalise has
+rare large inputs: there the share `WITHIN` of each class's exemplars' values decides. Measured on the golden
+images, recipe `class`: unit 2's goodness is off by 0.17 (root mean square) with the largest, 0.10 with 99.99 %, 0.07
+with 99.95 %, 0.15 with 99.9 % of them.
 """
 
 from __future__ import annotations

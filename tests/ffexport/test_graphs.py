@@ -29,12 +29,13 @@ from ffruntime.core.architecture import (
     Network,
     Relu,
     Unit,
-    unit_name,
+    class_goodness,
 )
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import Examples, to_unit_interval
 from ffruntime.core.errors import ParityError
-from ffruntime.core.layers import tensor_shapes
+from ffruntime.core.graphs import graphs
+from ffruntime.core.layers import KNOWN, tensor_shapes
 from ffruntime.core.manifest import GOLDEN, TOLERANCE, WEIGHTS
 from ffruntime.embedding import first_input
 from ffruntime.golden import check
@@ -152,13 +153,13 @@ def untrained(
 
 
 def test_every_recipe_reproduces_its_golden_vectors(untrained: tuple[Run, Path]) -> None:
-    """The units, the goodness and the classifier, and where units have losses, every gradient."""
+    """Every graph that the network can have, and gradients where units have losses."""
     run, path = untrained
     rows = check(Model(path))
-    local = learning_of(run.recipe) is not None
-    names = [*map(unit_name, range(len(run.network.units))), "goodness", "classifier"]
-    names += [f"gradient{index + 1}" for index in trained_units(run.network)] + ["gradient_head"] if local else []
-    assert list(dict.fromkeys(row.graph for row in rows)) == names
+    local, trained = learning_of(run.recipe) is not None, {None, *trained_units(run.network)}
+    assert {row.graph for row in rows} == {
+        name for name, graph in graphs(run.network).items() if graph.infers or (local and graph.unit in trained)
+    }
     assert local == any(row.output.startswith("gradient.unit") for row in rows)
     assert all(row.passed for row in rows), rows
 
@@ -189,7 +190,8 @@ def test_weights_lie_in_the_safetensors_file_under_their_names(untrained: tuple[
             array = np.frombuffer(stored[start_at : start_at + length], np.float32).reshape(tensor.dims)
             assert np.array_equal(array, run.tensors[tensor.name].detach().numpy())
             used.add(tensor.name)
-    unused = {"labels.neutral"} if run.network.steps else set()  # the classifier's pass has no label there
+    unused = {KNOWN} if class_goodness(run.network) else set()  # which gradient graphs take
+    unused |= {"labels.neutral"} if run.network.steps else set()  # the classifier's pass has no label there
     assert used | unused == tensor_shapes(run.network).keys()
 
 
