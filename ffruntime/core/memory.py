@@ -119,6 +119,14 @@ def goodness_bytes(network: Network, precision: Precision) -> int:
     return max(_embedding(network), settling, *_units(network, precision))
 
 
+def exit_bytes(network: Network, precision: Precision) -> int:
+    """Activations of one image at the highest point of mode `exit`, which runs unit after unit: a unit's input, and
+    what its graph puts out, in the engine and as arrays."""
+    shapes = unit_shapes(network)[: scored_units(network)[-1] + 1]
+    between = (math.prod(below) + 5 * math.prod(above) for below, above in shapes)
+    return max(goodness_bytes(network, precision), *(elements * FLOAT for elements in between))
+
+
 def classifier_bytes(network: Network, precision: Precision) -> int:
     """Activations of one image in the classifier's pass: of scored units they wait, are normalised and joined."""
     shapes, waiting, highest = unit_shapes(network), 0, _embedding(network)
@@ -148,7 +156,9 @@ def _units(network: Network, precision: Precision) -> Iterator[int]:
                 ends = math.prod(layer.before) + math.prod(layer.after)
                 alive.append(ends * FLOAT + _quantized_bytes(layer, precision))
         top = index + 1 == len(network.units)
-        alive.append((2 if top else 3) * math.prod(above) * FLOAT)  # y and y², one of them in two layouts
+        # y and y², one of them in two layouts; or y and what the readout and the next unit make of it.
+        copies = 3 if class_goodness(network) else 2
+        alive.append((copies if top else copies + 1) * math.prod(above) * FLOAT)
         yield max(alive)
 
 
@@ -184,7 +194,9 @@ def inference_memory(
     """Memory of classifying `batch` images in one call, each with `labels` labels."""
     held, loading = session_bytes(network, precision, mode)
     calls = 0
-    if mode != "classifier":
+    if mode == EXIT:
+        calls = batch * exit_bytes(network, precision)
+    elif mode != "classifier":
         calls = batch * labels * goodness_bytes(network, precision)
     if mode in ("classifier", SHORTLIST):
         calls = max(calls, batch * classifier_bytes(network, precision))
