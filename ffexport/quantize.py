@@ -14,8 +14,8 @@ network of recipe `cpu` and 1,000 validation images: with the largest input all 
 with the scale of least square error 999, with percentiles 99.99 and 99.9 998 and 996; the classifier's logits are
 off by 3, 8, 9 and 8 % of the largest. Class goodness is no such sum, and a unit that batch statistics normalise has
 rare large inputs: there the share `WITHIN` of each class's exemplars' values decides. Measured on the golden
-images, recipe `class`: unit 2's goodness is off by 0.17 (root mean square) with the largest, 0.10 with 99.99 %, 0.07
-with 99.95 %, 0.15 with 99.9 % of them.
+images, recipe `class`: unit 2's goodness is off by 0.17 (root mean square) with the largest, 0.10 with 99.99 %,
+0.07 with 99.95 %, 0.15 with 99.9 % of them.
 """
 
 from __future__ import annotations
