@@ -16,12 +16,12 @@ from torch import Tensor
 from ffruntime.core.architecture import Network, class_goodness
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import Examples
+from ffruntime.core.manifest import TRAINED_MODES
 from ffruntime.core.tables import table
 
 from . import network as net
 from .functional import Tensors
 
-MODES = ("goodness", "classifier")
 PASSES = 2_000  # images with a label that go through the network at once
 IMAGES = 200  # that are looked at between reports
 WIDEST = 20  # classes of a confusion matrix; a wider table fits no terminal
@@ -102,7 +102,7 @@ def predict(
     split: Examples,
     classes: int,
     dtype: torch.dtype = torch.float32,
-    modes: tuple[str, ...] = MODES,
+    modes: tuple[str, ...] = TRAINED_MODES,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Scores:
     """Score of every class for every image of a split, by mode; `advance` is told of passes as they are made."""
@@ -128,7 +128,7 @@ def accuracy(
     split: Examples,
     classes: int,
     dtype: torch.dtype,
-    modes: tuple[str, ...] = MODES,
+    modes: tuple[str, ...] = TRAINED_MODES,
 ) -> dict[str, float]:
     """Share of right answers by inference mode."""
     return accuracies(predict(network, tensors, split, classes, dtype, modes), split.labels)

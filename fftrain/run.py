@@ -18,7 +18,7 @@ from ffruntime.core.data import Examples
 from ffruntime.core.errors import UsageError
 from ffruntime.core.layers import TOTAL
 from ffruntime.core.learning import ClassLoss, CrossEntropy
-from ffruntime.core.manifest import TrainedMode
+from ffruntime.core.manifest import TRAINED_MODES, TrainedMode
 
 from .checkpoint import Identity, Progress, checkpoint_path, load_checkpoint, save_checkpoint
 from .clock import Costs, Limit, Watch, free_share
@@ -82,7 +82,7 @@ class Run(TrainingState):
             return ("goodness",)
         if isinstance(self.recipe.loss, CrossEntropy) or isinstance(self.recipe.patterns, NoLabel):
             return ("classifier",)
-        return ("goodness", "classifier") if self.recipe.schedule.head_lr else ("goodness",)
+        return TRAINED_MODES if self.recipe.schedule.head_lr else ("goodness",)
 
     @property
     def identity(self) -> Identity:

@@ -140,7 +140,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     accuracy: Accuracies
     made_with: dict[str, str]
     files: dict[str, FileEntry]
-    modes: Annotated[tuple[TrainedMode, ...], Meta(min_length=1)] = ("goodness", "classifier")  # best first
+    modes: Annotated[tuple[TrainedMode, ...], Meta(min_length=1)] = TRAINED_MODES  # best first
     learning: Learning | None = None  # None: units have no losses of their own, or a device cannot compute them
     shortlist: Shortlist | None = None
     logit_weight: Annotated[float, Meta(ge=0)] = 0.0  # of the classifier's logits in the totals of mode `shortlist`

@@ -21,9 +21,9 @@ from msgspec import structs
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import UsageError
+from ffruntime.core.manifest import TRAINED_MODES
 from fftrain.commands.evaluate import evaluate
 from fftrain.evaluation import (
-    MODES,
     accuracies,
     accuracy,
     confusion_matrix,
@@ -61,7 +61,7 @@ def run_evaluate(*arguments: object) -> str:
     return result.stdout
 
 
-@pytest.mark.parametrize("modes", [MODES, ("classifier",), ("goodness",)])
+@pytest.mark.parametrize("modes", [TRAINED_MODES, ("classifier",), ("goodness",)])
 def test_accuracy_is_that_of_the_predictions(trained_run: Run, modes: tuple[str, ...]) -> None:
     split, made = part(trained_run.dataset.validation, VALIDATION), []
     scores = predict(trained_run.network, trained_run.tensors, split, 10, modes=modes, advance=made.append)
@@ -122,7 +122,7 @@ def test_json_and_rows_say_the_same(exported: Path, few: SimpleNamespace, tmp_pa
     rows = list(csv.DictReader(file.open()))
     assert [int(row["index"]) for row in rows] == list(range(TEST))
     assert [row["true"] for row in rows] == [str(int(label)) for label in few.test.labels]
-    for mode in MODES:
+    for mode in TRAINED_MODES:
         right = [row[f"{mode}_predicted"] == row["true"] for row in rows]
         assert right == [row[f"{mode}_correct"] == "1" for row in rows]
         assert np.mean(right) == pytest.approx(result["modes"][mode]["accuracy"])
@@ -139,7 +139,7 @@ def test_the_test_images_are_left_alone_unless_asked_for(exported: Path, few: Si
     text = run_evaluate(exported)
     assert f"of {VALIDATION} validation images" in text
     assert "in-sample" in text
-    for mode in MODES:
+    for mode in TRAINED_MODES:
         assert f"{mode}: " in text
     assert "true \\ answer" in text
     assert "test" not in text
