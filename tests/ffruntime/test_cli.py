@@ -162,7 +162,7 @@ def test_a_bad_image_does_not_stop_the_others(exported: Path, picture_files: lis
         (("devices", "raspberry-pi-6"), 2, ("raspberry-pi-6", "did you mean 'raspberry-pi-5'")),
         (("devices", "mine.toml"), 2, ("mine.toml", "No such file")),
         (("clasify", "{image}"), 2, ("clasify", "ffruntime --help")),
-        (("classify",), 2, ("IMAGE", "ffruntime classify --help")),
+        (("classify", "--model", "{bundle}"), 2, ("IMAGE", "ffruntime classify --help")),
         (("classify", "--labels", "0", "{image}"), 2, ("--labels", "ffruntime classify --help")),
         (("classify", "--top", "0", "{image}"), 2, ("--top", "ffruntime classify --help")),
     ],
