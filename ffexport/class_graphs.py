@@ -24,7 +24,6 @@ from ffruntime.core.architecture import (
     cell_edges,
     readout_cells,
     scored_units,
-    unit_name,
     unit_shapes,
 )
 from ffruntime.core.graphs import graphs, unit_gradient
@@ -43,7 +42,6 @@ from .layer_graphs import (
 )
 from .onnx_files import FP32, Types, Vars, build, of_dtype, tensor_inputs
 from .unit_graphs import (
-    activation,
     activations,
     applied,
     layer_gradients,
@@ -144,20 +142,6 @@ def class_loss(loss: ClassLoss, goodness: Var, labels: Var, known: Var, patterns
 
 
 # ---------------------------------------- the graphs ----------------------------------------
-
-
-def class_unit_graph(network: Network, index: int, types: Types = FP32) -> onnx.ModelProto:
-    """`input` -> `activation`, `goodness` (N, P), `output`; 0 is the goodness of a unit without a readout.
-
-    `input` is normalised already; `output` is the activation normalised as the unit above asks for it (or, of
-    the topmost unit, divisively): the `input` of the next unit's graph.
-    """
-    values, (below, _) = tensor_inputs(network, types), unit_shapes(network)[index]
-    x = argument(Tensor(np.float32, ("N", *below)))
-    y = activation(network, index, values, x)
-    output = normalise(network, index + 1, values, y)
-    outputs = {"activation": y, "goodness": goodness_of(network, index, values, x, y), "output": output}
-    return build(network, graphs(network)[unit_name(index)], {"input": x}, values, outputs)
 
 
 def goodness_of(network: Network, index: int, values: Vars, images: Var, y: Var) -> Var:

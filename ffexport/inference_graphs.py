@@ -34,7 +34,7 @@ from ffruntime.core.architecture import (
 from ffruntime.core.graphs import graphs
 from ffruntime.core.layers import HEAD
 
-from .class_graphs import class_goodness_graph, class_unit_graph
+from .class_graphs import class_goodness_graph, goodness_of
 from .layer_graphs import apply_layers, constant, operands, to_type
 from .onnx_files import FP32, Types, Vars, build, tensor_inputs
 from .unit_graphs import activation, activations, chain, mean_square, normalise, normalise_divisive, standardise
@@ -146,7 +146,7 @@ def settle(network: Network, values: Vars, x: Var, patterns: Var, of_image: Spre
 
 
 def unit_graph(network: Network, index: int, types: Types = FP32) -> onnx.ModelProto:
-    """`input` -> `activation`, `goodness`, `output`.
+    """`input` -> `activation`, `goodness` (N,), of every class (N, P) with class goodness, and `output`.
 
     `input` is normalised already; `output` is the activation normalised as the unit above asks for it (or, of
     the topmost unit, divisively): the `input` of the next unit's graph.
@@ -155,7 +155,9 @@ def unit_graph(network: Network, index: int, types: Types = FP32) -> onnx.ModelP
     x = argument(Tensor(np.float32, ("N", *below)))
     y = activation(network, index, values, x)
     output = normalise(network, index + 1, values, y)
-    outputs = {"activation": y, "goodness": mean_square(y, shape), "output": output}
+    of_classes = class_goodness(network)
+    goodness = goodness_of(network, index, values, x, y) if of_classes else mean_square(y, shape)
+    outputs = {"activation": y, "goodness": goodness, "output": output}
     return build(network, graphs(network)[unit_name(index)], {"input": x}, values, outputs)
 
 
@@ -236,9 +238,8 @@ def classifier_graph(network: Network, types: Types = FP32) -> onnx.ModelProto:
 
 def all_graphs(network: Network, types: Types = FP32) -> dict[str, onnx.ModelProto]:
     """Every inference graph of a bundle by name, weights still inputs, in the precision that `types` asks for."""
-    of_classes = class_goodness(network)
-    of_unit = step_graph if network.steps else class_unit_graph if of_classes else unit_graph
+    of_unit = step_graph if network.steps else unit_graph
     units = {unit_name(index): of_unit(network, index, types) for index in range(len(network.units))}
-    if of_classes:
+    if class_goodness(network):
         return {**units, "goodness": class_goodness_graph(network, types)}
     return {**units, "goodness": goodness_graph(network, types), "classifier": classifier_graph(network, types)}

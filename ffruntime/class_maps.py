@@ -58,20 +58,33 @@ def class_maps(model: Model, image: np.ndarray, labels: Sequence[int]) -> dict[i
     x, located = class_input(network, weights, to_unit_interval(image[None])), places(network)
     maps: dict[int, list[UnitMap]] = {label: [] for label in labels}
     for index in range(scored_units(network)[-1] + 1):
-        outputs, unit = model.graph(unit_name(index))({"input": x}), network.units[index]
+        outputs = model.graph(unit_name(index))({"input": x})
         x = outputs["output"]
-        if not (unit.scored and unit.readout):
+        if not network.units[index].scored:
             continue
-        rows, biases = (weights[tensor.name] for tensor in readout_parameters(network, index))
-        share = float(weights[TOTAL][index])
         for label in labels:
-            place, drawn, spread = located[index], None, None
-            if place:
-                drawn = class_map(outputs["activation"], rows[label], unit.readout)[0]
-                spread = on_image(drawn, place, *image.shape[1:])
-            goodness, bias = float(outputs["goodness"][0, label]), float(biases[label])
-            maps[label].append(UnitMap(unit_name(index), share, goodness, bias, drawn, spread))
+            y, goodness = outputs["activation"], float(outputs["goodness"][0, label])
+            maps[label].append(unit_map(network, index, weights, label, y, goodness, located[index]))
     return maps
+
+
+def unit_map(
+    network: Network,
+    index: int,
+    weights: Mapping[str, np.ndarray],
+    label: int,
+    activation: np.ndarray,
+    goodness: float,
+    place: Place | None,
+) -> UnitMap:
+    """The map of a label in the unit at `index`, which has a readout, from its activation for one image (1, …), its
+    goodness of the label, and where on the image the activation lies."""
+    readout, (_, height, width) = network.units[index].readout, network.image.shape
+    assert readout
+    rows, biases = (weights[tensor.name] for tensor in readout_parameters(network, index))
+    drawn = class_map(activation, rows[label], readout)[0] if place else None
+    spread = on_image(drawn, place, height, width) if place and drawn is not None else None
+    return UnitMap(unit_name(index), float(weights[TOTAL][index]), goodness, float(biases[label]), drawn, spread)
 
 
 def together(maps: Sequence[UnitMap]) -> np.ndarray:
@@ -151,11 +164,11 @@ def places(network: Network) -> list[Place | None]:
 
 
 def on_image(values: np.ndarray, place: Place, height: int, width: int) -> np.ndarray:
-    """A map (h, w) at the image's resolution: (height, width), with the same sum.
+    """Maps (…, h, w) at the image's resolution: (…, height, width), each with the same sum.
 
     Each value is spread linearly over the pixels around its centre, a stride to each side.
     """
-    rows, columns = (_spread(*of, place) for of in zip(values.shape, (height, width), strict=True))
+    rows, columns = (_spread(*of, place) for of in zip(values.shape[-2:], (height, width), strict=True))
     spread: np.ndarray = rows @ values @ columns.T
     return spread
 

@@ -121,7 +121,7 @@ def test_a_map_lies_where_the_image_has_the_reason(ops: tuple[Op, ...], pixel: t
 def test_pooled_maps_are_centred_on_their_windows() -> None:
     network, tensors = random_network((Unit((Conv(1, 1), MaxPool(4), Relu()), (Input(normalise="none"),)),), 0)
     (m,) = class_activation_maps(network, tensors, torch.rand(1, 1, SIDE, SIDE).double(), 0)
-    assert (m.offset, m.stride) == (1.5, 4.0)
+    assert m.place == (1.5, 4.0)
 
 
 def run_explain(*arguments: object) -> Result:
