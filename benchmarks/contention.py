@@ -4,7 +4,7 @@
 
 torch's threads meet after every parallel loop. Those that wait spin for a while before they sleep; where another
 program needs their core, spinning uses up the share of it that their next work would need. Each setting is an
-environment that a fresh process is started with; `fftrain` itself uses what `fftrain/commands/shared.py` says. Runs
+environment that a fresh process is started with; `fftrain` itself sets what `fftrain/commands/shared.py` says. Runs
 alternate, and the median of a setting's rounds counts.
 """
 
@@ -83,7 +83,7 @@ def in_fresh_process(recipe: str, seconds: float, environment: dict[str, str]) -
 
 
 def milliseconds(recipe: str, seconds: float) -> float:
-    """The median step of so many seconds, of random images of MNIST's shape, in this process."""
+    """The mean step of so many seconds, of random images of MNIST's shape, in this process."""
     import torch
 
     from ffruntime.core.data import Examples
@@ -106,13 +106,12 @@ def milliseconds(recipe: str, seconds: float) -> float:
     batches = list(epoch_batches(images, run.recipe, 0, 0, skip=0))
     for batch in batches[:5]:
         training_step(run, batch, hard)
-    taken, begun = [], time.perf_counter()
-    while time.perf_counter() - begun < seconds:
+    steps, begun = 0, time.perf_counter()
+    while (taken := time.perf_counter() - begun) < seconds:
         for batch in batches:
-            before = time.perf_counter()
             training_step(run, batch, hard)
-            taken.append(time.perf_counter() - before)
-    return 1e3 * sum(taken) / len(taken)
+        steps += len(batches)
+    return 1e3 * taken / steps
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import page_class
-from page_steps import learning_table, training_table
+from page_steps import contention, learning_table, training_table
 from page_text import machine, measured, percent, result, shares, table
 
 COMMANDS = {  # the start of a data set's description in a results file, and how its run is made
@@ -88,6 +88,7 @@ def training() -> str:
     parts += [
         training_table(name, command) for name, command in (("training", "training.py"), ("training_small", small))
     ]
+    parts.append(contention())
     return "\n".join(parts)
 
 

@@ -25,6 +25,24 @@ def training_table(name: str, command: str) -> str:
     )
 
 
+def contention() -> str:
+    """How much longer a training step takes beside a program that keeps a core busy."""
+    found = result("contention")["rows"]
+    alone = {row["recipe"]: row["step_ms_alone"] for row in found if not row["environment"]}
+    rows = [
+        [f"`{row['recipe']}`", row["setting"], " ".join(f"`{k}={v}`" for k, v in row["environment"].items())]
+        + [f"{row[time] / alone[row['recipe']]:.2f}" for time in ("step_ms_alone", "step_ms_beside_another")]
+        for row in found
+    ]
+    return (
+        "A training step while another program keeps one of the two cores busy, by how the threads wait for each "
+        "other; over a step alone as torch comes:\n\n"
+        + table(["recipe", "threads wait", "environment", "alone", "beside another program"], rows)
+        + "\n"
+        + measured("contention", "python benchmarks/contention.py")
+    )
+
+
 def learning_table(name: str, command: str) -> str:
     """One run of `learning.py`."""
     found = result(name)

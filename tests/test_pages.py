@@ -91,6 +91,12 @@ def test_training_speed_and_memory_are_what_the_benchmark_wrote() -> None:
             assert f"| {who} | {found['precision'][who]} | {speed:.2f} |" in FIGURES
 
 
+def test_a_step_beside_another_program_is_what_the_benchmark_wrote() -> None:
+    found = result("contention")["rows"]
+    alone = next(row for row in found if not row["environment"])
+    assert f"| {alone['step_ms_beside_another'] / alone['step_ms_alone']:.2f} |" in FIGURES
+
+
 def test_time_to_accuracy_is_what_the_benchmark_wrote() -> None:
     found = result("time_to_accuracy_cpu")
     assert f"took {found['median_share_of_the_goals_time']:.2f} of that time" in FIGURES

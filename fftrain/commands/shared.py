@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -9,6 +10,11 @@ from types import ModuleType
 import click
 
 from ffruntime.core.errors import MissingExtra, UsageError
+
+# How often torch's threads look for work before they sleep (libgomp, of torch's Linux packages). They meet after
+# every parallel loop, and as they come, spin 300 times as long. Where another program keeps a core busy, that takes
+# the time from their next work: benchmarks/contention.py.
+WAITING = {"GOMP_SPINCOUNT": "1000"}
 
 model_argument = click.argument("model", metavar="[MODEL]", envvar="FF_MODEL", default="model.ff")
 data_option = click.option(
@@ -21,7 +27,6 @@ device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
 threads_option = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
-WAITING = {"GOMP_SPINCOUNT": "1000"}
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
@@ -35,7 +40,10 @@ def import_extra(module: str) -> ModuleType:
 
 
 def import_torch(threads: int | None = None) -> ModuleType:
-    """torch, on so many CPU threads. Raises `MissingExtra` where it is not installed."""
+    """torch, on so many CPU threads, which wait as `WAITING` says unless the user's environment says how. Raises
+    `MissingExtra` where it is not installed."""
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ.update(WAITING)  # read when torch is loaded
     torch = import_extra("torch")
     if threads:
         torch.set_num_threads(threads)

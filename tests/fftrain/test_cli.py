@@ -18,6 +18,7 @@ from commands import in_process_text
 
 from ffruntime.core.bundle import Bundle
 from fftrain.checkpoint import read_checkpoint
+from fftrain.commands.shared import WAITING, import_torch
 from fftrain.recipe import recipe_names
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,19 @@ def threads() -> Iterator[None]:
 
 
 here = partial(in_process_text, "fftrain")  # what says no, without a process that waits for torch
+
+
+@pytest.mark.parametrize("own", [{}, {"GOMP_SPINCOUNT": "7"}, {"OMP_WAIT_POLICY": "ACTIVE"}], ids=str)
+def test_threads_wait_as_the_user_says(own: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or else so that another program on a core costs little."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    import_torch()
+    found = {name: os.environ[name] for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY") if name in os.environ}
+    assert found == (own or WAITING)
 
 
 def start_and_signal(arguments: tuple[str, ...], line: str, number: int, cwd: Path) -> tuple[int, str]:
