@@ -112,10 +112,9 @@ def demo(
 
     with contextlib.ExitStack() as closing:
         states = state or Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="ffruntime-demo-")))
-        for number, (name, opened) in enumerate(models):
-            alone = sum(name == other for other, _ in models) == 1
-            place = states / (name if alone else f"{number}-{name}")
-            scene, result = SCENES[name](Stage(opened, training, tested, place, split, quick, seeds, not as_json))
+        for label, (name, opened) in models.items():
+            stage = Stage(opened, training, tested, states / label, split, quick, seeds, draw=not as_json)
+            scene, result = SCENES[name](stage)
             shown.append(scene)
             if as_json:
                 row = {"scene": name, "bundle": str(opened.path), "split": split, "quick": quick}
@@ -215,9 +214,11 @@ def _of_classes(model: Model) -> bool:
 SCENES = {"new-class": _new_class, "changed-world": _changed_world, "split-mnist": _split_mnist}
 
 
-def _models(bundles: Mapping[str, Sequence[str]], asked: Sequence[str], threads: int) -> list[tuple[str, Model]]:
-    """Every scene with each of its bundles, checked before anything is learned; of scenes not asked for, those
-    there are."""
+def _models(
+    bundles: Mapping[str, Sequence[str]], asked: Sequence[str], threads: int
+) -> dict[str, tuple[str, Model]]:
+    """Every scene with each of its bundles, by the scene's name, and of a second one `new-class-2`. They are
+    checked before anything is learned; of scenes not asked for, those there are."""
     from ..core.errors import BundleError
     from ..demo import split_mnist, teach
     from ..model import Model
@@ -228,15 +229,16 @@ def _models(bundles: Mapping[str, Sequence[str]], asked: Sequence[str], threads:
         "changed-world": (teach.require_changed_world, teach.CHANGED_WORLD_REMEDY),
         "split-mnist": (split_mnist.require, split_mnist.REMEDY),
     }
-    models, missing = list[tuple[str, Model]](), []
-    shown = [(name, Path(path)) for name in scenes if not asked or name in asked for path in bundles[name]]
-    for name, path in shown:
+    models, missing = dict[str, tuple[str, Model]](), []
+    chosen = [name for name in scenes if not asked or name in asked]
+    for name, number, path in ((n, k, Path(path)) for n in chosen for k, path in enumerate(bundles[n], 1)):
         require, remedy = scenes[name]
         if not path.exists():
             missing.append(f"{name}: {path} is not there; make it: {remedy}")
             continue
-        models.append((name, Model(path, session=Session(threads=threads), state=False)))
-        require(models[-1][1].bundle)
+        model = Model(path, session=Session(threads=threads), state=False)
+        require(model.bundle)
+        models[name if number == 1 else f"{name}-{number}"] = name, model
     if missing and (asked or not models):
         raise BundleError("; ".join(missing))
     for line in missing:
@@ -281,7 +283,7 @@ def _text(scene: Scene) -> str:
     return "\n\n".join([f"{scene.title}\n{scene.about}", *tables, ""])
 
 
-def _facts(models: Sequence[tuple[str, Model]], split: str) -> dict[str, str]:
+def _facts(models: Mapping[str, tuple[str, Model]], split: str) -> dict[str, str]:
     """Where it was measured, and with what."""
     import os
     import platform
@@ -301,7 +303,7 @@ def _facts(models: Sequence[tuple[str, Model]], split: str) -> dict[str, str]:
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "made with": f"ffedge {version('ffedge')}, onnxruntime {onnxruntime.__version__}, numpy {np.__version__}, "
         f"Python {platform.python_version()}",
-        **{f"{name}, {model.path.name}": bundle(model.manifest) for name, model in models},
+        **{f"bundle of {label}": bundle(model.manifest) for label, (_, model) in models.items()},
     }
 
 

@@ -65,7 +65,9 @@ def test_class_goodness_is_shown_beside_labels_in_the_input(
     ]
     assert ["classifier" in row["points"][0]["new"] for row in rows[:2]] == [True, False]
     assert rows[2]["mode"] == "goodness"
-    assert len(list((tmp_path / "state").iterdir())) == 2
+    assert {path.name for path in (tmp_path / "state").iterdir()} == {"new-class", "new-class-2"}
+    bundles_of = [fact for fact in written["machine"] if fact.startswith("bundle of ")]
+    assert bundles_of == ["bundle of new-class", "bundle of new-class-2", "bundle of split-mnist"]
     html = Path(written["page"]).read_text()
     assert "<h2>A class never seen: 9</h2>" in html
     assert "<h2>A class never seen: 9, by class goodness</h2>" in html
