@@ -48,7 +48,8 @@ def _class_units(
         x = channels_last(net.normalise(network, index, state.tensors, x, training=True))
         if unit.trained and name in state.learning:
             drop = (state.recipe.dropout, generator) if generator else None
-            gradients, x, report = class_gradient(network, index, state.tensors, x, labels, loss, drop)
+            similarity = state.recipe.similarity
+            gradients, x, report = class_gradient(network, index, state.tensors, x, labels, loss, drop, similarity)
             average(gradients.values())
             apply_gradients(state.optimizers[name], state.tensors, gradients)
         else:
@@ -69,11 +70,13 @@ def class_gradient(
     labels: Tensor,
     loss: ClassLoss,
     drop: tuple[float, torch.Generator] | None = None,
+    similarity: float = 0.0,
 ) -> tuple[Tensors, Tensor, Tensor]:
     """The gradient of the unit at `index`, and what it makes of its normalised input x (B, …), with labels (B,).
 
-    `drop`: the share of its activation that is dropped, and what draws that. Returns (gradient by name, of the
-    unit's parameters, in the tensors' type; activation, which holds no graph; [loss, accuracy]).
+    `drop`: the share of its activation that is dropped, and what draws that; `similarity`: the weight of
+    `similarity_loss`. Returns (gradient by name, of the unit's parameters, in the tensors' type; activation, which
+    holds no graph; [cross-entropy, accuracy]).
     """
     own = net.parameters(network, unit_name(index), tensors)
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in own.items()}
@@ -82,6 +85,8 @@ def class_gradient(
         y = y if drop is None else dropped(y, *drop)
         goodness = net.readout_goodness(network, index, leaves, y)
         value, report = class_loss(goodness, labels, tensors[KNOWN], loss)
+        if similarity:
+            value = value + similarity * similarity_loss(net.readout_features(network, index, y), labels)
         gradients = torch.autograd.grad(value, list(leaves.values()))
     return dict(zip(leaves, gradients, strict=True)), y.detach(), report
 
@@ -103,6 +108,17 @@ def class_loss(goodness: Tensor, labels: Tensor, known: Tensor, loss: ClassLoss)
         value = (1 - loss.smoothing) * value - loss.smoothing * spread.mean()
     right = (logits.detach().argmax(1) == labels).float().mean()
     return value, torch.stack([value.detach(), right.to(value.dtype)])
+
+
+def similarity_loss(features: Tensor, labels: Tensor) -> Tensor:
+    """Similarity matching (`sim` of Nøkland and Eidnes 2019): mean squared difference, over all pairs of a batch,
+    between the cosine similarity of their features (B, F), each less its mean, and 1 for the same label, else 0.
+
+    Features are those of the readout; theirs are standard deviations of a further convolution.
+    """
+    centred = F.normalize(features - features.mean(1, keepdim=True))
+    alike = (labels[:, None] == labels).to(centred.dtype)
+    return F.mse_loss(centred @ centred.T, alike)
 
 
 def _backpropagation(state: TrainingState, x: Tensor, labels: Tensor) -> Tensor:

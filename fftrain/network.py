@@ -225,10 +225,15 @@ def activations(network: Network, tensors: Tensors, x: Tensor) -> list[Tensor]:
 
 def readout_goodness(network: Network, index: int, tensors: Tensors, y: Tensor) -> Tensor:
     """A unit's activation (N, …) -> its goodness of every class and every spare one (N, P), at least float32."""
+    weight, bias = readout_names(network)[index]
+    return F.linear(readout_features(network, index, y), tensors[weight], tensors[bias])
+
+
+def readout_features(network: Network, index: int, y: Tensor) -> Tensor:
+    """A unit's activation (N, …) as its readout takes it, averaged and normalised divisively: (N, F)."""
     readout = network.units[index].readout
     assert readout
-    weight, bias = readout_names(network)[index]
-    return F.linear(normalise_divisive(averaged(readout, y)), tensors[weight], tensors[bias])
+    return normalise_divisive(averaged(readout, y))
 
 
 def goodness_of_classes(network: Network, tensors: Tensors, images: Tensor) -> Tensor:

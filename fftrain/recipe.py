@@ -197,6 +197,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     augment: Augment = Augment()
     gradient: Literal["local", "crossing"] = "local"  # a unit's own loss only, or those of the units above it, too
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # share of a unit's activation that is dropped in training
+    similarity: Annotated[float, Meta(ge=0)] = 0.0  # weight of similarity matching in a unit's loss, in training
 
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -309,8 +310,8 @@ def _check_kind(recipe: Recipe, of_classes: bool) -> None:
         )
     if of_classes and recipe.peer.weight:
         raise UsageError("recipe: peer normalisation is of goodness that has negatives: leave 'peer' as it is")
-    if recipe.dropout and not (of_classes and not backpropagation):
-        raise UsageError("recipe: dropout is for units with loss.kind 'class'")
+    if (recipe.dropout or recipe.similarity) and (backpropagation or not of_classes):
+        raise UsageError("recipe: dropout and similarity are for units with loss.kind 'class'")
 
 
 def learning_of(recipe: Recipe) -> Learning | None:

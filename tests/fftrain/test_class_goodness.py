@@ -33,7 +33,7 @@ from ffruntime.core.layers import KNOWN, TOTAL
 from ffruntime.core.learning import ClassLoss, CrossEntropy
 from fftrain import network as net
 from fftrain.activation_maps import readout_maps
-from fftrain.class_step import class_gradient, class_loss
+from fftrain.class_step import class_gradient, class_loss, similarity_loss
 from fftrain.commands.explain import explain
 from fftrain.dataset import Dataset
 from fftrain.epoch import Batch, epoch_batches
@@ -202,6 +202,32 @@ def test_rows_that_are_not_known_take_no_part() -> None:
             assert torch.equal(class_loss(own, labels, known, loss)[1], expected[1])
 
 
+def test_similarity_matching_draws_images_of_a_class_together() -> None:
+    """Its value, and its slope in a unit's weights by finite differences."""
+    features = np.random.default_rng(0).normal(size=(5, 6))
+    labels = torch.tensor([0, 1, 0, 2, 1])
+    centred = features - features.mean(1, keepdims=True)
+    cosines = centred @ centred.T / np.multiply.outer(*[np.linalg.norm(centred, axis=1)] * 2)
+    expected = ((cosines - (labels[:, None] == labels).numpy()) ** 2).mean()
+    assert float(similarity_loss(torch.from_numpy(features), labels)) == pytest.approx(expected)
+
+    network = network_of(Unit((Conv(3, 3, padding=1), Relu()), readout=Readout(2)))
+    tensors, x = initial(network), torch.from_numpy(np.random.default_rng(1).normal(size=(5, 2, 7, 6)))
+    plain, with_term = (
+        class_gradient(network, 0, tensors, x, labels, ClassLoss(), None, weight)[0] for weight in (0.0, 2.0)
+    )
+
+    def value(change: float) -> float:
+        changed = {**tensors, "unit1.conv1.bias": tensors["unit1.conv1.bias"] + torch.tensor([change, 0, 0])}
+        y = net.activation(network, 0, changed, {"below": x})
+        return float(similarity_loss(net.readout_features(network, 0, y), labels))
+
+    slope = (value(1e-6) - value(-1e-6)) / 2e-6
+    term = with_term["unit1.conv1.bias"] - plain["unit1.conv1.bias"]
+    assert float(term[0]) == pytest.approx(2 * slope, rel=1e-5)
+    assert torch.equal(plain["unit1.readout.weight"], with_term["unit1.readout.weight"])
+
+
 def test_no_unit_feels_the_units_above_it(recipe: Recipe, small: Dataset) -> None:
     runs = [fresh(recipe, small) for _ in range(2)]
     for name, tensor in runs[1].tensors.items():
@@ -336,7 +362,7 @@ def test_backpropagation_is_by_the_last_readout_alone(recipe: Recipe, small: Dat
 def test_what_does_not_fit_is_said(setting: tuple[str, object], message: str, small: Dataset) -> None:
     with pytest.raises(UsageError, match=message):
         fresh(load_recipe("class", [setting]), small)
-    with pytest.raises(UsageError, match="dropout is for units"):
+    with pytest.raises(UsageError, match="dropout and similarity are for units"):
         fresh(load_recipe("cpu", [("dropout", 0.1)]), small)
 
 
