@@ -23,14 +23,20 @@ def torchrun(processes: int, *arguments: str | Path) -> subprocess.CompletedProc
     return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("gradient", ["local", "crossing"])
-def test_two_processes_give_the_result_of_one_with_the_same_global_batch(gradient: str, tmp_path: Path) -> None:
+CHANGES = {
+    "local": f'extends = "{TINY}"\nabout = "tiny"\n[set]\ngradient = "local"\n',
+    # Batch statistics over several processes do not go with it.
+    "crossing": f'extends = "{TINY}"\nabout = "tiny"\n[set]\ngradient = "crossing"\n'
+    '"network.units.1.inputs.0.normalise" = "divisive"\n',
+    "class": 'extends = "class"\nabout = "narrow"\n[set]\n"network.units.*.ops.0.out" = 6\n',
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_two_processes_give_the_result_of_one_with_the_same_global_batch(kind: str, tmp_path: Path) -> None:
     """Batch statistics, hard negatives and classifier too; in float64, where only the order of sums differs."""
     recipe = tmp_path / "recipe.toml"
-    changes = f'extends = "{TINY}"\nabout = "tiny"\n[set]\ngradient = "{gradient}"\n'
-    if gradient == "crossing":  # which batch statistics over several processes do not go with
-        changes += '"network.units.1.inputs.0.normalise" = "divisive"\n'
-    recipe.write_text(changes)
+    recipe.write_text(CHANGES[kind])
     networks = []
     for processes in (1, 2):
         out = tmp_path / f"{processes}.safetensors"
