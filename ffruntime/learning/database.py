@@ -6,8 +6,10 @@ Application id and tables are checked; SQLite's errors become `StateError` or `S
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sqlite3
+import stat
 import tempfile
 import threading
 import time
@@ -49,8 +51,15 @@ SCHEMA = (
 MEDIUM = ("disk is full", "disk I/O error", "unable to open", "readonly database")  # errors of the medium
 
 
+OURS = "FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"  # what was made in it, and not by SQLite itself
+
+
 class ForeignDatabase(StateError):
     """An undamaged database that belongs to another program."""
+
+
+class BusyDatabase(StateError):
+    """A database that another process is writing to."""
 
 
 class Database:
@@ -68,7 +77,8 @@ class Database:
         if directory:
             state_there(directory)
         self._directory, self._name = directory, directory or "what is kept in memory"
-        self._inode: int | None = None
+        self._inode: int | None = None  # of the file that was opened
+        self._schema: int | None = None  # SQLite's count of changes of the tables; None: there are none yet
         self._guard = threading.RLock()
         self._closing = contextlib.ExitStack()
         weakref.finalize(self, self._closing.close)
@@ -94,20 +104,23 @@ class Database:
 
     @property
     def empty(self) -> bool:
-        """Whether it has no tables: its creation was never completed."""
-        return not self.all("SELECT 1 FROM sqlite_master")
+        """Whether it has no tables: its creation was never completed, or it was reset."""
+        return not self.all(f"SELECT 1 {OURS}")
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """The block takes effect as a whole or not at all, and is durable when it ends; one block at a time in all
-        processes."""
+        processes. Raises `StateError` where it was reset since it was opened."""
         with self._guard, self.errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 if self._directory and self._inode not in (None, _inode(self._directory / DATABASE)):
-                    raise StateError(f"{self._name}: was reset by another process; open it again")
+                    raise self._was_reset()
+                if self._schema not in (None, self._changes()):
+                    raise self._was_reset()
                 yield self._db
                 self._db.execute("COMMIT")
+                self._schema = self._changes()
             except BaseException:
                 with contextlib.suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
@@ -123,10 +136,16 @@ class Database:
         """Errors of SQLite and of the file system become `StateError` or `StorageError`."""
         try:
             yield
-        except (sqlite3.Error, OverflowError) as error:
+        except (
+            sqlite3.Error,
+            OverflowError,
+            UnicodeError,
+        ) as error:  # of damaged text
             said = str(error)
             if "locked" in said:
-                raise StateError(f"{self._name}: another process is writing to it; try again") from error
+                raise BusyDatabase(f"{self._name}: another process is writing to it; try again") from error
+            if "no such table" in said:
+                raise self._was_reset() from error
             if any(words in said for words in MEDIUM):
                 raise StorageError(f"{self._name}: {said}; what was saved is unchanged") from error
             raise self.damaged(said) from error
@@ -137,31 +156,70 @@ class Database:
         """An error that says what is wrong, with the remedy that always works."""
         return StateError(f"{self._name}: damaged: {' '.join(what.split())}; begin anew with 'ffruntime reset'")
 
+    @contextlib.contextmanager
+    def clearing(self) -> Iterator[None]:
+        """Delete all that is in it, in one transaction that the block is part of; then its file, where nobody else
+        has that open: a file that is deleted below others would take what they store with it."""
+        with self._guard, self.errors():
+            self._db.execute("BEGIN EXCLUSIVE")
+            for (name,) in self.all(f"SELECT name {OURS} AND type = 'table'"):
+                self._db.execute(f"DROP TABLE {name}")
+            if self.all("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'"):
+                self._db.execute("DELETE FROM sqlite_sequence")
+            self._db.execute("PRAGMA application_id = 0")
+            self._db.execute("PRAGMA user_version = 0")
+            yield
+            self._db.execute("COMMIT")
+            self.shrink()
+            self._db.execute("PRAGMA busy_timeout = 0")
+            with contextlib.suppress(sqlite3.OperationalError):  # locked: somebody else has it open
+                self._db.execute("PRAGMA journal_mode = DELETE")  # which needs to be alone, and removes the log
+                self._db.execute("BEGIN EXCLUSIVE")
+                if self._directory and self.empty:
+                    (self._directory / DATABASE).unlink()
+                self._db.execute("ROLLBACK")
+
+    def _was_reset(self) -> StateError:
+        return StateError(f"{self._name}: was reset by another process; open it again")
+
+    def _changes(self) -> int:
+        return int(self._db.execute("PRAGMA schema_version").fetchone()[0])
+
     def _open(self, file: Path, writing: bool) -> None:
         if writing:
             _make_durably(file.parent)
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+            _require_file(file, file.lstat().st_mode)
+            # Before SQLite opens it: where it is another one by then, the first transaction says so.
+            self._inode = _inode(file)
             self._db = self._connect(file, "mode=rwc")
         else:
+            if file.exists():
+                _require_file(file, file.stat().st_mode)
             self._db = self._readable(file) if file.exists() else self._connect()
-        self._inode = _inode(file)
         self._check(file)
         if writing:
             self._make_durable()
         elif self.empty:  # not begun, or not yet
-            self._db, self._inode = self._connect(), None
+            self._db = self._connect()
+        if not self.empty:
+            self._schema = self._changes()
 
     def _check(self, file: Path) -> None:
         """Raise `StateError` unless it is empty or ours, table by table. Nothing is written."""
         self._db.execute("BEGIN")  # one consistent view: another process may be making the tables
         try:
             application, version = (self.all(f"PRAGMA {n}")[0][0] for n in ("application_id", "user_version"))
-            tables = {sql for (sql,) in self.all("SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")}
+            tables = {sql for (sql,) in self.all(f"SELECT sql {OURS}")}
         finally:
             self._db.execute("ROLLBACK")
         if not (application or tables):
             return
-        if application != APPLICATION:
+        if application != APPLICATION and not tables & set(SCHEMA):
             raise ForeignDatabase(f"{file}: a database of another program; name another --state")
+        if application != APPLICATION:
+            raise self.damaged("its application id is not that of a state")
         if version != FORMAT:
             raise StateError(f"{file}: format {version} is none that this program reads ({FORMAT})")
         if tables != set(SCHEMA):
@@ -243,6 +301,11 @@ def _make_durably(directory: Path) -> None:
     for folder in made:
         with contextlib.suppress(PermissionError):  # a directory that is writable and not readable
             sync_directory(folder.parent)
+
+
+def _require_file(file: Path, mode: int) -> None:
+    if not stat.S_ISREG(mode):
+        raise StateError(f"{file}: is no regular file; 'ffruntime reset' removes it, or name another --state")
 
 
 def _inode(file: Path) -> int | None:

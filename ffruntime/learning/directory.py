@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..core.errors import StateError, StorageError
-from .database import DATABASE, Database, ForeignDatabase
+from .database import DATABASE, BusyDatabase, Database, ForeignDatabase
 from .versions import OURS, VERSIONS
 
 LOCK = "learning.lock"
@@ -41,7 +41,8 @@ def alone(directory: Path | None) -> Iterator[None]:
 def reset(directory: Path) -> None:
     """Delete all that was learned, damaged or of whatever bundle; other files stay.
 
-    Raises `StateError` where another process is learning or the database is another program's, `StorageError`.
+    Who has the state open is told so when it is next written to. Raises `StateError` where another process is
+    learning or writing, or the database is another program's, `StorageError`.
     """
     try:
         Database(directory, writing=False).close()
@@ -49,17 +50,44 @@ def reset(directory: Path) -> None:
         raise
     except (StateError, StorageError):
         pass  # what is damaged can be deleted
-    versions = directory / VERSIONS
     with alone(directory):
         try:
-            for file in (directory / f"{DATABASE}{suffix}" for suffix in ("", "-wal", "-shm", "-journal")):
-                file.unlink(missing_ok=True)  # the database first: without it, nothing else counts
-            for file in versions.iterdir() if versions.is_dir() else ():
-                if OURS.fullmatch(file.name):
-                    file.unlink()
+            with contextlib.closing(Database(directory, writing=True)) as database, database.clearing():
+                _delete_versions(directory)
+        except (ForeignDatabase, BusyDatabase):
+            raise
+        except (StateError, StorageError):  # damaged, or on a medium that takes no writes: nobody can add to it
+            _delete_files(directory)
+        with _errors():
             (directory / LOCK).unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(f"{error.filename}: {error.strerror}") from error
-    for folder in (versions, directory):
+    for folder in (directory / VERSIONS, directory):
         with contextlib.suppress(OSError):  # where something else is in it
             folder.rmdir()
+
+
+def _delete_files(directory: Path) -> None:
+    with _errors():
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            (directory / f"{DATABASE}{suffix}").unlink(
+                missing_ok=True
+            )  # the database first: it vouches for the rest
+    _delete_versions(directory)
+
+
+def _delete_versions(directory: Path) -> None:
+    """Delete the weights of all versions; of a link in the folder's place, the link."""
+    versions = directory / VERSIONS
+    with _errors():
+        if versions.is_symlink():
+            versions.unlink()
+        for file in versions.iterdir() if versions.is_dir() else ():
+            if OURS.fullmatch(file.name):
+                file.unlink()
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{error.filename}: {error.strerror}") from error

@@ -319,7 +319,7 @@ class Store:
         first_examples = seeds() if seeds else Examples.none(self.manifest.network.image.shape)
         first = {"weights": self.manifest.files[WEIGHTS].sha256, "current": 0, "replay_bytes": REPLAY_BYTES}
         with self._db.transaction() as db:
-            if db.execute("SELECT 1 FROM sqlite_master").fetchone():
+            if not self._db.empty:
                 return  # another process was faster
             if self._weights.any():
                 raise self._db.damaged("versions are there, but no database")

@@ -78,9 +78,13 @@ class VersionWeights:
         self._memory: dict[int, Weights] = {}
 
     def make_folder(self) -> None:
-        """Make the folder durably, where there is none. Raises `OSError`."""
+        """Make the folder durably, where there is none. Raises `OSError`, and `StateError` for a link."""
         if self._folder:
             state = self._folder.parent
+            if self._folder.is_symlink():
+                raise StateError(
+                    f"{self._folder}: is a link, and nothing is written through one; name another --state"
+                )
             self._folder.mkdir(exist_ok=True)
             sync_directory(state)
             with contextlib.suppress(PermissionError):  # a directory that can be traversed and not read

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import shutil
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -479,3 +481,82 @@ def test_where_nothing_was_learned(place: Path, manifest: Manifest) -> None:
     assert current(place, manifest).version == 0
     with closing(Store(place, manifest, seeds=lambda: Examples(IMAGES, np.arange(20) % 6))) as store:
         assert len(store.ids(BUNDLES)) == 6
+
+
+# --- reset beside others, and of whatever is there
+
+
+def test_reset_waits_for_who_is_storing(store: Store, place: Path, manifest: Manifest) -> None:
+    with store._db.transaction() as db:
+        resetting = threading.Thread(target=reset, args=(place,))
+        resetting.start()
+        resetting.join(0.3)
+        assert resetting.is_alive()
+        db.execute(module.INSERT, (0, IMAGES[0].tobytes(), PENDING, ""))
+    resetting.join()
+    with closing(Store(place, manifest)) as other:
+        assert other.pending() == []
+        with pytest.raises(StateError, match="was reset"):
+            store.add(IMAGES[:1], ["dots"])
+        other.add(IMAGES[:1], ["dots"])
+        with pytest.raises(StateError, match="was reset"):
+            store.add(IMAGES[:1], ["dots"])
+        assert other.pending() == [1]
+
+
+def test_what_is_acknowledged_after_a_reset_is_there(place: Path, manifest: Manifest) -> None:
+    acknowledged: list[int] = []
+    done = threading.Event()
+
+    def add() -> None:
+        while not done.is_set():
+            with contextlib.suppress(StateError), closing(Store(place, manifest)) as opened:
+                while not done.is_set():
+                    acknowledged.extend(opened.add(IMAGES[:1], ["dots"]))
+
+    for _ in range(6):
+        done.clear()
+        adding = threading.Thread(target=add)
+        adding.start()
+        with contextlib.suppress(StateError):  # between two that are adding, it may wait in vain
+            reset(place)
+            acknowledged.clear()  # what came before may be gone
+        done.wait(0.02)
+        done.set()
+        adding.join()
+        with closing(Store(place, manifest)) as opened:
+            assert set(acknowledged[1:]) <= set(opened.pending())  # the first may have come before
+
+
+def test_a_damaged_byte_anywhere_is_one_clear_line(learned: Path, manifest: Manifest) -> None:
+    file = learned / "learning.db"
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    whole = file.read_bytes()
+    for place in (2788, *range(0, 3 * 4096, 37)):
+        file.write_bytes(whole[:place] + b"\x90" + whole[place + 1 :])
+        try:
+            with closing(Store(learned, manifest, writing=False)) as store:
+                store.current(), store.history(), store.seen(), store.pending()
+        except StateError:
+            pass
+        else:
+            continue
+        if place % 5 == 0:
+            reset(learned)
+            assert not file.exists()
+            learned.mkdir(exist_ok=True)
+
+
+@pytest.mark.parametrize("name", ["learning.db", "versions"])
+def test_nothing_is_written_through_a_link(name: str, learned: Path, manifest: Manifest, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    shutil.move(learned / name, outside)
+    (learned / name).symlink_to(outside)
+    files = [file for file in (outside, *outside.rglob("*")) if file.is_file()]
+    before = [file.read_bytes() for file in files]
+    with pytest.raises(StateError, match=r"link|no regular file"):
+        Store(learned, manifest)
+    reset(learned)
+    assert not learned.exists()
+    assert [file.read_bytes() for file in files] == before
