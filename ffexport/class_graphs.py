@@ -153,17 +153,26 @@ def goodness_of(network: Network, index: int, values: Vars, images: Var, y: Var)
 
 
 def class_goodness_graph(network: Network, types: Types = FP32) -> onnx.ModelProto:
-    """`images` (N, C, H, W) in [0, 1] × `labels` (L,) -> `goodness` (N, L, U) and `total` (N, L), in one pass."""
+    """`images` (N, C, H, W) in [0, 1] × `labels` (L,) -> `goodness` (N, L, U), `total` (N, L) and `features` (N, F),
+    in one pass: what the scored units' readouts read, of unit after unit."""
     values = tensor_inputs(network, types)
     images = argument(Tensor(np.float32, ("N", *network.image.shape)))
     labels = argument(Tensor(np.int64, ("L",)))
     ys = activations(network, values, standardise(network, images))
-    every = [goodness_of(network, index, values, images, y) for index, y in enumerate(ys)]  # (N, P) each
+    every, features = list[Var](), list[Var]()
+    for index, (unit, y) in enumerate(zip(network.units, ys, strict=True)):
+        if unit.scored:
+            found = read(network, index, values, y)
+            every.append(found.goodness)
+            features.append(found.z)
+        else:
+            every.append(goodness_of(network, index, values, images, y))
     asked = [op.gather(goodness, labels, axis=1) for goodness in every]  # (N, L) each
     weighed = [op.mul(asked[index], op.gather(values[TOTAL], constant([index]))) for index in scored_units(network)]
     outputs = {
         "goodness": op.concat([op.unsqueeze(goodness, constant([2])) for goodness in asked], axis=2),
         "total": op.sum(weighed) if len(weighed) > 1 else weighed[0],
+        "features": op.concat(features, axis=1) if len(features) > 1 else features[0],
     }
     return build(network, graphs(network)["goodness"], {"images": images, "labels": labels}, values, outputs)
 

@@ -75,6 +75,7 @@ VALUES = {
     "class goodness.labels": "Classes to answer for (L): indices of rows, in any order; repeats are allowed.",
     "class goodness.goodness": "Goodness of the classes by every unit's readout (N, L, units); 0 without one.",
     "class goodness.total": "Total goodness of every class (N, L): the scored units', each times its weight.",
+    "class goodness.features": "What the readouts of the scored units read, one unit after the other (N, F).",
     "class gradient.input": "The unit's input (N, …), already normalised.",
     "class gradient.labels": "The right label of each image (N).",
     "class gradient.labels.known": "Which rows of the readouts are classes' (rows): 1, or 0 for spare ones.",

@@ -209,7 +209,7 @@ def in_chunks(graph: Graph, batch: int, labels: int) -> Graph:
     """The inference graph `graph`, called with at most `batch` rows and, where it takes them, `labels` labels.
 
     The batch is the first axis of the input that is not `labels` and of every output; labels are the outputs'
-    second axis. Not for gradients, which are means over the batch.
+    second axis, but for `features`, which are of images alone. Not for gradients, which are means over the batch.
     """
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -220,9 +220,10 @@ def in_chunks(graph: Graph, batch: int, labels: int) -> Graph:
         for some in itertools.product(*map(_pieces, size, steps.values())):
             part = {axis: inputs[axis][piece] for axis, piece in zip(steps, some, strict=True)}
             for output, value in graph(part).items():
+                axes = 1 if output == "features" else len(size)
                 if output not in whole:
-                    whole[output] = np.empty((*size, *value.shape[len(size) :]), value.dtype)
-                whole[output][some] = value
+                    whole[output] = np.empty((*size[:axes], *value.shape[axes:]), value.dtype)
+                whole[output][some[:axes]] = value
         return whole
 
     return run

@@ -236,6 +236,18 @@ def readout_features(network: Network, index: int, y: Tensor) -> Tensor:
     return normalise_divisive(averaged(readout, y))
 
 
+def class_features(network: Network, tensors: Tensors, images: Tensor) -> Tensor:
+    """Standardised images (N, …) -> what the readouts of the scored units read, one unit after the other, (N, F),
+    by one pass with statistics frozen."""
+    x, parts = images, []
+    for index, unit in enumerate(network.units):
+        x = channels_last(normalise(network, index, tensors, x, training=False))
+        x = activation(network, index, tensors, {"below": x})
+        if unit.scored and unit.readout:
+            parts.append(normalise_divisive(averaged(unit.readout, x)))
+    return torch.cat(parts, dim=1)
+
+
 def goodness_of_classes(network: Network, tensors: Tensors, images: Tensor) -> Tensor:
     """Standardised images (N, …) -> goodness of every class and every spare one in every unit, (N, P, U), by one
     pass with statistics frozen; 0 in a unit without a readout."""

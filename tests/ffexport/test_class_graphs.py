@@ -212,6 +212,8 @@ def test_goodness_is_torchs() -> None:
     assert not outputs["goodness"][:, :, -1].any()
     weights = tensors[TOTAL].numpy()[1:-1]
     np.testing.assert_allclose(outputs["total"], expected[:, labels, 1:-1] @ weights, atol=1e-5)
+    features = net.class_features(network, tensors, net.to_images(pixels, network, torch.float64))
+    np.testing.assert_allclose(outputs["features"], features, atol=1e-5)
     x = net.normalise(network, 0, tensors, net.to_images(pixels, network, torch.float64), training=False).numpy()
     for index in range(len(network.units)):
         one = run(found[f"unit{index + 1}"], {**tensors, "input": x})
