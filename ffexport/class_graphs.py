@@ -153,8 +153,8 @@ def goodness_of(network: Network, index: int, values: Vars, images: Var, y: Var)
 
 
 def class_goodness_graph(network: Network, types: Types = FP32) -> onnx.ModelProto:
-    """`images` (N, C, H, W) in [0, 1] × `labels` (L,) -> `goodness` (N, L, U), `total` (N, L) and `features` (N, F),
-    in one pass: what the scored units' readouts read, of unit after unit."""
+    """`images` (N, C, H, W) in [0, 1] × `labels` (L,) -> `goodness` (N, L, U), `total` (N, L), `features` (N, F):
+    what the scored units' readouts read, one unit after the other. All in one pass."""
     values = tensor_inputs(network, types)
     images = argument(Tensor(np.float32, ("N", *network.image.shape)))
     labels = argument(Tensor(np.int64, ("L",)))

@@ -8,6 +8,7 @@ was there before. Reading refuses what does not match.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from .manifest import (
     GOLDEN,
     MANIFEST,
     PRECISIONS,
+    STATISTICS,
     WEIGHTS,
     FileEntry,
     Manifest,
@@ -33,6 +35,8 @@ from .manifest import (
     encode_manifest,
 )
 from .shipped import is_shipped
+from .statistics import FORMAT as STATISTICS_FORMAT
+from .statistics import Origin, Statistics, decode, none, units_hash
 
 MAX_MANIFEST_BYTES = 16 << 20
 CALIBRATION, REPLAY, HELD_BACK = 0, 1, 2  # parts of the exemplars
@@ -115,6 +119,28 @@ class Bundle:
         if count and not 0 <= examples.labels.min() <= examples.labels.max() < classes:
             raise BundleError(f"{self.path / EXEMPLARS}: a label is none of the {classes} classes")
         return examples if part is None else examples.take(found["part"] == part)
+
+    def statistics(self) -> Statistics:
+        """Class statistics of the training set; of no example where the bundle has no file of them.
+
+        For a manifest that says how they are made. Raises `BundleError` where they are damaged, or of other units.
+        """
+        how, classes = self.manifest.statistics, len(self.manifest.classes)
+        assert how
+        if STATISTICS not in self:
+            return none(classes, how.dimension)
+        file = self.path / STATISTICS
+        found, origin = decode(self.verified(STATISTICS).read_bytes(), file)
+        if origin != Origin(STATISTICS_FORMAT, self.units_hash, how.dimension, how.seed):
+            raise BundleError(f"{file}: made by other units, or projected otherwise; copy the bundle again")
+        if found.classes != classes:
+            raise BundleError(f"{file}: {found.classes} classes instead of {classes}; copy the bundle again")
+        return found
+
+    @functools.cached_property
+    def units_hash(self) -> str:
+        """The hash of what features are made with: class statistics belong to it."""
+        return units_hash(self.manifest.network, self.weights())
 
     def some_images(self) -> np.ndarray:
         """Real images, uint8 (N, C, H, W): the exemplars, else those of the golden vectors."""

@@ -131,6 +131,15 @@ def head_features(network: Network) -> int:
     return sum(math.prod(shapes[index][1]) for index in scored_units(network))
 
 
+def statistics_features(network: Network) -> int:
+    """Number of features that class statistics are made of: what the classifier reads or, with class goodness, what
+    the readouts of the scored units read."""
+    if not class_goodness(network):
+        return head_features(network)
+    read = (readout_layer(network, index) for index in scored_units(network))
+    return sum(math.prod(layer.before) for layer in read if layer)
+
+
 @functools.lru_cache(maxsize=16)
 def tensors(network: Network) -> tuple[Tensor, ...]:
     """Everything in `weights.safetensors`, in the order in which a network is initialised."""
@@ -197,3 +206,17 @@ def learned_tensors(network: Network, units: Iterable[int]) -> list[Tensor]:
     known = [tensor for tensor in tensors(network) if tensor.role == "known"]
     own = (tensor for index in units for tensor in unit_parameters(network, index))
     return [*known, *own, *head_parameters(network)]
+
+
+def feature_tensors(network: Network) -> list[str]:
+    """Names of all that takes part in a pass without a label up to the last scored unit, in their order: what a
+    readout or the classifier makes of the features does not."""
+    last = scored_units(network)[-1]
+    return [
+        t.name
+        for t in tensors(network)
+        if t.role not in ("patterns", "known", "total")
+        and not t.of_head
+        and (t.unit is None or t.unit <= last)
+        and (t.layer is None or (t.layer.from_below and not t.layer.readout))
+    ]

@@ -14,13 +14,16 @@ from msgspec import Meta, Struct
 from .architecture import Network, Positive, class_goodness, scored_units, validate
 from .data import Split
 from .errors import BundleError, unknown
+from .layers import statistics_features
 from .learning import ClassLoss, Learning
+from .statistics import Shrinkage
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
 GOLDEN = "golden.safetensors"
 EXEMPLARS = "exemplars.safetensors"
+STATISTICS = "statistics.safetensors"
 
 TrainedMode: TypeAlias = Literal["goodness", "classifier"]  # what a network can be trained to answer by
 TRAINED_MODES: tuple[TrainedMode, ...] = ("goodness", "classifier")
@@ -128,6 +131,18 @@ class EarlyExit(Struct, frozen=True, forbid_unknown_fields=True):
     agree: Annotated[float, Meta(ge=0, le=1)]  # share of the decisions that are those of a whole pass
 
 
+class ClassStatistics(Struct, frozen=True, forbid_unknown_fields=True):
+    """How features become examples of class statistics, and what these count for in an answer (`statistics.py`).
+
+    All but the dimension was chosen on validation images when training ended.
+    """
+
+    dimension: Positive  # of an example
+    seed: Annotated[int, Meta(ge=0, lt=1 << 32)]  # of the projection
+    shrinkage: Shrinkage
+    weights: dict[TrainedMode, Annotated[float, Meta(ge=0)]]  # of their scores, beside those of a mode
+
+
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     """`manifest.json`. `docs/bundle.md` says what each field means."""
 
@@ -145,6 +160,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     shortlist: Shortlist | None = None
     logit_weight: Annotated[float, Meta(ge=0)] = 0.0  # of the classifier's logits in the totals of mode `shortlist`
     exit: EarlyExit | None = None
+    statistics: ClassStatistics | None = None  # None: the bundle has none, and a device makes none
 
     @property
     def inference_modes(self) -> tuple[Mode, ...]:
@@ -171,6 +187,7 @@ def decode_manifest(file: Path, text: bytes) -> Manifest:
     if isinstance(preprocessing, Digit) and preprocessing.box > min(manifest.network.image.shape[1:]):
         raise BundleError(f"{file}: a box of {preprocessing.box} pixels does not fit the image")
     _check_class_goodness(file, manifest)
+    _check_statistics(file, manifest)
     if manifest.learning and manifest.network.steps:
         raise BundleError(f"{file}: a recurrent network has no losses that a device could learn by")
     return manifest
@@ -186,6 +203,14 @@ def _check_class_goodness(file: Path, manifest: Manifest) -> None:
         raise BundleError(f"{file}: early exit needs class goodness")
     if manifest.exit and len(manifest.exit.thresholds) != len(scored_units(manifest.network)) - 1:
         raise BundleError(f"{file}: early exit needs a threshold for every scored unit but the last")
+
+
+def _check_statistics(file: Path, manifest: Manifest) -> None:
+    found = manifest.statistics
+    if found and found.dimension > (most := statistics_features(manifest.network)):
+        raise BundleError(f"{file}: class statistics of dimension {found.dimension}, but {most} features")
+    if found and set(found.weights) != set(manifest.modes):
+        raise BundleError(f"{file}: class statistics need a weight for each of {', '.join(manifest.modes)}")
 
 
 def _decode(file: Path, text: bytes) -> Manifest:

@@ -1,0 +1,268 @@
+"""Class statistics: integers that are exact in any order, and Gaussians that an example changes by rank one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ffruntime.core import statistics
+from ffruntime.core.bundle import Bundle
+from ffruntime.core.errors import BundleError
+from ffruntime.core.layers import feature_tensors, statistics_features
+from ffruntime.core.projection import project
+from ffruntime.core.statistics import Gaussians, Origin, Shrinkage, Statistics
+
+D, CLASSES = 6, 4
+SHRINKAGE = Shrinkage(0.2, 100.0, 50.0)
+ORIGIN = Origin(statistics.FORMAT, "0" * 64, D, 7)
+
+Some = tuple[np.ndarray, np.ndarray]  # examples int8 (N, D), labels (N,)
+
+
+@st.composite
+def examples(draw: st.DrawFn, least: int = 0) -> Some:
+    """Examples as a projection makes them: of −127 to 127."""
+    count = draw(st.integers(least, 12))
+    rows = st.lists(st.integers(-127, 127), min_size=D, max_size=D)
+    x = np.array(draw(st.lists(rows, min_size=count, max_size=count)), np.int8).reshape(count, D)
+    return x, np.array(draw(st.lists(st.integers(0, CLASSES - 1), min_size=count, max_size=count)), int)
+
+
+def equal(one: Statistics, other: Statistics) -> bool:
+    """Bit for bit."""
+    pairs = ((getattr(one, name), getattr(other, name)) for name in ("counts", "sums", "moment"))
+    return all(a.dtype == b.dtype == np.int64 and np.array_equal(a, b) for a, b in pairs)
+
+
+def one_by_one(x: np.ndarray, labels: np.ndarray) -> Statistics:
+    """By the definition, in Python's integers."""
+    rows, n = x.astype(int).tolist(), len(x)
+    counts = [sum(int(label == c) for label in labels) for c in range(CLASSES)]
+    sums = [[sum(rows[k][i] for k in range(n) if labels[k] == c) for i in range(D)] for c in range(CLASSES)]
+    moment = [[sum(rows[k][i] * rows[k][j] for k in range(n)) for j in range(D)] for i in range(D)]
+    return Statistics(*(np.array(values, np.int64) for values in (counts, sums, moment)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(examples(), st.randoms(use_true_random=False))
+def test_order_does_not_matter(some: Some, random: object) -> None:
+    """Added at once, one after the other in any order, or in parts that are merged: the same bits."""
+    x, labels = some
+    whole = statistics.of(x, labels, CLASSES)
+    assert equal(whole, one_by_one(x, labels))
+    order = list(range(len(x)))
+    random.shuffle(order)  # type: ignore[attr-defined]
+    total = statistics.none(0, D)
+    for k in order:
+        total = statistics.added(total, statistics.of(x[[k]], labels[[k]], int(labels[k]) + 1))
+    assert equal(statistics.with_classes(total, CLASSES), whole)
+    half = len(x) // 2
+    parts = [statistics.of(x[some], labels[some], CLASSES) for some in (slice(half, None), slice(half))]
+    assert equal(statistics.added(*parts), whole)
+
+
+@settings(max_examples=50, deadline=None)
+@given(examples(), examples())
+def test_taking_back_is_exact(kept: Some, gone: Some) -> None:
+    before, some = statistics.of(*kept, CLASSES), statistics.of(*gone, CLASSES)
+    assert equal(statistics.removed(statistics.added(some, before), some), before)
+    if len(gone[0]):
+        with pytest.raises(ValueError, match="more examples to take back"):
+            statistics.removed(statistics.none(CLASSES, D), some)
+
+
+def close(one: Gaussians, other: Gaussians, x: np.ndarray) -> None:
+    np.testing.assert_allclose(one.factor, other.factor, atol=1e-9 * np.abs(other.factor).max())
+    assert (one.weight, one.effective) == pytest.approx((other.weight, other.effective), abs=1e-6)
+    found, expected = (statistics.squared_distances(g, x) for g in (one, other))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@settings(max_examples=50, deadline=None)
+@given(examples(), examples(least=1), st.data())
+def test_an_example_changes_the_factor_by_rank_one(before: Some, more: Some, data: st.DataObject) -> None:
+    """Examples added, and some of them taken back again, one by one: as if solved anew each time."""
+    training, (x, labels) = statistics.of(*before, CLASSES), more
+    now = statistics.solve(training, statistics.none(CLASSES, D), SHRINKAGE)
+    for k in range(len(x)):
+        now = statistics.with_example(now, x[k], int(labels[k]))
+    close(now, statistics.solve(training, statistics.of(x, labels, CLASSES), SHRINKAGE), x)
+    kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(x), max_size=len(x))))
+    for k in np.flatnonzero(~kept):
+        now = statistics.without_example(now, x[k], int(labels[k]))
+    close(now, statistics.solve(training, statistics.of(x[kept], labels[kept], CLASSES), SHRINKAGE), x)
+
+
+def blobs(rng: np.random.Generator, label: int, count: int) -> np.ndarray:
+    centre = np.array([60, -60, 20, 0, 0, 0]) if label == 3 else np.eye(D)[label] * 90 - 30
+    return np.clip(np.rint(centre + rng.normal(0, [20, 20, 20, 40, 5, 5], (count, D))), -128, 127).astype(np.int8)
+
+
+def test_a_class_is_told_from_its_first_example() -> None:
+    rng = np.random.default_rng(0)
+    known = [blobs(rng, label, 200) for label in range(3)]
+    training = statistics.of(np.concatenate(known), np.repeat(np.arange(3), 200), 3)
+    shrinkage = Shrinkage(0.1, 400.0, 100.0)
+    now = statistics.solve(training, statistics.none(3, D), shrinkage)
+    fresh, new = np.concatenate([blobs(rng, label, 200) for label in range(3)]), blobs(rng, 3, 201)
+    right = np.repeat(np.arange(3), 200)
+    assert (statistics.scores(now, fresh).argmax(1) == right).mean() > 0.97
+    assert statistics.typicality(now, new).mean() > 2 * statistics.typicality(now, fresh).mean()
+    now = statistics.with_example(now, new[0], 3)
+    assert (statistics.scores(now, new[1:]).argmax(1) == 3).mean() > 0.9
+    assert (statistics.scores(now, fresh).argmax(1) == right).mean() > 0.95
+    assert np.isinf(statistics.squared_distances(statistics.without_example(now, new[0], 3), fresh)[:, 3]).all()
+
+
+def test_distances_are_mahalanobis() -> None:
+    """By the formula, with a covariance that is inverted."""
+    rng = np.random.default_rng(1)
+    x, labels = blobs(rng, 1, 40), np.arange(40) % 2
+    training, device = statistics.of(x[:30], labels[:30], 2), statistics.of(x[30:], labels[30:], 2)
+    now = statistics.solve(training, device, SHRINKAGE)
+    inside = statistics.scatter(training)
+    share, variance, count = SHRINKAGE.share, SHRINKAGE.variance, SHRINKAGE.examples
+    covariance = count * ((1 - share) * inside / 30 + share * variance * np.eye(D))
+    covariance = (covariance + statistics.scatter(statistics.added(training, device)) - inside) / (count + 10)
+    off = x[:, None].astype(float) - statistics.means(statistics.added(training, device))
+    squares = np.einsum("nci,ij,ncj->nc", off, np.linalg.inv(covariance), off)
+    filled = np.trace(np.linalg.inv(covariance) @ (covariance * 60 - 10 * variance * np.eye(D))) / 50
+    expected = squares - filled / now.statistics.counts
+    np.testing.assert_allclose(statistics.squared_distances(now, x), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(statistics.scores(now, x), -expected / 2, rtol=1e-9, atol=1e-9)
+
+
+def test_no_sum_can_overflow() -> None:
+    """So many examples are refused that sums of their products could reach 2⁶³."""
+    some = statistics.of(np.full((1, D), -128, np.int8), np.zeros(1, int), 1)
+    many = Statistics(some.counts + statistics.MOST - 1, some.sums, some.moment)
+    with pytest.raises(OverflowError):
+        statistics.added(many, some)
+    assert statistics.MOST * 128**2 < 1 << 63
+
+
+@settings(max_examples=30, deadline=None)
+@given(examples())
+def test_a_file_gives_back_what_was_written(some: Some) -> None:
+    found = statistics.of(*some, CLASSES)
+    read, origin = statistics.decode(statistics.encode(found, ORIGIN), "here")
+    assert equal(read, found)
+    assert origin == ORIGIN
+
+
+def test_a_file_holds_more_than_int32_can() -> None:
+    some = statistics.of(np.full((2, D), 100, np.int8), np.zeros(2, int), 1)
+    many = Statistics(some.counts << 30, some.sums << 30, some.moment << 30)
+    data = statistics.encode(many, ORIGIN)
+    assert equal(statistics.decode(data, "here")[0], many)
+    assert len(data) > len(statistics.encode(some, ORIGIN))
+
+
+def replaced(data: bytes, change: Callable[[dict[str, np.ndarray], dict[str, object]], None]) -> bytes:
+    from safetensors.numpy import load, save
+
+    tensors = load(data)
+    origin = json.loads(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]["statistics"])
+    change(tensors, origin)
+    return save(tensors, {"statistics": json.dumps(origin)})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t, _: t.update(counts=-t["counts"]), "no examples have"),
+        (lambda t, _: t.update(sums=t["sums"] * 200), "no examples have"),
+        (lambda t, _: t.update(moment=t["moment"] * 200), "no examples have"),
+        (lambda t, _: t.update(counts=t["counts"] + (1 << 62)), "no examples have"),
+        (lambda t, _: t.update(moment=t["moment"][1:]), "'moment' is missing, or not"),
+        (lambda t, _: t.update(sums=t["sums"].astype(np.float32)), "'sums' is missing, or not"),
+        (lambda t, _: t.pop("counts"), "'counts' is missing, or not"),
+        (lambda _, o: o.update(format=2), "format 2 is none"),
+        (lambda _, o: o.update(units="?"), "no class statistics, or damaged"),
+        (lambda _, o: o.update(dimension=0), "no class statistics, or damaged"),
+    ],
+)
+def test_a_file_that_cannot_be_is_refused(change: Callable, said: str) -> None:
+    data = statistics.encode(statistics.of(np.full((3, D), 90, np.int8), np.array([0, 1, 1]), 2), ORIGIN)
+    with pytest.raises(BundleError, match=said):
+        statistics.decode(replaced(data, change), "here")
+    with pytest.raises(BundleError, match="no class statistics, or damaged"):
+        statistics.decode(data[:-1], "here")
+
+
+@pytest.mark.parametrize(("count", "dimension"), [(1, 1), (5, 5), (48, 20), (2688, 432), (140_000, 3)])
+def test_projection_is_the_transform(count: int, dimension: int) -> None:
+    """Row by row by the definition of Sylvester's matrix, in integers; the largest one is computed in float64."""
+    features = np.abs(np.random.default_rng(2).normal(0, 1.2, (2, count))).astype(np.float32)
+    found = project(features, dimension, 3)
+    assert (found.shape, found.dtype) == ((2, dimension), np.int8)
+    quantized = np.clip(np.rint(features.astype(float) * 16), -127, 127).astype(np.int64)
+    padded = 1 << (count - 1).bit_length()
+    numbers = [splitmix(3, k) for k in range(count + padded)]
+    signs = np.array([-1 if number >> 63 else 1 for number in numbers[:count]])
+    rows = sorted(sorted(range(padded), key=lambda row: numbers[count + row])[:dimension])
+    shift = max(0, int(np.ceil(np.log2(np.sqrt(count) / 2))))
+    for place, row in list(enumerate(rows))[:20]:
+        ones = np.array([bin(row & column).count("1") & 1 for column in range(count)])
+        total = (quantized * signs * (1 - 2 * ones)).sum(1)
+        np.testing.assert_array_equal(found[:, place], np.clip((total + (1 << shift >> 1)) >> shift, -127, 127))
+
+
+def splitmix(seed: int, place: int) -> int:
+    """The number at a place, in Python's integers; published for seed 1234567: 6457827717110365317 first."""
+    mask = (1 << 64) - 1
+    z = (seed + (place + 1) * 0x9E3779B97F4A7C15) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return z ^ (z >> 31)
+
+
+def test_the_generator_is_the_published_one() -> None:
+    assert [splitmix(1234567, k) for k in range(2)] == [6457827717110365317, 3203168211198807973]
+
+
+def test_projection_is_the_same_everywhere() -> None:
+    """What was computed once, of integers: any other result is another format."""
+    features = (np.arange(3 * 300) % 97 / 16).reshape(3, 300)
+    digest = hashlib.sha256(project(features, 64, 0).tobytes()).hexdigest()
+    assert digest == "f056f853139f2aa7fd2647b7f8c9fac2d68d689ff1b8fed5c34cad861fc7e019"
+
+
+def test_projected_examples_use_their_range() -> None:
+    """Of features whose mean square is 1, few are cut off, and most are more than rounding."""
+    features = np.abs(np.random.default_rng(4).normal(size=(200, 2688)))
+    found = project(features.astype(np.float32), 432, 0).astype(int)
+    assert 10 < found.std() < 40
+    assert (np.abs(found) == 127).mean() < 1e-3
+
+
+def test_the_default_dimension_keeps_to_its_bytes() -> None:
+    assert statistics.default_dimension(50) == 50
+    largest = statistics.default_dimension(5000)
+    assert statistics.kept_bytes(largest, statistics.SPARE_SUMS) <= statistics.KEPT_BYTES
+    assert statistics.kept_bytes(largest + 16, statistics.SPARE_SUMS) > statistics.KEPT_BYTES
+    written = statistics.encode(statistics.none(10, largest), ORIGIN)
+    assert 0 <= len(written) - statistics.kept_bytes(largest, 10) < 600
+
+
+@pytest.mark.parametrize("name", ["classes", "shapes"])
+def test_statistics_belong_to_units(name: str) -> None:
+    """What features are made with, and nothing that reads them; the graphs put out as many features."""
+    bundle = Bundle(Path(__file__).parents[1] / "fixtures" / f"{name}.ff")
+    network, weights = bundle.manifest.network, bundle.weights()
+    own = statistics.units_hash(network, weights)
+    assert own == bundle.units_hash
+    for tensor, values in weights.items():
+        other = statistics.units_hash(network, {**weights, tensor: values + 1})
+        assert (other != own) == (tensor in feature_tensors(network)), tensor
+    reading = {"labels.known", "total.weights", "head.weight", "head.bias", "labels.patterns"}
+    readouts = {tensor for tensor in weights if ".readout." in tensor}
+    assert set(weights) - set(feature_tensors(network)) == (reading & set(weights)) | readouts
+    assert statistics_features(network) > 0
