@@ -11,6 +11,7 @@ from ffruntime.core.bundle import Bundle
 from ffruntime.core.graphs import GraphFile, graphs
 from ffruntime.core.manifest import PRECISIONS, Manifest, Precision, in_folder
 from ffruntime.core.plan import Plan
+from ffruntime.core.reading import decode_json
 from ffruntime.core.tables import table
 from ffruntime.golden import Check
 
@@ -51,8 +52,8 @@ def read_report(bundle: Bundle) -> ExportReport | None:
     if REPORT not in bundle:
         return None
     try:
-        return msgspec.json.decode(bundle.verified(REPORT).read_bytes(), type=ExportReport)
-    except msgspec.DecodeError:
+        return decode_json(bundle.read(REPORT), ExportReport)
+    except ValueError:
         return None
 
 

@@ -28,6 +28,7 @@ from ffruntime.core.graphs import GraphFile
 from ffruntime.core.manifest import GOLDEN, WEIGHTS, Manifest, Precision, in_folder
 from ffruntime.engine import Library, Shapes, Sidecar, Target, folder, import_library, logger, numbers
 from ffruntime.golden import Check, check, require
+from ffruntime.lock import writing
 from ffruntime.model import Model
 from ffruntime.session import Session
 
@@ -100,7 +101,12 @@ def build_engines(
     settings = BuildSettings(
         library, module.__version__, target, precision, limit or engine_limits(device), refit, options
     )
-    bundle, weights = Bundle(path), in_folder(WEIGHTS, precision)
+    with writing(path):
+        return _build_engines(Bundle(path), settings)
+
+
+def _build_engines(bundle: Bundle, settings: BuildSettings) -> list[Artefact]:
+    precision, weights = settings.precision, in_folder(WEIGHTS, settings.precision)
     bundle.verified(weights)
     network, graphs = bundle.manifest.network, graph_files(bundle.manifest, precision)
     asked = [
@@ -109,7 +115,7 @@ def build_engines(
     files, engines = {}, {}
     for name, (engine, inputs) in zip(graphs, _build_apart(asked, settings), strict=True):
         sidecar = Sidecar(
-            library=library,
+            library=settings.library,
             version=settings.version,
             target=settings.target,
             precision=precision,
@@ -118,10 +124,10 @@ def build_engines(
             weights_sha256=bundle.manifest.files[weights].sha256,
             inputs=inputs,
             refit=settings.refit,
-            version_compatible=options.version_compatible,
+            version_compatible=settings.options.version_compatible,
             workspace_mib=settings.limit.workspace_mib,
         )
-        place = f"{folder(library, settings.version, settings.target, precision)}/{graphs[name].name}"
+        place = f"{folder(settings.library, settings.version, settings.target, precision)}/{graphs[name].name}"
         files[f"{place}.engine"], engines[f"{place}.engine"] = engine, graphs[name].name
         files[f"{place}.json"] = msgspec.json.format(msgspec.json.encode(sidecar), indent=2) + b"\n"
     checks = _prove(bundle, files, settings)
@@ -130,7 +136,7 @@ def build_engines(
     ]
     if report := read_report(bundle):
         files[REPORT] = encode_report(with_rows(report, rows))
-    write_bundle(path, bundle.manifest, files)
+    write_bundle(bundle.path, bundle.manifest, files)
     return rows
 
 

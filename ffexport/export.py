@@ -17,6 +17,7 @@ from ffruntime.core.manifest import EXEMPLARS, EXIT, GOLDEN, SHORTLIST, WEIGHTS,
 from ffruntime.core.plan import Plan
 from ffruntime.engine import FOLDER
 from ffruntime.golden import require
+from ffruntime.lock import writing
 from ffruntime.model import Model
 from ffruntime.session import Session
 
@@ -44,11 +45,22 @@ def export_onnx(
 ) -> ExportReport:
     """Add the fp32 graphs, and the weights and graphs of `precisions`, to the bundle at `path`.
 
-    `data`: where data sets lie, for decisions on validation images. All is made and proven in a scratch copy first.
-    Raises `ParityError` where a graph does not reproduce the golden vectors, `StorageError` where the bundle cannot
-    be written; it is then as it was.
+    `data`: where data sets lie, for decisions on validation images. All is made and proven in a scratch copy first,
+    and no other process may write the bundle meanwhile. Raises `ParityError` where a graph does not reproduce the
+    golden vectors, `StorageError` where the bundle cannot be written; it is then as it was.
     """
-    bundle = Bundle(path)
+    with writing(path):
+        return _export(Bundle(path), precisions, backend, data, device, progress)
+
+
+def _export(
+    bundle: Bundle,
+    precisions: Sequence[Precision],
+    backend: str,
+    data: Path | None,
+    device: Plan | None,
+    progress: Progress,
+) -> ExportReport:
     bundle.weights()  # refuses damaged ones
     others = [precision for precision in precisions if precision != "fp32"]
     if others:
@@ -66,7 +78,10 @@ def export_onnx(
     kept = _other_precisions(bundle, ["fp32", *others])
     report = ExportReport(backend, onnx.__version__, (*artefacts, *kept), tuple(checks), device)
     manifest = structs.replace(bundle.manifest, **calibrated)
-    write_bundle(path, manifest, {**files, REPORT: encode_report(report)})
+    written = write_bundle(bundle.path, manifest, {**files, REPORT: encode_report(report)})
+    made: tuple[Precision, ...] = ("fp32", *others)
+    for precision in made:  # once more from where it is: an engine may refuse what is not beside it
+        Model(written, session=Session(backend, precision), state=False).graph("goodness")
     return report
 
 

@@ -28,6 +28,7 @@ from ffruntime.core.plan import Plan
 from ffruntime.core.state import State, Weights, read_state
 from ffruntime.embedding import class_input
 from ffruntime.golden import golden_pairs, read_golden
+from ffruntime.lock import writing
 from ffruntime.model import Model
 from ffruntime.session import Session
 
@@ -81,10 +82,23 @@ def export_state(
     All is made and proven in a scratch bundle and then written at once: whatever fails, `target` is as it was, and
     `bundle` is only read. Raises `BundleError` where either cannot be used, and what `export_onnx` raises.
     """
+    with writing(target):
+        return _export_state(bundle, state, target, precisions, data, device, progress)
+
+
+def _export_state(
+    bundle: Bundle,
+    state: Path,
+    target: Path,
+    precisions: Sequence[Precision],
+    data: Path | None,
+    device: Plan | None,
+    progress: Progress,
+) -> ExportReport:
     learned, origin = read_state(state, bundle.manifest)
     weights = {**bundle.weights(), **learned.tensors}
     old = read_golden(bundle)
-    exemplars = {EXEMPLARS: _bytes(bundle.verified(EXEMPLARS))} if EXEMPLARS in bundle else {}
+    exemplars = {EXEMPLARS: bundle.read(EXEMPLARS)} if EXEMPLARS in bundle else {}
     if class_goodness(bundle.manifest.network):
         learned = structs.replace(learned, classes=with_rows(state, learned.classes, weights[KNOWN]))
     manifest = new_manifest(bundle.manifest, learned, origin, sha256(state))
@@ -97,7 +111,7 @@ def export_state(
         write_bundle(copy.path, copy.manifest, {GOLDEN: save(golden)})  # without graphs: the export adds them
         report = export_onnx(copy.path, precisions, data=data, device=device, progress=progress)
         copy = Bundle(copy.path)
-        files = {name: _bytes(copy.verified(name)) for name in copy.manifest.files}
+        files = {name: copy.read(name) for name in copy.manifest.files}
     final = _with_undertrained(copy.manifest, bundle.manifest, learned)
     _commit(target, structs.replace(final, files={}), files)
     return report
@@ -171,13 +185,6 @@ def _unit_of_gradient(network: Network, golden: Arrays) -> int | None:
         if any(f"gradient.{parameter.name}" in golden for parameter in unit_parameters(network, index)):
             return index
     return None
-
-
-def _bytes(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
 
 
 def _commit(target: Path, manifest: Manifest, files: Mapping[str, bytes]) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import msgspec
 import numpy as np
 from msgspec import Struct
 
@@ -25,6 +24,7 @@ from .core.data import to_unit_interval
 from .core.errors import BackendError, BundleError, MissingExtra, ParityError
 from .core.graphs import graphs
 from .core.manifest import GOLDEN, TOLERANCE, WEIGHTS, Manifest, Precision, in_folder
+from .core.reading import decode_json
 
 Library: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]
 LIBRARIES: tuple[Library, ...] = ("tensorrt", "tensorrt-rtx")
@@ -143,8 +143,8 @@ def engine_for(
 def read_sidecar(bundle: Bundle, file: str) -> Sidecar:
     """A sidecar, after its hash has been checked."""
     try:
-        return msgspec.json.decode(bundle.verified(file).read_bytes(), type=Sidecar)
-    except msgspec.DecodeError as error:
+        return decode_json(bundle.read(file), Sidecar)
+    except ValueError as error:
         raise BundleError(f"{bundle.path / file}: {error}") from error
 
 

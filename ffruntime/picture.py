@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from PIL import ExifTags, Image, ImageFilter, ImageOps, UnidentifiedImageError
 
 from .core.errors import ImageError
 from .core.manifest import Digit, Photo, Preprocessing
+from .core.reading import read_at_most
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # not EPS, for which Pillow starts Ghostscript
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp")
@@ -143,9 +145,10 @@ def _read_bytes(path: str, name: str, memory_limit: int | None) -> bytes:
     most = 1 + (MAX_BYTES if memory_limit is None else min(MAX_BYTES, memory_limit + ORDINARY))
     try:
         if path == "-":
-            return sys.stdin.buffer.read(most)
+            return bytes(read_at_most(sys.stdin.buffer, most))
         with Path(path).open("rb") as file:
-            return file.read(most)
+            size = os.fstat(file.fileno()).st_size  # 0 of a pipe
+            return file.read(min(most, size)) if size else bytes(read_at_most(file, most))
     except OSError as error:
         raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
 

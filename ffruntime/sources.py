@@ -50,8 +50,9 @@ def _listing(path: str) -> list[Path] | None:
 
 
 def is_picture(file: Path) -> bool:
-    """Whether a file is one by its name; hidden ones, which programs write before they rename them, are not."""
-    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
+    """Whether a file is one by its name; pipes, and hidden ones, which programs write before they rename them, are
+    not."""
+    return file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and not file.is_fifo()
 
 
 def _refuse(message: str) -> Image.Image:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from ffruntime import picture
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import DataError, ImageError
 from ffruntime.core.manifest import Photo
+from ffruntime.core.reading import open_regular, read_at_most
 from ffruntime.picture import MAX_BYTES, SUFFIXES
 
 from .sets import choose_classes
@@ -245,8 +247,8 @@ def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Name]:
 
 def _read_file(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_BYTES + 1)
+        with open_regular(path) as file:
+            return file.read(min(MAX_BYTES + 1, os.fstat(file.fileno()).st_size))
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -254,6 +256,6 @@ def _read_file(path: Path) -> bytes:
 def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
     try:
         with archive.open(member) as file:
-            return file.read(MAX_BYTES + 1)
+            return bytes(read_at_most(file, MAX_BYTES + 1))
     except Exception as error:  # damaged, encrypted, or packed in an unknown way
         raise DataError(f"{path}/{member.filename}: cannot be unpacked: {error}; pack {path.name} again") from error

@@ -35,7 +35,7 @@ def parse_value(text: str) -> Any:
     """A value as TOML writes it: `1e-3`, `true`, `[1, 2]`, `{ op = "relu" }`. What is not TOML is a string."""
     try:
         parsed = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text.strip()
     return parsed["value"] if len(parsed) == 1 else text.strip()
 

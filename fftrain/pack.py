@@ -185,7 +185,7 @@ def check_target(target: Path, resume: bool, force: bool) -> None:
     checkpoint = checkpoint_path(target)
     if target.exists() and not (target / MANIFEST).exists():
         ours = {WEIGHTS, GOLDEN, EXEMPLARS}  # what a first write that was cut short leaves
-        if not target.is_dir() or any(f.name not in ours and not f.name.endswith(".new") for f in target.iterdir()):
+        if not target.is_dir() or any(f.name not in ours and not f.name.startswith(".") for f in target.iterdir()):
             raise UsageError(f"--out {target}: exists and is no model bundle; choose another name")
     if resume:
         if not checkpoint.exists():

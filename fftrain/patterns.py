@@ -6,6 +6,7 @@ one-hot pixels in its corner or one-hot vectors above the network (Hinton, 2022)
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from ffruntime.core.errors import UsageError
 from ffruntime.core.layers import KNOWN
+from ffruntime.core.reading import read_regular
 
 from .recipe import Fourier, Morphology, NoLabel, OneHot, Overlay, PatternFile, Patterns, ReadoutRows
 
@@ -34,6 +36,7 @@ FOURIER_MODES = (
     (3, 3),
     (3, -3),
 )
+LARGEST = 1 << 28  # bytes of a .npy file
 REACH = 8  # cycles per image, in either direction, up to which set 1 is continued: 144 modes in all
 
 
@@ -131,9 +134,9 @@ def one_hot_pixels(count: int, height: int, width: int) -> Tensor:
 def read_patterns(kind: PatternFile, shape: tuple[int, ...]) -> Tensor:
     """The patterns in a file, of that shape. Raises `UsageError` where it holds none."""
     try:
-        with Path(kind.path).open("rb") as file:
-            array = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        data = read_regular(Path(kind.path), LARGEST)
+        array = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    except Exception as error:  # numpy lets go of anything that its parser of headers meets
         raise UsageError(f"patterns: {kind.path}: no .npy file that can be read: {error}") from error
     if array.shape != shape or array.dtype.kind not in "biuf" or not np.isfinite(array).all():
         raise UsageError(f"patterns: {kind.path}: must hold finite numbers of shape {shape}")

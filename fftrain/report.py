@@ -18,6 +18,7 @@ from ffruntime.core.durable import write_atomically
 from ffruntime.core.errors import BundleError
 from ffruntime.core.layers import unit_parameters
 from ffruntime.core.manifest import WEIGHTS, Manifest, Training
+from ffruntime.core.reading import decode_json, read_regular
 
 from .dataset import Dataset
 from .display import duration, percent
@@ -26,6 +27,7 @@ from .evaluation import WIDEST, Scores, most_confused
 from .figures import Figures, collect
 
 PAIRS = 8  # of the most confused classes, for each mode
+LARGEST = 256 << 20  # bytes of the figures' file
 PATTERNS = 48  # that are drawn, and filters
 FILTERS = 64
 
@@ -54,12 +56,12 @@ def rewrite_page(bundle: Path, page: Path | None) -> Path:
     opened = Bundle(bundle)
     default, file = report_paths(bundle)
     try:
-        figures = msgspec.json.decode(file.read_bytes(), type=Figures)
+        figures = decode_json(read_regular(file, LARGEST), Figures)
     except FileNotFoundError as error:
         raise BundleError(f"{file}: missing; a training run writes it beside its bundle") from error
     except OSError as error:
         raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise BundleError(f"{file}: damaged: {error}") from error
     if figures.weights != opened.manifest.files[WEIGHTS].sha256:
         raise BundleError(f"{file}: is about other weights than those of {bundle}")

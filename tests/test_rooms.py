@@ -26,6 +26,7 @@ OF_RUNTIME = {
         "ffruntime.picture",  # pictures are read for training as a device reads them
         "ffruntime.model",  # to explain what a device would answer
         "ffruntime.saliency",  # to explain what accuracy rests on
+        "ffruntime.lock",  # one writer of a bundle at a time
         "ffruntime.class_maps",  # to draw a readout's maps as a device does
     },
     "ffexport": {
@@ -36,6 +37,7 @@ OF_RUNTIME = {
         "ffruntime.cuda",  # whether there is a driver
         "ffruntime.model",
         "ffruntime.golden",  # the golden check itself
+        "ffruntime.lock",
         "ffruntime.embedding",  # what the first unit receives, for a new bundle's golden vectors
         "ffruntime.shortlist",  # which labels are in play, to calibrate it
         "ffruntime.early_exit",  # which unit is sure, to calibrate it

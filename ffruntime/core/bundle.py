@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-from collections.abc import Mapping
+import re
+import stat
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -34,12 +36,15 @@ from .manifest import (
     decode_manifest,
     encode_manifest,
 )
+from .reading import read_regular
 from .shipped import is_shipped
 from .statistics import FORMAT as STATISTICS_FORMAT
 from .statistics import Origin, Statistics, decode, none, units_hash
 
 MAX_MANIFEST_BYTES = 16 << 20
 CALIBRATION, REPLAY, HELD_BACK = 0, 1, 2  # parts of the exemplars
+# A file's name in the manifest has one spelling, the same on every file system.
+NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_+.-]*[A-Za-z0-9_+-])?(/[A-Za-z0-9_]([A-Za-z0-9_+.-]*[A-Za-z0-9_+-])?)*")
 
 
 class Bundle:
@@ -76,18 +81,18 @@ class Bundle:
             self._verified.add(name)
         return file
 
+    def read(self, name: str) -> bytes:
+        """The content of a file, whose hash has been checked. Raises `BundleError` naming the file."""
+        return _read_checked(self.path / name, self.entry(name))
+
     def tensors(self, name: str) -> dict[str, np.ndarray]:
         """The tensors of one of the bundle's safetensors files, after its hash has been checked."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
-        file, entry = self.path / name, self.entry(name)
+        file, data = self.path / name, self.read(name)
         try:
-            data = file.read_bytes()
-            _check_hash(file, hashlib.sha256(data).hexdigest(), entry)
             return load(data)
-        except OSError as error:
-            raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
         except (SafetensorError, KeyError, TypeError, ValueError) as error:  # the last three: types numpy has not
             raise BundleError(f"{file}: not a safetensors file: {error}") from error
 
@@ -179,9 +184,7 @@ def _read_manifest(path: Path) -> Manifest:
         path.stat()
         if not file.is_file():
             raise BundleError(f"{path}: not a model bundle, it has no {MANIFEST}")
-        if file.stat().st_size > MAX_MANIFEST_BYTES:
-            raise BundleError(f"{file}: larger than {MAX_MANIFEST_BYTES >> 20} MiB, so no manifest")
-        text = file.read_bytes()
+        text = read_regular(file, MAX_MANIFEST_BYTES)
     except FileNotFoundError as error:
         raise BundleError(f"{path}: no such bundle; train one with 'fftrain mnist --out {path}'") from error
     except OSError as error:
@@ -189,21 +192,45 @@ def _read_manifest(path: Path) -> Manifest:
     manifest = decode_manifest(file, text)
     if WEIGHTS not in manifest.files:
         raise BundleError(f"{path}: its writing was interrupted; write it again (fftrain … --resume)")
+    _check_names(file, manifest.files)
     for name, entry in manifest.files.items():
         _check_size(path, name, entry)
     return manifest
 
 
+def _check_names(file: Path, names: Iterable[str]) -> None:
+    """Raise `BundleError` unless every name has the one spelling that a file in a bundle has."""
+    folded = {MANIFEST: ""}
+    for name in names:
+        if not name.strip("./") or name.startswith("/") or ".." in name.split("/"):
+            raise BundleError(f"{file}: names a file outside the bundle: {name[:80]!r}")
+        if len(name) > 255 or not NAME.fullmatch(name):
+            raise BundleError(f"{file}: names no file as this format spells it, so it is missing: {name[:80]!r}")
+        if name.lower() in folded:
+            raise BundleError(f"{file}: names the same file twice: {name!r}")
+        folded[name.lower()] = name
+
+
 def _check_size(path: Path, name: str, entry: FileEntry) -> None:
-    parts = Path(name).parts
-    if not parts or Path(name).is_absolute() or ".." in parts:
-        raise BundleError(f"{path / MANIFEST}: names a file outside the bundle: {name!r}")
     try:
-        size = (path / name).stat().st_size
-    except (OSError, ValueError) as error:
+        status = (path / name).stat()
+    except FileNotFoundError as error:
         raise BundleError(f"{path / name}: missing; copy the bundle again") from error
-    if size != entry.size:
-        raise BundleError(f"{path / name}: {size} bytes instead of {entry.size}; copy the bundle again")
+    except OSError as error:
+        raise BundleError(f"{path / name}: cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{path / name}: is no regular file; copy the bundle again")
+    if status.st_size != entry.size:
+        raise BundleError(f"{path / name}: {status.st_size} bytes instead of {entry.size}; copy the bundle again")
+
+
+def _read_checked(file: Path, entry: FileEntry) -> bytes:
+    try:
+        data = read_regular(file, entry.size)
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+    _check_hash(file, hashlib.sha256(data).hexdigest(), entry)
+    return data
 
 
 def _check_hash(file: Path, digest: str, entry: FileEntry) -> None:
@@ -226,9 +253,11 @@ def check_shapes(file: Path, tensors: Mapping[str, np.ndarray], shapes: Mapping[
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
     """Add `files` to the bundle at `path`, or replace them; return the bundle as it is then.
 
-    `manifest.files` holds the entries to keep. Raises `StorageError`, with the bundle as it was before,
-    if anything cannot be staged.
+    `manifest.files` holds the entries to keep; those that are links become files. Nothing is written or deleted
+    outside the bundle. Raises `StorageError`, with the bundle as it was before, if anything cannot be staged.
     """
+    _require_own_folders(path, {*manifest.files, *files})
+    files = {**_linked(path, {n: e for n, e in manifest.files.items() if n not in files}), **files}
     entries = {n: FileEntry(len(data), hashlib.sha256(data).hexdigest()) for n, data in files.items()}
     files_after = dict(sorted({**manifest.files, **entries}.items()))
     final = msgspec.structs.replace(manifest, format=FORMAT, files=files_after)
@@ -264,15 +293,38 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
         sync_directory(path)
         sync_directory(path.parent)  # which may have a new entry
         for name in previous - final.files.keys():  # of the model that was here before
-            (path / name).unlink(missing_ok=True)
+            if not _through_a_link(path, name):
+                (path / name).unlink(missing_ok=True)
     except OSError as error:
         raise StorageError(f"{path}: cannot be completed: {error.strerror}; write it again") from error
     return Bundle(path)
 
 
+def _through_a_link(path: Path, name: str) -> bool:
+    """Whether a folder between the bundle and a file in it is a link."""
+    return any((path / folder).is_symlink() for folder in Path(name).parents)
+
+
+def _require_own_folders(path: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if "/" in name and _through_a_link(path, name):
+            folder = path / Path(name).parts[0]
+            raise StorageError(f"{folder}: is a link, and nothing is written through one; copy the bundle (cp -rL)")
+
+
+def _linked(path: Path, entries: Mapping[str, FileEntry]) -> dict[str, bytes]:
+    """Content, checked, of files that are links: beside new files, they would be of another folder."""
+    found = {}
+    for name, entry in entries.items():
+        if (path / name).is_symlink():
+            found[name] = _read_checked(path / name, entry)
+    return found
+
+
 def _clear_staged(path: Path) -> None:
     for stale in path.glob("**/.*.new"):
-        stale.unlink(missing_ok=True)
+        if not _through_a_link(path, str(stale.relative_to(path))):
+            stale.unlink(missing_ok=True)
 
 
 def _stage_withdrawal(path: Path, entries: Mapping[str, FileEntry]) -> tuple[set[str], Path | None]:
@@ -290,4 +342,4 @@ def _stage_withdrawal(path: Path, entries: Mapping[str, FileEntry]) -> tuple[set
     if kept == current.files:
         return set(current.files), None
     withdrawn = encode_manifest(msgspec.structs.replace(current, format=FORMAT, files=kept))
-    return set(current.files), stage(path / MANIFEST, withdrawn, ".withdrawn.new")
+    return set(current.files), stage(path / MANIFEST, withdrawn)

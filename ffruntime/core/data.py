@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import IO, Annotated, Any, Generic, TypeVar
 
 import numpy as np
 from msgspec import Meta, Struct
 
 from .errors import DataError, UsageError
+from .reading import open_regular, read_at_most
 
 # Where the sets lie that come as MNIST's four files, in the data directory: as torchvision has them, by their names
 # in `fftrain`.
@@ -105,7 +106,8 @@ def read_idx(file: Path) -> np.ndarray:
     packed = file.with_name(f"{file.name}.gz")
     path = file if file.exists() else packed
     try:
-        with file.open("rb") if path is file else gzip.open(packed) as stream:
+        with open_regular(path) as raw:
+            stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if path is packed else raw  # type: ignore[assignment]
             magic = stream.read(4)
             if magic[:3] != b"\0\0\x08" or len(magic) < 4 or not 1 <= magic[3] <= 4:
                 raise DataError(f"{path}: not in LeCun's format of bytes")
@@ -114,7 +116,7 @@ def read_idx(file: Path) -> np.ndarray:
             count = math.prod(shape)
             if len(header) < 4 * magic[3] or count > LARGEST:
                 raise DataError(f"{path}: damaged: its header says {' × '.join(map(str, shape))}")
-            data = stream.read(count + 1)
+            data = read_at_most(stream, count + 1)
     except FileNotFoundError as error:
         raise DataError(f"{file}: not there, nor {packed.name}") from error
     except (OSError, EOFError, zlib.error) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -10,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .errors import UsageError, unknown
+from .reading import read_regular
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -17,6 +19,7 @@ else:
     import tomli as tomllib
 
 
+LARGEST = 1 << 20  # bytes of a TOML file
 Mebibytes: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 24)]  # at most 16 TiB, so that a typing error is refused
 
 
@@ -112,8 +115,14 @@ def load_profile(name_or_path: str) -> Profile:
 def read_toml(path: Path, kind: Any) -> Any:
     """A TOML file as a `kind` (a msgspec struct). Raises `UsageError` naming the file and the field."""
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), kind)
+        return msgspec.convert(tomllib.loads(_text(read_regular(path, LARGEST))), kind)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
-        raise UsageError(f"{path}: {error}") from error
+    except (ValueError, RecursionError) as error:  # of TOML, of Unicode, of a number's length, of msgspec
+        raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def _text(data: bytes) -> str:
+    """UTF-8, also behind the mark that Windows' editors write, or UTF-16 behind its own."""
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if wide else "utf-8-sig").replace("\r\n", "\n")

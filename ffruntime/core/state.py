@@ -23,6 +23,7 @@ from .durable import write_atomically
 from .errors import BundleError
 from .layers import KNOWN, tensor_shapes
 from .manifest import WEIGHTS, Manifest
+from .reading import read_regular
 
 FORMAT = 1
 STATE, DIGEST = "state", "sha256"  # keys of the file's metadata
@@ -89,9 +90,7 @@ def read_state(path: Path, manifest: Manifest) -> tuple[Weights, State]:
 
     largest = sum(4 * math.prod(shape) for shape in tensor_shapes(manifest.network).values()) + MAX_HEADER_BYTES
     try:
-        if path.stat().st_size > largest:
-            raise BundleError(f"{path}: larger than all weights of the bundle, so no state of it")
-        data = path.read_bytes()
+        data = read_regular(path, largest)
     except FileNotFoundError as error:
         raise BundleError(f"{path}: no such state") from error
     except (OSError, ValueError) as error:

@@ -17,7 +17,7 @@ from ..core.manifest import Manifest
 from ..core.state import Weights, read_state, write_state
 
 VERSIONS = "versions"  # the folder in a state directory
-OURS = re.compile(r"\d+\.state|\.\d+\.state\.new")  # names in it
+OURS = re.compile(r"\d+\.state|\.\d+\.state(\.[0-9a-f]+)?\.new")  # names in it
 IN_MEMORY = "in memory"  # in place of a file's hash
 
 

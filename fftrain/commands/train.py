@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ..clock import Costs, Limit
     from ..dataset import Dataset
     from ..evaluation import Scores
+    from ..hardware import Hardware
     from ..run import Run
 
 MINUTES = 15.0  # from start to end, where nothing is asked for
@@ -203,17 +204,35 @@ def _load_folder(path: Path, classes: str | None, size: int | None) -> Dataset:
 def _train(options: TrainingOptions, load: Callable[[], Dataset]) -> None:
     started = time.monotonic()
     _check_length(options)
-    torch = import_torch(options.threads)
-    from ..hardware import compute_exactly, find_hardware, join, leave, rank
-    from ..override import parse_override
+    import_torch(options.threads)
+    from ffruntime.lock import writing
+
+    from ..hardware import find_hardware, join, leave, rank
     from ..pack import check_target
-    from ..recipe import DEFAULT_RECIPE, load_recipe, with_epochs
-    from ..run import start
 
     hardware = find_hardware(options.device, options.precision)
     target = Path(options.out) if Path(options.out).name else Path(options.out).resolve()
     join(hardware.device)
     if rank() == 0:
+        check_target(target, options.resume, options.force)
+    with writing(target) if rank() == 0 else nullcontext():
+        _train_alone(options, load, target, hardware, started)
+    leave()
+
+
+def _train_alone(
+    options: TrainingOptions, load: Callable[[], Dataset], target: Path, hardware: Hardware, started: float
+) -> None:
+    """Train into `target`, which no other process writes meanwhile."""
+    import torch
+
+    from ..hardware import compute_exactly, rank
+    from ..override import parse_override
+    from ..pack import check_target
+    from ..recipe import DEFAULT_RECIPE, load_recipe, with_epochs
+    from ..run import start
+
+    if rank() == 0:  # once more: until now another process may have written there
         check_target(target, options.resume, options.force)
     name, why = (options.recipe, "as asked") if options.recipe else (DEFAULT_RECIPE, WHY)
     recipe = with_epochs(load_recipe(name, map(parse_override, options.settings)), options.epochs)
@@ -230,7 +249,6 @@ def _train(options: TrainingOptions, load: Callable[[], Dataset]) -> None:
         if rank() == 0:
             summary = _pack(run, target, name, hardware.name, hardware.precision)
             _print_summary({**summary, "seconds": round(time.monotonic() - begun, 1)}, options.as_json)
-    leave()
 
 
 def _check_length(options: TrainingOptions) -> None:

@@ -406,7 +406,8 @@ def test_what_is_said_is_synced(bundle: Path, picture_files: list[Path], tmp_pat
         if found := re.search(
             rf"(fsync|fdatasync|write|pwrite64|rename)\(.*?{tmp_path}/model.state/?([\w./-]*)", line
         ):
-            events.append((found[1].replace("pwrite64", "write").replace("fdatasync", "fsync"), found[2]))
+            call = found[1].replace("pwrite64", "write").replace("fdatasync", "fsync")
+            events.append((call, re.sub(r"\.[0-9a-f]{16}\.new", ".new", found[2])))
         elif re.search(r'write\(1<.*"stored', line):
             events.append(("say", "stored"))
         elif re.search(r'write\(1<.*"version 1 adopted', line):

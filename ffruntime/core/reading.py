@@ -1,0 +1,51 @@
+"""Reading what somebody else wrote: regular files alone, opened once, and no more of them than is expected."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import IO, TypeVar
+
+import msgspec
+
+Kind = TypeVar("Kind")
+PIECE = 1 << 20  # bytes
+# Neither a pipe without a writer nor a terminal keeps the opening waiting.
+FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+
+
+def open_regular(path: Path) -> IO[bytes]:
+    """Open a file for reading, through links. Raises `OSError`, also where it is a pipe, a device or a folder."""
+    descriptor = os.open(path, FLAGS)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
+    return os.fdopen(descriptor, "rb")
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """A file's content. Raises `OSError`, also where it is no regular file or has more than `most` bytes."""
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > most:
+            raise OSError(errno.EFBIG, f"{size:,} bytes, of which at most {most:,} are expected", str(path))
+        return stream.read(size)
+
+
+def read_at_most(stream: IO[bytes], most: int) -> bytearray:
+    """The next bytes of a stream, at most so many; memory is taken as they come, whatever `most` promises."""
+    data = bytearray()
+    while piece := stream.read(min(PIECE, most - len(data))):
+        data += piece
+    return data
+
+
+def decode_json(data: bytes | str, kind: type[Kind]) -> Kind:
+    """JSON as a `kind` (of msgspec). Raises `ValueError`, whatever is wrong with it."""
+    try:
+        found: Kind = msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
+    return found
