@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from msgspec import Struct
 
 from . import early_exit, picture, shortlist
+from .answers import Answer, Scored, answers
 from .backend import Graph, in_chunks
 from .core.architecture import class_goodness, scored_units, unit_name
 from .core.bundle import Bundle, state_there
+from .core.calibration import UNSURE, require_rate
 from .core.cost import exit_shares
 from .core.data import require_images, to_unit_interval
 from .core.errors import BundleError, UsageError, unknown
@@ -30,33 +31,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from .learning.versions import Current
-
-
-class Answer(Struct, frozen=True):
-    """What the network says of one image.
-
-    `scores` holds, for each class, the total goodness (mode `goodness`) or the classifier's logit (mode
-    `classifier`), best first; `margin` is the best score minus the second best. In mode `shortlist` it is the total
-    goodness of the labels in play, and the others stand below these; after a single pass, all are logits. In mode
-    `exit` it is the total goodness up to the unit that answered.
-    """
-
-    label: str
-    margin: float
-    scores: dict[str, float]
-    mode: Mode
-    passes: float  # of one image, with one label where it is in the input, through the network; of `exit`, a share
-    backend: str
-    ms: float  # wall time of the engine and of the decision, per image
-
-
-class Scored(NamedTuple):
-    """What the network says of some images."""
-
-    mode: Mode
-    scores: np.ndarray  # of every class: (N, classes)
-    passes: np.ndarray  # int (N,); of mode `exit`, float
-    ms: float  # as in `Answer`
 
 
 class Model:
@@ -216,14 +190,16 @@ class Model:
         return found.scores, found.passes
 
     def classify_batch(
-        self, images: np.ndarray, mode: str | None = None, labels: int | None = None
+        self, images: np.ndarray, mode: str | None = None, labels: int | None = None, unsure: float = UNSURE
     ) -> list[Answer]:
-        """Images that are ready, uint8 (N, C, H, W) -> an answer for each."""
+        """Images that are ready, uint8 (N, C, H, W) -> an answer for each.
+
+        `unsure`: the share of images like those of training of which the answer may be called unsure, 0 (which
+        turns that off) to 0.5. Raises `UsageError` for another one, and as `scores_and_passes` does.
+        """
+        require_rate(unsure)
         found = self._scored(images, mode, labels)
-        return [
-            self._answer(row, passes, found)
-            for row, passes in zip(found.scores, found.passes.tolist(), strict=True)
-        ]
+        return answers(self.manifest, self.classes, found, self.backend, unsure)
 
     def classify(
         self,
@@ -231,13 +207,14 @@ class Model:
         mode: str | None = None,
         preprocess: bool = True,
         labels: int | None = None,
+        unsure: float = UNSURE,
     ) -> Answer:
         """A picture's file, or an image uint8 (C, H, W) that is ready -> the answer.
 
-        Raises `ImageError` where the file cannot be used.
+        `unsure` as for `classify_batch`. Raises `ImageError` where the file cannot be used.
         """
         image = source if isinstance(source, np.ndarray) else self.read(str(source), preprocess)
-        return self.classify_batch(image[None], mode, labels)[0]
+        return self.classify_batch(image[None], mode, labels, unsure)[0]
 
     def read(self, path: str, preprocess: bool = True, memory_limit: int | None = None) -> np.ndarray:
         """A picture's file (`-`: standard input) as the network's image, uint8 (C, H, W).
@@ -338,13 +315,6 @@ class Model:
             return {output: graph({**part, "images": to_unit_interval(part["images"])})[output]}
 
         return in_chunks(some, self.session.batch, labels_per_call)(inputs)[output]
-
-    def _answer(self, row: np.ndarray, passes: float, found: Scored) -> Answer:
-        order: Sequence[int] = np.argsort(-row, kind="stable").tolist()
-        scores = {self.classes[index]: float(row[index]) for index in order}
-        values = list(scores.values())
-        margin = values[0] - values[1] if len(values) > 1 else 0.0
-        return Answer(self.classes[order[0]], margin, scores, found.mode, passes, self.backend, found.ms)
 
 
 def learned(bundle: Bundle, state: str | Path | Literal[False] | None = None) -> Current | None:

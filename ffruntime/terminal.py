@@ -65,3 +65,8 @@ def draw(pixels: np.ndarray) -> str:
 def _to_rgb(pixels: np.ndarray) -> np.ndarray:
     """(1 or 3, H, W) -> (H, W, 3)."""
     return pixels.transpose(1, 2, 0).repeat(3 // len(pixels), axis=2)
+
+
+def percent(probability: float) -> str:
+    """0.9912 -> `99.1 %`; never 100 %."""
+    return "over 99.9 %" if probability > 0.9995 else f"{100 * probability:.1f} %"

@@ -111,7 +111,7 @@ def _first_and_last(curve: Curve, shares: bool) -> str:
 
 
 def reliability_svg(name: str, title: str, bins: Mapping[str, Sequence[Bin]]) -> str:
-    """Accuracy over confidence, for one or two modes; an area shows how many images it stands for."""
+    """Accuracy over probability, for one or two modes; an area shows how many images it stands for."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.8, 3.4), layout="constrained")
         axes = figure.subplots()
@@ -119,17 +119,17 @@ def reliability_svg(name: str, title: str, bins: Mapping[str, Sequence[Bin]]) ->
         for number, (mode, row) in enumerate(bins.items()):
             some = [b for b in row if b.count]
             answers = sum(b.count for b in some) or 1
-            sure, right = [b.confidence for b in some], [b.accuracy for b in some]
+            sure, right = [b.probability for b in some], [b.accuracy for b in some]
             axes.plot(sure, right, LINES[number], color=OKABE_ITO[number], linewidth=0.8)
             area = [20 + 200 * b.count / answers for b in some]
             axes.scatter(
                 sure, right, area, color=OKABE_ITO[number], marker="os"[number], alpha=0.7, linewidths=0, label=mode
             )
-        axes.set(title=title, xlabel="confidence", ylabel="right", xlim=(-0.02, 1.04), ylim=(-0.04, 1.08))
+        axes.set(title=title, xlabel="probability", ylabel="right", xlim=(-0.02, 1.04), ylim=(-0.04, 1.08))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(PercentFormatter(1.0))
         axes.legend(loc="upper left", markerscale=0.5)
-        return _svg(figure, name, f"{title}: share of right answers over confidence, by mode")
+        return _svg(figure, name, f"{title}: share of right answers over probability, by mode")
 
 
 def png(pixels: np.ndarray) -> bytes:

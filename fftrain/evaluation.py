@@ -1,43 +1,30 @@
-"""What a network says of a split, in every inference mode, and how good that is: accuracy, confusion, calibration.
-
-Calibration compares confidence with accuracy: scores become probabilities, and those are held against how often
-they are right: Guo, Pleiss, Sun, Weinberger: On Calibration of Modern Neural Networks (ICML 2017). All in float64.
-"""
+"""What a network says of a split in every mode, and how good that is: accuracy, calibration, confusion."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from msgspec import Struct
 from torch import Tensor
 
-from ffruntime.core.architecture import Network, class_goodness
+from ffruntime.core.architecture import Network, class_goodness, scored_units
 from ffruntime.core.bundle import Bundle
+from ffruntime.core.calibration import UNSURE, Calibration, probabilities, threshold
 from ffruntime.core.data import Examples
-from ffruntime.core.manifest import TRAINED_MODES
+from ffruntime.core.manifest import TRAINED_MODES, lone_units
 from ffruntime.core.tables import table
 
 from . import network as net
+from .calibration import Bin, expected_calibration_error, fit, reliability
 from .functional import Tensors
 
 PASSES = 2_000  # images with a label that go through the network at once
 IMAGES = 200  # that are looked at between reports
 WIDEST = 20  # classes of a confusion matrix; a wider table fits no terminal
-BINS = 15  # of confidence
-BISECTIONS = 50  # each halves the interval of log T
-COLDEST, HOTTEST = 1e-6, 1e6  # limits of T, in units of the mean distance of scores from their row's best
 
 Scores = dict[str, np.ndarray]  # inference mode -> score of every class, (N, classes)
-
-
-class Bin(Struct, frozen=True):
-    """Answers whose confidence lies in one of the equal intervals of [0, 1]: means over `count` of them."""
-
-    count: int
-    confidence: float  # 0 where there are none
-    accuracy: float
 
 
 class Measured(Struct, frozen=True):
@@ -45,7 +32,9 @@ class Measured(Struct, frozen=True):
 
     accuracy: float
     temperature: float  # fitted on the validation images
-    calibration_error: float  # expected calibration error, of 15 bins
+    calibration_error_before: float  # expected calibration error, of 15 bins, of softmax(scores)
+    calibration_error: float  # the same of softmax(scores / temperature)
+    unsure: float  # share of the answers that are called unsure at the rate `UNSURE`
     reliability: tuple[Bin, ...]
     confusion: tuple[tuple[int, ...], ...]
 
@@ -134,85 +123,36 @@ def accuracy(
     return accuracies(predict(network, tensors, split, classes, dtype, modes), split.labels)
 
 
-def temperatures(scores: Scores, labels: Tensor) -> dict[str, float]:
-    """Temperature by mode (`fit_temperature`), from the validation images' scores and labels (N,)."""
-    return {mode: fit_temperature(rows, labels.cpu().numpy()) for mode, rows in scores.items()}
+def calibrate(
+    network: Network, tensors: Tensors, validation: Examples, scores: Scores, logit_weight: float
+) -> Calibration:
+    """Calibration of a network that is trained, from its validation images and the scores of these by mode."""
+    units, lone = {}, lone_units(network)
+    if lone:
+        classes = next(iter(scores.values())).shape[1]
+        goodness = unit_goodness(network, tensors, validation.pixels, classes).cpu().numpy()
+        units = {name: goodness[:, :, index] for name, index in zip(lone, scored_units(network), strict=False)}
+    return fit(scores, validation.labels.cpu().numpy(), logit_weight, units)
 
 
-def measure(scores: Scores, labels: Tensor, fitted: Mapping[str, float]) -> dict[str, Measured]:
-    """How each mode did on the images whose scores and labels (N,) are given, at the temperatures fitted before."""
+def measure(scores: Scores, labels: Tensor, calibration: Calibration) -> dict[str, Measured]:
+    """How each mode did on the images whose scores and labels (N,) are given, as it was calibrated before."""
     right, result = labels.cpu().numpy(), {}
     for mode, rows in scores.items():
-        answers = rows.argmax(1)
-        bins = reliability(confidences(rows, fitted[mode]).max(1), answers == right)
+        of, answers = calibration.scores[mode], rows.argmax(1)
+        sure = probabilities(rows, of.temperature).max(1)
+        bins = reliability(sure, answers == right)
+        before = reliability(probabilities(rows, 1.0).max(1), answers == right)
         result[mode] = Measured(
             accuracy=float((answers == right).mean()),
-            temperature=fitted[mode],
+            temperature=of.temperature,
+            calibration_error_before=expected_calibration_error(before),
             calibration_error=expected_calibration_error(bins),
+            unsure=float((sure < threshold(calibration, of, UNSURE)).mean()),
             reliability=bins,
             confusion=tuple(map(tuple, confusion_matrix(right, answers, rows.shape[1]).tolist())),
         )
     return result
-
-
-# Calibration
-
-
-def confidences(scores: np.ndarray, temperature: float) -> np.ndarray:
-    """softmax(scores / T): (N, C) -> probabilities (N, C). Rows that hold no numbers become 1 / C each."""
-    logits = _below_best(scores) / temperature
-    shares = np.exp(logits)
-    return shares / shares.sum(axis=1, keepdims=True)
-
-
-def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:
-    """The T > 0 that minimises the negative log-likelihood of `labels` (N,) under softmax(scores / T), (N, C).
-
-    The likelihood is convex in 1 / T, so its slope, E_p[score] − score of the label, is bisected. Where it has no
-    minimum (every answer right, or worse than chance) T is the nearest of two limits, and 1 where all scores of
-    each image are equal.
-    """
-    logits = _below_best(scores)
-    scale = -logits.mean()
-    if not scale:
-        return 1.0
-    logits /= scale
-    of_label = logits[np.arange(len(labels)), labels]
-    low, high = np.log(1 / HOTTEST), np.log(1 / COLDEST)  # of 1 / T
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        expected = (confidences(logits, np.exp(-middle)) * logits).sum(axis=1)
-        if (expected - of_label).mean() < 0:
-            low = middle
-        else:
-            high = middle
-    return float(scale * np.exp(-(low + high) / 2))
-
-
-def _below_best(scores: np.ndarray) -> np.ndarray:
-    """Scores less the best of their row, (N, C), at most 0; rows that hold no numbers become 0."""
-    finite = np.isfinite(scores).all(axis=1, keepdims=True)
-    logits = np.where(finite, scores, 0).astype(np.float64)
-    return logits - logits.max(axis=1, keepdims=True)
-
-
-def reliability(confidence: np.ndarray, right: np.ndarray) -> tuple[Bin, ...]:
-    """Answers with their confidence (N,) in [0, 1], and whether they are right (N,), in `BINS` equal intervals.
-
-    Interval m is ((m − 1) / M, m / M], as in Guo et al., section 2.
-    """
-    number = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-    counts = np.bincount(number, minlength=BINS)
-    some = np.maximum(counts, 1)
-    sure = np.bincount(number, confidence, BINS) / some
-    accurate = np.bincount(number, right, BINS) / some
-    return tuple(Bin(*row) for row in zip(counts.tolist(), sure.tolist(), accurate.tolist(), strict=True))
-
-
-def expected_calibration_error(bins: tuple[Bin, ...]) -> float:
-    """Mean of |accuracy − confidence| over the bins, each weighed by its answers (Guo et al., equation 3)."""
-    answers = sum(b.count for b in bins)
-    return sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / max(answers, 1)
 
 
 # Confusion: which classes are taken for which

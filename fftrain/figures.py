@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import Struct
 
 from ffruntime.core.architecture import Network, class_goodness, named_ops, unit_name, unit_shapes
+from ffruntime.core.calibration import Calibration, probabilities
 from ffruntime.core.cost import (
     constant_macs,
     goodness_macs,
@@ -25,9 +26,10 @@ from ffruntime.core.learning import CrossEntropy
 from ffruntime.core.manifest import WEIGHTS, Manifest
 from ffruntime.core.tables import inputs_text
 
+from .calibration import fit
 from .dataset import Dataset
 from .drawing import png, to_picture
-from .evaluation import Measured, Scores, confidences, measure, temperatures
+from .evaluation import Measured, Scores, measure
 from .optimizers import trained_parts
 from .recipe import Recipe
 
@@ -61,7 +63,7 @@ class Mistake(Struct, frozen=True):
     index: int
     png: bytes
     true: str
-    answers: dict[str, tuple[str, float]]  # mode -> class, confidence
+    answers: dict[str, tuple[str, float]]  # mode -> class, probability
 
 
 class Figures(Struct, frozen=True):
@@ -82,9 +84,10 @@ def collect(manifest: Manifest, dataset: Dataset, scores: dict[str, Scores]) -> 
     measured: dict[str, dict[str, Measured]] = {}
     mistakes: tuple[Mistake, ...] = ()
     if scores:
-        fitted = temperatures(scores["validation"], dataset.validation.labels)
-        measured = {name: measure(scores[name], split.labels, fitted) for name, split in splits.items()}
-        mistakes = worst_mistakes(dataset, scores["validation"], fitted)
+        labels = dataset.validation.labels.cpu().numpy()
+        known = manifest.calibration or fit(scores["validation"], labels, manifest.logit_weight)
+        measured = {name: measure(scores[name], split.labels, known) for name, split in splits.items()}
+        mistakes = worst_mistakes(dataset, scores["validation"], known)
     return Figures(
         weights=manifest.files[WEIGHTS].sha256,
         offline_sample=dataset.source.offline_sample,
@@ -96,11 +99,11 @@ def collect(manifest: Manifest, dataset: Dataset, scores: dict[str, Scores]) -> 
     )
 
 
-def worst_mistakes(dataset: Dataset, scores: Scores, fitted: dict[str, float]) -> tuple[Mistake, ...]:
+def worst_mistakes(dataset: Dataset, scores: Scores, known: Calibration) -> tuple[Mistake, ...]:
     """The validation images that the first mode got wrong and was most sure of."""
     split, classes = dataset.validation, dataset.classes
     labels = split.labels.cpu().numpy()
-    sure = {mode: confidences(rows, fitted[mode]).max(1) for mode, rows in scores.items()}
+    sure = {mode: probabilities(rows, known.scores[mode].temperature).max(1) for mode, rows in scores.items()}
     answers = {mode: rows.argmax(1) for mode, rows in scores.items()}
     first = next(iter(scores))
     wrong = np.flatnonzero(answers[first] != labels)

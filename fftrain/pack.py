@@ -7,13 +7,14 @@ import platform
 from pathlib import Path
 
 import torch
-from msgspec import to_builtins
+from msgspec import structs, to_builtins
 from safetensors.torch import save
 from torch import Tensor
 
 from ffruntime.core import __version__
 from ffruntime.core.architecture import Network, class_goodness
 from ffruntime.core.bundle import CALIBRATION, HELD_BACK, REPLAY, Bundle, write_bundle
+from ffruntime.core.calibration import Calibration
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import UsageError
 from ffruntime.core.layers import unit_parameters
@@ -23,7 +24,9 @@ from ffruntime.core.manifest import EXEMPLARS, FORMAT, GOLDEN, MANIFEST, WEIGHTS
 from . import network as net
 from .checkpoint import checkpoint_path
 from .class_step import class_gradient
+from .dataset import Dataset
 from .epoch import hybrids
+from .evaluation import calibrate, load_tensors, predict
 from .functional import Tensors
 from .recipe import learning_of
 from .run import Run
@@ -131,6 +134,7 @@ def pack_run(
     precision: str,
     accuracy: Accuracies,
     logit_weight: float = 0.0,
+    calibration: Calibration | None = None,
 ) -> Bundle:
     """Write the bundle of a run that has ended. Raises `StorageError`, with what was at `out` unchanged."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in run.tensors.items()}
@@ -163,6 +167,7 @@ def pack_run(
         modes=run.modes,
         learning=learning_of(run.recipe),
         logit_weight=logit_weight,
+        calibration=calibration,
     )
     vectors = golden(run.network, tensors, run.dataset.train, len(classes), manifest.learning, run.seed)
     return write_bundle(
@@ -174,6 +179,18 @@ def pack_run(
             EXEMPLARS: save(exemplars(run.dataset.train, run.seed)),
         },
     )
+
+
+def calibrated(bundle: Bundle, dataset: Dataset) -> Bundle:
+    """A bundle with the calibration that training would have given it, from the validation images of its data set.
+
+    Raises `StorageError`.
+    """
+    manifest, tensors = bundle.manifest, load_tensors(bundle, torch.device("cpu"))
+    classes, validation = len(manifest.classes), dataset.validation
+    scores = predict(manifest.network, tensors, validation, classes, modes=manifest.modes)
+    found = calibrate(manifest.network, tensors, validation, scores, manifest.logit_weight)
+    return write_bundle(bundle.path, structs.replace(manifest, calibration=found), {})
 
 
 def check_target(target: Path, resume: bool, force: bool) -> None:

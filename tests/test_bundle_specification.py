@@ -25,6 +25,7 @@ from msgspec import structs
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ffruntime.core.bundle import write_bundle
+from ffruntime.core.calibration import Calibration, OfScores
 from ffruntime.core.data import Examples
 from ffruntime.core.manifest import EarlyExit
 from fftrain.dataset import Dataset
@@ -35,7 +36,7 @@ from fftrain.run import start, train
 DOCUMENT = Path(__file__).parents[1] / "docs" / "bundle.md"
 RECIPE = DOCUMENT.with_name("recipe.md")  # what of the manifest is for information
 DTYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "I64": "<i8", "I8": "i1", "U8": "u1"}
-MAPS = ("files", "accuracy", "made_with")  # JSON objects whose keys are data, not fields
+MAPS = ("files", "accuracy", "made_with", "calibration.scores")  # JSON objects whose keys are data, not fields
 
 Tensors: TypeAlias = dict[str, np.ndarray]
 Json: TypeAlias = dict[str, Any]
@@ -292,7 +293,9 @@ def of_classes(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Pa
     for _ in train(run, path, resume=False, stop=lambda: False):
         pass
     bundle = pack_run(path, run, "other", "cpu", "fp32", {})
-    write_bundle(path, structs.replace(bundle.manifest, exit=EarlyExit((1.0, 0.5), 0.5, 1.0)), {})
+    calibration = Calibration(100, (0.01, 0.1), {"unit1": OfScores(1.0, 0.1, 0.1, (0.5, 0.6))})
+    exits = EarlyExit((1.0, 0.5), 0.5, 1.0)
+    write_bundle(path, structs.replace(bundle.manifest, exit=exits, calibration=calibration), {})
     return path
 
 

@@ -26,11 +26,14 @@ Examples:
   ffruntime classify --camera                   every frame of a camera
   curl … | ffruntime classify -                 from standard input
   ffruntime classify --show photo.jpg           and what the network was shown
+  ffruntime classify --unsure 0.05 photo.jpg    "I don't know" sooner: of 5 % of ordinary pictures, too
+  ffruntime classify --only-sure *.png          sure answers alone; exit code 11 where one is not
   ffruntime info; ffruntime verify; ffruntime devices
 
 \b
 Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 bundle, 4 image (the others are classified
-all the same), 6 backend, 7 a backend that fails the golden check, 9 learned state, 130 interrupted."""
+all the same), 6 backend, 7 a backend that fails the golden check, 9 learned state, 11 an answer is not sure, where
+--only-sure asked for sure ones, 130 interrupted."""
 
 
 @click.command(epilog=EPILOG)
@@ -43,6 +46,16 @@ all the same), 6 backend, 7 a backend that fails the golden check, 9 learned sta
 )
 @click.option("--labels", type=click.IntRange(min=1), help="Mode shortlist: try so many, the most plausible ones.")
 @click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to print.")
+@click.option(
+    "--unsure",
+    type=click.FloatRange(0, 0.5),
+    metavar="RATE",
+    help="Say \"I don't know\" where the answer is so improbable as this share of the validation images' answers "
+    "were. 0: never.  [default: 0.01]",
+)
+@click.option(
+    "--only-sure", is_flag=True, help="Print sure answers alone, name the others on stderr, and exit with 11."
+)
 @click.option("--no-preprocess", is_flag=True, help="The images are ready: as the network was trained on.")
 @click.option(
     "--watch",
@@ -66,6 +79,8 @@ def classify(
     mode: str | None,
     labels: int | None,
     top: int,
+    unsure: float | None,
+    only_sure: bool,
     no_preprocess: bool,
     watch: str | None,
     camera: str | None,
@@ -79,15 +94,15 @@ def classify(
         raise click.UsageError("Missing argument 'IMAGE…', or --watch, or --camera.")
     if watch and camera:
         raise click.UsageError("--watch and --camera both go on: ask for one of them")
-    from ..core.errors import ImageError
+    from ..core.errors import ImageError, NotSure
     from ..core.manifest import EXIT, SHORTLIST
     from ..picture import display_name
 
     model = options.model()
-    chosen = model.mode(mode, labels)
+    chosen, rate = model.mode(mode, labels), _rate(model, unsure, only_sure)
     model, budget = within(model, chosen, device, memory)
     costs: Counter[float] = Counter()  # how many images took so many passes
-    failed = False
+    failed, not_sure = False, 0
     newest = _newest(model, options) if (watch or camera) and not options.shipped else None
     try:
         for path, get in _stream(images, watch, camera, budget.picture):
@@ -98,13 +113,17 @@ def classify(
                 click.echo(f"error: {error}", err=True)
                 failed = True
                 continue
-            (answer,) = model.classify_batch(pixels[None], chosen, labels)
+            (answer,) = model.classify_batch(pixels[None], chosen, labels, rate)
             costs[answer.passes] += 1
             if show:
                 from ..terminal import draw
 
                 click.echo(draw(pixels), err=as_json)
-            click.echo(_answer_json(path, answer, top) if as_json else _answer_line(path, answer, top))
+            if only_sure and not answer.sure:
+                not_sure += 1
+                click.echo(_answer_line(path, answer, top), err=True)
+            else:
+                click.echo(_answer_json(path, answer, top) if as_json else _answer_line(path, answer, top))
     finally:  # also after Ctrl-C, which ends a stream
         if costs.total() > 1 and not as_json and chosen in (SHORTLIST, EXIT):
             classes, undertrained = len(model.classes), len(model.undertrained)
@@ -112,6 +131,23 @@ def classify(
             click.echo(_cost_line(costs, worst, 1 if chosen == EXIT else classes))
     if failed:
         raise click.exceptions.Exit(ImageError.exit_code)
+    if not_sure:
+        raise click.exceptions.Exit(NotSure.exit_code)
+
+
+def _rate(model: Model, asked: float | None, only_sure: bool) -> float:
+    """How often ordinary images may be called unsure. Raises `UsageError` where nothing can tell."""
+    from ..core.calibration import UNSURE
+    from ..core.errors import UsageError
+
+    option = "--only-sure" if only_sure else "--unsure"
+    if (only_sure or asked) and not model.manifest.calibration:
+        raise UsageError(
+            f"{option}: {model.path} has no calibration to be sure by; train it again, or leave that out"
+        )
+    if only_sure and asked == 0:
+        raise UsageError("--only-sure and --unsure 0 exclude each other")
+    return UNSURE if asked is None else asked
 
 
 def _newest(model: Model, options: RunOptions) -> Callable[[], Model]:
@@ -151,7 +187,8 @@ def _answer_json(path: str, answer: Answer, top: int) -> str:
         {
             "path": path,
             "label": answer.label,
-            "margin": answer.margin,
+            "probability": answer.probability,
+            "sure": answer.sure,
             "scores": answer.scores,
             "top": list(answer.scores)[:top],
             "mode": answer.mode,
@@ -163,8 +200,18 @@ def _answer_json(path: str, answer: Answer, top: int) -> str:
 
 
 def _answer_line(path: str, answer: Answer, top: int) -> str:
-    ranked = list(answer.scores.items())
-    others = "".join(f", {label} (−{ranked[0][1] - score:.3g})" for label, score in ranked[1:top])
     cost = "1 pass" if answer.passes == 1 else f"{_number(answer.passes)} passes"
-    how = f"[{answer.mode}, {cost}, {answer.backend}, {answer.ms:.1f} ms]"
-    return f"{path}: {answer.label}  score {ranked[0][1]:.4g}, margin {answer.margin:.3g}{others}  {how}"
+    return f"{path}: {_said(answer, top)}  [{answer.mode}, {cost}, {answer.backend}, {answer.ms:.1f} ms]"
+
+
+def _said(answer: Answer, top: int) -> str:
+    """`3, 99.1 % sure`, or `I don't know; most likely 3 (41.0 %)`; without a calibration, `3  score 3.07`."""
+    from ..terminal import percent
+
+    if answer.probabilities is None:
+        (_, best), *others = list(answer.scores.items())[:top]
+        return f"{answer.label}  score {best:.4g}" + "".join(f", {name} (−{best - s:.3g})" for name, s in others)
+    (_, best), *others = list(answer.probabilities.items())[:top]
+    known = f"{answer.label}, {percent(best)} sure"
+    said = f"I don't know; most likely {answer.label} ({percent(best)})" if answer.sure is False else known
+    return said + "".join(f", {name} ({percent(share)})" for name, share in others)

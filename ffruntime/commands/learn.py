@@ -19,6 +19,7 @@ from .options import budget_options, json_option, model_option, state_option, wi
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..answers import Answer
     from ..learning.learner import Learner, Outcome
     from ..model import Model
     from ..sources import PictureSource
@@ -31,6 +32,7 @@ Examples:
   ffruntime learn                               what is stored and was not learned from, after Ctrl-C, say
   ffruntime learn --rehearse 150                that, and then rehearse what is stored
   ffruntime learn --retry --lr 1e-4             refused examples, more gently
+  ffruntime learn odd.png --label 3 --yes       although it looks like another class, very probably
   ffruntime history; ffruntime diff; ffruntime rollback; ffruntime reset
 
 \b
@@ -40,7 +42,8 @@ not cost more than --tolerance on images that were held back; what is adopted is
 \b
 Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 bundle, 4 image (the others are learned from
 all the same), 6 backend, 8 cannot write, 9 learned state, or another process is learning, 10 the last update was
-refused, 130 interrupted (what is stored stays)."""
+refused, 12 a picture looks like another class (the others are learned from all the same), 130 interrupted (what is
+stored stays)."""
 
 
 def byte_count(text: str) -> int:
@@ -82,6 +85,12 @@ def byte_count(text: str) -> int:
     metavar="BYTES",
     help="What stored images may take from now on, such as 500k or 4M.",
 )
+@click.option(
+    "--yes",
+    is_flag=True,
+    help="Teach pictures that look like another class to the model, too. Without it, whoever is at the terminal is "
+    "asked; else they are left out. With --json there is a warning, and they are taught.",
+)
 @click.option("--no-preprocess", is_flag=True, help="The images are ready: as the network was trained on.")
 @click.option("--backend", default="onnxruntime-cpu", show_default=True, help="An ONNX Runtime backend.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
@@ -99,6 +108,7 @@ def learn(
     micro_batch: int | None,
     tolerance: float | None,
     replay_bytes: int | None,
+    yes: bool,
     no_preprocess: bool,
     backend: str,
     threads: int | None,
@@ -111,7 +121,7 @@ def learn(
     Without pictures, learn from examples that are stored and pending.
     """
     labelled = _labelled(paths, label)
-    from ..core.errors import BackendError, ImageError, UpdateRefused
+    from ..core.errors import BackendError, Contradicted, ImageError, UpdateRefused
     from ..learning.learner import PORTION, TOLERANCE, Learner
     from ..learning.step import Settings
     from ..model import Model
@@ -128,6 +138,7 @@ def learn(
     settings = Settings(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
     learner = Learner(model, state, settings, TOLERANCE if tolerance is None else tolerance, replay_bytes)
     pictures = _Pictures(model, labelled, picture_limit, not no_preprocess)
+    doubt = None if yes else _Doubt(learner, as_json)
 
     def stored(ids: Sequence[int]) -> None:
         pictures.stored = pictures.read
@@ -141,7 +152,7 @@ def learn(
     with contextlib.closing(learner), _hint_on_interrupt(learner, pictures):
         if retry:
             learner.store.retry()
-        for last in learner.updates(pictures.portions(PORTION), rehearse or 0, stored, progress):
+        for last in learner.updates(pictures.portions(PORTION, doubt), rehearse or 0, stored, progress):
             click.echo(_outcome_json(last) if as_json else _outcome_line(last))
     if last and not last.adopted:
         raise UpdateRefused(
@@ -150,6 +161,8 @@ def learn(
         )
     if pictures.failed:
         raise click.exceptions.Exit(ImageError.exit_code)
+    if doubt and doubt.left_out:
+        raise click.exceptions.Exit(Contradicted.exit_code)
 
 
 def _labelled(paths: tuple[str, ...], label: str | None) -> list[tuple[str, str]]:
@@ -187,28 +200,69 @@ class _Pictures:
         self._model, self._preprocess = model, preprocess
         self._rest = ((label, picture) for label, path in labelled for picture in pictures([path], memory_limit))
 
-    def portions(self, size: int) -> Iterator[tuple[np.ndarray, list[str]]]:
+    def portions(self, size: int, doubt: _Doubt | None) -> Iterator[tuple[np.ndarray, list[str]]]:
         """Images as the network takes them, and what they show; one portion without any where there are none."""
         import numpy as np
 
         for start in range(0, max(self.count, 1), size):
-            images, labels = self._prepared(islice(self._rest, size))
+            images, labels = self._prepared(islice(self._rest, size), doubt)
             self.read = min(start + size, self.count)
             yield np.stack(images) if images else np.empty(0), labels
             self.stored = self.read
 
-    def _prepared(self, some: Iterable[tuple[str, PictureSource]]) -> tuple[list[np.ndarray], list[str]]:
+    def _prepared(
+        self, some: Iterable[tuple[str, PictureSource]], doubt: _Doubt | None
+    ) -> tuple[list[np.ndarray], list[str]]:
         from ..core.errors import ImageError
 
-        images, labels = [], []
+        read = []
         for label, (name, get) in some:
             try:
-                images.append(self._model.prepare(get(), name, self._preprocess))
-                labels.append(label)
+                read.append((name, self._model.prepare(get(), name, self._preprocess), label))
             except ImageError as error:  # say so, and go on with the others
                 click.echo(f"error: {error}", err=True)
                 self.failed = True
-        return images, labels
+        taken = doubt.allowed(read) if doubt else read
+        return [image for _, image, _ in taken], [label for _, _, label in taken]
+
+
+class _Doubt:
+    """Asks before a picture is taught that looks like another class to the model: a wrong label, most often."""
+
+    def __init__(self, learner: Learner, as_json: bool) -> None:
+        self.left_out = 0  # pictures
+        self._learner, self._as_json = learner, as_json
+
+    def allowed(self, read: list[tuple[str, np.ndarray, str]]) -> list[tuple[str, np.ndarray, str]]:
+        """Those of some pictures (name, image, label) that are taught; what speaks against one is said."""
+        import numpy as np
+
+        from ..answers import contradicts
+
+        model = self._learner.model
+        if not read or not model.manifest.calibration:
+            return read
+        model = model.with_weights(model.weights)  # a copy, whose graphs are not kept
+        answers = model.classify_batch(np.stack([image for _, image, _ in read]))
+        return [
+            one
+            for one, answer in zip(read, answers, strict=True)
+            if not contradicts(answer, one[2], model.manifest.classes) or self._allows(one[0], one[2], answer)
+        ]
+
+    def _allows(self, name: str, label: str, answer: Answer) -> bool:
+        from ..terminal import percent
+
+        if self._as_json:
+            facts = {"path": name, "label": label, "looks_like": answer.label, "probability": answer.probability}
+            click.echo(json.dumps({"event": "warning", **facts}))
+            return True
+        said = f"{name}: this looks like {answer.label} to me, {percent(answer.probability or 0)}"
+        if sys.stdin.isatty() and click.confirm(f"{said}; teach it as {label}?", err=True):
+            return True
+        self.left_out += 1
+        click.echo(f"error: {said}; left out: --yes teaches it as {label}", err=True)
+        return False
 
 
 @contextlib.contextmanager

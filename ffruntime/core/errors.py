@@ -10,7 +10,9 @@
      ├─ ParityError         7   a backend that does not reproduce the golden vectors
      ├─ StorageError        8   a file that could not be written (full disk, no permission)
      ├─ StateError          9   learned state that is damaged, of another bundle, or in use
-     └─ UpdateRefused      10   an update that would have cost more on held-back images than is tolerated
+     ├─ UpdateRefused      10   an update that would have cost more on held-back images than is tolerated
+     ├─ NotSure            11   an answer that is not sure, where only sure ones were asked for
+     └─ Contradicted       12   an example that looks like another class to the model, very probably
 
 An interrupted command (Ctrl-C) exits with 130. Every message is one line: what, where, what to do.
 """
@@ -85,6 +87,18 @@ class UpdateRefused(FFError):
     """What was learned is not used: it would cost too much elsewhere. The examples are kept."""
 
     exit_code = 10
+
+
+class NotSure(FFError):
+    """An answer is not sure, and `--only-sure` asked for none but sure ones."""
+
+    exit_code = 11
+
+
+class Contradicted(FFError):
+    """An example was not taken: to the model it looks like another class, very probably. `--yes` teaches it."""
+
+    exit_code = 12
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 from msgspec import Meta, Struct
 
-from .architecture import Network, Positive, class_goodness, scored_units, validate
+from .architecture import Network, Positive, class_goodness, scored_units, unit_name, validate
+from .calibration import Calibration, check
 from .data import Split
 from .errors import BundleError, unknown
 from .layers import statistics_features
@@ -32,6 +33,7 @@ Mode: TypeAlias = Literal["goodness", "classifier", "shortlist", "exit"]
 MODES: tuple[Mode, ...] = ("goodness", "classifier", "shortlist", "exit")
 SHORTLIST: Mode = "shortlist"
 EXIT: Mode = "exit"
+SCALES: tuple[Mode, ...] = ("goodness", "classifier", "shortlist")  # those of mode `exit` are of units, or goodness
 Accuracies = dict[str, dict[str, float]]  # split -> inference mode -> share of right answers
 
 Precision: TypeAlias = Literal["fp32", "fp16", "int8"]  # of inference
@@ -161,6 +163,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     logit_weight: Annotated[float, Meta(ge=0)] = 0.0  # of the classifier's logits in the totals of mode `shortlist`
     exit: EarlyExit | None = None
     statistics: ClassStatistics | None = None  # None: the bundle has none, and a device makes none
+    calibration: Calibration | None = None  # None: answers have no probability, and none is called unsure
 
     @property
     def inference_modes(self) -> tuple[Mode, ...]:
@@ -188,9 +191,15 @@ def decode_manifest(file: Path, text: bytes) -> Manifest:
         raise BundleError(f"{file}: a box of {preprocessing.box} pixels does not fit the image")
     _check_class_goodness(file, manifest)
     _check_statistics(file, manifest)
+    _check_calibration(file, manifest)
     if manifest.learning and manifest.network.steps:
         raise BundleError(f"{file}: a recurrent network has no losses that a device could learn by")
     return manifest
+
+
+def lone_units(network: Network) -> list[str]:
+    """Names of the units that can answer alone in mode `exit`: of class goodness, every scored one but the last."""
+    return [unit_name(index) for index in scored_units(network)[:-1]] if class_goodness(network) else []
 
 
 def _check_class_goodness(file: Path, manifest: Manifest) -> None:
@@ -211,6 +220,18 @@ def _check_statistics(file: Path, manifest: Manifest) -> None:
         raise BundleError(f"{file}: class statistics of dimension {found.dimension}, but {most} features")
     if found and set(found.weights) != set(manifest.modes):
         raise BundleError(f"{file}: class statistics need a weight for each of {', '.join(manifest.modes)}")
+
+
+def _check_calibration(file: Path, manifest: Manifest) -> None:
+    found = manifest.calibration
+    if not found:
+        return
+    try:
+        check(found)
+    except BundleError as error:
+        raise BundleError(f"{file}: {error}") from error
+    if unknown_scores := sorted(found.scores.keys() - {*SCALES, *lone_units(manifest.network)}):
+        raise BundleError(f"{file}: calibration of '{unknown_scores[0]}', of which there are no scores")
 
 
 def _decode(file: Path, text: bytes) -> Manifest:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .architecture import Network, Unit, class_goodness, named_ops, unit_name, unit_shapes
+from .calibration import Calibration
 from .devices import Profile
 from .learning import STEP
 from .manifest import EarlyExit, Manifest, Shortlist
@@ -53,6 +54,8 @@ def manifest_text(path: Path, manifest: Manifest) -> str:
         )
     if manifest.exit:
         lines.append(f"exit      {exit_text(manifest.exit)}")
+    if manifest.calibration:
+        lines.append(f"sure      {calibration_text(manifest.calibration)}")
     units = []
     for index, (unit, (below, above)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
         ops = " ".join((*inputs_text(unit), *(name for name, _ in named_ops(unit)), *outputs_text(unit)))
@@ -67,6 +70,15 @@ def manifest_text(path: Path, manifest: Manifest) -> str:
             table(("file", "bytes", "sha256"), files),
         ]
     )
+
+
+def calibration_text(calibration: Calibration) -> str:
+    """How far an answer's probability can be trusted, by mode."""
+    errors = (
+        f"{mode} {100 * of.error:.2f} % (T = {of.temperature:.4g}; {100 * of.error_before:.2f} % without)"
+        for mode, of in calibration.scores.items()
+    )
+    return f"calibration error on {calibration.images:,} validation images: {', '.join(errors)}"
 
 
 def network_text(network: Network) -> str:

@@ -18,6 +18,8 @@ from .shared import data_option, device_option, import_torch, json_option, model
 if TYPE_CHECKING:
     import numpy as np
 
+    from ffruntime.core.calibration import Calibration
+
     from ..evaluation import Measured, Scores
 
 EPILOG = """\b
@@ -64,14 +66,14 @@ def evaluate(
 ) -> None:
     """Accuracy, confusion and calibration of MODEL (default: $FF_MODEL, else model.ff) on a split.
 
-    A confidence is softmax(score / T). T is one number for each mode, fitted on the validation images.
+    An answer's probability is softmax(score / T). T is one number for each mode, fitted on the validation images.
     """
     torch = import_torch(threads)
     from ffruntime.core.bundle import Bundle
     from ffruntime.core.durable import write_atomically
 
     from ..dataset import load_for_manifest, on_device
-    from ..evaluation import load_tensors, measure, passes, predict, temperatures
+    from ..evaluation import calibrate, load_tensors, measure, passes, predict
     from ..hardware import compute_exactly, find_hardware
 
     bundle = Bundle(model)
@@ -83,7 +85,8 @@ def evaluate(
     compute_exactly()
     tensors = load_tensors(bundle, where)
     dataset = load_for_manifest(manifest, data)
-    parts = {name: on_device(getattr(dataset, name), where) for name in {"validation": None, split: None}}
+    needed = (split,) if manifest.calibration else dict.fromkeys(("validation", split))
+    parts = {name: on_device(getattr(dataset, name), where) for name in needed}
     classes = len(manifest.classes)
     total = sum(passes(manifest.network, len(part.labels), classes, modes) for part in parts.values())
     with evaluation_bar(total) as advance:
@@ -91,10 +94,12 @@ def evaluate(
             name: predict(manifest.network, tensors, part, classes, modes=modes, advance=advance)
             for name, part in parts.items()
         }
-    fitted = temperatures(scores["validation"], parts["validation"].labels)
-    measured = measure(scores[split], parts[split].labels, fitted)
+    calibration = manifest.calibration or calibrate(
+        manifest.network, tensors, parts["validation"], scores["validation"], manifest.logit_weight
+    )
+    measured = measure(scores[split], parts[split].labels, calibration)
     if csv_file:
-        rows = csv_rows(scores[split], parts[split].labels.cpu().numpy(), fitted, manifest.classes)
+        rows = csv_rows(scores[split], parts[split].labels.cpu().numpy(), calibration, manifest.classes)
         write_atomically(Path(csv_file), rows.encode())
         say(f"{csv_file}: {len(parts[split].labels):,} images")
     offline = dataset.source.offline_sample
@@ -106,21 +111,18 @@ def evaluate(
             click.echo(_text(name, images, split, result, manifest.classes))
 
 
-def csv_rows(scores: Scores, labels: np.ndarray, fitted: dict[str, float], classes: tuple[str, ...]) -> str:
+def csv_rows(scores: Scores, labels: np.ndarray, calibration: Calibration, classes: tuple[str, ...]) -> str:
     """A row for every image: its index in the split, its class, and for each mode the answer and all scores."""
-    import numpy as np
+    from ffruntime.core.calibration import probabilities
 
-    from ..evaluation import confidences
-
-    per_mode = ("predicted", "confidence", "margin", "correct", *(f"score_{name}" for name in classes))
+    per_mode = ("predicted", "probability", "correct", *(f"score_{name}" for name in classes))
     header = ["index", "true", *(f"{mode}_{column}" for mode in scores for column in per_mode)]
     columns: list[list[object]] = [list(range(len(labels))), [classes[label] for label in labels]]
     for mode, rows in scores.items():
-        answers, ranked = rows.argmax(axis=1), np.sort(rows, axis=1)
+        answers = rows.argmax(axis=1)
         columns += [
             [classes[answer] for answer in answers],
-            confidences(rows, fitted[mode]).max(axis=1).round(6).tolist(),
-            (ranked[:, -1] - ranked[:, -2:][:, 0]).tolist(),
+            probabilities(rows, calibration.scores[mode].temperature).max(axis=1).round(6).tolist(),
             (answers == labels).astype(int).tolist(),
             *rows.T.tolist(),
         ]
@@ -153,12 +155,16 @@ def _json(
 def _text(mode: str, images: str, split: str, measured: Measured, classes: tuple[str, ...]) -> str:
     import numpy as np
 
+    from ffruntime.core.calibration import UNSURE
+
     from ..evaluation import confusion_table
 
     sample = "in-sample: fitted on these images" if split == "validation" else "fitted on the validation images"
     return (
         f"{mode}: {percent(measured.accuracy)} right, of {images}\n"
         f"calibration: softmax(score / T), T = {measured.temperature:.4g} ({sample}); "
-        f"expected calibration error {percent(measured.calibration_error)}\n\n"
+        f"expected calibration error {percent(measured.calibration_error)}, "
+        f"{percent(measured.calibration_error_before)} of softmax(score); "
+        f"unsure at a rate of {percent(UNSURE)}: {percent(measured.unsure)}\n\n"
         f"{confusion_table(np.array(measured.confusion), classes)}\n"
     )

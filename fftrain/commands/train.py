@@ -307,26 +307,25 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
 
     from ..checkpoint import checkpoint_path
     from ..dataset import on_device
-    from ..evaluation import accuracies, predict
+    from ..evaluation import accuracies, calibrate, predict
     from ..pack import pack_run
     from ..weighing import weigh_logits
 
     source = run.dataset.source
-    scores, measured = {}, {}
+    scores, measured, weight, calibration = {}, {}, 0.0, None
     if run.history:
         say("evaluating: all validation images, then the test images, once")
-        splits = {"validation": run.dataset.validation, "test": run.dataset.test}
+        splits = {split: on_device(getattr(run.dataset, split), run.device) for split in ("validation", "test")}
         classes = len(run.dataset.classes)
-        for split_name, split in splits.items():
-            scores[split_name] = predict(
-                run.network, run.tensors, on_device(split, run.device), classes, torch.float32, run.modes
-            )
-            measured[split_name] = accuracies(scores[split_name], split.labels)
-    weight = 0.0
-    if "validation" in scores and {"goodness", "classifier"} <= scores["validation"].keys():
-        rows, right = scores["validation"], run.dataset.validation.labels.cpu().numpy()
-        weight = weigh_logits(rows["goodness"], rows["classifier"], right)
-    pack_run(target, run, name, device, precision, measured, weight)
+        for split, examples in splits.items():
+            scores[split] = predict(run.network, run.tensors, examples, classes, torch.float32, run.modes)
+            measured[split] = accuracies(scores[split], examples.labels)
+        rows, validation = scores["validation"], splits["validation"]
+        if {"goodness", "classifier"} <= rows.keys():
+            weight = weigh_logits(rows["goodness"], rows["classifier"], validation.labels.cpu().numpy())
+        if len(validation.labels):
+            calibration = calibrate(run.network, run.tensors, validation, rows, weight)
+    pack_run(target, run, name, device, precision, measured, weight, calibration)
     checkpoint_path(target).unlink(missing_ok=True)
     _report(target, run.dataset, scores)
     return {

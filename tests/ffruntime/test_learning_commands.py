@@ -28,7 +28,7 @@ from ffruntime.core.state import read_state
 from ffruntime.learning.learner import TOLERANCE
 from ffruntime.learning.store import Store
 
-FEW = ("--steps", "2", "--tolerance", "1")
+FEW = ("--steps", "2", "--tolerance", "1", "--yes")
 
 
 @pytest.fixture
@@ -282,7 +282,7 @@ def test_state_and_model_from_the_environment(bundle: Path, picture_files: list[
 
 def test_ctrl_c_keeps_what_is_stored(exported: Path, picture_files: list[Path], tmp_path: Path) -> None:
     place = ["--model", str(exported), "--state", str(tmp_path / "model.state")]
-    command = [sys.executable, "-m", "ffruntime", "learn", *place, "--steps", "100000", "--label", "ring"]
+    command = [sys.executable, "-m", "ffruntime", "learn", *place, "--steps", "100000", "--yes", "--label", "ring"]
     pipe = subprocess.PIPE
     running = subprocess.Popen([*command, *map(str, picture_files)], stdout=pipe, stderr=pipe, text=True)
     assert running.stdout.readline() == "stored 20 examples, ids 49–68\n"  # at once, however long the update takes
@@ -317,5 +317,5 @@ def test_bytes(text: str, count: int) -> None:
 def test_the_help_tells_the_truth(run: Callable) -> None:
     assert f"Default: {TOLERANCE}." in " ".join(run("learn", "--help").output.split())
     codes = {error.exit_code for error in (FFError, *FFError.__subclasses__())}
-    assert codes == {*range(1, 11)}
-    assert np.all([f"{code} " in run("learn", "--help").output for code in (8, 9, 10, 130)])
+    assert codes == {*range(1, 13)}
+    assert np.all([f"{code} " in run("learn", "--help").output for code in (8, 9, 10, 12, 130)])

@@ -22,6 +22,7 @@ from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import UsageError
 from ffruntime.core.manifest import TRAINED_MODES
+from fftrain.calibration import fit
 from fftrain.commands.evaluate import evaluate
 from fftrain.evaluation import (
     accuracies,
@@ -33,7 +34,6 @@ from fftrain.evaluation import (
     most_confused,
     passes,
     predict,
-    temperatures,
 )
 from fftrain.run import Run
 
@@ -86,12 +86,13 @@ def test_scores_do_not_depend_on_how_the_images_are_split_up(
 def test_what_is_measured_agrees_with_itself(trained_run: Run) -> None:
     split = part(trained_run.dataset.validation, VALIDATION)
     scores = predict(trained_run.network, trained_run.tensors, split, 10)
-    for result in measure(scores, split.labels, temperatures(scores, split.labels)).values():
+    for result in measure(scores, split.labels, fit(scores, split.labels.numpy(), 0.0)).values():
         matrix = np.array(result.confusion)
         assert np.trace(matrix) / VALIDATION == pytest.approx(result.accuracy)
         assert matrix.sum(axis=1).tolist() == torch.bincount(split.labels, minlength=10).tolist()
         assert sum(b.count for b in result.reliability) == VALIDATION
         assert result.calibration_error < 0.15  # fitted on these very images
+        assert result.unsure <= 0.01
 
 
 @given(arrays(np.int64, 60, elements=st.integers(0, 6)), arrays(np.int64, 60, elements=st.integers(0, 6)))
@@ -126,12 +127,9 @@ def test_json_and_rows_say_the_same(exported: Path, few: SimpleNamespace, tmp_pa
         right = [row[f"{mode}_predicted"] == row["true"] for row in rows]
         assert right == [row[f"{mode}_correct"] == "1" for row in rows]
         assert np.mean(right) == pytest.approx(result["modes"][mode]["accuracy"])
-        confidence = [float(row[f"{mode}_confidence"]) for row in rows]
+        probability = [float(row[f"{mode}_probability"]) for row in rows]
         binned = result["modes"][mode]["reliability"]
-        assert sum(confidence) == pytest.approx(sum(b["count"] * b["confidence"] for b in binned), abs=1e-3)
-        for row in rows:
-            scores = sorted(float(row[f"{mode}_score_{digit}"]) for digit in range(10))
-            assert float(row[f"{mode}_margin"]) == pytest.approx(scores[-1] - scores[-2], rel=1e-3, abs=1e-5)
+        assert sum(probability) == pytest.approx(sum(b["count"] * b["probability"] for b in binned), abs=1e-3)
 
 
 def test_the_test_images_are_left_alone_unless_asked_for(exported: Path, few: SimpleNamespace) -> None:

@@ -1,0 +1,89 @@
+"""From scores to answers: the best class, how probable it is, and whether the model is sure of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from msgspec import Struct
+
+from .core.calibration import Calibration, OfScores, probabilities, threshold
+from .core.cost import exit_shares
+from .core.manifest import EXIT, SHORTLIST, Manifest, Mode, lone_units
+
+STRONG = 0.999  # probability of an answer that whoever teaches otherwise is asked about
+
+
+class Answer(Struct, frozen=True):
+    """What the network says of one image.
+
+    `scores` holds, for each class, the total goodness (mode `goodness`) or the classifier's logit (mode
+    `classifier`), best first. In mode `shortlist` it is the total goodness of the labels in play, and the others
+    stand below these; after a single pass, all are logits. In mode `exit` it is the total goodness up to the unit
+    that answered. `probabilities`, calibrated, are made of them; None where the bundle has no calibration. `sure`
+    is False where the answer is to be read as "I don't know"; None where nobody asked, or nothing can tell.
+    """
+
+    label: str  # the best class, sure or not
+    sure: bool | None
+    probabilities: dict[str, float] | None
+    scores: dict[str, float]
+    mode: Mode
+    passes: float  # of one image, with one label where it is in the input, through the network; of `exit`, a share
+    backend: str
+    ms: float  # wall time of the engine and of the decision, per image
+
+    @property
+    def probability(self) -> float | None:
+        """How probable it is that `label` is right."""
+        return self.probabilities[self.label] if self.probabilities else None
+
+
+class Scored(NamedTuple):
+    """What the network says of some images."""
+
+    mode: Mode
+    scores: np.ndarray  # of every class: (N, classes)
+    passes: np.ndarray  # int (N,); of mode `exit`, float
+    ms: float  # as in `Answer`
+
+
+def answers(manifest: Manifest, classes: Sequence[str], found: Scored, backend: str, unsure: float) -> list[Answer]:
+    """An answer for every image; `unsure` is the rate of false alarms, 0 where nothing is to be called unsure."""
+    known = manifest.calibration
+    of = _calibrations(manifest, known, found) if known else [None] * len(found.scores)
+    temperatures = np.array([one.temperature if one else 1.0 for one in of])
+    shares = probabilities(found.scores, temperatures[:, None])
+    result, orders = [], np.argsort(-found.scores, axis=1, kind="stable").tolist()
+    for index, order in enumerate(orders):
+        sure, one = None, of[index]
+        if known and one and unsure:
+            sure = bool(shares[index, order[0]] >= threshold(known, one, unsure))
+        scores = {classes[label]: float(found.scores[index, label]) for label in order}
+        probable = {classes[label]: float(shares[index, label]) for label in order} if one else None
+        passes = found.passes[index].item()
+        result.append(Answer(classes[order[0]], sure, probable, scores, found.mode, passes, backend, found.ms))
+    return result
+
+
+def _calibrations(manifest: Manifest, known: Calibration, found: Scored) -> Sequence[OfScores | None]:
+    """What calibrates each answer, by what its scores are; None where nothing does."""
+    mode = found.mode
+    if mode == EXIT:
+        units = [known.scores.get(name) for name in (*lone_units(manifest.network), "goodness")]
+        return [units[unit] for unit in np.searchsorted(exit_shares(manifest.network), found.passes).tolist()]
+    if mode == SHORTLIST:  # with a single label in play, after one pass, its scores are logits
+        single, several = known.scores.get("classifier"), known.scores.get("shortlist")
+        return [single if passes == 1 else several for passes in found.passes.tolist()]
+    return [known.scores.get(mode)] * len(found.scores)
+
+
+def contradicts(answer: Answer, label: str, trained: Sequence[str]) -> bool:
+    """Whether an answer speaks strongly against teaching its image as `label`.
+
+    Only where that is one of the classes that the bundle was `trained` on: what a model says of images of a class
+    that it learns later means little until it has seen enough of them.
+    """
+    strong = answer.probability is not None and answer.probability >= STRONG and answer.sure is not False
+    return strong and label in trained and answer.label != label
