@@ -19,10 +19,21 @@ from ffruntime.core.data import Examples
 from ffruntime.core.errors import UsageError
 from ffruntime.core.layers import unit_parameters
 from ffruntime.core.learning import ClassLoss, Hybrids, Learning, LocalLoss
-from ffruntime.core.manifest import EXEMPLARS, FORMAT, GOLDEN, MANIFEST, WEIGHTS, Accuracies, Manifest, Training
+from ffruntime.core.manifest import (
+    EXEMPLARS,
+    FORMAT,
+    GOLDEN,
+    MANIFEST,
+    STATISTICS,
+    WEIGHTS,
+    Accuracies,
+    Manifest,
+    Training,
+)
 
 from . import network as net
 from .checkpoint import checkpoint_path
+from .class_statistics import Made, encoded, of_bundle, with_statistics
 from .class_step import class_gradient
 from .dataset import Dataset
 from .epoch import hybrids
@@ -135,8 +146,12 @@ def pack_run(
     accuracy: Accuracies,
     logit_weight: float = 0.0,
     calibration: Calibration | None = None,
+    statistics: Made | None = None,
 ) -> Bundle:
-    """Write the bundle of a run that has ended. Raises `StorageError`, with what was at `out` unchanged."""
+    """Write the bundle of a run that has ended, with class `statistics` where there are any.
+
+    Raises `StorageError`, with what was at `out` unchanged.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in run.tensors.items()}
     classes = run.dataset.classes
     manifest = Manifest(
@@ -168,7 +183,9 @@ def pack_run(
         learning=learning_of(run.recipe),
         logit_weight=logit_weight,
         calibration=calibration,
+        statistics=statistics and statistics.how,
     )
+    more = {STATISTICS: encoded(statistics, run.network, tensors)} if statistics else {}
     vectors = golden(run.network, tensors, run.dataset.train, len(classes), manifest.learning, run.seed)
     return write_bundle(
         out,
@@ -177,6 +194,7 @@ def pack_run(
             WEIGHTS: save(tensors),
             GOLDEN: save({name: tensor.contiguous() for name, tensor in vectors.items()}),
             EXEMPLARS: save(exemplars(run.dataset.train, run.seed)),
+            **more,
         },
     )
 
@@ -189,6 +207,8 @@ def calibrated(bundle: Bundle, dataset: Dataset) -> Bundle:
     manifest, tensors = bundle.manifest, load_tensors(bundle, torch.device("cpu"))
     classes, validation = len(manifest.classes), dataset.validation
     scores = predict(manifest.network, tensors, validation, classes, modes=manifest.modes)
+    if made := of_bundle(bundle):
+        scores = with_statistics(made, manifest.network, tensors, validation, scores)
     found = calibrate(manifest.network, tensors, validation, scores, manifest.logit_weight)
     return write_bundle(bundle.path, structs.replace(manifest, calibration=found), {})
 
@@ -201,7 +221,7 @@ def check_target(target: Path, resume: bool, force: bool) -> None:
         raise UsageError(f"--out {target}: is no name for a bundle; choose another")
     checkpoint = checkpoint_path(target)
     if target.exists() and not (target / MANIFEST).exists():
-        ours = {WEIGHTS, GOLDEN, EXEMPLARS}  # what a first write that was cut short leaves
+        ours = {WEIGHTS, GOLDEN, EXEMPLARS, STATISTICS}  # what a first write that was cut short leaves
         if not target.is_dir() or any(f.name not in ours and not f.name.startswith(".") for f in target.iterdir()):
             raise UsageError(f"--out {target}: exists and is no model bundle; choose another name")
     if resume:

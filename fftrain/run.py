@@ -29,7 +29,7 @@ from .hardware import anyone, average, graphed, rank, synchronise, world
 from .network import initialise
 from .optimizers import learning_rates, make_optimizers, set_learning_rates
 from .patterns import make_patterns
-from .recipe import NoLabel, Recipe, build_network
+from .recipe import NoLabel, Recipe, build_network, learning_of
 from .step import peer_means, training_step
 from .training import TrainingState
 from .weighing import weigh_units
@@ -323,6 +323,9 @@ def estimate(run: Run) -> Costs:
     at_the_end = source.validation + source.test
     if isinstance(recipe.loss, ClassLoss):
         at_the_end += 2 * source.validation  # by which the total is chosen, and units that answer alone calibrated
+    if learning_of(recipe):  # features of class statistics, and of what they are chosen on and answer with
+        each = 1 if isinstance(recipe.loss, ClassLoss) else len(run.dataset.classes)
+        at_the_end += (source.train + 3 * source.validation) // each
     return Costs(
         timed(lambda: [step_function(trial, batch, hard) for batch in batches]) / len(batches),
         drawn * source.train / len(split.labels) + timed(look(run.dtype)) * min(GLANCE, source.validation) / shown,

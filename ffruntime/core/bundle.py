@@ -135,7 +135,7 @@ class Bundle:
         if STATISTICS not in self:
             return none(classes, how.dimension)
         file = self.path / STATISTICS
-        found, origin = decode(self.verified(STATISTICS).read_bytes(), file)
+        found, origin = decode(self.read(STATISTICS), file)
         if origin != Origin(STATISTICS_FORMAT, self.units_hash, how.dimension, how.seed):
             raise BundleError(f"{file}: made by other units, or projected otherwise; copy the bundle again")
         if found.classes != classes:

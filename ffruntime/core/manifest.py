@@ -17,7 +17,7 @@ from .data import Split
 from .errors import BundleError, unknown
 from .layers import statistics_features
 from .learning import ClassLoss, Learning
-from .statistics import Shrinkage
+from .statistics import Shrinkage, Weight
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -136,13 +136,14 @@ class EarlyExit(Struct, frozen=True, forbid_unknown_fields=True):
 class ClassStatistics(Struct, frozen=True, forbid_unknown_fields=True):
     """How features become examples of class statistics, and what these count for in an answer (`statistics.py`).
 
-    All but the dimension was chosen on validation images when training ended.
+    Shrinkage and weights were chosen on validation images when training ended.
     """
 
     dimension: Positive  # of an example
     seed: Annotated[int, Meta(ge=0, lt=1 << 32)]  # of the projection
     shrinkage: Shrinkage
-    weights: dict[TrainedMode, Annotated[float, Meta(ge=0)]]  # of their scores, beside those of a mode
+    together: Annotated[int, Meta(ge=0)]  # classes that the network was trained on: the first ones
+    weights: dict[str, Weight]  # of their scores, in every mode that the network was trained for
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -218,6 +219,8 @@ def _check_statistics(file: Path, manifest: Manifest) -> None:
     found = manifest.statistics
     if found and found.dimension > (most := statistics_features(manifest.network)):
         raise BundleError(f"{file}: class statistics of dimension {found.dimension}, but {most} features")
+    if found and found.together > len(manifest.classes):
+        raise BundleError(f"{file}: {found.together} classes were trained together, and there are not so many")
     if found and set(found.weights) != set(manifest.modes):
         raise BundleError(f"{file}: class statistics need a weight for each of {', '.join(manifest.modes)}")
 

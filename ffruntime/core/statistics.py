@@ -23,12 +23,12 @@ from .architecture import Network
 from .errors import BundleError
 from .layers import feature_tensors
 from .projection import LARGEST
+from .reading import decode_json
 
 FORMAT = 1
 METADATA = "statistics"  # key of a file's metadata
 MOST = 1 << 48  # examples: no sum of products of so many can reach 2⁶³
 KEPT_BYTES = 400_000  # of statistics, by default
-SPARE_SUMS = 32  # classes whose sums the default dimension leaves room for
 
 
 class Statistics(Struct, frozen=True):
@@ -53,6 +53,13 @@ class Shrinkage(Struct, frozen=True, forbid_unknown_fields=True):
     share: Annotated[float, Meta(gt=0, le=1)]  # of the isotropic one
     variance: Annotated[float, Meta(gt=0)]  # of the isotropic one, along every axis
     examples: Annotated[float, Meta(gt=0)]  # that both together count as
+
+
+class Weight(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the statistics' scores weigh in an answer, as `combined` says."""
+
+    beside: Annotated[float, Meta(ge=0)]
+    alone: Annotated[float, Meta(gt=0)]
 
 
 class Origin(Struct, frozen=True, forbid_unknown_fields=True):
@@ -239,6 +246,31 @@ def typicality(gaussians: Gaussians, x: np.ndarray) -> np.ndarray:
     return np.sqrt(np.maximum(squared_distances(gaussians, x).min(1), 0))
 
 
+def combined(own: np.ndarray, rows: np.ndarray, scores: np.ndarray, weight: Weight, together: int) -> np.ndarray:
+    """The network's own scores of the classes `rows` (K,), (N, K), with the statistics' scores of all, (N, C) ->
+    float32 (N, C).
+
+    The first `together` classes are those that the network was trained on, with one another: of these a score is
+    the network's, plus `beside` times the statistics'. Another class is compared with the best of them: it has the
+    same score, plus what the network gives it more, plus `alone` times what the statistics give it more. Where the
+    network has no row for a class it gives it as much as its best, and statistics decide alone.
+    """
+    known = np.isfinite(scores).any(0)  # classes with examples
+    told = np.where(known, scores, scores[:, known].min(1, keepdims=True) if known.any() else 0.0)
+    whole = np.repeat(own.max(1, keepdims=True).astype(np.float64), scores.shape[1], axis=1)
+    whole[:, rows] = own
+    first = [row for row in rows.tolist() if row < together]
+    if not first:
+        return (whole + weight.alone * told).astype(np.float32)
+    result = whole + weight.beside * told
+    later = np.arange(together, scores.shape[1])
+    more = whole[:, later] - whole[:, first].max(1, keepdims=True)
+    if known[first].any():
+        more += weight.alone * (told[:, later] - told[:, first].max(1, keepdims=True))
+    result[:, later] = result[:, first].max(1, keepdims=True) + more
+    return result.astype(np.float32)
+
+
 # --- whose they are, and how they are written
 
 
@@ -252,10 +284,11 @@ def units_hash(network: Network, weights: Mapping[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
-def default_dimension(features: int, limit: int = KEPT_BYTES) -> int:
-    """The largest dimension whose statistics keep to so many bytes: a multiple of 16, or all features."""
+def default_dimension(features: int, classes: int, limit: int = KEPT_BYTES) -> int:
+    """The largest dimension whose statistics of so many classes keep to a number of bytes: a multiple of 16, or all
+    features."""
     largest = 16
-    while largest < features and kept_bytes(largest + 16, SPARE_SUMS) <= limit:
+    while largest < features and kept_bytes(largest + 16, classes) <= limit:
         largest += 16
     return min(largest, features)
 
@@ -288,8 +321,8 @@ def decode(data: bytes, where: str | Path) -> tuple[Statistics, Origin]:
     try:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        origin = msgspec.json.decode(header["__metadata__"][METADATA], type=Origin)
-    except (SafetensorError, msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
+        origin = decode_json(header["__metadata__"][METADATA], Origin)
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise BundleError(f"{where}: no class statistics, or damaged: {error}; copy it again") from error
     if origin.format != FORMAT:
         raise BundleError(f"{where}: format {origin.format} is none that this program reads ({FORMAT})")

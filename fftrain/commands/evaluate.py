@@ -72,6 +72,7 @@ def evaluate(
     from ffruntime.core.bundle import Bundle
     from ffruntime.core.durable import write_atomically
 
+    from ..class_statistics import of_bundle, with_statistics
     from ..dataset import load_for_manifest, on_device
     from ..evaluation import calibrate, load_tensors, measure, passes, predict
     from ..hardware import compute_exactly, find_hardware
@@ -94,6 +95,9 @@ def evaluate(
             name: predict(manifest.network, tensors, part, classes, modes=modes, advance=advance)
             for name, part in parts.items()
         }
+    if made := of_bundle(bundle):
+        for name, part in parts.items():
+            scores[name] = with_statistics(made, manifest.network, tensors, part, scores[name])
     calibration = manifest.calibration or calibrate(
         manifest.network, tensors, parts["validation"], scores["validation"], manifest.logit_weight
     )

@@ -306,26 +306,32 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
     import torch
 
     from ..checkpoint import checkpoint_path
+    from ..class_statistics import gather, with_statistics
     from ..dataset import on_device
     from ..evaluation import accuracies, calibrate, predict
     from ..pack import pack_run
+    from ..recipe import learning_of
     from ..weighing import weigh_logits
 
-    source = run.dataset.source
+    source, made = run.dataset.source, None
     scores, measured, weight, calibration = {}, {}, 0.0, None
     if run.history:
         say("evaluating: all validation images, then the test images, once")
-        splits = {split: on_device(getattr(run.dataset, split), run.device) for split in ("validation", "test")}
-        classes = len(run.dataset.classes)
-        for split, examples in splits.items():
-            scores[split] = predict(run.network, run.tensors, examples, classes, torch.float32, run.modes)
-            measured[split] = accuracies(scores[split], examples.labels)
+        classes, parts = len(run.dataset.classes), ("train", "validation", "test")
+        splits = {part: on_device(getattr(run.dataset, part), run.device) for part in parts}
+        for part in parts[1:]:
+            scores[part] = predict(run.network, run.tensors, splits[part], classes, torch.float32, run.modes)
         rows, validation = scores["validation"], splits["validation"]
         if {"goodness", "classifier"} <= rows.keys():
             weight = weigh_logits(rows["goodness"], rows["classifier"], validation.labels.cpu().numpy())
         if len(validation.labels):
-            calibration = calibrate(run.network, run.tensors, validation, rows, weight)
-    pack_run(target, run, name, device, precision, measured, weight, calibration)
+            if learning_of(run.recipe):
+                made = gather(run.network, run.tensors, splits["train"], validation, rows, classes)
+                for part, own in scores.items():
+                    scores[part] = with_statistics(made, run.network, run.tensors, splits[part], own)
+            calibration = calibrate(run.network, run.tensors, validation, scores["validation"], weight)
+        measured = {part: accuracies(rows, splits[part].labels) for part, rows in scores.items()}
+    pack_run(target, run, name, device, precision, measured, weight, calibration, made)
     checkpoint_path(target).unlink(missing_ok=True)
     _report(target, run.dataset, scores)
     return {

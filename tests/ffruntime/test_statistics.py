@@ -244,10 +244,10 @@ def test_projected_examples_use_their_range() -> None:
 
 
 def test_the_default_dimension_keeps_to_its_bytes() -> None:
-    assert statistics.default_dimension(50) == 50
-    largest = statistics.default_dimension(5000)
-    assert statistics.kept_bytes(largest, statistics.SPARE_SUMS) <= statistics.KEPT_BYTES
-    assert statistics.kept_bytes(largest + 16, statistics.SPARE_SUMS) > statistics.KEPT_BYTES
+    assert statistics.default_dimension(50, 12) == 50
+    largest = statistics.default_dimension(5000, 12)
+    assert statistics.kept_bytes(largest, 12) <= statistics.KEPT_BYTES
+    assert statistics.kept_bytes(largest + 16, 12) > statistics.KEPT_BYTES
     written = statistics.encode(statistics.none(10, largest), ORIGIN)
     assert 0 <= len(written) - statistics.kept_bytes(largest, 10) < 600
 

@@ -1,0 +1,143 @@
+"""Class statistics of the training images, gathered when training ends, and what they count for in an answer.
+
+A device begins with them (`ffruntime/core/statistics.py`). How the covariance is shrunk and what the statistics'
+scores weigh is chosen on validation images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ffruntime.core import statistics
+from ffruntime.core.architecture import Network, class_goodness
+from ffruntime.core.bundle import Bundle
+from ffruntime.core.data import Examples
+from ffruntime.core.layers import statistics_features
+from ffruntime.core.manifest import ClassStatistics
+from ffruntime.core.projection import project
+from ffruntime.core.statistics import Gaussians, Origin, Shrinkage, Statistics, Weight
+
+from . import network as net
+from .calibration import fit_temperature
+from .evaluation import IMAGES
+from .functional import Tensors
+
+SEED = 0  # of every projection
+# Chosen on validation images, of a network trained on nine digits that learned the tenth (benchmarks/README.md).
+COUNT_AS = 300.0  # examples, which the training set's scatter counts as
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # isotropic ones that are tried
+MAY_COST = 0.002  # of the accuracy of statistics alone: new classes are told better by a more isotropic covariance
+# Tried with class goodness. Where the label is in the input, what statistics are made of would take another pass,
+# and they are for classes learned later alone.
+BESIDE = (0.0, *(10.0**power for power in (-1.5, -1, -0.5, 0, 0.5)))
+
+
+class Made(NamedTuple):
+    """Class statistics, and how they answer."""
+
+    how: ClassStatistics
+    statistics: Statistics
+
+    @property
+    def gaussians(self) -> Gaussians:
+        nothing = statistics.none(self.statistics.classes, self.how.dimension)
+        return statistics.solve(self.statistics, nothing, self.how.shrinkage)
+
+
+def of_bundle(bundle: Bundle) -> Made | None:
+    """Those of a bundle; None where it has none."""
+    how = bundle.manifest.statistics
+    return Made(how, bundle.statistics()) if how else None
+
+
+@torch.no_grad()
+def examples(
+    network: Network,
+    tensors: Tensors,
+    split: Examples,
+    dimension: int,
+    seed: int,
+    advance: Callable[[int], object] = lambda _: None,
+) -> np.ndarray:
+    """The examples of class statistics that images are, int8 (N, dimension); `advance` is told of images."""
+    features = net.class_features if class_goodness(network) else net.neutral_features
+    rows = [np.empty((0, dimension), np.int8)]
+    for part in split.pixels.split(IMAGES):
+        found = features(network, tensors, net.to_images(part, network, torch.float32))
+        rows.append(project(found.cpu().numpy(), dimension, seed))
+        advance(len(part))
+    return np.concatenate(rows)
+
+
+def gather(
+    network: Network,
+    tensors: Tensors,
+    train: Examples,
+    validation: Examples,
+    scores: Mapping[str, np.ndarray],
+    classes: int,
+) -> Made:
+    """Statistics of all training images, with shrinkage and weights chosen on the validation images, whose own
+    `scores` (N, classes) by trained mode are given."""
+    dimension = statistics.default_dimension(statistics_features(network), network.label.patterns)
+    x = examples(network, tensors, train, dimension, SEED)
+    found = statistics.of(x, train.labels.cpu().numpy(), classes)
+    own, labels = examples(network, tensors, validation, dimension, SEED), validation.labels.cpu().numpy()
+    variance = float(np.trace(statistics.scatter(found)) / (int(found.counts.sum()) * dimension)) or 1.0
+    shrinkage = choose_shrinkage(found, variance, own, labels)
+    nothing = statistics.none(classes, dimension)
+    told = statistics.scores(statistics.solve(found, nothing, shrinkage), own)
+    beside = BESIDE if class_goodness(network) else BESIDE[:1]
+    weights = {mode: choose_weight(rows, told, labels, beside) for mode, rows in scores.items()}
+    return Made(ClassStatistics(dimension, SEED, shrinkage, classes, weights), found)
+
+
+def choose_shrinkage(found: Statistics, variance: float, x: np.ndarray, labels: np.ndarray) -> Shrinkage:
+    """The most isotropic covariance that costs no more than `MAY_COST` of the best accuracy of statistics alone."""
+    tried = [Shrinkage(share, variance, COUNT_AS) for share in SHARES]
+    nothing = statistics.none(found.classes, found.dimension)
+    right = [
+        float((statistics.scores(statistics.solve(found, nothing, one), x).argmax(1) == labels).mean())
+        for one in tried
+    ]
+    return [one for one, share in zip(tried, right, strict=True) if share >= max(right) - MAY_COST][-1]
+
+
+def choose_weight(own: np.ndarray, told: np.ndarray, labels: np.ndarray, beside: Sequence[float]) -> Weight:
+    """What the statistics' scores (N, C) weigh beside a mode's own (N, C).
+
+    `beside`: of these, times the ratio of the scores' temperatures, the one with which most answers are right, of
+    equals the least. `alone`: the weight with which a
+    difference of the statistics' scores is worth as much, at the temperature of the sum, as it is at its own.
+    """
+    apart = fit_temperature(told, labels)
+    unit = fit_temperature(own, labels) / apart
+    sums = [own + unit * share * told for share in beside]
+    right = [int((rows.argmax(1) == labels).sum()) for rows in sums]
+    best = right.index(max(right))
+    return Weight(float(f"{unit * beside[best]:.3g}"), float(f"{fit_temperature(sums[best], labels) / apart:.3g}"))
+
+
+def with_statistics(
+    made: Made, network: Network, tensors: Tensors, split: Examples, scores: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """The scores that a device gives: the network's own by mode, (N, C), of the images of a split, with those of
+    the statistics where these weigh anything."""
+    weights = made.how.weights
+    if not any(weights[mode].beside for mode in scores):
+        return dict(scores)
+    told = statistics.scores(made.gaussians, examples(network, tensors, split, made.how.dimension, made.how.seed))
+    rows = np.arange(made.statistics.classes)
+    return {
+        mode: statistics.combined(own, rows, told, weights[mode], made.how.together) for mode, own in scores.items()
+    }
+
+
+def encoded(made: Made, network: Network, tensors: Tensors) -> bytes:
+    """The file of the bundle with these weights."""
+    units = statistics.units_hash(network, {name: tensor.numpy() for name, tensor in tensors.items()})
+    return statistics.encode(made.statistics, Origin(statistics.FORMAT, units, made.how.dimension, made.how.seed))
