@@ -9,6 +9,9 @@
     python benchmarks/learning.py [--goodness pair|class] [--width 32] [--kernel 3] [--batch 32] [--micro-batch 2]
                                   [--threads 1]
 
+(a) stands twice: as it is by default, and `limited`, as with `--memory` or `--device`, where freed blocks go back
+to the system at once.
+
 Each contender has a fresh process of its own. Transient memory is what the process has resident at most in its
 first steps, above what it has before them and two moments for every parameter that learns. Then they take turns;
 times are ratios to (b).
@@ -28,7 +31,10 @@ from pathlib import Path
 import numpy as np
 
 DEPTHS = (3, 6, 12)
-CONTENDERS = {"pair": ("learn", "torch_ff", "torch_bp"), "class": ("learn", "torch_local", "torch_bp")}
+CONTENDERS = {
+    "pair": ("learn", "limited", "torch_ff", "torch_bp"),
+    "class": ("learn", "limited", "torch_local", "torch_bp"),
+}
 RESULTS = {"pair": "learning", "class": "learning_class"}
 STEPS, ROUNDS = 3, 5
 FLOAT = 4
@@ -57,7 +63,7 @@ def compare(o: argparse.Namespace) -> None:
     from common import record
 
     contenders = CONTENDERS[o.goodness]
-    plain = contenders[1]
+    plain = contenders[-2]
     memory: dict[str, dict[int, float]] = {name: {} for name in contenders}
     times: dict[str, dict[int, float]] = {name: {} for name in contenders}
     with tempfile.TemporaryDirectory() as folder:
@@ -79,9 +85,12 @@ def compare(o: argparse.Namespace) -> None:
             "threads": o.threads,
             "transient_mb": {name: {d: round(v / 1e6, 1) for d, v in m.items()} for name, m in memory.items()},
             f"time_over_{plain}": {name: {d: round(v, 2) for d, v in m.items()} for name, m in times.items()},
-            "learn_12_units_over_3": round(memory["learn"][12] / memory["learn"][3], 2),
-            "learn_over_torch_bp_at_12": round(memory["learn"][12] / memory["torch_bp"][12], 2),
-            f"learn_over_{plain}_time_at_12": round(times["learn"][12], 2),
+            **{f"{who}_12_units_over_3": round(memory[who][12] / memory[who][3], 2) for who in contenders[:2]},
+            **{
+                f"{who}_over_torch_bp_at_12": round(memory[who][12] / memory["torch_bp"][12], 2)
+                for who in contenders[:2]
+            },
+            **{f"{who}_over_{plain}_time_at_12": round(times[who][12], 2) for who in contenders[:2]},
         },
     )
 
@@ -113,8 +122,13 @@ def turns(processes: dict[str, subprocess.Popen[str]]) -> dict[str, list[float]]
 def take_part(o: argparse.Namespace) -> None:
     """Answer each line on standard input: first with transient bytes, then with the seconds of some steps."""
     makers: dict[str, dict[str, Callable[[argparse.Namespace], tuple[Step, int]]]] = {
-        "pair": {"learn": learn, "torch_ff": torch_ff, "torch_bp": torch_bp},
-        "class": {"learn": learn_classes, "torch_local": torch_local, "torch_bp": torch_class_bp},
+        "pair": {"learn": learn, "limited": learn, "torch_ff": torch_ff, "torch_bp": torch_bp},
+        "class": {
+            "learn": learn_classes,
+            "limited": learn_classes,
+            "torch_local": torch_local,
+            "torch_bp": torch_class_bp,
+        },
     }
     step, parameters = makers[o.goodness][o.contender](o)
     sys.stdin.readline()
@@ -180,9 +194,12 @@ def opened(o: argparse.Namespace):  # type: ignore[no-untyped-def]
     from ffruntime.core.layers import unit_parameters
     from ffruntime.learning.step import Settings, learning_units
     from ffruntime.model import Model
-    from ffruntime.session import Session
+    from ffruntime.session import ALL_LABELS, Session, limited
 
-    model = Model(o.bundle, session=Session(threads=o.threads, arena=False), state=False)
+    session = Session(threads=o.threads, arena=False)
+    if o.contender == "limited":
+        session = limited(session, o.micro_batch, ALL_LABELS, o.threads)
+    model = Model(o.bundle, session=session, state=False)
     network = model.manifest.network
     units = learning_units(network, model.manifest.files)
     weights = model.bundle.weights()

@@ -23,11 +23,9 @@ def highlights() -> str:
     return "\n".join(
         [
             f"- **Accuracy.** {_of_classes()}{_of_labels()}",
-            f"- **Flat memory.** An update of {DEEP} units takes {learning['learn_12_units_over_3']:.2f} of the "
-            f"memory "
-            f"that {SHALLOW} take, and {learning['learn_over_torch_bp_at_12']:.2f} of what a backpropagation "
-            f"step of "
-            "PyTorch takes.",
+            f"- **Flat memory.** With `--memory`, an update of {DEEP} units takes "
+            f"{learning['limited_12_units_over_3']:.2f} of the memory that {SHALLOW} take, and "
+            f"{learning['limited_over_torch_bp_at_12']:.2f} of what a backpropagation step of PyTorch takes.",
             f"- **Learning.** A digit never seen: {percent(points[20]['new']['goodness'], 1)} after 20 examples, "
             f"{percent(points[80]['new']['goodness'], 1)} after 80; the other digits fall from "
             f"{100 * points[0]['old']['goodness']:.1f} to {percent(points[80]['old']['goodness'], 1)}. "
@@ -73,7 +71,7 @@ def comparison() -> str:
     """ffedge beside what a user would pick instead; rows where it is behind come last, and say so."""
     learning, training = _learning(), optional("training_class") or result("training")
     memory = learning["transient_mb"]
-    (plain,) = memory.keys() - {"learn", "torch_bp"}
+    (plain,) = memory.keys() - {"learn", "limited", "torch_bp"}
     time = learning[f"time_over_{plain}"]
     better, worse = _of_classes_beside()
     ahead = [

@@ -47,11 +47,12 @@ def learning_table(name: str, command: str) -> str:
     """One run of `learning.py`."""
     found = result(name)
     memories = found["transient_mb"]
-    (plain,) = memories.keys() - {"learn", "torch_bp"}
+    (plain,) = memories.keys() - {"learn", "limited", "torch_bp"}
     times, depths = found[f"time_over_{plain}"], list(memories["learn"])
     step = {"torch_ff": "Forward-Forward step", "torch_local": "step of local classifiers"}[plain]
     names = {
         "learn": "`ffruntime`, an update",
+        "limited": "the same with `--memory`",
         plain: f"PyTorch, a {step}",
         "torch_bp": "PyTorch, a backpropagation step",
     }
@@ -69,5 +70,8 @@ def learning_table(name: str, command: str) -> str:
         + f"\nBeside parameters and moments, {depths[-1]} units take {found['learn_12_units_over_3']:.2f} of the "
         f"memory that {depths[0]} take, and {found['learn_over_torch_bp_at_12']:.2f} of what a backpropagation "
         f"step of PyTorch takes. An update takes {found[f'learn_over_{plain}_time_at_12']:.2f} times as long as "
-        f"PyTorch's own {step}.\n\n" + measured(name, f"python benchmarks/{command}")
+        f"PyTorch's own {step}. With a memory limit they take {found['limited_12_units_over_3']:.2f} and "
+        f"{found['limited_over_torch_bp_at_12']:.2f} of the memory, in "
+        f"{found[f'limited_over_{plain}_time_at_12']:.2f} times the time: pages that go back are mapped anew.\n\n"
+        + measured(name, f"python benchmarks/{command}")
     )

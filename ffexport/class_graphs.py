@@ -27,7 +27,7 @@ from ffruntime.core.architecture import (
     unit_shapes,
 )
 from ffruntime.core.graphs import graphs, unit_gradient
-from ffruntime.core.layers import KNOWN, TOTAL, readout_layer, unit_parameters
+from ffruntime.core.layers import KNOWN, TOTAL, readout_layer, readout_parameters, unit_parameters
 from ffruntime.core.learning import ClassLoss
 
 from .layer_graphs import (
@@ -141,6 +141,24 @@ def class_loss(loss: ClassLoss, goodness: Var, labels: Var, known: Var, patterns
     return op.reduce_sum(costs, classes, keepdims=0), slopes
 
 
+def nearness_of(network: Network, index: int, values: Vars, goodness: Var) -> Var:
+    """A unit's goodness R · z + b of each row (N, P) -> −½ ‖z − R‖² + ½ ‖z‖²: each row is its class's prototype."""
+    weight, bias = (values[parameter.name] for parameter in readout_parameters(network, index))
+    half_squares = op.mul(op.reduce_sum(op.mul(weight, weight), constant([1]), keepdims=0), scalar(0.5, goodness))
+    return op.sub(goodness, op.add(bias, half_squares))
+
+
+def with_nearness(network: Network, index: int, values: Vars, gradients: Vars, error: Var) -> Vars:
+    """Gradients of a readout as if `error` (N, P) were all at its goodness -> where so much of it is at nearness.
+
+    No bias is a part of that, and ∂R is smaller by R times the sum over the images.
+    """
+    weight, bias = (parameter.name for parameter in readout_parameters(network, index))
+    along = op.reduce_sum(error, constant([0]), keepdims=0)  # (P,)
+    pulled = op.mul(values[weight], op.unsqueeze(along, constant([1])))
+    return {**gradients, weight: op.sub(gradients[weight], pulled), bias: op.sub(gradients[bias], along)}
+
+
 # ---------------------------------------- the graphs ----------------------------------------
 
 
@@ -193,9 +211,17 @@ def class_gradient_graph(
     labels = argument(Tensor(np.int64, (batch or "N",)))
     *others, (closing, given, y) = applied(network, index, values, x)
     found = read(network, index, values, y)
-    costs, slopes = class_loss(loss, found.goodness, labels, values[KNOWN], network.label.patterns)
-    error = op.div(slopes, op.cast(op.shape(labels), to=dtype_of(y).type))
+    rows, images = (labels, values[KNOWN], network.label.patterns), op.cast(op.shape(labels), to=dtype_of(y).type)
+    costs, slopes = class_loss(loss, found.goodness, *rows)
+    error = op.div(slopes, images)
+    if loss.prototypes:
+        weight = scalar(loss.prototypes, y)
+        more, pulls = class_loss(loss, nearness_of(network, index, values, found.goodness), *rows)
+        near = op.div(op.mul(pulls, weight), images)
+        costs, error = op.add(costs, op.mul(more, weight)), op.add(error, near)
     gradients, dy = readout_gradients(network, index, values, found, error)
+    if loss.prototypes:
+        gradients = with_nearness(network, index, values, gradients, near)
     gradients |= layer_gradients(network, index, values, others, input_gradient(closing, values, given, y, dy))
     outputs = {f"gradient.{tensor.name}": gradients[tensor.name] for tensor in unit_parameters(network, index)}
     outputs["next"] = normalise(network, index + 1, values, y)

@@ -76,7 +76,7 @@ def class_gradient(
 
     `drop`: the share of its activation that is dropped, and what draws that; `similarity`: the weight of
     `similarity_loss`. Returns (gradient by name, of the unit's parameters, in the tensors' type; activation, which
-    holds no graph; [cross-entropy, accuracy]).
+    holds no graph; [loss of the labels, accuracy]).
     """
     own = net.parameters(network, unit_name(index), tensors)
     leaves = {name: tensor.detach().requires_grad_() for name, tensor in own.items()}
@@ -85,6 +85,10 @@ def class_gradient(
         y = y if drop is None else dropped(y, *drop)
         goodness = net.readout_goodness(network, index, leaves, y)
         value, report = class_loss(goodness, labels, tensors[KNOWN], loss)
+        if loss.prototypes:
+            nearness = goodness - net.prototype_offsets(network, index, leaves)
+            value = value + loss.prototypes * class_loss(nearness, labels, tensors[KNOWN], loss)[0]
+            report = torch.stack([value.detach(), report[1]])
         if similarity:
             value = value + similarity * similarity_loss(net.readout_features(network, index, y), labels)
         gradients = torch.autograd.grad(value, list(leaves.values()))

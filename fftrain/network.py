@@ -229,6 +229,12 @@ def readout_goodness(network: Network, index: int, tensors: Tensors, y: Tensor) 
     return F.linear(readout_features(network, index, y), tensors[weight], tensors[bias])
 
 
+def prototype_offsets(network: Network, index: int, tensors: Tensors) -> Tensor:
+    """By how much the goodness R · z + b of a unit's rows exceeds −½ ‖z − R‖² + ½ ‖z‖²: (P,)."""
+    weight, bias = (tensors[name] for name in readout_names(network)[index])
+    return bias + weight.square().sum(1) / 2
+
+
 def readout_features(network: Network, index: int, y: Tensor) -> Tensor:
     """A unit's activation (N, …) as its readout takes it, averaged and normalised divisively: (N, F)."""
     readout = network.units[index].readout

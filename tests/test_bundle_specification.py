@@ -217,11 +217,19 @@ def row_goodness(network: Json, tensors: Tensors, k: int, y: np.ndarray) -> np.n
     return z @ tensors[f"unit{k}.readout.weight"].T + tensors[f"unit{k}.readout.bias"]
 
 
-def class_loss(loss: Json, found: np.ndarray, labels: np.ndarray, known: np.ndarray) -> np.ndarray:
-    logits = found[:, known > 0]
-    logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-    s = loss["smoothing"]
-    return -(1 - s) * logs[np.arange(len(labels)), labels] - s * logs.mean(1)
+def class_loss(
+    loss: Json, found: np.ndarray, labels: np.ndarray, known: np.ndarray, readout: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """`readout`: the unit's rows and biases."""
+
+    def of(goodness: np.ndarray) -> np.ndarray:
+        logits = goodness[:, known > 0]
+        logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        s = loss["smoothing"]
+        return -(1 - s) * logs[np.arange(len(labels)), labels] - s * logs.mean(1)
+
+    rows, biases = readout
+    return of(found) + loss["prototypes"] * of(found - biases - (rows**2).sum(1) / 2)
 
 
 def scored(network: Json) -> list[int]:
@@ -282,7 +290,7 @@ def of_classes(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Pa
         "about": "",
         "network": {"units": units, "placement": "readout"},
         "patterns": {"kind": "readout"},
-        "loss": {"kind": "class", "smoothing": 0.1},
+        "loss": {"kind": "class", "smoothing": 0.1, "prototypes": 0.5},
         "schedule": {"epochs": 1},
     }
     few = Examples(dataset.train.pixels[:640], dataset.train.labels[:640])
@@ -318,7 +326,8 @@ def test_class_goodness_and_its_gradient(of_classes: Path) -> None:
 
     def mean_loss(moved: Tensors) -> float:
         found = row_goodness(network, moved, k, activation(network, moved, k, x))
-        return float(class_loss(loss, found, golden["labels"], weights["labels.known"]).mean())
+        readout = moved[f"unit{k}.readout.weight"], moved[f"unit{k}.readout.bias"]
+        return float(class_loss(loss, found, golden["labels"], weights["labels.known"], readout).mean())
 
     check_slope(mean_loss, weights, golden)
 

@@ -53,10 +53,12 @@ class ClassLoss(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind
 
     `smoothing` is the share of the target that is spread evenly over those classes (label smoothing, Szegedy et al.
     2016). Local classifiers: `pred` of Nøkland and Eidnes (2019); CwComp, DeeperForward and CAW-Conv in the
-    Forward-Forward literature.
+    Forward-Forward literature. `prototypes` is the weight of the same cross-entropy of softmax(−½ ‖z − R‖²), where
+    each row R of a readout is the prototype of its class among the features z (after Distance-Forward, 2408.14925).
     """
 
     smoothing: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    prototypes: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class CrossEntropy(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", tag="cross_entropy"):

@@ -131,8 +131,9 @@ def test_steps_of_class_goodness_are_on_the_front_page(results: Path) -> None:
     for name in ("transient_mb", "time_over_torch_ff"):
         found[name]["torch_local"] = found[name].pop("torch_ff")
     found["time_over_torch_local"] = found.pop("time_over_torch_ff")
-    found["learn_over_torch_local_time_at_12"] = found.pop("learn_over_torch_ff_time_at_12")
-    found["learn_12_units_over_3"] = 1.01
+    for who in ("learn", "limited"):
+        found[f"{who}_over_torch_local_time_at_12"] = found.pop(f"{who}_over_torch_ff_time_at_12")
+    found["limited_12_units_over_3"] = 1.01
     (results / "learning_class.json").write_text(json.dumps(found))
     shutil.copy(results / "training.json", results / "training_class.json")
     assert "takes 1.01 of the memory that 3 take" in page_blocks.highlights()

@@ -124,6 +124,11 @@ def test_gradients_in_onnx_runtime(unit: str) -> None:
     compare(network_of(UNITS[unit]), ClassLoss(0.1), np.float32, 1e-4)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_gradients_with_prototypes(dtype: type) -> None:
+    compare(network_of(UNITS["conv"]), ClassLoss(0.1, prototypes=0.5), dtype, 1e-7 if dtype is np.float64 else 1e-4)
+
+
 @pytest.mark.parametrize(("cells", "shape"), CELLS)
 def test_gradients_whatever_the_cells(cells: int, shape: tuple[int, int, int]) -> None:
     """Sides that cells divide and do not, that have fewer pixels than cells, and a cell to a pixel."""
