@@ -1,15 +1,46 @@
-"""How every command of the three programs ends: a result, or one line on stderr and an exit code."""
+"""What every command of the three programs has: numbers that are numbers, and an end: a result, or one line on
+stderr and an exit code."""
 
 from __future__ import annotations
 
 import io
+import math
 import sys
+from typing import Any
 
 import click
 
 from .core.errors import FFError, StorageError
 
 INTERRUPTED = 130
+LARGEST = 1 << 31  # of whole numbers; more than any command can do
+
+
+class Number(click.FloatRange):
+    """A number option: within its range, and neither NaN nor infinite."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no number to compute with.", param, ctx)
+        return number
+
+
+class Count(click.IntRange):
+    """A whole number option: within its range, and at most `most`."""
+
+    def __init__(self, min: int, most: int = LARGEST) -> None:
+        super().__init__(min)
+        self.most = most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        number: int = super().convert(value, param, ctx)
+        if number > self.most:
+            self.fail(f"{value} is too large; at most {self.most:,}.", param, ctx)
+        return number
+
+
+THREADS = Count(1, most=1024)
 
 
 def run(command: click.Command) -> None:

@@ -17,7 +17,7 @@ from .core.bundle import Bundle
 from .core.data import to_unit_interval
 from .core.errors import BundleError, ParityError
 from .core.graphs import unit_gradient
-from .core.layers import head_parameters, unit_parameters
+from .core.layers import head_parameters, tensor_shapes, unit_parameters
 from .core.learning import ClassLoss, Hybrids, sharpness
 from .core.manifest import GOLDEN, TOLERANCE, TOLERANCES, Precision
 from .embedding import class_input, embed, first_input
@@ -28,6 +28,7 @@ Arrays: TypeAlias = dict[str, np.ndarray]  # by name
 # A goodness is off by about so much of itself in fp32. Where the loss is sharp, as a threshold on a sum of 100,352
 # squares is, that alone decides how far an image counts, and a gradient may be off by what comes of it.
 ROUNDING = 1e-6
+GRADIENT = "gradient."  # before a parameter's name: its golden gradient
 
 
 class Check(Struct, frozen=True):
@@ -90,9 +91,15 @@ def read_golden(bundle: Bundle) -> Arrays:
         shapes |= {"logits": (n, k), "negatives": (n,)}
     if learning and isinstance(learning.negatives, Hybrids):
         shapes["hybrids"] = shapes["images"]
+    known = tensor_shapes(network)
+    shapes |= {name: known.get(name.removeprefix(GRADIENT), ()) for name in golden if name.startswith(GRADIENT)}
     for name, shape in shapes.items():
-        if n == 0 or name not in golden or golden[name].shape != shape:
-            raise BundleError(f"{bundle.path / GOLDEN}: '{name}' is missing or not {shape}")
+        kind = {"images": "u", "hybrids": "u", "labels": "i", "negatives": "i"}.get(name, "f")
+        if n == 0 or name not in golden or (golden[name].shape, golden[name].dtype.kind) != (shape, kind):
+            raise BundleError(f"{bundle.path / GOLDEN}: '{name}' is missing, of another type or not {shape}")
+    for name in ("labels", "negatives"):
+        if name in shapes and not 0 <= golden[name].min() <= golden[name].max() < len(bundle.manifest.classes):
+            raise BundleError(f"{bundle.path / GOLDEN}: '{name}' holds what is no label of a class")
     return golden
 
 

@@ -199,6 +199,8 @@ class Model:
         """
         require_rate(unsure)
         found = self._scored(images, mode, labels)
+        if not np.isfinite(found.scores).all():
+            raise BundleError(f"{self.path}: computes scores that are no finite numbers, so there is no answer")
         return answers(self.manifest, self.classes, found, self.backend, unsure)
 
     def classify(

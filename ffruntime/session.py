@@ -11,9 +11,11 @@ from msgspec import Struct, structs
 
 from .backend import DEFAULT_BACKEND, ENGINES, Graph, load_graph
 from .core.bundle import Bundle
+from .core.errors import BundleError
 from .core.graphs import graphs
 from .core.manifest import WEIGHTS, Precision, in_folder, known_precision
 from .core.plan import BATCH
+from .graph_check import check_graph, outputs_of, require_outputs
 
 ALL_LABELS = 1 << 16  # in one call of a graph: as many as there are
 M_MMAP_THRESHOLD = -3  # mallopt(3)
@@ -59,7 +61,19 @@ def load(bundle: Bundle, name: str, session: Session, learned: Mapping[str, np.n
         return engine_for(bundle, name, session.backend, session.precision, tensors)
     file = bundle.verified(in_folder(f"{name}.onnx", session.precision))
     bundle.verified(in_folder(WEIGHTS, session.precision))
-    return load_graph(file, session.backend, session.threads, tensors, session.arena)
+    if graph is None:
+        raise BundleError(f"{file}: is no graph of this network")
+    check_graph(file, bundle.read(in_folder(f"{name}.onnx", session.precision)), bundle.manifest.network, graph)
+    run = load_graph(file, session.backend, session.threads, tensors, session.arena)
+    outputs = outputs_of(bundle.manifest.network, graph)
+
+    def checked(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = run(inputs)
+        rows = {given: len(array) for given, array in inputs.items() if array.ndim}
+        require_outputs(file, outputs, rows, {output: array.shape for output, array in found.items()})
+        return found
+
+    return checked
 
 
 def return_freed_blocks() -> None:

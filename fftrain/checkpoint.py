@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import Struct
+import torch
+from msgspec import Meta, Struct
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ffruntime.core.architecture import Shape
 from ffruntime.core.durable import write_atomically
 from ffruntime.core.errors import BundleError, UsageError
+from ffruntime.core.reading import decode_json, open_regular
 
 from .functional import Tensors
 from .hardware import from_first, rank
 from .network import parameter_names
 from .training import TrainingState
+
+Count = Annotated[int, Meta(ge=0, lt=1 << 31)]
+ADAM, SGD = ("exp_avg", "exp_avg_sq"), ("momentum_buffer",)  # what optimizers keep of each parameter
 
 
 class Progress(Struct, frozen=True):
@@ -26,11 +33,11 @@ class Progress(Struct, frozen=True):
     All randomness is drawn from (seed, epoch), so that no generator's state has to be kept.
     """
 
-    epoch: int = 0
-    step: int = 0
-    seconds: float = 0.0
+    epoch: Count = 0
+    step: Count = 0
+    seconds: Annotated[float, Meta(ge=0)] = 0.0
     history: tuple[dict[str, Any], ...] = ()
-    total: int | None = None  # steps of the whole run; None: the clock has not decided yet
+    total: Count | None = None  # steps of the whole run; None: the clock has not decided yet
 
 
 class Identity(Struct, frozen=True):
@@ -58,22 +65,26 @@ def save_checkpoint(path: Path, identity: Identity, progress: Progress, state: T
             content |= {f"optimizer.{name}.{key}": value for key, value in own.items() if value is not None}
     content |= {f"peer.{unit}": mean for unit, mean in state.peers.items()}
     content["sums"] = sums
-    metadata = {
-        "identity": msgspec.json.encode(identity).decode(),
-        "progress": msgspec.json.encode(progress).decode(),
-    }
-    write_atomically(path, save({n: t.cpu().contiguous() for n, t in content.items()}, metadata))
+    content = {name: tensor.cpu().contiguous() for name, tensor in content.items()}
+    who, how_far = (msgspec.json.encode(part).decode() for part in (identity, progress))
+    metadata = {"identity": who, "progress": how_far, "sha256": _digest(who, how_far, content)}
+    write_atomically(path, save(content, metadata))
 
 
 def read_checkpoint(path: Path) -> tuple[Identity, Progress, Tensors]:
-    """What run it is of, how far that was, and its tensors. Raises `BundleError` where it is damaged or missing."""
+    """What run it is of, how far that was, and its tensors, by their hash.
+
+    Raises `BundleError` where it is damaged or missing.
+    """
     try:
+        open_regular(path).close()
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            found = msgspec.json.decode(metadata["identity"], type=Identity)
-            progress = msgspec.json.decode(metadata["progress"], type=Progress)
-            return found, progress, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, msgspec.DecodeError, KeyError, OSError) as error:
+            metadata = file.metadata() or {}
+            content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata["sha256"] != _digest(metadata["identity"], metadata["progress"], content):
+            raise ValueError("its hash is not that of its content")
+        return decode_json(metadata["identity"], Identity), decode_json(metadata["progress"], Progress), content
+    except (SafetensorError, KeyError, OSError, ValueError) as error:
         raise BundleError(f"{path}: damaged checkpoint: {error}; delete it to start again") from error
 
 
@@ -86,6 +97,7 @@ def load_checkpoint(path: Path, identity: Identity, state: TrainingState) -> tup
     for field in identity.__struct_fields__:
         if msgspec.json.encode(getattr(found, field)) != msgspec.json.encode(getattr(identity, field)):
             raise UsageError(f"--resume: {path} is of a run with another {field}; delete it, or use another --out")
+    _check(path, content, state)
     for name, tensor in state.tensors.items():
         tensor.copy_(content[f"network.{name}"])
     for unit, mean in state.peers.items():
@@ -97,3 +109,33 @@ def load_checkpoint(path: Path, identity: Identity, state: TrainingState) -> tup
             moments[index] = {n.removeprefix(prefix): v for n, v in content.items() if n.startswith(prefix)}
         optimizer.load_state_dict({**optimizer.state_dict(), "state": {i: s for i, s in moments.items() if s}})
     return progress, content["sums"]
+
+
+def _check(path: Path, content: Tensors, state: TrainingState) -> None:
+    """Raise `BundleError` unless the tensors are finite, in their shapes, and exactly those of the run; of each
+    part, the moments of all its parameters or of none. Sums may be NaN: of a part without a loss of its own."""
+    shapes: dict[str, Shape] = {f"network.{name}": tuple(tensor.shape) for name, tensor in state.tensors.items()}
+    shapes |= {f"peer.{unit}": tuple(mean.shape) for unit, mean in state.peers.items()}
+    shapes["sums"] = (len(state.network.units) + 1, 2)
+    for part, optimizer in state.optimizers.items():
+        names, adam = parameter_names(state.network)[part], isinstance(optimizer, torch.optim.AdamW)
+        if any(entry.startswith(tuple(f"optimizer.{name}." for name in names)) for entry in content):
+            for name in names:
+                own = tuple(state.tensors[name].shape)
+                shapes |= {f"optimizer.{name}.{moment}": own for moment in (ADAM if adam else SGD)}
+                shapes |= {f"optimizer.{name}.step": ()} if adam else {}
+    for name in sorted(shapes.keys() | content.keys()):
+        tensor = content.get(name)
+        if tensor is None or tuple(tensor.shape) != shapes.get(name):
+            raise BundleError(f"{path}: damaged checkpoint: '{name}' is missing, misshapen or of no such run")
+        if name != "sums" and not tensor.isfinite().all():
+            raise BundleError(f"{path}: '{name}' holds values that are no finite numbers; delete it to start again")
+
+
+def _digest(identity: str, progress: str, content: Tensors) -> str:
+    """SHA-256, in hexadecimal, of the metadata and of every tensor's name and bytes, by name."""
+    digest = hashlib.sha256(f"{identity}\0{progress}".encode())
+    for name in sorted(content):
+        digest.update(name.encode())
+        digest.update(content[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

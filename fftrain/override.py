@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 from msgspec import NODEFAULT, inspect, to_builtins
 
+from ffruntime.core.devices import require_numbers
 from ffruntime.core.errors import UsageError, unknown
 
 if sys.version_info >= (3, 11):
@@ -37,7 +38,10 @@ def parse_value(text: str) -> Any:
         parsed = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):
         return text.strip()
-    return parsed["value"] if len(parsed) == 1 else text.strip()
+    try:
+        return require_numbers(parsed["value"]) if len(parsed) == 1 else text.strip()
+    except ValueError as error:
+        raise UsageError(f"'{text}': {error}") from error
 
 
 def set_fields(data: Any, overrides: Iterable[Override], kind: Any) -> Any:

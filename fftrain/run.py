@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ffruntime.core.architecture import Image, class_goodness, scored_units
 from ffruntime.core.data import Examples
-from ffruntime.core.errors import UsageError
+from ffruntime.core.errors import BundleError, UsageError
 from ffruntime.core.layers import TOTAL
 from ffruntime.core.learning import ClassLoss, CrossEntropy
 from ffruntime.core.manifest import TRAINED_MODES, TrainedMode
@@ -188,6 +188,8 @@ def train(
         if run.total is not None and progress.total not in (None, run.total):
             raise UsageError(f"--resume: {path} is of a run of {progress.total:,} steps, not of {run.total:,}")
         run.total = run.total if progress.total is None else progress.total
+        if run.total is not None and progress.epoch * per_epoch + progress.step > run.total:
+            raise BundleError(f"{path}: damaged checkpoint: past the end of its run; delete it to start again")
         saved = time.monotonic()
     else:  # says at once, and not after an epoch, that this place cannot be written
         save(progress)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..command import Number
 from .options import RunOptions, budget_options, json_option, running_options, within
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ Energy is what the meters count meanwhile, one image at a time, whoever uses it:
 @click.option("--mode", help="Only this mode, in this process; default: every mode that the model has.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=2.0,
     show_default=True,
     help="How long, for each mode and number of images in a call.",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..command import Count, Number
 from .options import RunOptions, budget_options, json_option, running_options, within
 
 if TYPE_CHECKING:
@@ -44,11 +45,11 @@ all the same), 6 backend, 7 a backend that fails the golden check, 9 learned sta
     help="goodness (every label), classifier (one pass), shortlist (the classifier, then goodness of the labels "
     "still in play), or of class goodness exit (as far as the first unit that is sure); default: the model's best.",
 )
-@click.option("--labels", type=click.IntRange(min=1), help="Mode shortlist: try so many, the most plausible ones.")
-@click.option("--top", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to print.")
+@click.option("--labels", type=Count(1), help="Mode shortlist: try so many, the most plausible ones.")
+@click.option("--top", type=Count(1), default=1, show_default=True, help="How many classes to print.")
 @click.option(
     "--unsure",
-    type=click.FloatRange(0, 0.5),
+    type=Number(0, 0.5),
     metavar="RATE",
     help="Say \"I don't know\" where the answer is so improbable as this share of the validation images' answers "
     "were. 0: never.  [default: 0.01]",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from ..command import THREADS, Count
 from .options import json_option
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def bundle_option(option: str, default: str, scene: str):  # type: ignore[no-unt
     show_default=True,
     help="Images to measure on; to try settings, validation.",
 )
-@click.option("--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of split-mnist.")
+@click.option("--seeds", type=Count(1), default=1, show_default=True, help="Runs of split-mnist.")
 @click.option(
     "--state",
     type=click.Path(path_type=Path),
@@ -75,7 +76,7 @@ def bundle_option(option: str, default: str, scene: str):  # type: ignore[no-unt
 )
 @click.option("--out", type=click.Path(path_type=Path), default="demo.html", show_default=True, help="The page.")
 @click.option("--quick", is_flag=True, help="Far fewer images and steps; everything is marked so.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
+@click.option("--threads", type=THREADS, help="CPU threads; default: all cores.")
 @json_option
 def demo(
     scenes: tuple[str, ...],

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..command import Count
 from .options import RunOptions, budget_options, json_option, running_options, within
 
 if TYPE_CHECKING:
@@ -32,12 +33,8 @@ Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 bundle, 4 im
 @click.command(epilog=EPILOG)
 @click.argument("pictures", required=False, metavar="[DIR | IMAGE]", type=click.Path(path_type=Path))
 @running_options
-@click.option(
-    "--window", type=click.IntRange(min=1), default=5, show_default=True, help="Pixels a side that are hidden."
-)
-@click.option(
-    "--images", "count", type=click.IntRange(min=1), default=100, show_default=True, help="How many, at most."
-)
+@click.option("--window", type=Count(1), default=5, show_default=True, help="Pixels a side that are hidden.")
+@click.option("--images", "count", type=Count(1), default=100, show_default=True, help="How many, at most.")
 @click.option("--label", metavar="CLASS", help="Of an IMAGE: the class to explain; default: the answer.")
 @click.option("--mode", help="How the network answers; default: the model's best mode.")
 @click.option("--no-preprocess", is_flag=True, help="The images are ready: as the network was trained on.")

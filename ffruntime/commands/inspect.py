@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..command import Count
 from .options import RunOptions, json_option, model_option, running_options, state_options, state_to_use
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def info(model_path: str, state: Path | None, shipped: bool, as_json: bool) -> N
 @click.option("--device", help="A device profile: its name (see 'ffruntime devices'), or a TOML file.")
 @click.option(
     "--memory",
-    type=click.IntRange(min=1),
+    type=Count(1),
     metavar="MIB",
     help="What the process may take. Default: what the device has.",
 )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..command import THREADS, Count, Number
 from .options import budget_options, json_option, model_option, state_option, within
 
 if TYPE_CHECKING:
@@ -63,20 +64,20 @@ def byte_count(text: str) -> int:
 @click.option("--retry", is_flag=True, help="Learn from the examples of refused updates once more.")
 @click.option(
     "--rehearse",
-    type=click.IntRange(min=1),
+    type=Count(1),
     metavar="STEPS",
     help="Afterwards, so many steps on stored examples: what a device at rest is good for.",
 )
-@click.option("--steps", type=click.IntRange(min=1), help="Steps in an update, and as many of the classifier.")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Learning rate of the units.")
+@click.option("--steps", type=Count(1), help="Steps in an update, and as many of the classifier.")
+@click.option("--lr", type=Number(min=0, min_open=True), help="Learning rate of the units.")
 @click.option(
     "--micro-batch",
-    type=click.IntRange(min=1),
+    type=Count(1),
     help="Images at once; fewer need less memory.",
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(0, 1),
+    type=Number(0, 1),
     help="Share of the held-back images that an update may cost. Default: 0.05.",
 )
 @click.option(
@@ -93,7 +94,7 @@ def byte_count(text: str) -> int:
 )
 @click.option("--no-preprocess", is_flag=True, help="The images are ready: as the network was trained on.")
 @click.option("--backend", default="onnxruntime-cpu", show_default=True, help="An ONNX Runtime backend.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
+@click.option("--threads", type=THREADS, help="CPU threads; default: all cores.")
 @budget_options
 @json_option
 def learn(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..command import Count
 from .options import backend_options, json_option, model_option, session_of, state_option
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def history(model_path: str, state: Path | None, as_json: bool) -> None:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("version", type=click.IntRange(min=0), required=False)
+@click.argument("version", type=Count(0), required=False)
 @model_option
 @state_option
 @json_option
@@ -92,8 +93,8 @@ def reset(model_path: str, state: Path | None, yes: bool) -> None:
 
 
 @click.command(epilog=EPILOG)
-@click.argument("first", metavar="[A]", type=click.IntRange(min=0), required=False)
-@click.argument("second", metavar="[B]", type=click.IntRange(min=0), required=False)
+@click.argument("first", metavar="[A]", type=Count(0), required=False)
+@click.argument("second", metavar="[B]", type=Count(0), required=False)
 @model_option
 @state_option
 @backend_options

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
+from ..command import THREADS, Count
+
 if TYPE_CHECKING:
     from ..core.plan import Calls, Use
     from ..model import Model
@@ -69,7 +71,7 @@ def state_to_use(state: str | Path | None, shipped: bool) -> str | Path | Litera
 
 def backend_options(function):  # type: ignore[no-untyped-def]
     """`--backend`, `--precision` and `--threads`, which every command that runs a graph has."""
-    threads = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
+    threads = click.option("--threads", type=THREADS, help="CPU threads; default: all cores.")
     backend = click.option(
         "--backend",
         default="onnxruntime-cpu",
@@ -129,7 +131,7 @@ def budget_options(function):  # type: ignore[no-untyped-def]
         "--device", help="Calls as large as fit a device: a profile's name ('ffruntime devices'), or a TOML file."
     )
     memory = click.option(
-        "--memory", type=click.IntRange(min=1), metavar="MIB", help="Calls as large as keep the process to that."
+        "--memory", type=Count(1), metavar="MIB", help="Calls as large as keep the process to that."
     )
     return device(memory(function))
 

@@ -86,15 +86,17 @@ class Bundle:
         return _read_checked(self.path / name, self.entry(name))
 
     def tensors(self, name: str) -> dict[str, np.ndarray]:
-        """The tensors of one of the bundle's safetensors files, after its hash has been checked."""
+        """The tensors of one of the bundle's safetensors files, finite, after its hash has been checked."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
         file, data = self.path / name, self.read(name)
         try:
-            return load(data)
+            found = load(data)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:  # the last three: types numpy has not
             raise BundleError(f"{file}: not a safetensors file: {error}") from error
+        require_finite(file, found)
+        return found
 
     def weights(self) -> dict[str, np.ndarray]:
         """Every parameter, state and pattern, float32, in exactly the shapes that the description asks for."""
@@ -123,6 +125,8 @@ class Bundle:
         examples = Examples(found["images"], found["labels"])
         if count and not 0 <= examples.labels.min() <= examples.labels.max() < classes:
             raise BundleError(f"{self.path / EXEMPLARS}: a label is none of the {classes} classes")
+        if count and found["part"].max() > HELD_BACK:
+            raise BundleError(f"{self.path / EXEMPLARS}: 'part' names a part that there is not")
         return examples if part is None else examples.take(found["part"] == part)
 
     def statistics(self) -> Statistics:
@@ -248,6 +252,13 @@ def check_shapes(file: Path, tensors: Mapping[str, np.ndarray], shapes: Mapping[
         tensor = tensors[name]
         if tensor.shape != shapes[name] or tensor.dtype != np.float32:
             raise BundleError(f"{file}: '{name}' is {tensor.dtype} {tensor.shape}, not float32 {shapes[name]}")
+
+
+def require_finite(file: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Raise `BundleError` naming a tensor that holds a value that is no finite number."""
+    for name, tensor in tensors.items():
+        if tensor.dtype.kind == "f" and not np.isfinite(tensor).all():
+            raise BundleError(f"{file}: '{name}' holds values that are no finite numbers")
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:

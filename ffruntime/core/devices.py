@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
@@ -115,11 +116,21 @@ def load_profile(name_or_path: str) -> Profile:
 def read_toml(path: Path, kind: Any) -> Any:
     """A TOML file as a `kind` (a msgspec struct). Raises `UsageError` naming the file and the field."""
     try:
-        return msgspec.convert(tomllib.loads(_text(read_regular(path, LARGEST))), kind)
+        return msgspec.convert(require_numbers(tomllib.loads(_text(read_regular(path, LARGEST)))), kind)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:  # of TOML, of Unicode, of a number's length, of msgspec
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def require_numbers(value: Any) -> Any:
+    """What was read from TOML, as it is. Raises `ValueError` where a number in it is NaN or infinite."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in parts:
+        require_numbers(part)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is no number to compute with")
+    return value
 
 
 def _text(data: bytes) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from . import __version__
-from .bundle import check_shapes
+from .bundle import check_shapes, require_finite
 from .durable import write_atomically
 from .errors import BundleError
 from .layers import KNOWN, tensor_shapes
@@ -151,9 +151,7 @@ def _check(path: Path, manifest: Manifest, tensors: Mapping[str, np.ndarray], st
         raise BundleError(f"{path}: its undertrained classes are none of its classes, or not in their order")
     shapes = tensor_shapes(manifest.network)
     check_shapes(path, tensors, {name: shape for name, shape in shapes.items() if name in tensors})
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise BundleError(f"{path}: '{name}' holds values that are no finite numbers")
+    require_finite(path, tensors)
     if KNOWN in tensors:
         _check_known(path, tensors[KNOWN], len(manifest.classes), len(state.classes))
 

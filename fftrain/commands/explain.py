@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct
 
+from ffruntime.command import Count
 from ffruntime.core.errors import UsageError, unknown
 
 from ..display import say
@@ -54,12 +55,8 @@ Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bund
     "accuracy-differential saliency, by "
     "hiding pixels of validation images.",
 )
-@click.option(
-    "--window", type=click.IntRange(min=1), default=5, show_default=True, help="Pixels a side that are hidden."
-)
-@click.option(
-    "--images", "count", type=click.IntRange(min=1), default=100, show_default=True, help="How many, at most."
-)
+@click.option("--window", type=Count(1), default=5, show_default=True, help="Pixels a side that are hidden.")
+@click.option("--images", "count", type=Count(1), default=100, show_default=True, help="How many, at most.")
 @click.option("--mode", type=click.Choice(["goodness", "classifier"]), help="Of ads; default: the model's best.")
 @data_option
 @click.option("--no-preprocess", is_flag=True, help="The image is ready: right size, light on dark, centred.")

@@ -9,6 +9,7 @@ from types import ModuleType
 
 import click
 
+from ffruntime.command import THREADS
 from ffruntime.core.errors import MissingExtra, UsageError
 
 # How often torch's threads look for work before they sleep (libgomp, of torch's Linux packages). They meet after
@@ -26,7 +27,7 @@ offline_option = click.option(
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True
 )
-threads_option = click.option("--threads", type=click.IntRange(min=1), help="CPU threads; default: all cores.")
+threads_option = click.option("--threads", type=THREADS, help="CPU threads; default: all cores.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ffruntime.command import Count
 from ffruntime.core.errors import FFError, StorageError, UsageError
 
 from ..display import say, stop_on_signal
@@ -66,14 +67,12 @@ def sweep() -> None:
 @click.option(
     "--search", "searches", multiple=True, metavar="FIELD=LOW..HIGH[:log]", help="Search with TPE; or FIELD=A,B,…"
 )
-@click.option("--trials", type=click.IntRange(min=1), default=20, show_default=True, help="Of a search, in all.")
+@click.option("--trials", type=Count(1), default=20, show_default=True, help="Of a search, in all.")
 @click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Set a field for all trials.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
-@click.option("--train-images", type=click.IntRange(min=1), help="Train on so many only; default: all.")
-@click.option("--validation-images", type=click.IntRange(min=1), help="Compare on so many only; default: all.")
-@click.option(
-    "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="Runs of each combination or trial."
-)
+@click.option("--epochs", type=Count(1), help="Instead of the recipe's.")
+@click.option("--train-images", type=Count(1), help="Train on so many only; default: all.")
+@click.option("--validation-images", type=Count(1), help="Compare on so many only; default: all.")
+@click.option("--seeds", type=Count(1), default=1, show_default=True, help="Runs of each combination or trial.")
 @click.option(
     "--objective",
     type=click.Choice(["goodness", "classifier"]),

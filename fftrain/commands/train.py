@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct
 
+from ffruntime.command import Count, Number
 from ffruntime.core.errors import UsageError
 
 from ..display import duration, percent, say, show_training, stop_on_signal
@@ -97,16 +98,14 @@ OPTIONS = (
     click.option(
         "--classes", metavar="LIST", help="Names or indices, such as cat,dog or 0-8; default: all classes."
     ),
-    click.option(
-        "--epochs", type=click.IntRange(min=0), help="Instead of the recipe's; 0 writes an untrained bundle."
-    ),
+    click.option("--epochs", type=Count(0), help="Instead of the recipe's; 0 writes an untrained bundle."),
     click.option(
         "--minutes",
-        type=click.FloatRange(min=0.1),
+        type=Number(min=0.1),
         help="From start to end; after the first minute the clock decides the number of steps. Default: without "
         "--recipe at most 15, with it all of its epochs.",
     ),
-    click.option("--steps", type=click.IntRange(min=1), help="So many steps, as the clock may once have decided."),
+    click.option("--steps", type=Count(1), help="So many steps, as the clock may once have decided."),
     click.option("--seed", type=click.IntRange(min=0, max=2**31), default=0, show_default=True),
     device_option,
     click.option(

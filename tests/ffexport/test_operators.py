@@ -8,7 +8,8 @@ for ONNX Runtime's CPU and CUDA providers docs/OperatorKernels.md of https://git
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -37,8 +38,10 @@ from ffruntime.core.architecture import (
     Unit,
 )
 from ffruntime.core.errors import BackendError, FFError
+from ffruntime.core.graphs import graphs
 from ffruntime.core.learning import ClassLoss, LocalLoss, PairLoss, Ratio, Symmetric, Threshold
 from ffruntime.engine import import_library
+from ffruntime.graph_check import OPERATORS, check_graph
 from fftrain.recipe import build_network, learning_of, load_recipe, recipe_names
 
 REDUCTION = {"keepdims": {0, 1}, "noop_with_empty_axes": {0}}
@@ -135,6 +138,13 @@ def precisions(network: Network) -> Iterator[Types]:
     yield {weight: np.int8 for weight, _ in parts}
 
 
+def check_all(network: Network, models: Mapping[str, onnx.ModelProto]) -> None:
+    """Those, and that the device that is to run them does not refuse them."""
+    for name, model in models.items():
+        check(model)
+        check_graph(Path(name), model.SerializeToString(), network, graphs(network)[name])
+
+
 def check(model: onnx.ModelProto) -> None:
     """Operators, attributes, constants and types of one graph."""
     constants = {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
@@ -176,10 +186,8 @@ def different() -> Iterator[ParameterSet]:
 def test_every_graph_of_every_recipe(name: str) -> None:
     network, loss = network_of(name)
     for types in precisions(network):
-        for model in all_graphs(network, types).values():
-            check(model)
-    for model in all_gradient_graphs(network, loss).values():
-        check(model)
+        check_all(network, all_graphs(network, types))
+    check_all(network, all_gradient_graphs(network, loss))
 
 
 @pytest.mark.slow
@@ -187,8 +195,7 @@ def test_every_graph_of_every_recipe(name: str) -> None:
 @pytest.mark.parametrize("name", ["cpu", "paper", "cifar-morphology"])
 def test_every_loss_in_every_kind_of_network(name: str, loss: PairLoss) -> None:
     network, _ = network_of(name)
-    for model in all_gradient_graphs(network, loss).values():
-        check(model)
+    check_all(network, all_gradient_graphs(network, loss))
 
 
 def test_every_operation_and_normalisation_beside_them() -> None:
@@ -205,10 +212,12 @@ def test_every_operation_and_normalisation_beside_them() -> None:
     )
     network = Network(Image((1, 8, 8)), Label("readout", 4), units)
     for types in precisions(network):
-        for model in all_graphs(network, types).values():
-            check(model)
-    for model in all_gradient_graphs(network, ClassLoss(0.1)).values():
-        check(model)
+        check_all(network, all_graphs(network, types))
+    check_all(network, all_gradient_graphs(network, ClassLoss(0.1)))
+
+
+def test_a_device_knows_the_same_operators() -> None:
+    assert {name: frozenset(attributes) for name, attributes in SUPPORTED.items()} == OPERATORS
 
 
 def test_an_operation_without_graphs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

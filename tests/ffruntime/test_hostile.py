@@ -6,18 +6,22 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from ffruntime import Model
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import read_idx
 from ffruntime.core.durable import write_atomically
 from ffruntime.core.errors import BundleError, DataError, FFError, StorageError
-from ffruntime.core.manifest import MANIFEST, WEIGHTS
+from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, WEIGHTS
 from ffruntime.core.reading import read_regular
 from ffruntime.core.state import read_state
+from ffruntime.golden import check
 from ffruntime.lock import writing
 
 NO_LIMIT = 1 << 20
@@ -192,3 +196,49 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot be written"), writing(tmp_path / "file" / "model.ff"):
         pass
+
+
+# --- files that are whole, and of something else
+
+
+def rewrite(bundle: Path, name: str, change: Callable[[dict[str, np.ndarray]], object]) -> Bundle:
+    """Change tensors of a file in place; its hash fits."""
+    tensors = dict(Bundle(bundle).tensors(name))
+    change(tensors)
+    return write_bundle(bundle, Bundle(bundle).manifest, {name: save(tensors)})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_give_no_answer(value: float, bundle: Path) -> None:
+    written = rewrite(bundle, WEIGHTS, lambda tensors: tensors["unit1.conv1.weight"].fill(value))
+    with pytest.raises(BundleError, match=r"weights\.safetensors: 'unit1\.conv1\.weight' holds values that are no"):
+        written.weights()
+    with pytest.raises(BundleError, match="no finite numbers, so there is no answer"):
+        Model(written, state=False).classify_batch(written.some_images()[:1])
+
+
+GOLDEN_HARM: dict[str, Callable[[dict[str, np.ndarray]], object]] = {
+    "infinite": lambda t: t["total"].fill(np.inf),
+    "not a number": lambda t: t["goodness"].fill(np.nan),
+    "a gradient of another shape": lambda t: t.update({"gradient.unit1.conv1.bias": np.zeros(3, np.float32)}),
+    "a gradient of nothing": lambda t: t.update({"gradient.x": np.zeros(3, np.float32)}),
+    "integers": lambda t: t.update(total=t["total"].astype(np.int64)),
+    "images in floats": lambda t: t.update(images=t["images"].astype(np.float32)),
+    "labels in floats": lambda t: t.update(labels=t["labels"].astype(np.float32)),
+    "a label of no class": lambda t: t["labels"].fill(99),
+    "a negative label": lambda t: t["negatives"].fill(-1),
+    "no images": lambda t: t.update(images=t["images"][:0]),
+}
+
+
+@pytest.mark.parametrize("harm", GOLDEN_HARM)
+def test_golden_vectors_of_something_else_prove_nothing(harm: str, bundle: Path) -> None:
+    written = rewrite(bundle, GOLDEN, GOLDEN_HARM[harm])
+    with pytest.raises(BundleError, match=r"golden\.safetensors: '"):
+        check(Model(written, state=False))
+
+
+def test_exemplars_of_no_part_are_refused(bundle: Path) -> None:
+    written = rewrite(bundle, EXEMPLARS, lambda tensors: tensors["part"].fill(9))
+    with pytest.raises(BundleError, match="a part that there is not"):
+        written.exemplars()
