@@ -1,11 +1,12 @@
 """Learning on the device, measured: the scenes of `ffruntime demo` (docs/demo.md), Split-MNIST with five seeds.
 
-    python benchmarks/continual.py nine.ff model.ff untrained.ff [--seeds 5] [--split test]
+    python benchmarks/continual.py nine.ff model.ff untrained.ff [--goodness pair|class] [--seeds 5] [--split test]
 
-The bundles: `fftrain mnist --classes 0-8 --out nine.ff`, `fftrain mnist`, `fftrain mnist --recipe stream --epochs 0
---out untrained.ff`, each exported by `ffexport --model`. Needs MNIST in $FF_DATA. Settings were chosen on
-validation images (--split validation); the test images are what is shown. The page and the picture, `demo.html` and
-`demo.svg`, are written to the working directory.
+The bundles: `fftrain mnist --recipe cpu --classes 0-8 --out nine.ff`, `fftrain mnist --recipe cpu`, `fftrain mnist
+--recipe stream --epochs 0 --out untrained.ff`, with class goodness recipes `class` and `class-stream`; each
+exported by `ffexport --model`. Needs MNIST in $FF_DATA. Settings were chosen on validation images (--split validation); the
+test images are what is shown. The page and the picture, `demo.html` and `demo.svg`, are written to the working
+directory.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from common import record
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("bundles", nargs=3, metavar="BUNDLE")
+    parser.add_argument("--goodness", choices=("pair", "class"), default="pair")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--split", default="test")
     asked = parser.parse_args()
@@ -31,7 +33,8 @@ def main() -> None:
     command = [sys.executable, "-m", "ffruntime", "demo", *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     *scenes, written = map(json.loads, done.stdout.splitlines())
-    name = "continual" if asked.split == "test" else f"continual_{asked.split}"
+    of_classes = "_class" if asked.goodness == "class" else ""
+    name = f"continual{of_classes}" + ("" if asked.split == "test" else f"_{asked.split}")
     record(name, {"measured": written["machine"], **{scene.pop("scene"): untimed(scene) for scene in scenes}})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import page_class
 from page_steps import contention, learning_table, training_table
-from page_text import machine, measured, percent, result, shares, table
+from page_text import machine, measured, optional, percent, result, shares, table
 
 COMMANDS = {  # the start of a data set's description in a results file, and how its run is made
     "MNIST": "fftrain mnist --recipe {recipe}",
@@ -30,7 +30,7 @@ what was tried.
 def page() -> str:
     """The whole page."""
     parts = [INTRODUCTION, accuracy(), page_class.section(), training(), export(), precision(), classifying()]
-    parts += [memory(), learning(), continual()]
+    parts += [memory(), learning(), *scenes()]
     return "\n".join(part for part in parts if part)
 
 
@@ -210,9 +210,19 @@ def learning() -> str:
     return "## Learning on the device: memory and time\n\n" + learning_table("learning", "learning.py")
 
 
-def continual() -> str:
-    """The demonstration's scenes."""
-    found = result("continual")
+def scenes() -> list[str]:
+    """What the demonstration measures, with labels in the input, and by class goodness where that was measured."""
+    title = "Learning on the device: what is learned, and what is forgotten"
+    parts = [continual("continual", title, "nine.ff model.ff untrained.ff")]
+    if optional("continual_class"):
+        command = "nine.ff model.ff untrained.ff --goodness class"
+        parts.append(continual("continual_class", f"{title}, by class goodness", command))
+    return parts
+
+
+def continual(name: str, heading: str, command: str) -> str:
+    """The demonstration's scenes, with bundles of one kind of goodness."""
+    found = result(name)
     facts = found["measured"]
     points = {point["examples"]: point for point in found["new-class"]["points"]}
     new, old = ([f"{100 * points[n][what]['goodness']:.1f}" for n in SHOWN] for what in ("new", "old"))
@@ -237,6 +247,7 @@ def continual() -> str:
     for who, name in (("replay", "replay and rehearsal"), ("gdumb", "GDumb"), ("naive", "without replay")):
         values = [accs[who], [100 * figure for figure in summary[who]["acc_by_goodness"]]]
         cells = [f"{mean:.2f} ± {deviation:.2f} %" for mean, deviation in values]
+        cells = cells if split.get("mode", "classifier") != "goodness" else cells[:1]
         for measure in ("bwt", "forgetting"):
             known = summary[who][measure]
             cells.append(f"{100 * known[0]:.2f} %".replace("-", "−") if known else "–")
@@ -252,8 +263,13 @@ def continual() -> str:
         for scene, what in facts.items()
         if scene.startswith("bundle of ")
     )
+    curves = (
+        "The [curves of all three](pictures/demo.svg) are as `ffruntime demo` draws them.\n\n"
+        if name == "continual"
+        else ""
+    )
     return (
-        "## Learning on the device: what is learned, and what is forgotten\n\n"
+        f"## {heading}\n\n"
         "Accuracy by goodness on the MNIST test images. The bundles are "
         f"{bundles}. [demo.md](demo.md) says how it is measured.\n\n"
         + table(["what the device learns", "before", "after", "and what it knew"], rows)
@@ -266,9 +282,10 @@ def continual() -> str:
         f"{accs['gdumb'][0]:.2f} ± {accs['gdumb'][1]:.2f} % with the same network: {verdict}. Published for "
         f"GDumb with "
         "500 images and a multi-layer perceptron of width 400: 91.9 % (Prabhu et al. 2020).\n\n"
-        + table(["", "ACC, classifier", "ACC, goodness", "BWT", "forgetting"], methods)
-        + "\nThe [curves of all three](pictures/demo.svg) are as `ffruntime demo` draws them.\n\n"
-        f"Measured by `python benchmarks/continual.py nine.ff model.ff untrained.ff` on "
-        f"{machine(found['machine'])}: "
-        "[`continual.json`](../benchmarks/results/continual.json).\n"
+        + table(
+            ["", *(["ACC, classifier"] if len(methods[0]) == 5 else []), "ACC, goodness", "BWT", "forgetting"],
+            methods,
+        )
+        + f"\n{curves}Measured by `python benchmarks/continual.py {command}` on {machine(found['machine'])}: "
+        f"[`{name}.json`](../benchmarks/results/{name}.json).\n"
     )
