@@ -3,10 +3,10 @@
     python benchmarks/continual.py nine.ff model.ff untrained.ff [--goodness pair|class] [--seeds 5] [--split test]
 
 The bundles: `fftrain mnist --recipe cpu --classes 0-8 --out nine.ff`, `fftrain mnist --recipe cpu`, `fftrain mnist
---recipe stream --epochs 0 --out untrained.ff`, with class goodness recipes `class` and `class-stream`; each
-exported by `ffexport --model`. Needs MNIST in $FF_DATA. Settings were chosen on validation images (--split validation); the
-test images are what is shown. The page and the picture, `demo.html` and `demo.svg`, are written to the working
-directory.
+--recipe stream --epochs 0 --out untrained.ff`, with class goodness recipes `class` and `class-stream`; each of them
+exported by `ffexport --model`. Needs MNIST in $FF_DATA. Settings were chosen on validation images (--split
+validation); the test images are what is shown. The page and the picture, `demo.html` and `demo.svg`, are written to
+the working directory.
 """
 
 from __future__ import annotations

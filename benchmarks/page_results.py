@@ -220,9 +220,9 @@ def scenes() -> list[str]:
     return parts
 
 
-def continual(name: str, heading: str, command: str) -> str:
+def continual(results: str, heading: str, command: str) -> str:
     """The demonstration's scenes, with bundles of one kind of goodness."""
-    found = result(name)
+    found = result(results)
     facts = found["measured"]
     points = {point["examples"]: point for point in found["new-class"]["points"]}
     new, old = ([f"{100 * points[n][what]['goodness']:.1f}" for n in SHOWN] for what in ("new", "old"))
@@ -265,7 +265,7 @@ def continual(name: str, heading: str, command: str) -> str:
     )
     curves = (
         "The [curves of all three](pictures/demo.svg) are as `ffruntime demo` draws them.\n\n"
-        if name == "continual"
+        if results == "continual"
         else ""
     )
     return (
@@ -287,5 +287,5 @@ def continual(name: str, heading: str, command: str) -> str:
             methods,
         )
         + f"\n{curves}Measured by `python benchmarks/continual.py {command}` on {machine(found['machine'])}: "
-        f"[`{name}.json`](../benchmarks/results/{name}.json).\n"
+        f"[`{results}.json`](../benchmarks/results/{results}.json).\n"
     )
