@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFilter, UnidentifiedImageError
 
 from .core.errors import ImageError
 from .core.manifest import Digit, Photo, Preprocessing
 from .core.reading import read_at_most
+from .picture_file import clean, most_bytes, without_end
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # not EPS, for which Pillow starts Ghostscript
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp")
@@ -38,6 +39,18 @@ LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.
 BAND = 16  # rows of the averaged picture that are converted at once; bounds the memory it takes
 PREPARING = 160  # bytes of memory for each pixel of the averaged picture while it is prepared; measured
 ORDINARY = 9 << 20  # bytes: what the planner's figure for a process has of a picture (`examples/three.png`)
+
+
+# What brings a picture upright whose `Orientation` is that (Exif 2.3, section 4.6.4).
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def display_name(path: str) -> str:
@@ -63,15 +76,34 @@ def decode_picture(data: bytes, name: str, memory_limit: int | None = None) -> I
     """
     _require_memory(name, len(data), memory_limit, "at least ")
     with _refusing(name):
-        picture = _open(data, name)
-        beside = len(data) + _decoder_bytes(picture)
+        cleaned, doubtful = clean(data, name), without_end(data)
+        picture = _open(cleaned, name)
+        beside = len(data) + _decoder_bytes(picture) + (0 if cleaned is data else len(cleaned))
         picture.draft(None, (2 * WORKING_SIDE, 2 * WORKING_SIDE))
         if picture.format == "PNG" and "exif" not in picture.info:  # it may follow: looking for it decodes the PNG
             _require_memory(name, beside + _pixel_bytes(picture), memory_limit)
-        turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        _require_memory(name, beside + _pixel_bytes(picture, copies=1 + turned), memory_limit)
-        ImageOps.exif_transpose(picture, in_place=True)
-    return picture
+        copies = 1 + (_turn(picture) is not None) + (doubtful is not None)
+        _require_memory(name, beside + _pixel_bytes(picture, copies), memory_limit)
+        picture.load()
+        if doubtful and not _same_pixels(picture, doubtful, name):
+            raise ImageError(f"{name}: damaged image: cut off")
+        turn = _turn(picture)  # of a TIFF, Pillow has done that by now
+        return picture if turn is None else picture.transpose(turn)
+
+
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    """What brings a picture upright, by Exif or XMP; None where it is, or where they cannot be read."""
+    try:
+        return UPRIGHT.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow's reader raises anything on what is no Exif
+        return None
+
+
+def _same_pixels(picture: Image.Image, doubtful: bytes, name: str) -> bool:
+    """Whether a loaded picture is complete: what `without_end` has added to its file changes no pixel."""
+    other = _open(doubtful, name)
+    other.draft(None, (2 * WORKING_SIDE, 2 * WORKING_SIDE))
+    return picture.tobytes() == other.tobytes()
 
 
 def _decoder_bytes(picture: Image.Image) -> int:
@@ -106,7 +138,7 @@ def _require_memory(name: str, needed: int, memory_limit: int | None, least: str
 def shorter_side(data: bytes, name: str) -> int:
     """Of the picture in a file's bytes, in pixels, without decoding it. Raises `ImageError` with the name."""
     with _refusing(name):
-        return min(_open(data, name).size)
+        return min(_open(clean(data, name), name).size)
 
 
 def _open(data: bytes, name: str) -> Image.Image:
@@ -118,6 +150,11 @@ def _open(data: bytes, name: str) -> Image.Image:
     width, height = picture.size
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise Image.DecompressionBombError
+    if picture.format == "WEBP" and width * height > MAX_PIXELS // 2:  # its decoder takes 12 bytes a pixel
+        raise ImageError(f"{name}: more than {MAX_PIXELS // 2_000_000} megapixels in WebP; crop or scale it")
+    most = most_bytes(data, width * height * len(picture.getbands()))
+    if most is not None and len(data) > most:
+        raise ImageError(f"{name}: damaged image: longer than {width} × {height} pixels can be")
     return picture
 
 

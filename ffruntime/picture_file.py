@@ -1,0 +1,94 @@
+"""What stands in a picture's file beside its pixels: it never costs them, and never more than a moment.
+
+A header or a list of parts without end is refused. Parts of a PNG that no pixel needs are left out, whatever is
+wrong with them (PNG specification, third edition, section 5); a JPEG without its end marker gets one.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+
+from .core.errors import ImageError
+
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+END_OF_JPEG = b"\xff\xd9"
+PARTS = 100_000  # of a file; a PNG of 64 megapixels has some 10,000
+HEADER = 1 << 16  # bytes of a netpbm file before its pixels, comments included
+SAMPLE = 16  # bytes of a number in a netpbm file that is written as text, with what is around it
+NEEDED = (b"IHDR", b"PLTE", b"tRNS")  # before the pixels of a PNG
+BLANK = rb"(?:[\s]|#[^\r\n]*[\r\n])"
+SIZES = 2 * (BLANK + rb"+[0-9]+")
+NETPBM = re.compile(rb"P(?:[14]" + SIZES + rb"|[2356f]" + SIZES + BLANK + rb"+[-+0-9.eE]+)" + BLANK)
+
+
+def clean(data: bytes, name: str) -> bytes:
+    """The same file without what its pixels do not need and a reader could stumble over; mostly `data` itself.
+
+    Raises `ImageError` with the name where a header, or a list of parts, is longer than any picture's.
+    """
+    if data.startswith(PNG):
+        return _clean_png(data, name)
+    if data.startswith(JPEG):
+        _count_segments(data, name)
+        return data if END_OF_JPEG in data[-HEADER:] else data.rstrip(b"\xff") + END_OF_JPEG
+    if re.match(rb"P[1-6f]", data) and not NETPBM.match(data[:HEADER]):
+        raise ImageError(f"{name}: damaged image: no whole header in its first {HEADER >> 10} KiB")
+    return data
+
+
+def without_end(data: bytes) -> bytes | None:
+    """Of a JPEG that lacks its end marker, another file that shows the same, unless pixels are missing as well:
+    then what is added here is taken for some. Of another file, None."""
+    if data.startswith(JPEG) and END_OF_JPEG not in data[-HEADER:]:
+        return data.rstrip(b"\xff") + 512 * b"\xa5\x5a\x3c\x12" + END_OF_JPEG
+    return None
+
+
+def most_bytes(data: bytes, samples: int) -> int | None:
+    """What a netpbm file that is written as text may have, at most, for so many samples; of another file, None."""
+    return HEADER + SAMPLE * samples if re.match(rb"P[123]\s", data) else None
+
+
+def _clean_png(data: bytes, name: str) -> bytes:
+    """Only the chunks that pixels need, and Exif and XMP, which say which way is up, where their checksums fit."""
+    view, at, head, pixels = memoryview(data), len(PNG), list[memoryview](), list[memoryview]()
+    for _ in range(PARTS):
+        if at + 8 > len(data):
+            break
+        length, kind = struct.unpack_from(">I4s", data, at)
+        chunk = view[at : at + 12 + length]
+        at += 12 + length
+        if kind == b"IDAT":
+            pixels.append(chunk)
+        elif kind in NEEDED or (_says_which_way_is_up(kind, chunk) and _fits(chunk)):
+            head.append(chunk)
+        elif kind == b"IEND":
+            break
+    else:
+        raise ImageError(f"{name}: damaged image: of more than {PARTS:,} parts")
+    end = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
+    if sum(map(len, head)) + sum(map(len, pixels)) + len(PNG) + len(end) == len(data) and data.endswith(end):
+        return data  # nothing to leave out
+    return b"".join([PNG, *head, *pixels, end])
+
+
+def _says_which_way_is_up(kind: bytes, chunk: memoryview) -> bool:
+    xmp = kind == b"iTXt" and len(chunk) < HEADER and bytes(chunk[8:28]).startswith(b"XML:com.adobe.xmp\0\0")
+    return kind == b"eXIf" or xmp
+
+
+def _fits(chunk: memoryview) -> bool:
+    return len(chunk) >= 12 and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+
+
+def _count_segments(data: bytes, name: str) -> None:
+    """Raise `ImageError` where a JPEG has more segments before its pixels than any camera writes."""
+    at = 2
+    for _ in range(PARTS // 10):
+        if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] == 0xDA:  # no segment, or the pixels' own
+            return
+        fill = data[at + 1] == 0xFF
+        at += 1 if fill else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    raise ImageError(f"{name}: damaged image: of more than {PARTS // 10:,} parts")
