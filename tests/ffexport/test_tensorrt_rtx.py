@@ -132,6 +132,20 @@ def test_other_precisions_are_built(lowered: Path, precision: Precision, compute
     assert all(row.precision == precision and f"-{precision}/" in row.artefact for row in rows)
 
 
+CLASSES = Path(__file__).parents[1] / "fixtures" / "classes.ff"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_graphs_of_class_goodness_are_built(precision: Precision, tmp_path: Path) -> None:
+    """Goodness, units and, in fp32, the gradients of units with their readouts: for every GPU in one."""
+    path = Path(shutil.copytree(CLASSES, tmp_path / "classes.ff"))
+    rows = build_engines(path, "tensorrt-rtx", None, precision, FEW)
+    gradients = {"gradient1", "gradient2", "gradient3"} if precision == "fp32" else set()
+    assert {Path(row.artefact).stem for row in rows} == {"goodness", "unit1", "unit2", "unit3"} | gradients
+    assert sidecars(path)["goodness"].inputs["images"].max == (4, 1, 16, 16)
+    assert all(Bundle(path).verified(row.artefact).stat().st_size == row.size > 1000 for row in rows)
+
+
 def test_a_graph_that_it_refuses_is_named(bundle: Path) -> None:
     """A graph with an operator that no parser has: which node, and why."""
     import onnx
