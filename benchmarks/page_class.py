@@ -145,9 +145,10 @@ def _training() -> str:
     name = "training_class"
     if not optional(name):
         return ""
+    options = "--goodness class --width 32 --kernel 3 --batch 64 --steps 4"
     return (
         "A training step beside that of local classifiers as they are usually written in PyTorch (plain), and "
-        "beside backpropagation from the last readout:\n\n" + training_table(name, "training.py --goodness class")
+        "beside backpropagation from the last readout:\n\n" + training_table(name, f"training.py {options}")
     )
 
 
