@@ -5,9 +5,12 @@ A backend that was asked for and is not what would run is an error, never a sile
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import itertools
 import os
+import threading
+import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,13 +59,21 @@ def load_graph(
     """Load an ONNX graph, with its weights, for repeated use.
 
     The returned function takes the graph's inputs by name and returns its outputs by name; it may be
-    called from several threads. `threads` 0 means all cores; `weights` and `arena` as for `open_session`.
-    Raises `BackendError` where `backend` cannot run the graph on this machine.
+    called from several threads, and in a forked process, which opens a session of its own. `threads` 0 means all
+    cores; `weights` and `arena` as for `open_session`. Raises `BackendError` where `backend` cannot run the graph
+    on this machine.
     """
-    session = open_session(file, backend, threads, weights, arena)
+    session, process = open_session(file, backend, threads, weights, arena), os.getpid()
     names = [output.name for output in session.get_outputs()]
+    opening = threading.Lock()
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        nonlocal session, process
+        if process != os.getpid():
+            with opening:
+                if process != os.getpid():
+                    require_no_gpu(backend)
+                    session, process = open_session(file, backend, threads, weights, arena), os.getpid()
         try:
             return dict(zip(names, session.run(names, dict(inputs)), strict=True))
         except Exception as error:
@@ -121,6 +132,7 @@ def open_session(
         raise BackendError(f"{file}: {backend} cannot load it: {_one_line(error)}") from error
     finally:
         ort.set_default_logger_severity(WARNING)
+    _SESSIONS.add(session)
     session.borrowed = values  # they hold the arrays, whose memory the session uses
     if provider not in session.get_providers():
         raise BackendError(
@@ -130,6 +142,24 @@ def open_session(
     if backend != DEFAULT_BACKEND:
         require_no_other(file, provider, elsewhere(session, provider))
     return session
+
+
+def require_no_gpu(backend: str) -> None:
+    """Raise `BackendError` for a backend whose GPU was opened before this process was forked."""
+    if backend != DEFAULT_BACKEND:
+        raise BackendError(f"{backend}: a GPU that is open cannot follow a fork; load the model in the new process")
+
+
+def _abandon_sessions() -> None:
+    """In a forked process: no session of the parent is ever destroyed here, which would wait for its threads."""
+    for session in list(_SESSIONS):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+    _SESSIONS.clear()
+
+
+_SESSIONS: weakref.WeakSet[Any] = weakref.WeakSet()  # that are open in this process
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_sessions)
 
 
 def elsewhere(session: Any, provider: str) -> list[str]:

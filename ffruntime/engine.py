@@ -8,6 +8,7 @@ proves itself before it is used. Written against the documented API; not yet run
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import threading
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ import numpy as np
 from msgspec import Struct
 
 from . import cuda
-from .backend import DEFAULT_BACKEND, Graph, gradient_in_chunks, in_chunks, load_graph
+from .backend import DEFAULT_BACKEND, Graph, gradient_in_chunks, in_chunks, load_graph, require_no_gpu
 from .core.bundle import Bundle
 from .core.data import to_unit_interval
 from .core.errors import BackendError, BundleError, MissingExtra, ParityError
@@ -199,6 +200,7 @@ class Engine:
 
     def __init__(self, file: Path, module: Any, sidecar: Sidecar) -> None:
         self._file, self._log, self._lock = file, logger(module), threading.Lock()
+        self._library, self._process = sidecar.library, os.getpid()
         self._runtime = module.Runtime(self._log)
         if sidecar.version_compatible:  # such a plan brings code of its own
             self._runtime.engine_host_code_allowed = True
@@ -218,6 +220,8 @@ class Engine:
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         context, gpu = self._context, self._gpu
+        if self._process != os.getpid():
+            require_no_gpu(self._library)
         with self._lock:
             gpu.use()
             given = {name: np.ascontiguousarray(array, self._types[name]) for name, array in inputs.items()}

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 
@@ -116,6 +116,10 @@ class Model:
         """Classes that mode `shortlist` always tries: the linear classifier has seen few examples of them."""
         return self._undertrained
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickled and copied, it is the bundle at that path, opened anew, with the same weights and session."""
+        return Model, (self.path, self._weights, self._session)
+
     def with_weights(self, weights: Weights) -> Model:
         """The same with other weights. Cheap: graphs that hold none of the tensors that differ are shared."""
         other = Model(self._bundle, weights, self._session)
@@ -205,17 +209,25 @@ class Model:
 
     def classify(
         self,
-        source: str | Path | np.ndarray,
+        source: str | Path | bytes | bytearray | BinaryIO | Image | np.ndarray,
         mode: str | None = None,
         preprocess: bool = True,
         labels: int | None = None,
         unsure: float = UNSURE,
     ) -> Answer:
-        """A picture's file, or an image uint8 (C, H, W) that is ready -> the answer.
+        """A picture, or an image uint8 (C, H, W) that is ready -> the answer.
 
-        `unsure` as for `classify_batch`. Raises `ImageError` where the file cannot be used.
+        A picture is a path, the bytes of a file, an open binary file, or an image of Pillow. `unsure` as for
+        `classify_batch`. Raises `ImageError` where it cannot be used.
         """
-        image = source if isinstance(source, np.ndarray) else self.read(str(source), preprocess)
+        if isinstance(source, np.ndarray):
+            image = source
+        elif isinstance(source, (str, Path)):
+            image = self.read(str(source), preprocess)
+        else:
+            from .sources import picture_of
+
+            image = self.prepare(picture_of(source), "picture", preprocess)
         return self.classify_batch(image[None], mode, labels, unsure)[0]
 
     def read(self, path: str, preprocess: bool = True, memory_limit: int | None = None) -> np.ndarray:

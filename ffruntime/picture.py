@@ -91,6 +91,14 @@ def decode_picture(data: bytes, name: str, memory_limit: int | None = None) -> I
         return picture if turn is None else picture.transpose(turn)
 
 
+def upright(picture: Image.Image, name: str) -> Image.Image:
+    """An image of Pillow, turned as its own metadata say. Raises `ImageError` with the name."""
+    with _refusing(name):
+        picture.load()
+        turn = _turn(picture)
+        return picture if turn is None else picture.transpose(turn)
+
+
 def _turn(picture: Image.Image) -> Image.Transpose | None:
     """What brings a picture upright, by Exif or XMP; None where it is, or where they cannot be read."""
     try:
@@ -186,8 +194,8 @@ def _read_bytes(path: str, name: str, memory_limit: int | None) -> bytes:
         with Path(path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size  # 0 of a pipe
             return file.read(min(most, size)) if size else bytes(read_at_most(file, most))
-    except OSError as error:
-        raise ImageError(f"{name}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # the last: a name with a NUL in it
+        raise ImageError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom, in pixels

@@ -6,6 +6,7 @@ A stream is an iterator of `PictureSource`: what a picture is called, and how to
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from PIL import Image
 
-from .core.errors import ImageError, MissingExtra
-from .picture import SUFFIXES, read_picture
+from .core.errors import ImageError, MissingExtra, UsageError
+from .picture import MAX_BYTES, SUFFIXES, decode_picture, read_picture, upright
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +40,22 @@ def pictures(paths: Iterable[str], memory_limit: int | None = None) -> Iterator[
             yield path, partial(_refuse, f"{path}: no pictures in this folder ({' '.join(SUFFIXES)})")
         for file in listed or ():
             yield str(file), partial(read_picture, str(file), memory_limit)
+
+
+def picture_of(source: object) -> Image.Image:
+    """A picture that a program has: a path, the bytes of a file, an open file, or an image of Pillow; upright.
+
+    Raises `ImageError` where it cannot be used, `UsageError` for anything else.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return read_picture(os.fsdecode(source))
+    if isinstance(source, Image.Image):
+        return upright(source, "image of Pillow")
+    data = source.read(MAX_BYTES + 1) if hasattr(source, "read") else source
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        return decode_picture(bytes(data), "picture in memory")
+    kind = type(source).__name__
+    raise UsageError(f"picture: must be a path, bytes, a binary file, an image of Pillow or an array, not {kind}")
 
 
 def _listing(path: str) -> list[Path] | None:

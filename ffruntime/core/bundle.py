@@ -21,7 +21,7 @@ import numpy as np
 from .architecture import Shape
 from .data import Examples
 from .durable import sha256, stage, sync_directory
-from .errors import BundleError, StateError, StorageError
+from .errors import BundleError, StateError, StorageError, UsageError
 from .layers import tensor_shapes
 from .manifest import (
     EXEMPLARS,
@@ -56,6 +56,8 @@ class Bundle:
     """
 
     def __init__(self, path: str | Path) -> None:
+        if not isinstance(path, (str, Path)):
+            raise UsageError(f"bundle: must be the path of one, not {type(path).__name__}")
         self.path = Path(path)
         self.manifest = _read_manifest(self.path)
         self._verified: set[str] = set()
@@ -191,8 +193,8 @@ def _read_manifest(path: Path) -> Manifest:
         text = read_regular(file, MAX_MANIFEST_BYTES)
     except FileNotFoundError as error:
         raise BundleError(f"{path}: no such bundle; train one with 'fftrain mnist --out {path}'") from error
-    except OSError as error:
-        raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # the last: a name with a NUL in it
+        raise BundleError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     manifest = decode_manifest(file, text)
     if WEIGHTS not in manifest.files:
         raise BundleError(f"{path}: its writing was interrupted; write it again (fftrain … --resume)")

@@ -42,8 +42,10 @@ class Examples(Struct, Generic[Array], frozen=True):
 
 def require_images(images: np.ndarray, shape: tuple[int, ...]) -> None:
     """Raise `UsageError` unless these are images of that shape (C, H, W), one at least: uint8 (N, C, H, W)."""
+    wanted = f"uint8 (N, {', '.join(map(str, shape))}), one at least"
+    if not isinstance(images, np.ndarray):
+        raise UsageError(f"images: must be an array of numpy, {wanted}, not {type(images).__name__}")
     if images.dtype != np.uint8 or images.shape[1:] != shape or not len(images):
-        wanted = f"uint8 (N, {', '.join(map(str, shape))}), one at least"
         raise UsageError(f"images: must be {wanted}, not {images.dtype} {images.shape}")
 
 
