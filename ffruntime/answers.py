@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from msgspec import Struct
 
-from .core.calibration import Calibration, OfScores, probabilities, threshold
+from .core.calibration import Calibration, OfScores, probabilities, thresholds, typicality
 from .core.cost import exit_shares
 from .core.manifest import EXIT, SHORTLIST, Manifest, Mode, lone_units
 
@@ -21,13 +21,16 @@ class Answer(Struct, frozen=True):
     `scores` holds, for each class, the total goodness (mode `goodness`) or the classifier's logit (mode
     `classifier`), best first. In mode `shortlist` it is the total goodness of the labels in play, and the others
     stand below these; after a single pass, all are logits. In mode `exit` it is the total goodness up to the unit
-    that answered. `probabilities`, calibrated, are made of them; None where the bundle has no calibration. `sure`
-    is False where the answer is to be read as "I don't know"; None where nobody asked, or nothing can tell.
+    that answered. `probabilities`, calibrated, are made of them; None where the bundle has no calibration.
+    `typicality` is the share of the validation images that are at least as far from their nearest class, by the
+    Mahalanobis distance of features; None where there are no class statistics, and in modes without all features.
+    `sure` is False where the answer is to be read as "I don't know"; None where nobody asked, or nothing can tell.
     """
 
     label: str  # the best class, sure or not
     sure: bool | None
     probabilities: dict[str, float] | None
+    typicality: float | None
     scores: dict[str, float]
     mode: Mode
     passes: float  # of one image, with one label where it is in the input, through the network; of `exit`, a share
@@ -47,6 +50,7 @@ class Scored(NamedTuple):
     scores: np.ndarray  # of every class: (N, classes)
     passes: np.ndarray  # int (N,); of mode `exit`, float
     ms: float  # as in `Answer`
+    distances: np.ndarray | None = None  # to the nearest class, in class statistics: (N,)
 
 
 def answers(manifest: Manifest, classes: Sequence[str], found: Scored, backend: str, unsure: float) -> list[Answer]:
@@ -55,15 +59,21 @@ def answers(manifest: Manifest, classes: Sequence[str], found: Scored, backend: 
     of = _calibrations(manifest, known, found) if known else [None] * len(found.scores)
     temperatures = np.array([one.temperature if one else 1.0 for one in of])
     shares = probabilities(found.scores, temperatures[:, None])
+    typical = typicality(known, found.distances) if known and found.distances is not None else None
     result, orders = [], np.argsort(-found.scores, axis=1, kind="stable").tolist()
     for index, order in enumerate(orders):
-        sure, one = None, of[index]
-        if known and one and unsure:
-            sure = bool(shares[index, order[0]] >= threshold(known, one, unsure))
+        sure, one, probable = None, of[index], None
+        usual = None if typical is None else float(typical[index])
+        if known and one:
+            probable = {classes[label]: float(shares[index, label]) for label in order}
+            if unsure:
+                least, least_typical = thresholds(known, one, unsure, typical is not None)
+                sure = bool(shares[index, order[0]] >= least and (usual is None or usual >= least_typical))
         scores = {classes[label]: float(found.scores[index, label]) for label in order}
-        probable = {classes[label]: float(shares[index, label]) for label in order} if one else None
         passes = found.passes[index].item()
-        result.append(Answer(classes[order[0]], sure, probable, scores, found.mode, passes, backend, found.ms))
+        result.append(
+            Answer(classes[order[0]], sure, probable, usual, scores, found.mode, passes, backend, found.ms)
+        )
     return result
 
 

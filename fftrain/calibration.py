@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from msgspec import Struct
 
-from ffruntime.core.calibration import SHARES, Calibration, OfScores, probabilities
+from ffruntime.core.calibration import SHARES, Calibration, Distances, OfScores, probabilities
 from ffruntime.core.manifest import SHORTLIST
 
 BINS = 15  # of probability
@@ -32,29 +32,50 @@ def fit(
     labels: np.ndarray,
     logit_weight: float,
     units: Mapping[str, np.ndarray] | None = None,
+    distances: np.ndarray | None = None,
 ) -> Calibration:
     """Calibration from validation images: their scores by trained mode (N, C), and right labels (N,).
 
     `logit_weight`: of logits in the totals of mode `shortlist`; `units`: by the name of each unit that can answer
-    alone, its own goodness (N, C).
+    alone, its own goodness (N, C); `distances` (N,): to the nearest class, which what is in `scores` goes with.
     """
-    known = {**scores, **(units or {})}
-    if {"goodness", "classifier"} <= known.keys():
-        known[SHORTLIST] = known["goodness"] + logit_weight * known["classifier"]
-    return Calibration(len(labels), SHARES, {name: fit_scores(rows, labels) for name, rows in known.items()})
+    found = {name: fit_scores(rows, labels, distances) for name, rows in scores.items()}
+    if {"goodness", "classifier"} <= scores.keys():
+        both = scores["goodness"] + logit_weight * scores["classifier"]
+        found[SHORTLIST] = fit_scores(both, labels, distances)
+    found |= {name: fit_scores(rows, labels) for name, rows in (units or {}).items()}
+    far = None
+    if distances is not None:
+        far = Distances(float(distances.max()), tuple((-_at_shares(-distances)).tolist()))
+    return Calibration(len(labels), SHARES, found, far)
 
 
-def fit_scores(scores: np.ndarray, labels: np.ndarray) -> OfScores:
-    """Temperature, error and thresholds of one kind of scores (N, C), with right labels (N,)."""
+def fit_scores(scores: np.ndarray, labels: np.ndarray, distances: np.ndarray | None = None) -> OfScores:
+    """Temperature, error and thresholds of one kind of scores (N, C), with right labels (N,), and where there are
+    `distances` (N,) to the nearest class, how both share a rate of false alarms."""
     temperature, right = fit_temperature(scores, labels), scores.argmax(1) == labels
-    sure = probabilities(scores, temperature).max(1)
-    below = np.sort(sure)[(np.array(SHARES) * len(sure)).astype(int)]  # strictly below it is that share at most
+    sure, alone = probabilities(scores, temperature).max(1), None
+    if distances is not None:
+        worse = np.minimum(_share_below(sure), _share_below(-distances))  # at which share either turns it away
+        alone = tuple(_at_shares(worse).tolist())
     return OfScores(
         temperature,
         expected_calibration_error(reliability(probabilities(scores, 1.0).max(1), right)),
         expected_calibration_error(reliability(sure, right)),
-        tuple(below.tolist()),
+        tuple(_at_shares(sure).tolist()),
+        alone,
     )
+
+
+def _at_shares(values: np.ndarray) -> np.ndarray:
+    """For each of `SHARES` the value that at most that share of all is below."""
+    places = (np.array(SHARES) * len(values)).astype(int).clip(max=len(values) - 1)
+    return np.sort(values)[places]
+
+
+def _share_below(values: np.ndarray) -> np.ndarray:
+    """Of each value (N,), which share of all is below it."""
+    return np.searchsorted(np.sort(values), values) / len(values)
 
 
 def fit_temperature(scores: np.ndarray, labels: np.ndarray) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ffruntime.core.architecture import Network, class_goodness, scored_units
 from ffruntime.core.bundle import Bundle
-from ffruntime.core.calibration import UNSURE, Calibration, probabilities, threshold
+from ffruntime.core.calibration import UNSURE, Calibration, probabilities, thresholds
 from ffruntime.core.data import Examples
 from ffruntime.core.manifest import TRAINED_MODES, lone_units
 from ffruntime.core.tables import table
@@ -148,7 +148,7 @@ def measure(scores: Scores, labels: Tensor, calibration: Calibration) -> dict[st
             temperature=of.temperature,
             calibration_error_before=expected_calibration_error(before),
             calibration_error=expected_calibration_error(bins),
-            unsure=float((sure < threshold(calibration, of, UNSURE)).mean()),
+            unsure=float((sure < thresholds(calibration, of, UNSURE, both=False)[0]).mean()),
             reliability=bins,
             confusion=tuple(map(tuple, confusion_matrix(right, answers, rows.shape[1]).tolist())),
         )

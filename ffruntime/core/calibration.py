@@ -7,6 +7,7 @@ validation images when training ends (`fftrain/calibrate.py`), and lie in the ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated, TypeAlias
 
@@ -16,9 +17,9 @@ from msgspec import Meta, Struct
 from .errors import BundleError, UsageError
 
 UNSURE = 0.01  # the false-alarm rate where nobody asks for another
-# False-alarm rates that thresholds are stored for. Between them thresholds are interpolated.
-SHARES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-MOST = SHARES[-1]  # of the rates that can be asked for
+MOST = 0.5  # of the rates that can be asked for
+# Shares of the validation images that figures are stored for; between them they are interpolated.
+SHARES = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 0.8, 1.0)
 
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 
@@ -30,16 +31,26 @@ class OfScores(Struct, frozen=True, forbid_unknown_fields=True):
     error_before: Share  # expected calibration error of softmax(scores)
     error: Share  # the same of softmax(scores / T)
     probabilities: tuple[Share, ...]  # below the i-th lies `shares[i]` of the validation images' answers
+    # Beside a typicality: what each of the two turns away by itself when both turn away `shares[i]`.
+    alone: tuple[Share, ...] | None = None
+
+
+class Distances(Struct, frozen=True, forbid_unknown_fields=True):
+    """Mahalanobis distances of the validation images to the nearest class."""
+
+    farthest: Annotated[float, Meta(ge=0)]
+    beyond: tuple[Annotated[float, Meta(ge=0)], ...]  # at least so far are `shares[i]` of them
 
 
 class Calibration(Struct, frozen=True, forbid_unknown_fields=True):
     """What an answer's probability and its being sure rest on. `docs/bundle.md` says what each field means."""
 
     images: Annotated[int, Meta(ge=1)]  # validation images that all of it was fitted on
-    shares: tuple[Annotated[float, Meta(gt=0, lt=1)], ...]  # rising
+    shares: tuple[Annotated[float, Meta(gt=0, le=1)], ...]  # rising
     # By what the scores are: `goodness` and `classifier` as in these modes, `shortlist` where several labels are in
     # play, and of a unit that can answer alone in mode `exit`, by its name.
     scores: dict[str, OfScores]
+    distances: Distances | None = None  # None: nothing tells how typical an image is
 
 
 def check(calibration: Calibration) -> None:
@@ -47,11 +58,20 @@ def check(calibration: Calibration) -> None:
     shares = calibration.shares
     if not shares or any(after <= before for before, after in pairwise(shares)):
         raise BundleError("calibration: its shares do not rise")
-    for of in calibration.scores.values():
-        if len(of.probabilities) != len(shares):
-            raise BundleError("calibration: needs a probability for every share")
-        if any(after < before for before, after in pairwise(of.probabilities)):
-            raise BundleError("calibration: its probabilities fall where the shares rise")
+    for name, of in calibration.scores.items():
+        _check_rising(name, of.probabilities, shares)
+        if of.alone is not None:
+            _check_rising(name, of.alone, shares)
+            if not calibration.distances:
+                raise BundleError(f"calibration: {name} shares its rate with distances, of which there are none")
+    if calibration.distances:
+        known = calibration.distances
+        _check_rising("distances", (*known.beyond[::-1], known.farthest), (0.0, *shares))
+
+
+def _check_rising(name: str, values: Sequence[float], shares: Sequence[float]) -> None:
+    if len(values) != len(shares) or any(after < before for before, after in pairwise(values)):
+        raise BundleError(f"calibration: {name} needs a figure for every share, in order")
 
 
 def probabilities(scores: np.ndarray, temperature: float | np.ndarray) -> np.ndarray:
@@ -62,9 +82,23 @@ def probabilities(scores: np.ndarray, temperature: float | np.ndarray) -> np.nda
     return shares / shares.sum(axis=1, keepdims=True)
 
 
-def threshold(calibration: Calibration, of: OfScores, rate: float) -> float:
-    """The probability below which an answer is not sure, so that it happens to a share `rate` of known images."""
-    return float(np.interp(rate, (0.0, *calibration.shares), (0.0, *of.probabilities)))
+def typicality(calibration: Calibration, distances: np.ndarray) -> np.ndarray | None:
+    """Which share of the validation images is at least as far from the nearest class, from 1 (as near as the
+    nearest) to 0 (farther than the farthest): distances (N,) -> (N,); None where nothing tells."""
+    known = calibration.distances
+    if not known:
+        return None
+    return np.interp(distances, (*known.beyond[::-1], known.farthest), (*calibration.shares[::-1], 0.0))
+
+
+def thresholds(calibration: Calibration, of: OfScores, rate: float, both: bool) -> tuple[float, float]:
+    """(probability, typicality) below either of which an answer is not sure, so that it happens to a share `rate`
+    of images like those of validation. Each turns away the same share of them by itself; where not `both` are known
+    of an answer, its probability has the whole rate.
+    """
+    at = (0.0, *calibration.shares)
+    own = float(np.interp(rate, at, (0.0, *of.alone))) if both and of.alone else rate
+    return float(np.interp(own, at, (0.0, *of.probabilities))), own if both and of.alone else 0.0
 
 
 def require_rate(rate: float) -> float:

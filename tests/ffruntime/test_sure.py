@@ -13,9 +13,20 @@ from msgspec import structs
 from shapes import drawn
 
 from ffruntime import Model, Session
+from ffruntime.answers import Scored, answers
 from ffruntime.commands.classify import classify
 from ffruntime.core.bundle import Bundle, write_bundle
-from ffruntime.core.calibration import MOST, SHARES, UNSURE, Calibration, OfScores, check, threshold
+from ffruntime.core.calibration import (
+    MOST,
+    SHARES,
+    UNSURE,
+    Calibration,
+    Distances,
+    OfScores,
+    check,
+    thresholds,
+    typicality,
+)
 from ffruntime.core.cost import exit_shares
 from ffruntime.core.errors import BundleError, UsageError
 from ffruntime.core.manifest import EarlyExit, Manifest
@@ -23,6 +34,20 @@ from ffruntime.core.manifest import EarlyExit, Manifest
 ffruntime = partial(in_process, "ffruntime")
 OF = OfScores(2.0, 0.2, 0.1, (0.5, 0.7))
 TWO = Calibration(100, (0.01, 0.1), {"goodness": OF})
+
+
+FAR = structs.replace(
+    TWO,
+    scores={"goodness": structs.replace(OF, alone=(0.006, 0.06)), "classifier": OF},
+    distances=Distances(40.0, (30.0, 20.0)),
+)
+
+
+def threshold(calibration: Calibration, of: OfScores, rate: float) -> float:
+    """Of the probability, where it alone counts."""
+    least, typical = thresholds(calibration, of, rate, both=False)
+    assert typical == 0
+    return least
 
 
 def softmax(rows: np.ndarray, temperature: float) -> np.ndarray:
@@ -47,13 +72,45 @@ def test_thresholds_lie_between_those_of_the_table(rate: float, expected: float)
     assert threshold(TWO, OF, rate) == pytest.approx(expected)
 
 
+def test_typicality_is_the_share_of_validation_images_that_are_as_far() -> None:
+    check(FAR)
+    found = typicality(FAR, np.array([50.0, 40.0, 35.0, 30.0, 25.0, 20.0, 10.0]))
+    assert found == pytest.approx([0, 0, 0.005, 0.01, 0.055, 0.1, 0.1])  # nothing is known of what is nearer
+    assert typicality(TWO, np.array([1.0])) is None
+
+
+def test_two_thresholds_share_a_rate() -> None:
+    """Each turns away the same share by itself; where no distance is known, the probability has the whole rate."""
+    of = FAR.scores["goodness"]
+    assert thresholds(FAR, of, 0.1, both=True) == pytest.approx((0.5 + 0.2 * 0.05 / 0.09, 0.06))
+    assert thresholds(FAR, of, 0.005, both=True) == pytest.approx((0.15, 0.003))
+    assert thresholds(FAR, of, 0.1, both=False) == pytest.approx((0.7, 0))
+    assert thresholds(FAR, FAR.scores["classifier"], 0.1, both=True) == pytest.approx((0.7, 0))
+
+
+def test_an_improbable_answer_is_not_sure_nor_is_an_untypical_image(exported: Path) -> None:
+    manifest = structs.replace(Bundle(exported).manifest, calibration=FAR)
+    rows = np.array([[9.0, 0], [9, 0], [0.1, 0], [9, 0]])
+    found = Scored("goodness", rows, np.ones(4), 1.0, distances=np.array([20.0, 31.0, 20.0, np.inf]))
+    said = answers(manifest, ("a", "b"), found, "none", 0.1)
+    assert [answer.sure for answer in said] == [True, False, False, False]
+    assert [answer.typicality for answer in said] == pytest.approx([0.1, 0.009, 0.1, 0])
+    assert {answer.label for answer in said} == {"a"}
+    alone = answers(manifest, ("a", "b"), found._replace(distances=None), "none", 0.1)
+    assert [answer.sure for answer in alone] == [True, True, False, True]
+    assert {answer.typicality for answer in alone} == {None}
+
+
 @pytest.mark.parametrize(
     ("broken", "word"),
     [
         (structs.replace(TWO, shares=(0.1, 0.01)), "do not rise"),
         (structs.replace(TWO, shares=()), "do not rise"),
         (structs.replace(TWO, scores={"goodness": structs.replace(OF, probabilities=(0.5,))}), "every share"),
-        (structs.replace(TWO, scores={"goodness": structs.replace(OF, probabilities=(0.7, 0.5))}), "fall"),
+        (structs.replace(FAR, scores={"goodness": structs.replace(OF, alone=(0.06, 0.006))}), "in order"),
+        (structs.replace(FAR, distances=Distances(25.0, (30.0, 20.0))), "distances needs a figure"),
+        (structs.replace(FAR, distances=None), "of which there are none"),
+        (structs.replace(TWO, scores={"goodness": structs.replace(OF, probabilities=(0.7, 0.5))}), "in order"),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(broken: Calibration, word: str) -> None:
@@ -174,7 +231,7 @@ def test_an_unsure_answer_in_words_and_in_json(bundle: Path, picture_files: list
 def test_the_option_says_what_the_program_does() -> None:
     """Its limits stand there as numbers, so that `--help` imports no numpy."""
     (option,) = (option for option in classify.params if option.name == "unsure")
-    assert option.type.max == MOST == SHARES[-1]  # type: ignore[attr-defined]
+    assert option.type.max == MOST in SHARES  # type: ignore[attr-defined]
     assert f"default: {UNSURE}" in option.help  # type: ignore[attr-defined]
 
 

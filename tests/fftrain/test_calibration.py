@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ffruntime.core.calibration import SHARES, check, probabilities, threshold
+from ffruntime.core.calibration import SHARES, check, probabilities, thresholds, typicality
 from fftrain.calibration import BINS, expected_calibration_error, fit, fit_temperature, reliability
 
 SCORES = arrays(np.float64, (30, 4), elements=st.floats(-50, 50, width=32))
@@ -95,9 +95,28 @@ def test_no_more_validation_images_are_unsure_than_the_rate_says() -> None:
     for name, shown in {**scores, "unit2": unit, "shortlist": both}.items():
         of = found.scores[name]
         sure = probabilities(shown, of.temperature).max(1)
-        unsure = [(sure < threshold(found, of, rate)).mean() for rate in SHARES]
+        unsure = [(sure < thresholds(found, of, rate, both=False)[0]).mean() for rate in SHARES]
         assert all(rate - 1.01e-3 < share <= rate for rate, share in zip(SHARES, unsure, strict=True))
-        assert unsure[2] <= (sure < threshold(found, of, 0.003)).mean() <= unsure[3]
+        assert unsure[2] <= (sure < thresholds(found, of, 0.003, both=False)[0]).mean() <= unsure[3]
         assert of.error < of.error_before
     assert found.scores["shortlist"].temperature == fit_temperature(both, labels)
-    assert threshold(found, found.scores["unit2"], 0) == 0
+    assert thresholds(found, found.scores["unit2"], 0, both=False) == (0, 0)
+
+
+def test_two_criteria_together_turn_away_what_the_rate_says() -> None:
+    noise = np.random.default_rng(1)
+    labels, distances = noise.integers(0, 5, 4000), noise.gamma(9, size=4000)
+    mean = (4 - 0.2 * distances[:, None]) * np.eye(5)[labels]  # the far ones are harder
+    rows = noise.normal(size=(4000, 5)) + mean
+    found = fit({"goodness": rows}, labels, 0.0, {"unit1": rows}, distances)
+    check(found)
+    of = found.scores["goodness"]
+    sure, typical = probabilities(rows, of.temperature).max(1), typicality(found, distances)
+    assert typical is not None
+    assert np.corrcoef(np.argsort(np.argsort(-distances)), typical)[0, 1] > 0.99
+    for rate in SHARES[2:9]:
+        least, least_typical = thresholds(found, of, rate, both=True)
+        assert rate / 2 <= least_typical <= rate
+        unsure = ((sure < least) | (typical < least_typical)).mean()
+        assert unsure == pytest.approx(rate, rel=0.25)
+    assert found.scores["unit1"].alone is None  # which has no features of all units beside it
