@@ -21,9 +21,12 @@ from .core.cost import exit_shares
 from .core.data import require_images, to_unit_interval
 from .core.errors import BundleError, UsageError, unknown
 from .core.graphs import graphs, graphs_of_mode
-from .core.layers import KNOWN, TOTAL, tensors
+from .core.layers import KNOWN, TOTAL, feature_tensors, tensors
 from .core.manifest import EXIT, SHORTLIST, Manifest, Mode, Precision
+from .core.projection import project
 from .core.state import Weights
+from .core.statistics import Gaussians, none, solve
+from .core.statistics import typicality as nearest
 from .embedding import class_input
 from .session import ALL_LABELS, Session, load
 
@@ -249,19 +252,47 @@ class Model:
         mode = self.mode(asked, labels)
         for graph in graphs_of_mode(mode, self.manifest.network):
             self.graph(graph)  # loading is not part of the time that is reported
+        whole = mode == "goodness" and class_goodness(self.manifest.network)
+        gaussians = self._gaussians if whole else None  # solving for them is not, either
         start = time.perf_counter()
-        scores, passes = self._scores(images, mode, labels)
-        return Scored(mode, scores, passes, (time.perf_counter() - start) * 1000 / len(images))
+        if whole:
+            scores, distances = self._whole_pass(images, gaussians)
+            passes = np.ones(len(images), int)
+        else:
+            (scores, passes), distances = self._scores(images, mode, labels), None
+        return Scored(mode, scores, passes, (time.perf_counter() - start) * 1000 / len(images), distances)
+
+    def _whole_pass(self, images: np.ndarray, gaussians: Gaussians | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Class goodness: total goodness of every class (N, classes), and the distances to the nearest one (N,)."""
+        found = self._call("goodness", {"images": images, "labels": self._known})
+        if not gaussians or "features" not in found:  # which graphs have that are exported today
+            return self._of_all(found["total"]), None
+        how = self.manifest.statistics
+        assert how
+        x = project(found["features"], how.dimension, how.seed)
+        return self._of_all(found["total"]), nearest(gaussians, x)
+
+    @functools.cached_property
+    def _gaussians(self) -> Gaussians | None:
+        """Class statistics, where distances to classes mean something: of the units that made them."""
+        calibration, how, learned = self.manifest.calibration, self.manifest.statistics, self._weights.tensors
+        if not (calibration and calibration.distances and how):
+            return None
+        units = [name for name in feature_tensors(self.manifest.network) if name in learned]
+        if units:
+            shipped = self._bundle.weights()
+            if not all(np.array_equal(learned[name], shipped[name]) for name in units):
+                return None
+        found = self._bundle.statistics()
+        return solve(found, none(found.classes, found.dimension), how.shrinkage)
 
     def _scores(self, images: np.ndarray, mode: Mode, labels: int | None) -> tuple[np.ndarray, np.ndarray]:
         count = len(self.classes)
         if mode == EXIT:
             return self._exit(images)
         if mode == "goodness":
-            of_classes = class_goodness(self.manifest.network)
-            scores = self._goodness(images, self._known if of_classes else np.arange(count))
-            return self._of_all(scores), np.full(len(images), 1 if of_classes else count)
-        logits = self._call("classifier", "logits", {"images": images})[:, :count]
+            return self._goodness(images, np.arange(count)), np.full(len(images), count)
+        logits = self._call("classifier", {"images": images})["logits"][:, :count]
         if mode == "classifier":
             return logits, np.ones(len(images), int)
         unsure = [index for index, name in enumerate(self.classes) if name in self.undertrained]
@@ -317,18 +348,19 @@ class Model:
 
     def _goodness(self, images: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """Total goodness: images uint8 (N, C, H, W), labels (L,) -> (N, L)."""
-        return self._call("goodness", "total", {"images": images, "labels": labels})
+        return self._call("goodness", {"images": images, "labels": labels})["total"]
 
-    def _call(self, name: str, output: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        """One output of a graph, of images uint8 (N, C, H, W), in calls as large as the session allows. With class
-        goodness no label costs a pass of its own, so there are no calls of fewer."""
+    def _call(self, name: str, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Of a graph the outputs that answers are made of: images uint8 (N, C, H, W), in calls as large as the
+        session allows. With class goodness no label costs a pass of its own, so there are no calls of fewer."""
         graph = self.graph(name)
         labels_per_call = ALL_LABELS if class_goodness(self.manifest.network) else self.session.labels_per_call
 
         def some(part: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            return {output: graph({**part, "images": to_unit_interval(part["images"])})[output]}
+            found = graph({**part, "images": to_unit_interval(part["images"])})
+            return {output: found[output] for output in ("total", "logits", "features") if output in found}
 
-        return in_chunks(some, self.session.batch, labels_per_call)(inputs)[output]
+        return in_chunks(some, self.session.batch, labels_per_call)(inputs)
 
 
 def learned(bundle: Bundle, state: str | Path | Literal[False] | None = None) -> Current | None:

@@ -137,6 +137,12 @@ def with_statistics(
     }
 
 
+def distances(made: Made, network: Network, tensors: Tensors, split: Examples) -> np.ndarray:
+    """Mahalanobis distance of every image of a split to the nearest class, (N,)."""
+    x = examples(network, tensors, split, made.how.dimension, made.how.seed)
+    return statistics.typicality(made.gaussians, x)
+
+
 def encoded(made: Made, network: Network, tensors: Tensors) -> bytes:
     """The file of the bundle with these weights."""
     units = statistics.units_hash(network, {name: tensor.numpy() for name, tensor in tensors.items()})

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ffruntime.core.architecture import Network, class_goodness, scored_units
 from ffruntime.core.bundle import Bundle
-from ffruntime.core.calibration import UNSURE, Calibration, probabilities, thresholds
+from ffruntime.core.calibration import UNSURE, Calibration, probabilities, thresholds, typicality
 from ffruntime.core.data import Examples
 from ffruntime.core.manifest import TRAINED_MODES, lone_units
 from ffruntime.core.tables import table
@@ -124,23 +124,35 @@ def accuracy(
 
 
 def calibrate(
-    network: Network, tensors: Tensors, validation: Examples, scores: Scores, logit_weight: float
+    network: Network,
+    tensors: Tensors,
+    validation: Examples,
+    scores: Scores,
+    logit_weight: float,
+    distances: np.ndarray | None,
 ) -> Calibration:
-    """Calibration of a network that is trained, from its validation images and the scores of these by mode."""
+    """Calibration of a network that is trained, from its validation images, the scores of these by mode, and where
+    there are any, their `distances` (N,) to the nearest class."""
     units, lone = {}, lone_units(network)
     if lone:
         classes = next(iter(scores.values())).shape[1]
         goodness = unit_goodness(network, tensors, validation.pixels, classes).cpu().numpy()
         units = {name: goodness[:, :, index] for name, index in zip(lone, scored_units(network), strict=False)}
-    return fit(scores, validation.labels.cpu().numpy(), logit_weight, units)
+    return fit(scores, validation.labels.cpu().numpy(), logit_weight, units, distances)
 
 
-def measure(scores: Scores, labels: Tensor, calibration: Calibration) -> dict[str, Measured]:
-    """How each mode did on the images whose scores and labels (N,) are given, as it was calibrated before."""
+def measure(
+    scores: Scores, labels: Tensor, calibration: Calibration, distances: np.ndarray | None = None
+) -> dict[str, Measured]:
+    """How each mode did on the images whose scores and labels (N,) are given, and `distances` (N,) to the nearest
+    class where there are any, as it was calibrated before."""
     right, result = labels.cpu().numpy(), {}
+    typical = None if distances is None else typicality(calibration, distances)
     for mode, rows in scores.items():
         of, answers = calibration.scores[mode], rows.argmax(1)
         sure = probabilities(rows, of.temperature).max(1)
+        least, least_typical = thresholds(calibration, of, UNSURE, typical is not None)
+        unsure = sure < least if typical is None else (sure < least) | (typical < least_typical)
         bins = reliability(sure, answers == right)
         before = reliability(probabilities(rows, 1.0).max(1), answers == right)
         result[mode] = Measured(
@@ -148,7 +160,7 @@ def measure(scores: Scores, labels: Tensor, calibration: Calibration) -> dict[st
             temperature=of.temperature,
             calibration_error_before=expected_calibration_error(before),
             calibration_error=expected_calibration_error(bins),
-            unsure=float((sure < thresholds(calibration, of, UNSURE, both=False)[0]).mean()),
+            unsure=float(unsure.mean()),
             reliability=bins,
             confusion=tuple(map(tuple, confusion_matrix(right, answers, rows.shape[1]).tolist())),
         )

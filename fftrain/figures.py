@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
@@ -78,15 +78,20 @@ class Figures(Struct, frozen=True):
     cost: Cost
 
 
-def collect(manifest: Manifest, dataset: Dataset, scores: dict[str, Scores]) -> Figures:
-    """All figures of a report; of the test images only counts."""
+def collect(
+    manifest: Manifest, dataset: Dataset, scores: dict[str, Scores], distances: Mapping[str, np.ndarray]
+) -> Figures:
+    """All figures of a report, from scores and, where there are any, distances to the nearest class, by split; of
+    the test images only counts."""
     splits = {name: getattr(dataset, name) for name in scores}
     measured: dict[str, dict[str, Measured]] = {}
     mistakes: tuple[Mistake, ...] = ()
     if scores:
         labels = dataset.validation.labels.cpu().numpy()
         known = manifest.calibration or fit(scores["validation"], labels, manifest.logit_weight)
-        measured = {name: measure(scores[name], split.labels, known) for name, split in splits.items()}
+        measured = {
+            name: measure(scores[name], split.labels, known, distances.get(name)) for name, split in splits.items()
+        }
         mistakes = worst_mistakes(dataset, scores["validation"], known)
     return Figures(
         weights=manifest.files[WEIGHTS].sha256,

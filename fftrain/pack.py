@@ -33,7 +33,7 @@ from ffruntime.core.manifest import (
 
 from . import network as net
 from .checkpoint import checkpoint_path
-from .class_statistics import Made, encoded, of_bundle, with_statistics
+from .class_statistics import Made, distances, encoded, gather, of_bundle, with_statistics
 from .class_step import class_gradient
 from .dataset import Dataset
 from .epoch import hybrids
@@ -199,18 +199,28 @@ def pack_run(
     )
 
 
-def calibrated(bundle: Bundle, dataset: Dataset) -> Bundle:
-    """A bundle with the calibration that training would have given it, from the validation images of its data set.
-
-    Raises `StorageError`.
+def completed(bundle: Bundle, dataset: Dataset) -> Bundle:
+    """A bundle of a run that ended before there were class statistics and calibration, with those that training
+    would give it now, from its data set. Its graphs are left out: export it again. Raises `StorageError`.
     """
     manifest, tensors = bundle.manifest, load_tensors(bundle, torch.device("cpu"))
-    classes, validation = len(manifest.classes), dataset.validation
-    scores = predict(manifest.network, tensors, validation, classes, modes=manifest.modes)
-    if made := of_bundle(bundle):
-        scores = with_statistics(made, manifest.network, tensors, validation, scores)
-    found = calibrate(manifest.network, tensors, validation, scores, manifest.logit_weight)
-    return write_bundle(bundle.path, structs.replace(manifest, calibration=found), {})
+    network, validation, classes = manifest.network, dataset.validation, len(manifest.classes)
+    scores, made, far = (
+        predict(network, tensors, validation, classes, modes=manifest.modes),
+        of_bundle(bundle),
+        None,
+    )
+    if manifest.learning and not made:
+        made = gather(network, tensors, dataset.train, validation, scores, classes)
+    if made:
+        scores = with_statistics(made, network, tensors, validation, scores)
+        far = distances(made, network, tensors, validation) if class_goodness(network) else None
+    found = calibrate(network, tensors, validation, scores, manifest.logit_weight, far)
+    kept = {name: entry for name, entry in manifest.files.items() if name in (WEIGHTS, GOLDEN, EXEMPLARS)}
+    after = structs.replace(
+        manifest, files=kept, calibration=found, statistics=made and made.how, exit=None, shortlist=None
+    )
+    return write_bundle(bundle.path, after, {STATISTICS: encoded(made, network, tensors)} if made else {})
 
 
 def check_target(target: Path, resume: bool, force: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,16 @@ def report_paths(bundle: Path) -> tuple[Path, Path]:
     return bundle.with_name(f"{bundle.name}.report.html"), bundle.with_name(f"{bundle.name}.report.json")
 
 
-def write_report(bundle: Path, dataset: Dataset, scores: dict[str, Scores]) -> Path:
+def write_report(
+    bundle: Path, dataset: Dataset, scores: dict[str, Scores], distances: Mapping[str, np.ndarray]
+) -> Path:
     """Write figures and page beside the bundle at that path, which is complete; return the page's path.
 
-    `scores` are those that the final evaluation made, by split; none for an untrained network. Raises
-    `StorageError`.
+    `scores` are those that the final evaluation made, by split, and `distances` those to the nearest class, where
+    there are class statistics; none for an untrained network. Raises `StorageError`.
     """
     opened = Bundle(bundle)
-    figures = collect(opened.manifest, dataset, scores)
+    figures = collect(opened.manifest, dataset, scores, distances)
     page, file = report_paths(bundle)
     write_atomically(file, msgspec.json.format(msgspec.json.encode(figures), indent=2) + b"\n")
     _write_page(page, opened, figures)

@@ -25,7 +25,7 @@ from msgspec import structs
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ffruntime.core.bundle import write_bundle
-from ffruntime.core.calibration import Calibration, OfScores
+from ffruntime.core.calibration import Calibration, Distances, OfScores
 from ffruntime.core.data import Examples
 from ffruntime.core.manifest import EarlyExit
 from fftrain.dataset import Dataset
@@ -301,7 +301,9 @@ def of_classes(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Pa
     for _ in train(run, path, resume=False, stop=lambda: False):
         pass
     bundle = pack_run(path, run, "other", "cpu", "fp32", {})
-    calibration = Calibration(100, (0.01, 0.1), {"unit1": OfScores(1.0, 0.1, 0.1, (0.5, 0.6))})
+    calibration = Calibration(
+        100, (0.01, 0.1), {"unit1": OfScores(1.0, 0.1, 0.1, (0.5, 0.6))}, Distances(9, (8, 7))
+    )
     exits = EarlyExit((1.0, 0.5), 0.5, 1.0)
     write_bundle(path, structs.replace(bundle.manifest, exit=exits, calibration=calibration), {})
     return path

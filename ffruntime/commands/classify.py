@@ -51,8 +51,8 @@ all the same), 6 backend, 7 a backend that fails the golden check, 9 learned sta
     "--unsure",
     type=Number(0, 0.5),
     metavar="RATE",
-    help="Say \"I don't know\" where the answer is so improbable as this share of the validation images' answers "
-    "were. 0: never.  [default: 0.01]",
+    help='Say "I don\'t know" where an answer is as improbable, or an image as untypical, as of this share of '
+    "the validation images. 0: never.  [default: 0.01]",
 )
 @click.option(
     "--only-sure", is_flag=True, help="Print sure answers alone, name the others on stderr, and exit with 11."
@@ -189,6 +189,7 @@ def _answer_json(path: str, answer: Answer, top: int) -> str:
             "path": path,
             "label": answer.label,
             "probability": answer.probability,
+            "typicality": answer.typicality,
             "sure": answer.sure,
             "scores": answer.scores,
             "top": list(answer.scores)[:top],
@@ -206,13 +207,16 @@ def _answer_line(path: str, answer: Answer, top: int) -> str:
 
 
 def _said(answer: Answer, top: int) -> str:
-    """`3, 99.1 % sure`, or `I don't know; most likely 3 (41.0 %)`; without a calibration, `3  score 3.07`."""
+    """`3, 99.1 % sure`, or `I don't know; most likely 3 (41.0 %)`, and how typical the image is, which may be why;
+    without a calibration, `3  score 3.07`."""
     from ..terminal import percent
 
     if answer.probabilities is None:
         (_, best), *others = list(answer.scores.items())[:top]
         return f"{answer.label}  score {best:.4g}" + "".join(f", {name} (−{best - s:.3g})" for name, s in others)
     (_, best), *others = list(answer.probabilities.items())[:top]
-    known = f"{answer.label}, {percent(best)} sure"
-    said = f"I don't know; most likely {answer.label} ({percent(best)})" if answer.sure is False else known
-    return said + "".join(f", {name} ({percent(share)})" for name, share in others)
+    rest = "".join(f", {name} ({percent(share)})" for name, share in others)
+    if answer.sure is not False:
+        return f"{answer.label}, {percent(best)} sure{rest}"
+    typical = "" if answer.typicality is None else f"; typicality {answer.typicality:.2g}"
+    return f"I don't know; most likely {answer.label} ({percent(best)}){rest}{typical}"

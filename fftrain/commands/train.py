@@ -31,6 +31,8 @@ from .shared import (
 )
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..clock import Costs, Limit
     from ..dataset import Dataset
     from ..evaluation import Scores
@@ -304,8 +306,10 @@ def _length(run: Run, options: TrainingOptions, costs: Costs, started: float) ->
 def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dict[str, Any]:
     import torch
 
+    from ffruntime.core.architecture import class_goodness
+
     from ..checkpoint import checkpoint_path
-    from ..class_statistics import gather, with_statistics
+    from ..class_statistics import distances, gather, with_statistics
     from ..dataset import on_device
     from ..evaluation import accuracies, calibrate, predict
     from ..pack import pack_run
@@ -313,7 +317,7 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
     from ..weighing import weigh_logits
 
     source, made = run.dataset.source, None
-    scores, measured, weight, calibration = {}, {}, 0.0, None
+    scores, far, measured, weight, calibration = {}, {}, {}, 0.0, None
     if run.history:
         say("evaluating: all validation images, then the test images, once")
         classes, parts = len(run.dataset.classes), ("train", "validation", "test")
@@ -328,11 +332,14 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
                 made = gather(run.network, run.tensors, splits["train"], validation, rows, classes)
                 for part, own in scores.items():
                     scores[part] = with_statistics(made, run.network, run.tensors, splits[part], own)
-            calibration = calibrate(run.network, run.tensors, validation, scores["validation"], weight)
+                    if class_goodness(run.network):
+                        far[part] = distances(made, run.network, run.tensors, splits[part])
+            rows = scores["validation"]
+            calibration = calibrate(run.network, run.tensors, validation, rows, weight, far.get("validation"))
         measured = {part: accuracies(rows, splits[part].labels) for part, rows in scores.items()}
     pack_run(target, run, name, device, precision, measured, weight, calibration, made)
     checkpoint_path(target).unlink(missing_ok=True)
-    _report(target, run.dataset, scores)
+    _report(target, run.dataset, scores, far)
     return {
         "model": str(target),
         "data": source.source.partition(";")[0],
@@ -342,13 +349,13 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
     }
 
 
-def _report(target: Path, dataset: Dataset, scores: dict[str, Scores]) -> None:
+def _report(target: Path, dataset: Dataset, scores: dict[str, Scores], distances: dict[str, np.ndarray]) -> None:
     """Write the report; where that fails, say so: the bundle is complete, and the run has done its work."""
     try:
         import_extra("matplotlib")
         from ..report import write_report
 
-        page = write_report(target, dataset, scores)
+        page = write_report(target, dataset, scores, distances)
     except Exception as error:
         say(f"warning: no report: {' '.join(str(error).split()) or type(error).__name__}; {target} is complete")
     else:

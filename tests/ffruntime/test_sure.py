@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from shapes import drawn
 from ffruntime import Model, Session
 from ffruntime.answers import Scored, answers
 from ffruntime.commands.classify import classify
+from ffruntime.core import statistics
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.calibration import (
     MOST,
@@ -29,7 +31,10 @@ from ffruntime.core.calibration import (
 )
 from ffruntime.core.cost import exit_shares
 from ffruntime.core.errors import BundleError, UsageError
-from ffruntime.core.manifest import EarlyExit, Manifest
+from ffruntime.core.manifest import STATISTICS, ClassStatistics, EarlyExit, Manifest
+from ffruntime.core.projection import project
+from ffruntime.core.state import Weights
+from ffruntime.core.statistics import Origin, Shrinkage, Weight
 
 ffruntime = partial(in_process, "ffruntime")
 OF = OfScores(2.0, 0.2, 0.1, (0.5, 0.7))
@@ -233,6 +238,88 @@ def test_the_option_says_what_the_program_does() -> None:
     (option,) = (option for option in classify.params if option.name == "unsure")
     assert option.type.max == MOST in SHARES  # type: ignore[attr-defined]
     assert f"default: {UNSURE}" in option.help  # type: ignore[attr-defined]
+
+
+# --- typicality, from class statistics
+
+
+def with_statistics(bundle: Path) -> Bundle:
+    """A bundle of two classes' worth of statistics, in which an image's brightness is a feature: dark ones are
+    typical."""
+    manifest, dimension, noise = Bundle(bundle).manifest, 16, np.random.default_rng(0)
+    assert manifest.calibration
+    count = len(manifest.classes)
+    x = project(features_of(noise.integers(0, 40, (600, 1, 16, 16))), dimension, 0)
+    found = statistics.of(x, np.arange(600) % count, count)
+    weights = Bundle(bundle).weights()
+    origin = Origin(statistics.FORMAT, statistics.units_hash(manifest.network, weights), dimension, 0)
+    shrinkage = Shrinkage(0.1, float(np.square(x.astype(float)).mean()), 300.0)
+    far = statistics.typicality(statistics.solve(found, statistics.none(count, dimension), shrinkage), x)
+    at = np.quantile(far, 1 - np.array(manifest.calibration.shares)).tolist()
+    scores = {
+        name: structs.replace(of, probabilities=(0.0,) * len(of.probabilities), alone=manifest.calibration.shares)
+        for name, of in manifest.calibration.scores.items()
+    }
+    after = structs.replace(
+        manifest,
+        statistics=ClassStatistics(dimension, 0, shrinkage, count, {"goodness": Weight(0.0, 1.0)}),
+        calibration=structs.replace(
+            manifest.calibration, scores=scores, distances=Distances(float(far.max()), tuple(at))
+        ),
+    )
+    return write_bundle(bundle, after, {STATISTICS: statistics.encode(found, origin)})
+
+
+def features_of(images: np.ndarray) -> np.ndarray:
+    """Some features (N, F) of images, in place of the graph's."""
+    flat = images.reshape(len(images), -1)[:, :64].astype(np.float32)
+    return flat / 20
+
+
+def with_features(model: Model) -> Model:
+    """A model whose graph of goodness gives these features besides."""
+    graph = model.graph("goodness")
+    model._graphs["goodness"] = lambda inputs: {
+        **graph(inputs),
+        "features": features_of(np.rint(inputs["images"] * 255)),
+    }
+    return model
+
+
+def test_typicality_is_the_distance_to_the_nearest_class(class_bundle: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(class_bundle, tmp_path / "model.ff"))
+    model = with_features(Model(with_statistics(path), state=False))
+    noise = np.random.default_rng(1)
+    usual = noise.integers(0, 40, (50, 1, 16, 16)).astype(np.uint8)
+    found = model.classify_batch(usual, unsure=0.02)
+    assert [answer.sure for answer in found].count(False) < 6
+    assert np.mean([answer.typicality for answer in found]) > 0.3
+    for answer in model.classify_batch(255 - usual, unsure=0.02):
+        assert (answer.sure, answer.typicality) == (False, 0)
+        assert answer.probability
+    assert {answer.typicality for answer in model.classify_batch(usual, "exit")} == {None}
+
+
+def test_statistics_of_other_units_say_nothing(class_bundle: Path, tmp_path: Path) -> None:
+    """Units that have learned make other features; readouts may learn."""
+    path = Path(shutil.copytree(class_bundle, tmp_path / "model.ff"))
+    bundle = with_statistics(path)
+    images, weights, names = drawn(5)[0], bundle.weights(), bundle.manifest.classes
+    for name, same in (("unit2.readout.weight", True), ("unit2.conv1.weight", False)):
+        learned = Weights({name: weights[name] + 1}, names)
+        found = with_features(Model(bundle, learned)).classify_batch(images)
+        assert all((answer.typicality is not None) is same for answer in found)
+        assert all(answer.probability for answer in found)
+    learned = Weights({"unit2.conv1.weight": weights["unit2.conv1.weight"].copy()}, names)
+    assert with_features(Model(bundle, learned)).classify(images[0]).typicality is not None
+
+
+def test_a_graph_without_features_gives_no_typicality(class_bundle: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(class_bundle, tmp_path / "model.ff"))
+    model = Model(with_statistics(path), state=False)
+    graph = model.graph("goodness")
+    model._graphs["goodness"] = lambda inputs: {"total": graph(inputs)["total"]}
+    assert model.classify(drawn(1)[0][0]).typicality is None
 
 
 # --- teaching what the model thinks very improbable

@@ -297,7 +297,7 @@ def test_from_training_to_the_bundle(recipe: Recipe, small: Dataset, tmp_path: P
     assert bundle.manifest.modes == ("goodness",)
     assert bundle.manifest.learning
     assert bundle.manifest.learning.loss == ClassLoss()
-    page = render("model.ff", bundle.manifest, bundle.weights(), collect(bundle.manifest, small, {}))
+    page = render("model.ff", bundle.manifest, bundle.weights(), collect(bundle.manifest, small, {}, {}))
     assert f"when training ended: {total['name']}, " in page
     assert "Label patterns" not in page
     vectors = golden(run.network, run.tensors, small.train, 10, bundle.manifest.learning, 0)

@@ -100,7 +100,7 @@ def few(trained_run: Run) -> tuple[Dataset, dict[str, Scores]]:
 @pytest.fixture
 def reported(bundle: Path, few: tuple[Dataset, dict[str, Scores]]) -> Path:
     """A bundle with a report beside it."""
-    assert write_report(bundle, *few) == bundle.with_name("model.ff.report.html")
+    assert write_report(bundle, *few, {}) == bundle.with_name("model.ff.report.html")
     return bundle
 
 
@@ -157,7 +157,7 @@ def test_a_report_that_fails_is_one_line_and_the_bundle_stays(
     bundle: Path, few: tuple[Dataset, dict[str, Scores]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     report_paths(bundle)[1].mkdir()  # in the way of the figures
-    _report(bundle, *few)
+    _report(bundle, *few, {})
     said = capsys.readouterr().err
     assert said.startswith("warning: no report: ")
     assert said.count("\n") == 1
@@ -172,7 +172,7 @@ def without_training(manifest: Manifest) -> Manifest:
 
 def test_an_untrained_bundle_has_a_report(bundle: Path, few: tuple[Dataset, dict[str, Scores]]) -> None:
     write_bundle(bundle, without_training(Bundle(bundle).manifest), {})
-    page = Page(write_report(bundle, few[0], {}).read_text())
+    page = Page(write_report(bundle, few[0], {}, {}).read_text())
     assert "untrained" in page.text
     assert "svg" not in page.tags
     assert "Confusion" not in page.text
@@ -190,7 +190,7 @@ def test_one_mode_and_missing_values_and_the_offline_sample(
     write_bundle(bundle, structs.replace(manifest, modes=("classifier",), training=training), {})
     dataset = structs.replace(few[0], source=source)
     scores = {split: {"classifier": modes["classifier"]} for split, modes in few[1].items()}
-    page = Page(write_report(bundle, dataset, scores).read_text())
+    page = Page(write_report(bundle, dataset, scores, {}).read_text())
     assert page.tags["svg"] == 1 + 2  # accuracy, and reliability
     assert page.text.count("goodness") == 1  # a field of the recipe, which is shown whole
     assert page.text.count("OFFLINE SAMPLE") > 8
@@ -211,7 +211,7 @@ def test_colours_and_a_hundred_classes(
     split = Examples(torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8), labels)
     dataset = structs.replace(few[0], validation=split, test=split, classes=classes)
     scores = {mode: random.normal(size=(300, 100)) + 3 * np.eye(100)[labels] for mode in ("goodness", "classifier")}
-    figures = collect(manifest, dataset, {"validation": scores, "test": scores})
+    figures = collect(manifest, dataset, {"validation": scores, "test": scores}, {})
     page = Page(render("colours.ff", manifest, weights, figures))
     assert page.tags["img"] == 4 + 24 + 49 + (4 if placement == "channel" else 3)
     assert "54 more are not drawn" in page.text
@@ -234,7 +234,7 @@ def test_a_label_at_the_top_is_no_picture(
     weights = {n: random.normal(size=s).astype(np.float32) for n, s in tensor_shapes(network).items()}
     assert [channel for channel, _ in filters(network, weights)] == ["image"]
     manifest = without_training(structs.replace(Bundle(exported).manifest, network=network))
-    page = Page(render("top.ff", manifest, weights, collect(manifest, few[0], {})))
+    page = Page(render("top.ff", manifest, weights, collect(manifest, few[0], {}, {})))
     assert page.tags["img"] == 1
     assert "10 numbers) stands above its topmost unit" in page.text
     assert "neutral" not in page.text
