@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ffruntime import command
+from ffruntime.command import echo
 from ffruntime.core.errors import MissingExtra, UsageError, unknown
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def cli(
         from .deploy import availability, offer_table
 
         offers = availability()
-        click.echo(as_json_text(offers) if as_json else offer_table(offers))
+        echo(as_json_text(offers) if as_json else offer_table(offers))
         return
     if only_check and formats:
         raise UsageError("--check makes nothing: leave out --format")
@@ -135,7 +136,7 @@ def cli(
     if plan and not as_json:
         from ffruntime.core.tables import plan_text
 
-        click.echo(plan_text(plan))
+        echo(plan_text(plan))
     if plan and not precisions:
         precisions = (plan.precision,)
     from .artefacts import artefact_table
@@ -148,13 +149,13 @@ def cli(
         report = run(bundle, precisions, data, plan, only_check, state, target)
         bundle = Bundle(target)  # as it is now
         if not as_json:
-            click.echo(artefact_table(report.artefacts))
+            echo(artefact_table(report.artefacts))
     options = EngineOptions(version_compatible, hardware_compatible)
     more = deploy(bundle, wanted, providers, precisions, device, plan, options, asked=bool(formats))
     if as_json:
-        click.echo(as_json_text({"model": str(target), **report_object(report, more)}))
+        echo(as_json_text({"model": str(target), **report_object(report, more)}))
     elif more:
-        click.echo(artefact_table(more))
+        echo(artefact_table(more))
     if report and only_check:
         from ffruntime.golden import require
 
@@ -165,10 +166,10 @@ def cli(
         whose, manifest = "the trainer's" if state is None else "its own", bundle.manifest
         if manifest.shortlist:
             classes, weight = len(manifest.classes), manifest.logit_weight
-            click.echo(f"mode shortlist: {shortlist_text(manifest.shortlist, classes, weight)}")
+            echo(f"mode shortlist: {shortlist_text(manifest.shortlist, classes, weight)}")
         if manifest.exit:
-            click.echo(f"mode exit: {exit_text(manifest.exit)}")
-        click.echo(f"{target}: every graph reproduces {whose} golden vectors; next: ffruntime classify image.png")
+            echo(f"mode exit: {exit_text(manifest.exit)}")
+        echo(f"{target}: every graph reproduces {whose} golden vectors; next: ffruntime classify image.png")
 
 
 def report_object(report: ExportReport | None, more: list[Artefact]) -> dict[str, Any]:

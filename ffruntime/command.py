@@ -1,5 +1,5 @@
-"""What every command of the three programs has: numbers that are numbers, and an end: a result, or one line on
-stderr and an exit code."""
+"""What every command of the three programs has: numbers that are numbers, lines that a terminal only shows, and an
+end: a result, or one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -10,10 +10,15 @@ from typing import Any
 
 import click
 
-from .core.errors import FFError, StorageError
+from .core.errors import FFError, StorageError, printable
 
 INTERRUPTED = 130
 LARGEST = 1 << 31  # of whole numbers; more than any command can do
+
+
+def echo(text: str, err: bool = False) -> None:
+    """Print lines, with escapes for what a terminal would obey: names of files and classes may be anything."""
+    click.echo("\n".join(map(printable, text.split("\n"))), err=err)
 
 
 class Number(click.FloatRange):
@@ -51,16 +56,16 @@ def run(command: click.Command) -> None:
     try:
         code = command.main(standalone_mode=False)
     except FFError as error:
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {printable(str(error))}", err=True)
         code = error.exit_code
     except click.ClickException as error:
         path = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else command.name
-        click.echo(f"error: {' '.join(error.format_message().split())} (see '{path} --help')", err=True)
+        echo(f"error: {' '.join(error.format_message().split())} (see '{path} --help')", err=True)
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         code = INTERRUPTED
     except OSError as error:
-        click.echo(f"error: {error.filename or 'output'}: {error.strerror or error}", err=True)
+        echo(f"error: {printable(str(error.filename or 'output'))}: {error.strerror or error}", err=True)
         code = StorageError.exit_code
     sys.exit(code)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import click
+from ffruntime.command import echo
 
 if TYPE_CHECKING:
     from .run import Status
@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 def say(line: str) -> None:
     """A line for the user, on stderr; of several processes (torchrun) the first one speaks."""
     if os.environ.get("RANK", "0") == "0":
-        click.echo(line, err=True)
+        echo(line, err=True)
+
+
+def csv_cell(value: object) -> object:
+    """A value as a spreadsheet should take it: text never as a formula (OWASP, CSV injection)."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def percent(share: float) -> str:

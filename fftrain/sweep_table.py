@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from ffruntime.core.errors import UsageError, unknown
 
+from .display import csv_cell
 from .study import Result
 
 MODES = ("classifier", "goodness")  # in the paper's order: linear / goodness
@@ -148,5 +149,5 @@ def table_csv(rows: Sequence[SweepRow], fields: Sequence[str]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(name for one in flats for name in one)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flats)
+    writer.writerows({name: csv_cell(value) for name, value in flat.items()} for flat in flats)
     return text.getvalue()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..command import Number
+from ..command import Number, echo
 from .options import RunOptions, budget_options, json_option, running_options, within
 
 if TYPE_CHECKING:
@@ -70,14 +70,12 @@ def bench(
         rows = (_in_a_process([*words, f"--mode={name}"]) for name in model.modes())
         results = [convert(row, Speed, strict=False) for row in rows]
     if not as_json:
-        click.echo(_table(results))
-        click.echo(
-            f"×{max(results[0].peak_mib)}: so many images in a call; median, p99 and energy are of one at a time"
-        )
-        click.echo(f"energy: {', '.join(meter.name for meter in meters) or 'not measured: ' + '; '.join(reasons)}")
+        echo(_table(results))
+        echo(f"×{max(results[0].peak_mib)}: so many images in a call; median, p99 and energy are of one at a time")
+        echo(f"energy: {', '.join(meter.name for meter in meters) or 'not measured: ' + '; '.join(reasons)}")
         return
     for result in results:
-        click.echo(json.dumps({**how, **to_builtins(result, str_keys=True), "no_energy": reasons}))
+        echo(json.dumps({**how, **to_builtins(result, str_keys=True), "no_energy": reasons}))
 
 
 def _in_a_process(options: Sequence[str]) -> dict[str, object]:
@@ -87,7 +85,7 @@ def _in_a_process(options: Sequence[str]) -> dict[str, object]:
     command = [sys.executable, "-m", "ffruntime", "bench", "--json", *options]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        click.echo(done.stderr, err=True, nl=False)
+        echo(done.stderr.rstrip("\n"), err=True)
         raise click.exceptions.Exit(done.returncode)
     row: dict[str, object] = json.loads(done.stdout)
     return row

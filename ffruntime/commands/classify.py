@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..command import Count, Number
+from ..command import Count, Number, echo
+from ..core.errors import printable
 from .options import RunOptions, budget_options, json_option, running_options, within
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def classify(
             try:
                 pixels = model.prepare(get(), display_name(path), not no_preprocess)
             except ImageError as error:  # say so, and go on with the others
-                click.echo(f"error: {error}", err=True)
+                echo(f"error: {printable(str(error))}", err=True)
                 failed = True
                 continue
             (answer,) = model.classify_batch(pixels[None], chosen, labels, rate)
@@ -122,14 +123,14 @@ def classify(
                 click.echo(draw(pixels), err=as_json)
             if only_sure and not answer.sure:
                 not_sure += 1
-                click.echo(_answer_line(path, answer, top), err=True)
+                echo(_answer_line(path, answer, top), err=True)
             else:
-                click.echo(_answer_json(path, answer, top) if as_json else _answer_line(path, answer, top))
+                echo(_answer_json(path, answer, top) if as_json else _answer_line(path, answer, top))
     finally:  # also after Ctrl-C, which ends a stream
         if costs.total() > 1 and not as_json and chosen in (SHORTLIST, EXIT):
             classes, undertrained = len(model.classes), len(model.undertrained)
             worst = 1 if chosen == EXIT else 1 + min((labels or classes) + undertrained, classes)
-            click.echo(_cost_line(costs, worst, 1 if chosen == EXIT else classes))
+            echo(_cost_line(costs, worst, 1 if chosen == EXIT else classes))
     if failed:
         raise click.exceptions.Exit(ImageError.exit_code)
     if not_sure:
@@ -156,7 +157,7 @@ def _newest(model: Model, options: RunOptions) -> Callable[[], Model]:
     from ..learning.learner import watching
 
     directory = options.state or model.bundle.state_directory
-    return watching(model, directory, lambda problem: click.echo(f"warning: {problem}", err=True))
+    return watching(model, directory, lambda problem: echo(f"warning: {problem}", err=True))
 
 
 def _cost_line(costs: Counter[float], worst: float, every_label: int) -> str:
@@ -179,7 +180,7 @@ def _stream(
     appearing = arrivals(Path(watch), memory_limit=memory_limit) if watch else iter(())
     yield from pictures(images, memory_limit)
     if watch:
-        click.echo(f"watching {watch}; Ctrl-C ends it", err=True)
+        echo(f"watching {watch}; Ctrl-C ends it", err=True)
     yield from frames(camera) if camera else appearing
 
 
@@ -203,7 +204,7 @@ def _answer_json(path: str, answer: Answer, top: int) -> str:
 
 def _answer_line(path: str, answer: Answer, top: int) -> str:
     cost = "1 pass" if answer.passes == 1 else f"{_number(answer.passes)} passes"
-    return f"{path}: {_said(answer, top)}  [{answer.mode}, {cost}, {answer.backend}, {answer.ms:.1f} ms]"
+    return f"{printable(path)}: {_said(answer, top)}  [{answer.mode}, {cost}, {answer.backend}, {answer.ms:.1f} ms]"
 
 
 def _said(answer: Answer, top: int) -> str:

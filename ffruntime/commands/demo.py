@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from ..command import THREADS, Count
+from ..command import THREADS, Count, echo
 from .options import json_option
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def demo(
     training, tested = load(data_directory(data), split)
     shown = []
     if quick and not as_json:
-        click.echo(QUICK)
+        echo(QUICK)
     import tempfile
 
     with contextlib.ExitStack() as closing:
@@ -119,16 +119,16 @@ def demo(
             shown.append(scene)
             if as_json:
                 row = {"scene": name, "bundle": str(opened.path), "split": split, "quick": quick}
-                click.echo(json.dumps({**row, **result}))
+                echo(json.dumps({**row, **result}))
             else:
-                click.echo(_text(scene))
+                echo(_text(scene))
     facts = _facts(models, split)
     _write(out, page(shown, facts, quick))
     _write(out.with_suffix(".svg"), picture(shown, quick))
     if as_json:
-        click.echo(json.dumps({"page": str(out), "picture": str(out.with_suffix(".svg")), "machine": facts}))
+        echo(json.dumps({"page": str(out), "picture": str(out.with_suffix(".svg")), "machine": facts}))
     else:
-        click.echo(f"{out.with_suffix('.svg')}: the charts; {out.absolute().as_uri()}: the page")
+        echo(f"{out.with_suffix('.svg')}: the charts; {out.absolute().as_uri()}: the page")
 
 
 class Stage(NamedTuple):
@@ -243,7 +243,7 @@ def _models(
     if missing and (asked or not models):
         raise BundleError("; ".join(missing))
     for line in missing:
-        click.echo(f"left out: {line}", err=True)
+        echo(f"left out: {line}", err=True)
     return models
 
 
@@ -251,7 +251,7 @@ def _models(
 def _watched(label: str, length: int) -> Iterator[tuple[Stepped, Say]]:
     """A bar with the time that is left where somebody watches, else a line on stderr for each thing said."""
     if not sys.stderr.isatty():
-        yield (lambda: None), lambda text: click.echo(f"{label}: {text}", err=True)
+        yield (lambda: None), lambda text: echo(f"{label}: {text}", err=True)
         return
     said = [""]
     bar: Any
@@ -273,7 +273,7 @@ def _draw(stage: Stage, what: str, examples: Examples) -> None:
     from ..terminal import draw
 
     if stage.draw and sys.stdout.isatty():
-        click.echo(what)
+        echo(what)
         click.echo(draw(np.concatenate(list(examples.pixels[:2]), axis=2)))
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..command import Count
+from ..command import Count, echo
 from .options import RunOptions, budget_options, json_option, running_options, within
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def explain(
     predict, target = partial(model.scores, mode=chosen), out or Path(f"{model.path.stem}.ads.png")
     with click.progressbar(length=steps(images), label=f"{len(images)} images", file=sys.stderr) as bar:
         explained = explain_accuracy(predict, images, labels, model.classes, window, partial(bar.update, 1))
-    click.echo(write(explained, len(images), chosen, window, target, as_json))
+    echo(write(explained, len(images), chosen, window, target, as_json))
 
 
 def _one_image(
@@ -116,9 +116,9 @@ def _one_image(
     write_atomically(target, picture(image, explained))
     if as_json:
         labels = {name: {"goodness": answer.scores[name], "units": to_json(of)} for name, of in explained.items()}
-        click.echo(json.dumps({"image": path, "answer": answer.label, "labels": labels, "picture": str(target)}))
+        echo(json.dumps({"image": path, "answer": answer.label, "labels": labels, "picture": str(target)}))
         return
-    click.echo("\n".join((*to_lines(explained), f"{target} written")))
+    echo("\n".join((*to_lines(explained), f"{target} written")))
 
 
 def _exemplars(model: Model, count: int) -> Examples:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..command import Count
+from ..command import Count, echo
 from .options import RunOptions, json_option, model_option, running_options, state_options, state_to_use
 
 if TYPE_CHECKING:
@@ -44,11 +44,11 @@ def info(model_path: str, state: Path | None, shipped: bool, as_json: bool) -> N
             **{name: getattr(found, name) for name in ("version", "updates", "examples")},
             "classes": found.weights.classes,
         }
-        click.echo(json.dumps({**to_builtins(bundle.manifest), "learned": facts}))
+        echo(json.dumps({**to_builtins(bundle.manifest), "learned": facts}))
         return
-    click.echo(manifest_text(bundle.path, bundle.manifest))
+    echo(manifest_text(bundle.path, bundle.manifest))
     if found:
-        click.echo(f"\nlearned   {learned_text(found, bundle.manifest) or 'nothing yet'}")
+        echo(f"\nlearned   {learned_text(found, bundle.manifest) or 'nothing yet'}")
 
 
 @click.command(epilog=PLAN_EPILOG)
@@ -83,7 +83,7 @@ def plan(model_path: str, device: str | None, memory: int | None, precision: str
     name = Path(device).stem if device else None
     found = planner.plan(manifest, len(manifest.classes), chosen, limits, name)
     planner.require_fit(found)
-    click.echo(encode(found).decode() if as_json else plan_text(found))
+    echo(encode(found).decode() if as_json else plan_text(found))
 
 
 @click.command()
@@ -98,14 +98,14 @@ def devices(device: str | None, as_json: bool) -> None:
 
     if device:
         profile = load_profile(device)
-        click.echo(json.dumps(to_builtins(profile)) if as_json else profile_text(profile))
+        echo(json.dumps(to_builtins(profile)) if as_json else profile_text(profile))
         return
     profiles = {name: load_profile(name) for name in profile_names()}
     if as_json:
         for name, profile in profiles.items():
-            click.echo(json.dumps({"name": name, **to_builtins(profile)}))
+            echo(json.dumps({"name": name, **to_builtins(profile)}))
     else:
-        click.echo(profile_table(profiles))
+        echo(profile_table(profiles))
 
 
 @click.command()
@@ -125,15 +125,15 @@ def verify(options: RunOptions, as_json: bool) -> None:
 
     model = Model(options.model_path, session=options.session(), state=False)
     if conflict := engine_conflict():
-        click.echo(f"warning: {conflict}", err=True)
+        echo(f"warning: {conflict}", err=True)
     for name in model.manifest.files:
         model.bundle.verified(name)
     checks = check(model)
     if not as_json:
-        click.echo(f"{len(model.manifest.files)} files as the manifest says")
-        click.echo(check_table(checks))
+        echo(f"{len(model.manifest.files)} files as the manifest says")
+        echo(check_table(checks))
         require(checks, model.backend)
-        click.echo(f"{model.backend} reproduces the trainer's golden vectors on this machine")
+        echo(f"{model.backend} reproduces the trainer's golden vectors on this machine")
     found = learned(model.bundle, state_to_use(options.state, options.shipped))
     since = _since(model, found) if found and all(row.passed for row in checks) else None
     if as_json:
@@ -143,11 +143,11 @@ def verify(options: RunOptions, as_json: bool) -> None:
             "checks": to_builtins(checks),
             "learned": since,
         }
-        click.echo(json.dumps(report))
+        echo(json.dumps(report))
         require(checks, model.backend)
     elif found and since and (said := learned_text(found, model.manifest)):
         count = f"{since['as_shipped']} of {since['images']} golden images decided as shipped"
-        click.echo(f"learned since: {said}; {count}")
+        echo(f"learned since: {said}; {count}")
 
 
 def _since(shipped: Model, found: Current) -> dict[str, Any]:

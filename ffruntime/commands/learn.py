@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..command import THREADS, Count, Number
+from ..command import THREADS, Count, Number, echo
+from ..core.errors import printable
 from .options import budget_options, json_option, model_option, state_option, within
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def learn(
 
     def stored(ids: Sequence[int]) -> None:
         pictures.stored = pictures.read
-        click.echo(json.dumps({"event": "stored", "ids": ids}) if as_json else f"stored {_examples(ids)}")
+        echo(json.dumps({"event": "stored", "ids": ids}) if as_json else f"stored {_examples(ids)}")
 
     def progress(kind: str, length: int) -> AbstractContextManager[Callable[[], None]]:
         how_far = f"learning, {pictures.read} of {pictures.count}" if pictures.count > PORTION else "learning"
@@ -154,7 +155,7 @@ def learn(
         if retry:
             learner.store.retry()
         for last in learner.updates(pictures.portions(PORTION, doubt), rehearse or 0, stored, progress):
-            click.echo(_outcome_json(last) if as_json else _outcome_line(last))
+            echo(_outcome_json(last) if as_json else _outcome_line(last))
     if last and not last.adopted:
         raise UpdateRefused(
             f"version {last.version}: the update cost more than is tolerated; its examples are kept: "
@@ -221,7 +222,7 @@ class _Pictures:
             try:
                 read.append((name, self._model.prepare(get(), name, self._preprocess), label))
             except ImageError as error:  # say so, and go on with the others
-                click.echo(f"error: {error}", err=True)
+                echo(f"error: {printable(str(error))}", err=True)
                 self.failed = True
         taken = doubt.allowed(read) if doubt else read
         return [image for _, image, _ in taken], [label for _, _, label in taken]
@@ -256,13 +257,13 @@ class _Doubt:
 
         if self._as_json:
             facts = {"path": name, "label": label, "looks_like": answer.label, "probability": answer.probability}
-            click.echo(json.dumps({"event": "warning", **facts}))
+            echo(json.dumps({"event": "warning", **facts}))
             return True
         said = f"{name}: this looks like {answer.label} to me, {percent(answer.probability or 0)}"
         if sys.stdin.isatty() and click.confirm(f"{said}; teach it as {label}?", err=True):
             return True
         self.left_out += 1
-        click.echo(f"error: {said}; left out: --yes teaches it as {label}", err=True)
+        echo(f"error: {said}; left out: --yes teaches it as {label}", err=True)
         return False
 
 
@@ -282,9 +283,9 @@ def _hint_on_interrupt(learner: Learner, pictures: _Pictures) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         if pending := len(learner.store.pending()):
-            click.echo(f"stored and pending: {pending}; 'ffruntime learn' goes on", err=True)
+            echo(f"stored and pending: {pending}; 'ffruntime learn' goes on", err=True)
         if others := pictures.count - pictures.stored:
-            click.echo(f"pictures that were not stored, the last ones named: {others}", err=True)
+            echo(f"pictures that were not stored, the last ones named: {others}", err=True)
         raise
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..command import Count
+from ..command import Count, echo
 from .options import backend_options, json_option, model_option, session_of, state_option
 
 if TYPE_CHECKING:
@@ -51,12 +51,12 @@ def history(model_path: str, state: Path | None, as_json: bool) -> None:
     if as_json:
         for version in versions:
             row = {**to_builtins(version), "kept": version.kept, "current": version.id == current}
-            click.echo(json.dumps(row))
+            echo(json.dumps(row))
         return
     header = ("version", "from", "kind", "when", "examples", "held back", "weights", "")
     shipped = ("0", "", "bundle", "", "", "", "kept", "" if current else "current")
     rows = [shipped, *(_history_row(version, current) for version in versions)]
-    click.echo(table(header, rows))
+    echo(table(header, rows))
 
 
 @click.command(epilog=EPILOG)
@@ -70,7 +70,7 @@ def rollback(version: int | None, model_path: str, state: Path | None, as_json: 
 
     with _opened(Bundle(model_path), state, writing=True) as store:
         number = store.rollback(version)
-    click.echo(json.dumps({"version": number}) if as_json else f"version {number} is current")
+    echo(json.dumps({"version": number}) if as_json else f"version {number} is current")
 
 
 @click.command(epilog=EPILOG)
@@ -84,12 +84,12 @@ def reset(model_path: str, state: Path | None, yes: bool) -> None:
 
     directory = state or state_directory(Path(model_path))
     if not state_there(directory):
-        click.echo(f"{directory}: nothing was learned there")
+        echo(f"{directory}: nothing was learned there")
         return
     if not yes:
         click.confirm(f"Delete all that was learned in {directory}?", abort=True, err=True)
     delete(directory)
-    click.echo(f"{directory}: reset")
+    echo(f"{directory}: reset")
 
 
 @click.command(epilog=EPILOG)
@@ -133,11 +133,11 @@ def diff(
     differ, count = _decisions(*(model.with_weights(Weights(tensors, classes)) for tensors in (before, after)))
     if as_json:
         decisions = {"differ": differ, "of": count}
-        click.echo(json.dumps({"first": first, "second": second, "tensors": changes, "decisions": decisions}))
+        echo(json.dumps({"first": first, "second": second, "tensors": changes, "decisions": decisions}))
         return
     rows = [(name, "new" if change is None else f"{change:.2e}") for name, change in changes.items()]
-    click.echo(table(("tensor", f"change from {first} to {second}"), rows))
-    click.echo(f"{differ} of {count} decisions on exemplars differ")
+    echo(table(("tensor", f"change from {first} to {second}"), rows))
+    echo(f"{differ} of {count} decisions on exemplars differ")
 
 
 @click.command("export-state", epilog=EPILOG)
@@ -165,9 +165,9 @@ def export_state(file: Path, model_path: str, state: Path | None, force: bool, a
     tensors = changed(bundle.weights(), now.weights.tensors)
     written = write_state(file, bundle.manifest, replace(now.weights, tensors=tensors), now.updates, now.examples)
     if as_json:
-        click.echo(json.dumps({"version": now.version, "tensors": list(tensors), **to_builtins(written)}))
+        echo(json.dumps({"version": now.version, "tensors": list(tensors), **to_builtins(written)}))
     else:
-        click.echo(f"{file}: version {now.version}; updates: {now.updates}, examples: {now.examples}")
+        echo(f"{file}: version {now.version}; updates: {now.updates}, examples: {now.examples}")
 
 
 @click.command("apply-state", epilog=EPILOG)
@@ -191,9 +191,9 @@ def apply_state(file: Path, model_path: str, state: Path | None, force: bool, as
     judged = held_back_text(outcome.before, outcome.after)
     if as_json:
         result = {"version": outcome.version, "adopted": outcome.adopted}
-        click.echo(json.dumps({**result, "before": outcome.before, "after": outcome.after}))
+        echo(json.dumps({**result, "before": outcome.before, "after": outcome.after}))
     elif outcome.adopted:
-        click.echo(f"version {outcome.version} is current: {judged}")
+        echo(f"version {outcome.version} is current: {judged}")
     if not outcome.adopted:
         raise UpdateRefused(f"{file}: costs more than is tolerated: {judged}; --force takes it all the same")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import click
 
-from ..command import THREADS, Count
+from ..command import THREADS, Count, echo
 
 if TYPE_CHECKING:
     from ..core.plan import Calls, Use
@@ -38,7 +38,7 @@ def found_model() -> str:
 
     if Path(MODEL).exists() or not shipped.MODEL.is_dir():
         return MODEL
-    click.echo(f"no {MODEL} here: taking the model of digits that comes with ffruntime, {shipped.MODEL}", err=True)
+    echo(f"no {MODEL} here: taking the model of digits that comes with ffruntime, {shipped.MODEL}", err=True)
     return str(shipped.MODEL)
 
 
@@ -65,7 +65,7 @@ def state_to_use(state: str | Path | None, shipped: bool) -> str | Path | Litera
     from ..core.bundle import state_there
 
     if state and not state_there(Path(state)):
-        click.echo(f"warning: {state}: not there, so nothing was learned yet", err=True)
+        echo(f"warning: {state}: not there, so nothing was learned yet", err=True)
     return state
 
 

@@ -19,7 +19,16 @@ An interrupted command (Ctrl-C) exits with 130. Every message is one line: what,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
+
+# What a terminal obeys, or shows elsewhere than where it stands: control characters, line ends, marks of direction.
+OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """The text as one line that a terminal only shows: what it would obey is escaped, as JSON does that."""
+    return OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 class FFError(Exception):

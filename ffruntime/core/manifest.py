@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 from .architecture import Network, Positive, class_goodness, scored_units, unit_name, validate
 from .calibration import Calibration, check
 from .data import Split
-from .errors import BundleError, unknown
+from .errors import OBEYED, BundleError, unknown
 from .layers import statistics_features
 from .learning import ClassLoss, Learning
 from .statistics import Shrinkage, Weight
@@ -56,6 +56,10 @@ def known_precision(name: str) -> Precision:
 def in_folder(name: str, precision: Precision) -> str:
     """A file's name within the bundle: fp32 lies at its top, every other precision in a folder of its own."""
     return name if precision == "fp32" else f"{precision}/{name}"
+
+
+LONGEST_NAME = 200  # characters of a class's name
+ClassName: TypeAlias = Annotated[str, Meta(max_length=LONGEST_NAME)]
 
 
 class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -151,7 +155,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
 
     format: int
     network: Network
-    classes: Annotated[tuple[str, ...], Meta(min_length=1)]
+    classes: Annotated[tuple[ClassName, ...], Meta(min_length=1)]
     labels: dict[str, Any]
     preprocessing: Preprocessing
     training: Training
@@ -185,6 +189,8 @@ def decode_manifest(file: Path, text: bytes) -> Manifest:
         raise BundleError(f"{file}: {len(manifest.classes)} classes, but fewer label patterns")
     if len(set(manifest.classes)) < len(manifest.classes):
         raise BundleError(f"{file}: a class is named twice")
+    if any(map(OBEYED.search, manifest.classes)):
+        raise BundleError(f"{file}: the name of a class holds what cannot be printed")
     if len(set(manifest.modes)) < len(manifest.modes):
         raise BundleError(f"{file}: a mode is named twice")
     preprocessing = manifest.preprocessing

@@ -20,9 +20,9 @@ from msgspec import Meta, Struct
 from . import __version__
 from .bundle import check_shapes, require_finite
 from .durable import write_atomically
-from .errors import BundleError
+from .errors import OBEYED, BundleError
 from .layers import KNOWN, tensor_shapes
-from .manifest import WEIGHTS, Manifest
+from .manifest import LONGEST_NAME, WEIGHTS, Manifest
 from .reading import read_regular
 
 FORMAT = 1
@@ -143,6 +143,8 @@ def _check(path: Path, manifest: Manifest, tensors: Mapping[str, np.ndarray], st
         raise BundleError(f"{path}: learned on another bundle, of weights {state.weights[:12]} and not {own[:12]}")
     if len(state.classes) > patterns:
         raise BundleError(f"{path}: {len(state.classes)} classes, but the bundle has {patterns} label patterns")
+    if any(len(name) > LONGEST_NAME or OBEYED.search(name) for name in state.classes):
+        raise BundleError(f"{path}: the name of a class is too long, or holds what cannot be printed")
     if len(set(state.classes)) < len(state.classes):
         raise BundleError(f"{path}: a class is named twice")
     if state.classes[: len(manifest.classes)] != manifest.classes:

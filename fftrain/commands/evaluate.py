@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ffruntime.command import echo
 from ffruntime.core.errors import unknown
 
-from ..display import evaluation_bar, percent, say
+from ..display import csv_cell, evaluation_bar, percent, say
 from .shared import data_option, device_option, import_torch, json_option, model_argument, threads_option
 
 if TYPE_CHECKING:
@@ -117,11 +118,11 @@ def evaluate(
         say(f"{csv_file}: {len(parts[split].labels):,} images")
     offline = dataset.source.offline_sample
     if as_json:
-        click.echo(_json(model, split, len(parts[split].labels), offline, manifest.classes, measured))
+        echo(_json(model, split, len(parts[split].labels), offline, manifest.classes, measured))
     else:
         images = f"{len(parts[split].labels):,} {split} images{' of the OFFLINE SAMPLE' if offline else ''}"
         for name, result in measured.items():
-            click.echo(_text(name, images, split, result, manifest.classes))
+            echo(_text(name, images, split, result, manifest.classes))
 
 
 def csv_rows(scores: Scores, labels: np.ndarray, calibration: Calibration, classes: tuple[str, ...]) -> str:
@@ -141,8 +142,8 @@ def csv_rows(scores: Scores, labels: np.ndarray, calibration: Calibration, class
         ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(zip(*columns, strict=True))
+    writer.writerow(map(csv_cell, header))
+    writer.writerows(map(csv_cell, row) for row in zip(*columns, strict=True))
     return text.getvalue()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct
 
-from ffruntime.command import Count
+from ffruntime.command import Count, echo
 from ffruntime.core.errors import UsageError, unknown
 
 from ..display import say
@@ -116,7 +116,7 @@ def accuracy_differential(
 
     with click.progressbar(length=steps(images), label=f"{len(images)} images", file=sys.stderr) as bar:
         explained = explain_accuracy(predict, images, labels, manifest.classes, window, partial(bar.update, 1))
-    click.echo(write(explained, len(images), chosen, window, target, as_json))
+    echo(write(explained, len(images), chosen, window, target, as_json))
 
 
 def class_activation(
@@ -152,13 +152,13 @@ def class_activation(
     write_atomically(target, explanation_png(pixels, found.rows))
     if as_json:
         result = {"image": image, "answer": found.answer, "labels": found.as_json, "picture": str(target)}
-        click.echo(json.dumps(result))
+        echo(json.dumps(result))
         return
     for line in found.lines:
-        click.echo(line)
+        echo(line)
     if flat:
         say(f"{', '.join(flat)}: no pixels after a linear layer, so no map; what they add stands in the sums")
-    click.echo(f"{target} written")
+    echo(f"{target} written")
 
 
 class Found(Struct, frozen=True):

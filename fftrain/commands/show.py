@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ffruntime.command import echo
 from ffruntime.core.errors import UsageError
 
 from .shared import check_png, import_extra, import_torch, json_option, model_argument
@@ -51,9 +52,7 @@ def recipes(as_json: bool) -> None:
     width = max(map(len, names))
     for name in names:
         recipe = load_recipe(name)
-        click.echo(
-            json.dumps({"name": name, **to_builtins(recipe)}) if as_json else f"{name:<{width}}  {recipe.about}"
-        )
+        echo(json.dumps({"name": name, **to_builtins(recipe)}) if as_json else f"{name:<{width}}  {recipe.about}")
 
 
 @click.command()
@@ -68,7 +67,7 @@ def report(model: str, out: str | None) -> None:
     import_extra("matplotlib")
     from ..report import rewrite_page
 
-    click.echo(f"{rewrite_page(Path(model), Path(out) if out else None)} written")
+    echo(f"{rewrite_page(Path(model), Path(out) if out else None)} written")
 
 
 @click.command(epilog=LABELS_EPILOG)
@@ -109,9 +108,9 @@ def labels(
             "spare": spare,
             "rows": [row.title for row in rows],
         }
-        click.echo(json.dumps(result))
+        echo(json.dumps(result))
     else:
-        click.echo(out)
+        echo(out)
 
 
 def _title(recipe: Recipe) -> str:
@@ -230,4 +229,4 @@ def negatives(recipe: str, count: int, seed: int, out: str, as_json: bool) -> No
     ]
     write_atomically(Path(out), image_rows_png([""] * count, rows))
     result = {"picture": out, "recipe": recipe, "blur": kind.blur, "count": count}
-    click.echo(json.dumps(result) if as_json else out)
+    echo(json.dumps(result) if as_json else out)

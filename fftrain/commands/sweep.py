@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ffruntime.command import Count
+from ffruntime.command import Count, echo
 from ffruntime.core.errors import FFError, StorageError, UsageError
 
 from ..display import say, stop_on_signal
@@ -239,9 +239,9 @@ def show(
         _write_figure(Path(out), f"Sweep {study}", lines, ordered, order, joined=not search)
     if as_json:
         for row in ordered:
-            click.echo(json.dumps(flat_row(row, fields)))
+            echo(json.dumps(flat_row(row, fields)))
     else:
-        click.echo(table_csv(ordered, fields).rstrip() if as_csv else table_text(lines))
+        echo(table_csv(ordered, fields).rstrip() if as_csv else table_text(lines))
 
 
 def _write_figure(

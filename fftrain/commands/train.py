@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from msgspec import Struct
 
-from ffruntime.command import Count, Number
+from ffruntime.command import Count, Number, echo
 from ffruntime.core.errors import UsageError
 
 from ..display import duration, percent, say, show_training, stop_on_signal
@@ -378,9 +378,9 @@ def _hint_on_interrupt(target: Path) -> Iterator[None]:
 
 def _print_summary(summary: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(summary))
+        echo(json.dumps(summary))
         return
     what = "of the OFFLINE SAMPLE" if summary["offline_sample"] else f"of {summary['data']}"
     for split, modes in summary["accuracy"].items():
-        click.echo(f"{split:<10} {what}: " + ", ".join(f"{mode} {percent(a)}" for mode, a in modes.items()))
-    click.echo(f"{summary['model']} written in {duration(summary['seconds'])}; next: ffexport")
+        echo(f"{split:<10} {what}: " + ", ".join(f"{mode} {percent(a)}" for mode, a in modes.items()))
+    echo(f"{summary['model']} written in {duration(summary['seconds'])}; next: ffexport")
