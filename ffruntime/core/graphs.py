@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from .architecture import Network, class_goodness, scored_units, unit_name
-from .layers import head_parameters, tensors, unit_parameters
+from .layers import KNOWN, head_parameters, tensors, unit_parameters, unit_tensors
 from .manifest import Mode
 
 GraphKind: TypeAlias = Literal["unit", "goodness", "classifier", "gradient", "head_gradient"]
@@ -60,7 +60,7 @@ def graphs(network: Network) -> dict[str, GraphFile]:
 def unit_gradient(network: Network, index: int) -> GraphFile:
     """The gradient graph of the unit at `index`: it takes which rows of a readout are known, the unit's parameters,
     and the next unit's statistics."""
-    known = [tensor.name for tensor in tensors(network) if tensor.role == "known"]
+    known = (KNOWN,) if class_goodness(network) else ()
     takes = (*known, *_with_next(network, index))
     return GraphFile(f"gradient{index + 1}", "gradient", index, frozenset(), takes)
 
@@ -77,7 +77,8 @@ def graphs_of_mode(mode: Mode, network: Network) -> tuple[str, ...]:
 def _with_next(network: Network, index: int) -> list[str]:
     """Parameters of a unit, and the next unit's statistics: a unit's output is normalised for that one."""
     own = [tensor.name for tensor in unit_parameters(network, index)]
-    return [*own, *(t.name for t in tensors(network) if t.unit == index + 1 and t.role in ("mean", "variance"))]
+    above = unit_tensors(network, index + 1) if index + 1 < len(network.units) else ()
+    return [*own, *(tensor.name for tensor in above if tensor.role in ("mean", "variance"))]
 
 
 def _goodness(network: Network) -> frozenset[str]:

@@ -116,12 +116,12 @@ def layers(network: Network) -> tuple[Layer, ...]:
 
 def unit_layers(network: Network, index: int) -> list[Layer]:
     """The layers of a unit: those of its inputs, then its own, without its readout."""
-    return [layer for layer in layers(network) if layer.unit == index and not layer.readout]
+    return [layer for layer in _layers_by_unit(network)[index] if not layer.readout]
 
 
 def readout_layer(network: Network, index: int) -> Layer | None:
     """The layer from a unit's averaged, normalised activation to the goodness of every class; None: it has none."""
-    return next((layer for layer in layers(network) if layer.unit == index and layer.readout), None)
+    return next((layer for layer in _layers_by_unit(network)[index] if layer.readout), None)
 
 
 def head_features(network: Network) -> int:
@@ -159,8 +159,8 @@ def tensors(network: Network) -> tuple[Tensor, ...]:
             path, channels = f"{unit_name(index)}.below", (below[0],)
             found.append(Tensor(f"{path}.mean", channels, "mean", index))
             found.append(Tensor(f"{path}.var", channels, "variance", index))
-        for layer in layers(network):
-            found += _parameters(layer) if layer.unit == index else []
+        for layer in _layers_by_unit(network)[index]:
+            found += _parameters(layer)
     return (*found, *(() if of_classes else _parameters(layers(network)[-1])))
 
 
@@ -185,9 +185,35 @@ def tensor_shapes(network: Network) -> dict[str, Shape]:
     return {tensor.name: tensor.shape for tensor in tensors(network)}
 
 
+def unit_tensors(network: Network, index: int) -> list[Tensor]:
+    """All tensors of a unit."""
+    return _tensors_by_unit(network)[index]
+
+
+# Looked for once: of a thousand units, each is asked about many times.
+
+
+@functools.lru_cache(maxsize=16)
+def _layers_by_unit(network: Network) -> tuple[list[Layer], ...]:
+    found: tuple[list[Layer], ...] = tuple([] for _ in network.units)
+    for layer in layers(network):
+        if layer.unit is not None:
+            found[layer.unit].append(layer)
+    return found
+
+
+@functools.lru_cache(maxsize=16)
+def _tensors_by_unit(network: Network) -> tuple[list[Tensor], ...]:
+    found: tuple[list[Tensor], ...] = tuple([] for _ in network.units)
+    for tensor in tensors(network):
+        if tensor.unit is not None:
+            found[tensor.unit].append(tensor)
+    return found
+
+
 def unit_parameters(network: Network, index: int) -> list[Tensor]:
     """What a unit's gradient is taken with respect to: its weights and biases, those of its readout included."""
-    return [tensor for tensor in tensors(network) if tensor.unit == index and tensor.learnable]
+    return [tensor for tensor in unit_tensors(network, index) if tensor.learnable]
 
 
 def readout_parameters(network: Network, index: int) -> list[Tensor]:

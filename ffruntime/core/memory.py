@@ -129,10 +129,10 @@ def exit_bytes(network: Network, precision: Precision) -> int:
 
 def classifier_bytes(network: Network, precision: Precision) -> int:
     """Activations of one image in the classifier's pass: of scored units they wait, are normalised and joined."""
-    shapes, waiting, highest = unit_shapes(network), 0, _embedding(network)
+    shapes, scored, waiting, highest = unit_shapes(network), {*scored_units(network)}, 0, _embedding(network)
     for index, alive in enumerate(_units(network, precision)):
         highest = max(highest, waiting + alive)
-        if index in scored_units(network):
+        if index in scored:
             waiting += math.prod(shapes[index][1]) * FLOAT
     return max(highest, 2 * head_features(network) * FLOAT)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from commands import in_process_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ffruntime.core import layers
 from ffruntime.core.architecture import (
     Conv,
     Image,
@@ -29,6 +31,7 @@ from ffruntime.core.architecture import (
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.devices import Profile, load_profile, profile_names
 from ffruntime.core.errors import BackendError
+from ffruntime.core.graphs import graphs
 from ffruntime.core.layers import tensor_shapes
 from ffruntime.core.learning import STEP
 from ffruntime.core.manifest import EXIT, MODES, PRECISIONS, Manifest, Mode, Precision
@@ -276,3 +279,20 @@ def test_the_command_refuses_with_numbers(exported: Path) -> None:
     assert "does not fit: " in done.stderr
     assert " needs " in done.stderr
     assert ffruntime_plan("--model", exported, "--device", "toaster").returncode == 2
+
+
+def test_a_thousand_units_are_looked_through_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the planner asks of each unit, it does not look for among all of them."""
+    counted: Counter[int] = Counter()
+    whole = layers.layers
+
+    def counting(network: Network) -> tuple[layers.Layer, ...]:
+        counted[len(network.units)] += 1
+        return whole(network)
+
+    monkeypatch.setattr(layers, "layers", counting)
+    for units in (50, 400):
+        network = Network(Image((1, 8, 8)), Label("add", 12), (Unit((Linear(8), Relu())),) * units)
+        choose(network, 10, "update", UNLIMITED, "fp32")
+        assert graphs(network)
+    assert counted[400] == counted[50] < 40
