@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import page_class
 from page_steps import contention, learning_table, training_table
 from page_text import machine, measured, optional, percent, result, shares, table
+
+from ffruntime.core.manifest import MODES
 
 COMMANDS = {  # the start of a data set's description in a results file, and how its run is made
     "MNIST": "fftrain mnist --recipe {recipe}",
@@ -129,20 +133,38 @@ def precision() -> str:
     )
 
 
-def classifying() -> str:
-    """Start-up, modes and the speed of inference."""
-    short, inference = result("shortlist"), result("inference")
-    modes = [
+def modes_table(found: dict[str, Any]) -> str:
+    """One run of `shortlist.py`."""
+    rows = [
         [
-            f"`{mode}`, {split}",
+            f"`{mode}`, {split}" if mode in MODES else f"{mode}, {split}",
             percent(row["accuracy"]),
             f"{row['mean_passes']:.2f}",
             str(row["most_passes"]),
             f"{row['as_goodness']:,}",
         ]
         for split in ("validation", "test")
-        for mode, row in short[split]["modes"].items()
+        for mode, row in found[split]["modes"].items()
     ]
+    head = ["mode, split", "accuracy", "passes on average", "passes at most", "decisions as goodness"]
+    return table(head, rows) + "\n"
+
+
+def shortlist_with_logits() -> str:
+    """The classifier's logits weighed into the totals of labels in play, where that was measured."""
+    name = "shortlist_logits"
+    if not (found := optional(name)):
+        return ""
+    return (
+        f"\nIn mode `shortlist` the classifier's logits count beside the goodness of labels in play, weighed "
+        f"{found['logit_weight']:.3g} on validation images. Of a network that was trained for {found['epochs']} "
+        "epochs:\n\n" + modes_table(found) + measured(name, f"python benchmarks/shortlist.py cpu.ff {name}")
+    )
+
+
+def classifying() -> str:
+    """Start-up, modes and the speed of inference."""
+    short, inference = result("shortlist"), result("inference")
     best = short["test"]["modes"]["shortlist"]
     ratio = result("cold_start")["classify_over_import_torch"]
     rows = []
@@ -170,9 +192,9 @@ def classifying() -> str:
         f"goodness of the labels still in play. On the MNIST test images that is "
         f"**{percent(best['accuracy'])}** in "
         f"{best['mean_passes']:.2f} passes on average, {best['most_passes']} at most.\n\n"
-        + table(["mode, split", "accuracy", "passes on average", "passes at most", "decisions as goodness"], modes)
-        + "\n"
+        + modes_table(short)
         + measured("shortlist", "python benchmarks/shortlist.py cpu.ff")
+        + shortlist_with_logits()
         + f"\n`ffruntime classify` of one image, from process start to exit, takes {ratio:.2f} of the time that "
         '`python -c "import torch"` takes.\n\n'
         + measured("cold_start", "python benchmarks/cold_start.py")

@@ -1,9 +1,10 @@
 """What mode `shortlist` costs and keeps of the accuracy, on all validation and all test images of a trained bundle.
 
-    python benchmarks/shortlist.py [cpu.ff]
+    python benchmarks/shortlist.py [cpu.ff [NAME]]
 
 The bundle needs a threshold, which `ffexport` finds on exemplars. Where it says what the classifier's logits weigh
-in the totals, the shortlist is measured without them, too. A pass is one image with one label.
+in the totals, the shortlist is measured without them, too. A pass is one image with one label. NAME is that of the
+results, by default `shortlist`.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def main() -> None:
     calibrated = model.manifest.shortlist
     assert calibrated, f"{path} has no threshold: ffexport --model {path}"
     record(
-        "shortlist",
+        sys.argv[2] if len(sys.argv) > 2 else "shortlist",
         {
             "recipe": manifest.training.recipe_name,
             "steps": manifest.training.steps,
