@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 
-from . import early_exit, picture, shortlist
+from . import early_exit, picture, shortlist, told
 from .answers import Answer, Scored, answers
 from .backend import Graph, in_chunks
 from .core.architecture import class_goodness, scored_units, unit_name
@@ -21,12 +21,10 @@ from .core.cost import exit_shares
 from .core.data import require_images, to_unit_interval
 from .core.errors import BundleError, UsageError, unknown
 from .core.graphs import graphs, graphs_of_mode
-from .core.layers import KNOWN, TOTAL, feature_tensors, tensors
-from .core.manifest import EXIT, SHORTLIST, Manifest, Mode, Precision
-from .core.projection import project
+from .core.layers import KNOWN, TOTAL, tensors
+from .core.manifest import EXIT, SHORTLIST, ClassStatistics, Manifest, Mode, Precision
 from .core.state import Weights
-from .core.statistics import Gaussians, none, solve
-from .core.statistics import typicality as nearest
+from .core.statistics import Gaussians, with_examples
 from .embedding import class_input
 from .session import ALL_LABELS, Session, load
 
@@ -77,6 +75,7 @@ class Model:
             )
         self._weights, self._undertrained = weights, weights.undertrained.union(always)
         self._graphs: dict[str, Graph] = {}
+        self._told: Gaussians | None = None  # made when they are first needed
         self._lock = threading.Lock()
 
     @property
@@ -123,9 +122,16 @@ class Model:
         """Pickled and copied, it is the bundle at that path, opened anew, with the same weights and session."""
         return Model, (self.path, self._weights, self._session)
 
-    def with_weights(self, weights: Weights) -> Model:
-        """The same with other weights. Cheap: graphs that hold none of the tensors that differ are shared."""
+    def with_weights(self, weights: Weights, more: tuple[np.ndarray, np.ndarray] | None = None) -> Model:
+        """The same with other weights. Cheap: graphs that hold none of the tensors that differ are shared.
+
+        `more`: examples of class statistics and their labels, where the new statistics are the old ones with these.
+        """
         other = Model(self._bundle, weights, self._session)
+        if more and self._told:
+            other._told = with_examples(self._told, *more)
+        elif weights.statistics is self._weights.statistics:
+            other._told = self._told
         before, after, network = self._weights.tensors, weights.tensors, self.manifest.network
         differ = {name for name in before.keys() | after.keys() if before.get(name) is not after.get(name)}
         files = graphs(network)
@@ -137,6 +143,29 @@ class Model:
     def with_session(self, session: Session) -> Model:
         """The same, run otherwise."""
         return Model(self._bundle, self._weights, session)
+
+    @functools.cached_property
+    def counts(self) -> bool:
+        """Whether class statistics have a part in its answers: the bundle says how, and the units are those whose
+        features they are made of."""
+        return told.hold(self._bundle, self._weights.tensors)
+
+    def gaussians(self) -> Gaussians:
+        """Its classes as class statistics tell them. For a model that `counts`."""
+        with self._lock:
+            if self._told is None:
+                self._told = told.gaussians(self._bundle, self._how, self._weights.statistics, len(self.classes))
+            return self._told
+
+    def examples(self, images: np.ndarray) -> np.ndarray:
+        """The examples of class statistics that images uint8 (N, C, H, W) are, int8 (N, d)."""
+        outputs = self._call(told.MODE, {"images": images, "labels": np.zeros(1, np.int64)})
+        return told.examples(self.path, outputs, self._how)
+
+    @property
+    def _how(self) -> ClassStatistics:
+        assert self.manifest.statistics
+        return self.manifest.statistics
 
     def graph(self, name: str) -> Graph:
         """The bundle's graph `name` (such as `unit1`), loaded once: `session.load` says what that raises."""
@@ -252,46 +281,36 @@ class Model:
         mode = self.mode(asked, labels)
         for graph in graphs_of_mode(mode, self.manifest.network):
             self.graph(graph)  # loading is not part of the time that is reported
-        whole = mode == "goodness" and class_goodness(self.manifest.network)
-        gaussians = self._gaussians if whole else None  # solving for them is not, either
+        classes = self.gaussians() if mode == told.MODE and self.counts else None  # solving is not, either
         start = time.perf_counter()
-        if whole:
-            scores, distances = self._whole_pass(images, gaussians)
-            passes = np.ones(len(images), int)
+        if classes:
+            (scores, distances), passes = self._with_statistics(images, classes), np.ones(len(images), int)
         else:
             (scores, passes), distances = self._scores(images, mode, labels), None
-        return Scored(mode, scores, passes, (time.perf_counter() - start) * 1000 / len(images), distances)
+        calibrated = self.manifest.calibration and self.manifest.calibration.distances
+        ms = (time.perf_counter() - start) * 1000 / len(images)
+        return Scored(mode, scores, passes, ms, distances if calibrated else None)
 
-    def _whole_pass(self, images: np.ndarray, gaussians: Gaussians | None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Class goodness: total goodness of every class (N, classes), and the distances to the nearest one (N,)."""
-        found = self._call("goodness", {"images": images, "labels": self._known})
-        if not gaussians or "features" not in found:  # which graphs have that are exported today
-            return self._of_all(found["total"]), None
-        how = self.manifest.statistics
-        assert how
-        x = project(found["features"], how.dimension, how.seed)
-        return self._of_all(found["total"]), nearest(gaussians, x)
+    def _with_statistics(self, images: np.ndarray, classes: Gaussians) -> tuple[np.ndarray, np.ndarray]:
+        """Total goodness and class statistics, put together (N, classes), and the distances to the nearest class
+        (N,), by one pass."""
+        graph, rows = self.graph(told.MODE), self._known
 
-    @functools.cached_property
-    def _gaussians(self) -> Gaussians | None:
-        """Class statistics, where distances to classes mean something: of the units that made them."""
-        calibration, how, learned = self.manifest.calibration, self.manifest.statistics, self._weights.tensors
-        if not (calibration and calibration.distances and how):
-            return None
-        units = [name for name in feature_tensors(self.manifest.network) if name in learned]
-        if units:
-            shipped = self._bundle.weights()
-            if not all(np.array_equal(learned[name], shipped[name]) for name in units):
-                return None
-        found = self._bundle.statistics()
-        return solve(found, none(found.classes, found.dimension), how.shrinkage)
+        def some(part: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            outputs = graph({"images": to_unit_interval(part["images"]), "labels": rows})
+            return told.answered(self.path, outputs, rows, classes, self._how)
+
+        found = in_chunks(some, self.session.batch, ALL_LABELS)({"images": images})
+        return found["scores"], found["distances"]
 
     def _scores(self, images: np.ndarray, mode: Mode, labels: int | None) -> tuple[np.ndarray, np.ndarray]:
         count = len(self.classes)
         if mode == EXIT:
             return self._exit(images)
         if mode == "goodness":
-            return self._goodness(images, np.arange(count)), np.full(len(images), count)
+            of_classes = class_goodness(self.manifest.network)
+            found = self._goodness(images, self._known if of_classes else np.arange(count))
+            return self._of_all(found), np.full(len(images), 1 if of_classes else count)
         logits = self._call("classifier", {"images": images})["logits"][:, :count]
         if mode == "classifier":
             return logits, np.ones(len(images), int)

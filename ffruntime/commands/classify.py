@@ -154,7 +154,7 @@ def _rate(model: Model, asked: float | None, only_sure: bool) -> float:
 
 def _newest(model: Model, options: RunOptions) -> Callable[[], Model]:
     """The model with what another process has learned meanwhile."""
-    from ..learning.learner import watching
+    from ..learning.watch import watching
 
     directory = options.state or model.bundle.state_directory
     return watching(model, directory, lambda problem: echo(f"warning: {problem}", err=True))

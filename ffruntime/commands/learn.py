@@ -33,9 +33,10 @@ Examples:
   ffruntime learn pets                          a folder with a folder for each class: pets/cat, pets/dog
   ffruntime learn                               what is stored and was not learned from, after Ctrl-C, say
   ffruntime learn --rehearse 150                that, and then rehearse what is stored
+  ffruntime learn --update now                  that, in a model that answers by class statistics at once
   ffruntime learn --retry --lr 1e-4             refused examples, more gently
   ffruntime learn odd.png --label 3 --yes       although it looks like another class, very probably
-  ffruntime history; ffruntime diff; ffruntime rollback; ffruntime reset
+  ffruntime history; ffruntime diff; ffruntime rollback; ffruntime forget; ffruntime reset
 
 \b
 As soon as 'stored' is printed, no lost power supply takes the examples away. An update is adopted only if it does
@@ -68,6 +69,12 @@ def byte_count(text: str) -> int:
     type=Count(1),
     metavar="STEPS",
     help="Afterwards, so many steps on stored examples: what a device at rest is good for.",
+)
+@click.option(
+    "--update",
+    type=click.Choice(["now", "rest"]),
+    help="When gradients learn from the pictures: now, or at rest, with --rehearse. Default: now; at rest where "
+    "the model has class statistics, in which they count at once.",
 )
 @click.option("--steps", type=Count(1), help="Steps in an update, and as many of the classifier.")
 @click.option("--lr", type=Number(min=0, min_open=True), help="Learning rate of the units.")
@@ -105,6 +112,7 @@ def learn(
     label: str | None,
     retry: bool,
     rehearse: int | None,
+    update: str | None,
     steps: int | None,
     lr: float | None,
     micro_batch: int | None,
@@ -154,7 +162,8 @@ def learn(
     with contextlib.closing(learner), _hint_on_interrupt(learner, pictures):
         if retry:
             learner.store.retry()
-        for last in learner.updates(pictures.portions(PORTION, doubt), rehearse or 0, stored, progress):
+        now = None if update is None else update == "now"
+        for last in learner.updates(pictures.portions(PORTION, doubt), rehearse or 0, stored, progress, now):
             echo(_outcome_json(last) if as_json else _outcome_line(last))
     if last and not last.adopted:
         raise UpdateRefused(

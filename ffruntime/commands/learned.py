@@ -29,6 +29,8 @@ Examples:
   ffruntime diff 0                              what changed since the bundle's weights
   ffruntime export-state learned.state          for another device, or for 'ffexport --state'
   ffruntime apply-state learned.state           on the other device
+  ffruntime forget 17 18                        without these two examples, as if they had never been shown
+  ffruntime forget --label cat                  without all examples of a class
   ffruntime reset                               forget everything, examples too
 
 \b
@@ -71,6 +73,44 @@ def rollback(version: int | None, model_path: str, state: Path | None, as_json: 
     with _opened(Bundle(model_path), state, writing=True) as store:
         number = store.rollback(version)
     echo(json.dumps({"version": number}) if as_json else f"version {number} is current")
+
+
+@click.command(epilog=EPILOG)
+@click.argument("ids", metavar="[ID…]", type=Count(1), nargs=-1)
+@click.option("--label", metavar="CLASS", help="All examples of a class, in place of some by their ids.")
+@model_option
+@state_option
+@json_option
+def forget(ids: tuple[int, ...], label: str | None, model_path: str, state: Path | None, as_json: bool) -> None:
+    """Take back examples that were learned: by the ids that 'learn' said, or all of a class.
+
+    Picture and features are deleted, class statistics are those without them, to the bit, and weights that may
+    have learned from them are dropped: the newest version from before them counts. Of examples that are no longer
+    stored, count and mean of their class can be taken back; how they were spread about it stays in the statistics.
+    """
+    from msgspec.structs import asdict
+
+    from ..core.errors import UsageError
+    from ..learning.learner import Learner
+    from ..model import Model
+
+    if bool(ids) == (label is not None):
+        raise UsageError("forget: name examples by their ids, or a class with --label")
+    with contextlib.closing(Learner(Model(model_path, state=False), state)) as learner:
+        before = learner.version
+        found = learner.forget(ids, label)
+        after = learner.version
+    if as_json:
+        echo(json.dumps({**asdict(found), "version": after}))
+        return
+    count = len(found.examples)
+    said = [f"forgot {count} example{'' if count == 1 else 's'}"]
+    if found.evicted:
+        said.append(
+            f"of {found.evicted} no longer stored, their count and mean; how they were spread about it stays"
+        )
+    said.append(f"version {after} counts" if after == before else f"back from version {before} to {after}")
+    echo("; ".join(said))
 
 
 @click.command(epilog=EPILOG)

@@ -218,7 +218,12 @@ def unit_parameters(network: Network, index: int) -> list[Tensor]:
 
 def readout_parameters(network: Network, index: int) -> list[Tensor]:
     """Weight and bias of a unit's readout; none where it has none."""
-    return [t for t in unit_parameters(network, index) if t.layer is not None and t.layer.readout]
+    return [tensor for tensor in unit_parameters(network, index) if of_readout(tensor)]
+
+
+def of_readout(tensor: Tensor) -> bool:
+    """Whether it is a readout's weight or bias."""
+    return tensor.layer is not None and tensor.layer.readout
 
 
 def head_parameters(network: Network) -> list[Tensor]:

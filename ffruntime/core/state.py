@@ -24,6 +24,7 @@ from .errors import OBEYED, BundleError
 from .layers import KNOWN, tensor_shapes
 from .manifest import LONGEST_NAME, WEIGHTS, Manifest
 from .reading import read_regular
+from .statistics import Statistics
 
 FORMAT = 1
 STATE, DIGEST = "state", "sha256"  # keys of the file's metadata
@@ -38,6 +39,7 @@ class Weights(Struct, frozen=True):
     tensors: dict[str, np.ndarray]  # those that differ from the bundle's, float32, by their names there
     classes: tuple[str, ...]  # the bundle's, then those learned
     undertrained: frozenset[str] = frozenset()  # classes of which the linear classifier has seen few examples
+    statistics: Statistics | None = None  # of what a device was shown, beside the training set's; None: nothing
 
 
 class State(Struct, frozen=True, forbid_unknown_fields=True):

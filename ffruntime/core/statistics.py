@@ -114,6 +114,19 @@ def removed(statistics: Statistics, some: Statistics) -> Statistics:
     return Statistics(counts, statistics.sums - some.sums, statistics.moment - some.moment)
 
 
+def without_class(statistics: Statistics, label: int) -> Statistics:
+    """Statistics without the count and the sum of a class whose examples are not known. How they are spread about
+    their mean, to the nearest integer, stays in the moment; where no other class has examples, nothing stays."""
+    if label >= statistics.classes or not statistics.counts[label]:
+        return statistics
+    counts, sums = statistics.counts.copy(), statistics.sums.copy()
+    n, total = int(counts[label]), sums[label].astype(np.float64)
+    counts[label] = sums[label] = 0
+    if not counts.any():
+        return none(statistics.classes, statistics.dimension)
+    return Statistics(counts, sums, statistics.moment - np.rint(np.outer(total, total / n)).astype(np.int64))
+
+
 def with_classes(statistics: Statistics, classes: int) -> Statistics:
     """The same with so many classes; further ones have no examples."""
     more = classes - statistics.classes
@@ -190,6 +203,13 @@ def without_example(gaussians: Gaussians, x: np.ndarray, label: int) -> Gaussian
     Raises `ValueError` where there is none of the class, or where rounding leaves no factor: `solve` anew.
     """
     return _changed(gaussians, x, label, -1)
+
+
+def with_examples(gaussians: Gaussians, x: np.ndarray, labels: np.ndarray) -> Gaussians:
+    """The Gaussians with more examples int8 (N, d) of a device, with their labels (N,), one after the other."""
+    for one, label in zip(x, labels.tolist(), strict=True):
+        gaussians = with_example(gaussians, one, label)
+    return gaussians
 
 
 def _changed(gaussians: Gaussians, x: np.ndarray, label: int, sign: int) -> Gaussians:
@@ -346,10 +366,10 @@ def _check_arrays(
 
 
 def _possible(statistics: Statistics) -> bool:
-    """Whether no number is larger than so many examples of int8 can make it. Against damage that a hash misses, and
-    against sums that could overflow."""
+    """Whether no number is larger than examples of int8 can make it, so that sums do not overflow. The moment may
+    have more in it than the examples that are counted (`without_class`)."""
     counts = statistics.counts
     if counts.min(initial=0) < 0 or counts.sum(dtype=float) > MOST:
         return False
     within = (np.abs(statistics.sums) <= LARGEST * counts[:, None]).all()
-    return bool(within and np.abs(statistics.moment).max(initial=0) <= LARGEST**2 * int(counts.sum()))
+    return bool(within and np.abs(statistics.moment).max(initial=0) <= LARGEST**2 * MOST)

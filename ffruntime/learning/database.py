@@ -35,12 +35,14 @@ SCHEMA = (
     f"""CREATE TABLE examples (
     id INTEGER PRIMARY KEY AUTOINCREMENT, label INTEGER NOT NULL CHECK (typeof(label) = 'integer'),
     image BLOB NOT NULL CHECK (typeof(image) = 'blob'),
-    status TEXT NOT NULL CHECK (status IN ('{BUNDLES}', '{PENDING}', '{LEARNED}', '{REFUSED}')), at TEXT NOT NULL
+    features BLOB CHECK (typeof(features) IN ('blob', 'null')),
+    status TEXT NOT NULL CHECK (status IN ('{BUNDLES}', '{PENDING}', '{LEARNED}', '{REFUSED}')), at TEXT NOT NULL,
+    first INTEGER
 )""",
     "CREATE INDEX examples_by_status ON examples (status, label)",
     """CREATE TABLE evictions (
     id INTEGER PRIMARY KEY, label INTEGER NOT NULL CHECK (typeof(label) = 'integer'), status TEXT NOT NULL,
-    version INTEGER NOT NULL, at TEXT NOT NULL
+    version INTEGER NOT NULL, at TEXT NOT NULL, first INTEGER
 )""",
     """CREATE TABLE versions (
     id INTEGER PRIMARY KEY AUTOINCREMENT, parent INTEGER NOT NULL, kind TEXT NOT NULL, adopted INTEGER NOT NULL,
@@ -130,6 +132,11 @@ class Database:
         """Free the space of what was deleted; the file itself shrinks at the next checkpoint of its log."""
         with self._guard, contextlib.suppress(sqlite3.Error):  # the next call will
             self._db.executescript("PRAGMA incremental_vacuum")  # `execute` would free a single page
+
+    def erase(self) -> None:
+        """What was deleted is overwritten, in the log, too, as far as nobody reads it just now."""
+        with self._guard, contextlib.suppress(sqlite3.Error):
+            self._db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
@@ -238,6 +245,7 @@ class Database:
                     raise
                 time.sleep(0.01)
         self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA secure_delete = ON")  # a forgotten picture is overwritten
         if (said := self.all("PRAGMA quick_check(1)")[0][0]) != "ok":
             raise self.damaged(said)
 
@@ -278,17 +286,18 @@ def create(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA user_version = {FORMAT}")
 
 
-def mark(db: sqlite3.Connection, examples: Sequence[int], status: str) -> None:
-    """Pending examples get another status."""
+def mark(db: sqlite3.Connection, examples: Sequence[int], status: str, first: int | None = None) -> None:
+    """Pending examples get another status. `first`: number of the first version that may have learned from them."""
     db.executemany(
-        "UPDATE examples SET status = ? WHERE id = ? AND status = ?", [(status, id, PENDING) for id in examples]
+        "UPDATE examples SET status = ?, first = COALESCE(first, ?) WHERE id = ? AND status = ?",
+        [(status, first, id, PENDING) for id in examples],
     )
 
 
 def evict(db: sqlite3.Connection, examples: Sequence[int], version: int, at: str) -> None:
     """Remove examples and record that, but for those that another process' `learn --retry` made pending again."""
     db.executemany(
-        "INSERT INTO evictions SELECT id, label, status, ?, ? FROM examples WHERE id = ? AND status != ?",
+        "INSERT INTO evictions SELECT id, label, status, ?, ?, first FROM examples WHERE id = ? AND status != ?",
         [(version, at, id, PENDING) for id in examples],
     )
     db.executemany("DELETE FROM examples WHERE id = ? AND status != ?", [(id, PENDING) for id in examples])

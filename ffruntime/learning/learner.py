@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -13,16 +13,17 @@ from msgspec import Struct, structs
 
 from ..core.architecture import class_goodness
 from ..core.bundle import HELD_BACK, REPLAY
-from ..core.data import to_unit_interval
-from ..core.errors import BundleError, FFError
+from ..core.data import require_images, to_unit_interval
+from ..core.errors import BundleError, unknown
 from ..core.graphs import unit_gradient
-from ..core.layers import KNOWN, learned_tensors
+from ..core.layers import KNOWN, learned_tensors, of_readout
 from ..core.learning import Augment
 from ..core.state import Weights, read_state
 from ..model import Model
-from .database import DATABASE
+from .counted import Counted
 from .directory import alone
 from .draws import augment, draw_balanced, evictions
+from .forgetting import Forgotten
 from .rows import MOST, begin_rows
 from .step import Arrays, Settings, learning_units, update_steps
 from .store import BUNDLES, LEARNED, REFUSED, Store
@@ -30,9 +31,9 @@ from .update import Batch, Stepped, change
 from .versions import Current
 
 PORTION = 64  # examples that one update takes
+ONE_BY_ONE = 16  # examples that change class statistics one by one: of more, solving anew takes less time
 TOLERANCE = 0.05  # share of held-back examples that an update may cost, against the shipped weights
 
-Stamp: TypeAlias = tuple[tuple[int, int, int] | None, ...]
 # Around each update or rehearsal, with its kind and the number of its steps.
 Progress: TypeAlias = Callable[[Literal["update", "rehearsal"], int], AbstractContextManager[Stepped]]
 
@@ -94,6 +95,8 @@ class Learner:
         try:
             if replay_bytes is not None:
                 self.store.set("replay_bytes", replay_bytes)
+            if self.counted and (some := self.counted.without()):
+                self.counted.fill(some, self.shipped.examples(self.store.read(some).pixels))
             self.refresh()
         except BaseException:
             self.close()
@@ -102,6 +105,11 @@ class Learner:
     def close(self) -> None:
         """Close the state directory."""
         self.store.close()
+
+    @property
+    def counted(self) -> Counted | None:
+        """The class statistics of the state; None where the bundle has none."""
+        return self.store.counted
 
     def refresh(self) -> Current:
         """Make `model` that of the current version, which another process may have changed, and return it."""
@@ -118,15 +126,38 @@ class Learner:
         names: Sequence[str],
         stored: Callable[[list[int]], None] = _nothing,
         stepped: Stepped = _nothing,
+        now: bool | None = None,
     ) -> Model:
         """Learn from images uint8 (N, C, H, W) and the names of their classes; the model as it is then.
 
-        They are stored durably before anything else happens; then come updates until nothing is pending, of which
-        any may be refused. Raises as `updates` does; `model` then has what was adopted before.
+        They are stored durably before anything else happens. With class statistics that is all: they count in the
+        next answer. Without, or with `now`, come updates until nothing is pending, of which any may be refused.
+        Raises as `updates` does; `model` then has what was adopted before.
         """
-        for _ in self.updates([(images, names)], stored=stored, progress=lambda *_: nullcontext(stepped)):
+        for _ in self.updates([(images, names)], 0, stored, lambda *_: nullcontext(stepped), now):
             pass
         return self.model
+
+    def add(self, images: np.ndarray, names: Sequence[str]) -> list[int]:
+        """Store images uint8 (N, C, H, W) with the names of their classes, durably; their ids.
+
+        With class statistics they count in the next answer of `model`. Raises `UsageError`, `StorageError`; nothing
+        is stored then.
+        """
+        if not self.counted:
+            return self.store.add(images, names)
+        require_images(images, self.model.manifest.network.image.shape)
+        seeing, before = self.model if self.model.counts else self.shipped, self.model.weights.statistics
+        x = seeing.examples(images)
+        ids = self.store.add(images, names, x)
+        now = self.store.current()
+        if now.version == self.version and before and now.weights.statistics:
+            labels, after = self.store.read(ids).labels, now.weights.statistics
+            if int(after.counts.sum()) == int(before.counts.sum()) + len(ids):
+                self.model = self.model.with_weights(now.weights, (x, labels) if len(x) <= ONE_BY_ONE else None)
+                return ids
+        self.refresh()
+        return ids
 
     def updates(
         self,
@@ -134,20 +165,25 @@ class Learner:
         rehearsal: int = 0,
         stored: Callable[[list[int]], None] = _nothing,
         progress: Progress = lambda *_: nullcontext(_nothing),
+        now: bool | None = None,
     ) -> Iterator[Outcome]:
         """Of each portion, images and the names of their classes: store it, then learn from all that is pending.
 
-        In the end come `rehearsal` steps on stored examples. `stored` is called with a portion's ids when they are
-        durable. The next portion is asked for, and the next update begins, when the next outcome is. Raises
-        `StateError` where another process is learning, `StorageError`, and `UsageError` for images or classes that
-        cannot be stored.
+        With class statistics an example counts as soon as it is stored, and what is pending is learned from only
+        before a rehearsal, or where `now` is true. In the end come `rehearsal` steps on stored examples. `stored`
+        is called with a portion's ids when they are durable. The next portion is asked for, and the next update
+        begins, when the next outcome is. Raises `StateError` where another process is learning, `StorageError`, and
+        `UsageError` for images or classes that cannot be stored.
         """
         network = self.model.manifest.network
         steps = update_steps(network, self.settings)
+        at_once = bool(rehearsal) or not self.counted if now is None else now
         for images, names in portions:
             if len(images):
-                stored(self.store.add(images, names))
-            while outcome := _within(progress("update", steps), self.update):
+                stored(self.add(images, names))
+            if not at_once:
+                self._make_room()
+            while at_once and (outcome := _within(progress("update", steps), self.update)):
                 yield outcome
         if rehearsal:
             settings = self._of_rehearsal(rehearsal)
@@ -175,6 +211,22 @@ class Learner:
             some = self.store.ids(BUNDLES, LEARNED)
             return self._attempt(now, [], "rehearsal", self._of_rehearsal(steps), stepped) if some else None
 
+    def forget(self, examples: Sequence[int] = (), name: str | None = None) -> Forgotten:
+        """Take back stored examples by their ids, or all that a class `name` has.
+
+        Class statistics are those without them, weights those of the newest version that cannot have seen any.
+
+        Raises `UsageError`, with nothing changed, for what cannot be taken back, `StateError` where another process
+        is learning.
+        """
+        with alone(self.store.directory):
+            classes = self.store.classes()
+            if name is not None and name not in classes:
+                raise unknown("class", name, classes)
+            found = self.store.forget(examples, None if name is None else classes.index(name))
+            self.refresh()
+        return found
+
     def apply(self, file: Path, force: bool = False) -> Outcome:
         """Make a version of what another device has learned (`docs/state.md`), judged like an update.
 
@@ -194,6 +246,15 @@ class Learner:
             else:
                 number = self.store.refuse(now.version, "applied", (), shipped, after)
         return Outcome(number, adopted, (), shipped, after, (), 0, time.perf_counter() - start)
+
+    def _make_room(self) -> None:
+        """Where no update follows that would: pending examples beyond what may be stored take the place of others,
+        by the replay policy."""
+        pending = self.store.pending()
+        stored = sum(map(len, self.store.ids(BUNDLES, LEARNED, REFUSED).values()))
+        if pending and len(pending) + stored > self._capacity():
+            rng = np.random.default_rng([len(pending), *pending[-1:]])
+            self.store.keep(pending, self.evictions(pending, self.store.seen(), rng))
 
     def _of_rehearsal(self, steps: int) -> Settings:
         return structs.replace(self.settings, steps=steps, head_steps=steps)
@@ -281,8 +342,10 @@ class Learner:
         weights = self.weights(now)
         self.begin_rows(weights, ids)
         batches = self.batches(ids, self.learning.augment, settings, rng)
-        losses = change(self.model, self.shipped, weights, batches, self.learning, settings, rng, stepped)
-        tensors = {tensor.name: weights[tensor.name] for tensor in self.learned}
+        frozen = self.counted is not None  # statistics answer for the units as they are
+        losses = change(self.model, self.shipped, weights, batches, self.learning, settings, rng, stepped, frozen)
+        learned = (tensor for tensor in self.learned if not frozen or tensor.unit is None or of_readout(tensor))
+        tensors = {tensor.name: weights[tensor.name] for tensor in learned}
         return {**now.weights.tensors, **tensors}, losses
 
     def _judge(self, model: Model) -> float | None:
@@ -323,47 +386,3 @@ def _within(progress: AbstractContextManager[Stepped], work: Callable[[Stepped],
     """What comes of some work, shown while it is done."""
     with progress as stepped:
         return work(stepped)
-
-
-# --- a model that goes on with what another process learns
-
-
-def watching(model: Model, directory: Path, warn: Callable[[str], object]) -> Callable[[], Model]:
-    """A function that returns the model with what is learned in the state `directory` by then.
-
-    Where nothing was written there since it was last called, it looks at two files' times and no more. What cannot
-    be used is said to `warn`, and the model stays as it was.
-    """
-    before: Stamp | None = None
-    version, classes = -1, model.classes
-
-    def now() -> Model:
-        nonlocal model, before, version, classes
-        stamp = _stamp(directory)
-        if stamp == before:
-            return model
-        before = stamp
-        try:
-            with closing(Store(directory, model.manifest, writing=False)) as store:
-                if (store.current_version(), store.classes()) != (version, classes):
-                    found = store.current()
-                    model = model.with_weights(found.weights)
-                    version, classes = found.version, found.weights.classes
-        except FFError as error:
-            warn(f"{error}; what was learned before counts")
-        return model
-
-    return now
-
-
-def _stamp(directory: Path) -> Stamp:
-    """What changes when something is written to a state: of the database, and of its log unless that is empty."""
-    stamps: list[tuple[int, int, int] | None] = []
-    for file in (directory / DATABASE, directory / f"{DATABASE}-wal"):
-        try:
-            status = file.stat()
-        except OSError:
-            stamps.append(None)
-        else:
-            stamps.append((status.st_ino, status.st_size, status.st_mtime_ns) if status.st_size else None)
-    return tuple(stamps)

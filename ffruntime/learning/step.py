@@ -18,7 +18,7 @@ from ..backend import gradient_in_chunks, in_chunks
 from ..core.architecture import Network, Positive, class_goodness, unit_name
 from ..core.errors import BundleError
 from ..core.graphs import unit_gradient
-from ..core.layers import head_parameters, unit_parameters
+from ..core.layers import head_parameters, readout_parameters, unit_parameters
 from ..core.learning import MICRO_BATCH, STEP, Hybrids, WrongLabels
 from ..embedding import class_input, first_input
 from .draws import choose_negatives, hybrids
@@ -102,11 +102,13 @@ class Chain:
 class LocalSteps:
     """Layer-local steps of the units that have gradient graphs, in place in `weights`, with moments of its own."""
 
-    def __init__(self, model: Model, weights: Arrays, settings: Settings) -> None:
+    def __init__(self, model: Model, weights: Arrays, settings: Settings, frozen: bool = False) -> None:
+        """With `frozen`, of a unit its readout alone is changed."""
         self.losses: tuple[float, ...] = ()  # of the units, before the last step changed them
         self._chain, self._network = Chain(model, settings.micro_batch), model.manifest.network
         self._weights, self._settings = weights, settings
-        self._own = {k: [t.name for t in unit_parameters(self._network, k)] for k in self._chain.units}
+        parameters_of = readout_parameters if frozen else unit_parameters
+        self._own = {k: [t.name for t in parameters_of(self._network, k)] for k in self._chain.units}
         parameters = (name for names in self._own.values() for name in names)
         self._optimizer = Optimizer(settings.optimizer, weights, parameters)
 

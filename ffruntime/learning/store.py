@@ -23,11 +23,14 @@ from ..core.errors import StateError, UsageError
 from ..core.learning import REPLAY_BYTES
 from ..core.manifest import WEIGHTS, Manifest
 from ..core.state import State, Weights
+from .counted import Counted, counts
 from .database import BUNDLES, LEARNED, PENDING, REFUSED, Database, create, evict, mark
+from .forgetting import Forgotten, forget_examples
+from .names import Names
 from .versions import VERSIONS, Current, Version, VersionWeights, forget, next_number, record
 
 WELL_KNOWN = 20  # examples of a new class from which on it is no longer undertrained
-INSERT = "INSERT INTO examples (label, image, status, at) VALUES (?, ?, ?, ?)"
+INSERT = "INSERT INTO examples (label, image, features, status, at) VALUES (?, ?, ?, ?, ?)"
 
 Seeds: TypeAlias = Callable[[], Examples]
 
@@ -58,6 +61,8 @@ class Store:
         self._db = Database(directory, writing)
         self._weights = VersionWeights(directory and directory / VERSIONS, manifest)
         self._last = 0, Weights({}, manifest.classes)  # the version that was last read or adopted
+        self._names = Names(self._db, manifest, directory)
+        self.counted = Counted(self._db, manifest) if counts(manifest) else None
         try:
             if self._db.empty:
                 self._set_up(seeds)
@@ -80,21 +85,28 @@ class Store:
 
     # --- examples
 
-    def add(self, images: np.ndarray, names: Sequence[str]) -> list[int]:
+    def add(self, images: np.ndarray, names: Sequence[str], features: np.ndarray | None = None) -> list[int]:
         """Store images uint8 (N, C, H, W) with the names of their classes, durably, all or none; returns their ids.
 
-        A class that is not known yet takes a spare pattern. Raises `UsageError` for images of another shape or more
-        classes than patterns, `StorageError` where they cannot be stored.
+        `features`: the examples of class statistics that they are, int8 (N, d), which count from now on. A class
+        that is not known yet takes a spare pattern. Raises `UsageError` for images of another shape or more classes
+        than patterns, `StorageError` where they cannot be stored.
         """
         require_images(images, self.manifest.network.image.shape)
         if len(images) != len(names):
             raise UsageError(f"examples: {len(images)} images with {len(names)} names of classes: one for each")
+        counted = self.counted if features is not None else None
         with self._db.transaction() as db:
-            rows = zip(self._labels(db, names), images, strict=True)
-            return [
-                int(db.execute(INSERT, (label, image.tobytes(), PENDING, _now())).lastrowid or 0)
-                for label, image in rows
+            before, labels = counted.stamp(db) if counted else (), self._names.labels(db, names)
+            rows = [row.tobytes() for row in features] if features is not None else [None] * len(images)
+            ids = [
+                int(db.execute(INSERT, (label, image.tobytes(), row, PENDING, _now())).lastrowid or 0)
+                for label, image, row in zip(labels, images, rows, strict=True)
             ]
+            after = counted.stamp(db) if counted else ()
+        if counted and features is not None:
+            counted.go_on(before, after, features, np.array(labels))
+        return ids
 
     def ids(self, *statuses: str) -> dict[int, list[int]]:
         """Stored examples of these statuses: label -> ids, in the order in which they came."""
@@ -133,9 +145,20 @@ class Store:
     def keep(self, examples: Sequence[int], evicted: Sequence[int]) -> None:
         """Pending examples were learned from before there is a version of it; `evicted` leave the store."""
         with self._db.transaction() as db:
-            mark(db, examples, LEARNED)
-            evict(db, evicted, self.current_version(), _now())
+            mark(db, examples, LEARNED, next_number(db))
+            self._evict(db, evicted, self.current_version())
         self._db.shrink()
+
+    def forget(self, examples: Sequence[int] = (), label: int | None = None) -> Forgotten:
+        """Take back examples, or all of a class (`forgetting.py`), and all that was learned since them."""
+        with self._db.transaction() as db:
+            found = forget_examples(db, self.counted, examples, label)
+            if found.first is not None:
+                self._drop_versions(db, found.first)
+        self._last = 0, Weights({}, self.manifest.classes)
+        self.sweep()
+        self._db.erase()
+        return found
 
     def retry(self) -> int:
         """Make the examples of refused updates pending again; returns how many."""
@@ -155,15 +178,7 @@ class Store:
 
     def classes(self) -> tuple[str, ...]:
         """The bundle's classes, then those that took a spare pattern here."""
-        rows, first = self._db.all("SELECT label, name FROM classes ORDER BY label"), self.manifest.classes
-        names = (*first, *(name for _, name in rows))
-        labels = [label for label, _ in rows]
-        whole = len(set(names)) == len(names) and all(isinstance(name, str) for name in names)
-        if not whole or labels != list(range(len(first), len(names))):
-            raise self._db.damaged("its classes do not go on where the bundle's end")
-        if len(names) > self.manifest.network.label.patterns:
-            raise self._db.damaged("it has more classes than the bundle has label patterns")
-        return names
+        return self._names.all()
 
     def setting(self, name: str) -> float | None:
         """A figure that the state remembers: `replay_bytes`, `shipped` (accuracy on held-back examples)."""
@@ -194,7 +209,9 @@ class Store:
                     self._last = number, made
                 classes = self.classes()
                 unsure = {name for name in classes if name in made.undertrained or name not in made.classes}
-                return Current(number, Weights(made.tensors, classes, frozenset(unsure)), updates, examples)
+                counted = self.counted.statistics() if self.counted else None
+                weights = Weights(made.tensors, classes, frozenset(unsure), counted)
+                return Current(number, weights, updates, examples)
             except (StateError, UsageError):
                 if self.current_version() == number:
                     raise  # else another process has gone on meanwhile
@@ -243,17 +260,17 @@ class Store:
                 raise StateError(f"{self.directory}: another process has changed the version meanwhile; try again")
             self.sweep()
             if learned:
-                self._take_classes(db, learned.classes)
+                self._names.take(db, learned.classes)
             updates = learned.updates if learned else (row.updates if row else 0) + 1
             total = learned.examples if learned else (row.learned if row else 0) + len(examples)
             number = next_number(db)
-            mark(db, examples, LEARNED)
+            mark(db, examples, LEARNED, number)
             undertrained = self._hardly_seen(total).union(learned.undertrained if learned else ())
             weights = Weights(dict(tensors), learned.classes if learned else self.classes(), undertrained)
             digest = self._weights.write(number, weights, updates, total)
             row = Version(number, parent, kind, True, len(examples), before, after, _now(), updates, total, digest)
             record(db, row)
-            evict(db, evicted, number, _now())
+            self._evict(db, evicted, number)
             db.execute("UPDATE settings SET value = ? WHERE name = 'current'", (number,))
             forget(db, number, parent)
         self._last = number, weights
@@ -279,7 +296,7 @@ class Store:
             row = Version(number, parent, kind, False, len(examples), before, after, _now(), updates, total, None)
             record(db, row)
             mark(db, examples, REFUSED)
-            evict(db, evicted, number, _now())
+            self._evict(db, evicted, number)
         return number
 
     def rollback(self, to: int | None = None) -> int:
@@ -304,6 +321,20 @@ class Store:
 
     # --- inside
 
+    def _drop_versions(self, db: sqlite3.Connection, first: int) -> None:
+        """Versions from that number on lose their weights; the newest kept one before them counts, if one did."""
+        db.execute("UPDATE versions SET sha256 = NULL WHERE id >= ?", (first,))
+        if (number := self._value("current")) and isinstance(number, int) and number >= first:
+            query = "SELECT COALESCE(MAX(id), 0) FROM versions WHERE sha256 IS NOT NULL"
+            (newest,) = db.execute(query).fetchone()
+            db.execute("UPDATE settings SET value = ? WHERE name = 'current'", (newest,))
+
+    def _evict(self, db: sqlite3.Connection, examples: Sequence[int], version: int) -> None:
+        """Examples leave the store, and class statistics keep them."""
+        if self.counted and examples:
+            self.counted.absorb(db, examples)
+        evict(db, examples, version, _now())
+
     def _read(self, number: int) -> Weights:
         """What a version was made with, checked."""
         if number == 0:
@@ -326,36 +357,7 @@ class Store:
             create(db)
             db.executemany("INSERT INTO settings VALUES (?, ?)", list(first.items()))
             for image, label in zip(first_examples.pixels, first_examples.labels, strict=True):
-                db.execute(INSERT, (int(label), image.tobytes(), BUNDLES, _now()))
-
-    def _labels(self, db: sqlite3.Connection, names: Sequence[str]) -> list[int]:
-        """The label of each class; new classes take the next spare pattern."""
-        known = {name: label for label, name in enumerate(self.classes())}
-        patterns = self.manifest.network.label.patterns
-        for name in names:
-            if name in known:
-                continue
-            if not name or not name.isprintable() or len(name) > 200:
-                raise UsageError(f"{name!r} is no name for a class")
-            if len(known) == patterns:
-                raise UsageError(
-                    f"'{name}' would be class number {patterns + 1}, but the bundle has {patterns} label patterns; "
-                    f"known: {', '.join(known)}"
-                )
-            db.execute("INSERT INTO classes VALUES (?, ?)", (len(known), name))
-            known[name] = len(known)
-        return [known[name] for name in names]
-
-    def _take_classes(self, db: sqlite3.Connection, classes: Sequence[str]) -> None:
-        """Know all of `classes`, which begin with those known here, or are the beginning of them."""
-        known = self.classes()
-        shorter = min(len(known), len(classes))
-        if tuple(classes[:shorter]) != known[:shorter]:
-            raise UsageError(
-                f"it knows the classes {', '.join(classes)}, and {self.directory} {', '.join(known)}: "
-                "the same pattern would mean two things"
-            )
-        self._labels(db, classes)
+                db.execute(INSERT, (int(label), image.tobytes(), None, BUNDLES, _now()))
 
     def _hardly_seen(self, examples: int) -> frozenset[str]:
         """Learned classes that weights which learned from so many examples in all can have seen but few of."""

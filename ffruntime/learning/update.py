@@ -30,15 +30,16 @@ def change(
     settings: Settings,
     rng: np.random.Generator,
     stepped: Stepped,
+    frozen: bool = False,
 ) -> tuple[float, ...]:
     """Change the weights of `model`, given as `weights`, and return the last losses: of the units that learn, and
-    of the classifier. `shipped` lends its gradient graphs.
+    of the classifier. `shipped` lends its gradient graphs. With class goodness and `frozen` readouts alone change.
 
     First come all steps of the units, then all of the classifier, on the features of the units as they are then:
     only one of the two optimizers is in memory at a time.
     """
     if class_goodness(model.manifest.network):
-        steps = ClassSteps(shipped, weights, settings)
+        steps = ClassSteps(shipped, weights, settings, frozen)
         for images, labels in islice(batches, settings.steps):
             steps.step(images, labels)
             stepped()

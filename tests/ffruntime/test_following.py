@@ -19,8 +19,8 @@ from shapes import SHAPE
 from ffruntime.core.bundle import Bundle, state_directory
 from ffruntime.learning import learner as module
 from ffruntime.learning.directory import reset
-from ffruntime.learning.learner import watching
 from ffruntime.learning.store import Store
+from ffruntime.learning.watch import watching
 from ffruntime.model import Model
 
 

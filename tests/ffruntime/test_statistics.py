@@ -179,7 +179,7 @@ def replaced(data: bytes, change: Callable[[dict[str, np.ndarray], dict[str, obj
     [
         (lambda t, _: t.update(counts=-t["counts"]), "no examples have"),
         (lambda t, _: t.update(sums=t["sums"] * 200), "no examples have"),
-        (lambda t, _: t.update(moment=t["moment"] * 200), "no examples have"),
+        (lambda t, _: t.update(moment=t["moment"].astype(np.int64) << 50), "no examples have"),
         (lambda t, _: t.update(counts=t["counts"] + (1 << 62)), "no examples have"),
         (lambda t, _: t.update(moment=t["moment"][1:]), "'moment' is missing, or not"),
         (lambda t, _: t.update(sums=t["sums"].astype(np.float32)), "'sums' is missing, or not"),

@@ -314,12 +314,13 @@ def test_statistics_of_other_units_say_nothing(class_bundle: Path, tmp_path: Pat
     assert with_features(Model(bundle, learned)).classify(images[0]).typicality is not None
 
 
-def test_a_graph_without_features_gives_no_typicality(class_bundle: Path, tmp_path: Path) -> None:
+def test_a_graph_without_features_is_an_error_where_statistics_answer(class_bundle: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(class_bundle, tmp_path / "model.ff"))
     model = Model(with_statistics(path), state=False)
     graph = model.graph("goodness")
     model._graphs["goodness"] = lambda inputs: {"total": graph(inputs)["total"]}
-    assert model.classify(drawn(1)[0][0]).typicality is None
+    with pytest.raises(BundleError, match="export it again"):
+        model.classify(drawn(1)[0][0])
 
 
 # --- teaching what the model thinks very improbable

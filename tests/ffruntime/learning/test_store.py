@@ -372,7 +372,7 @@ ONLY_WHO_LEARNS = {  # reads this
     "a label of text": sql("UPDATE examples SET label = 'three'"),
     "a status of its own": sql("UPDATE examples SET status = 'mine'"),
     "no replay": sql("UPDATE settings SET value = 'lots' WHERE name = 'replay_bytes'"),
-    "an eviction of what is there": sql("INSERT INTO evictions SELECT id, 3, 'learned', 1, '' FROM examples"),
+    "an eviction of what is there": sql("INSERT INTO evictions SELECT id, 3, 'learned', 1, '', NULL FROM examples"),
 }
 
 
@@ -492,7 +492,7 @@ def test_reset_waits_for_who_is_storing(store: Store, place: Path, manifest: Man
         resetting.start()
         resetting.join(0.3)
         assert resetting.is_alive()
-        db.execute(module.INSERT, (0, IMAGES[0].tobytes(), PENDING, ""))
+        db.execute(module.INSERT, (0, IMAGES[0].tobytes(), None, PENDING, ""))
     resetting.join()
     with closing(Store(place, manifest)) as other:
         assert other.pending() == []

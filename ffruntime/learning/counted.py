@@ -1,0 +1,137 @@
+"""Class statistics of what a device was shown, durable: the features of every stored example, in its row, and a
+snapshot of the examples that are no longer stored.
+
+Statistics are the snapshot and the rows together. A row is written with its example, so that what is acknowledged
+is counted; the snapshot is written where examples leave the store, in the same transaction.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..core.architecture import class_goodness
+from ..core.errors import BundleError
+from ..core.manifest import WEIGHTS, Manifest
+from ..core.statistics import FORMAT, Origin, Statistics, added, decode, encode, none, of
+from .database import BUNDLES, PENDING, Database
+
+SNAPSHOT, WRITTEN = "statistics", "statistics_written"  # settings: the snapshot, and how often it was written
+# What is counted, in one statement and so of one moment: the snapshot, and the rows.
+COUNTED = """SELECT -1, value, 0 FROM settings WHERE name = 'statistics'
+    UNION ALL SELECT id, features, label FROM examples WHERE features IS NOT NULL"""
+# What changes whenever statistics do: ids are never used again.
+STAMP = """SELECT COUNT(*), COALESCE(MAX(id), 0),
+    (SELECT value FROM settings WHERE name = 'statistics_written') FROM examples WHERE features IS NOT NULL"""
+
+
+def counts(manifest: Manifest) -> bool:
+    """Whether a device keeps class statistics on such a bundle."""
+    return manifest.statistics is not None and class_goodness(manifest.network)
+
+
+class Counted:
+    """The class statistics in a state's database. For a bundle whose manifest says how they are made."""
+
+    def __init__(self, database: Database, manifest: Manifest) -> None:
+        assert manifest.statistics
+        self._db, self._manifest, self._how = database, manifest, manifest.statistics
+        self._last: tuple[tuple, Statistics] | None = None  # what was read or made last, with its stamp
+
+    def statistics(self) -> Statistics:
+        """All that the device was shown. Raises `StateError` where it is damaged."""
+        stamp = self.now()
+        if self._last and self._last[0] == stamp:
+            return self._last[1]
+        total, labels, rows = self._nothing(), list[int](), list[bytes]()
+        for id, value, label in self._db.all(COUNTED):
+            if id < 0:
+                total = self._decoded(value)
+            else:
+                rows.append(value)
+                labels.append(label)
+        found = added(total, self._of(rows, labels))
+        self._last = stamp, found
+        return found
+
+    def go_on(self, before: tuple, after: tuple, x: np.ndarray, labels: np.ndarray) -> None:
+        """A transaction that found the stamp `before` has added rows with these features, and no more, and left the
+        stamp `after`: what was read before it goes on with them."""
+        if self._last and self._last[0] == before:
+            self._last = after, added(self._last[1], of(x, labels, int(labels.max()) + 1))
+
+    def stamp(self, db: sqlite3.Connection) -> tuple:
+        """What changes whenever statistics do, in a transaction."""
+        found: tuple = db.execute(STAMP).fetchone()
+        return found
+
+    def now(self) -> tuple:
+        """The same, outside one."""
+        return self._db.all(STAMP)[0]
+
+    def absorb(self, db: sqlite3.Connection, examples: Sequence[int]) -> None:
+        """Examples are about to be evicted, in a transaction: they go on to count, in the snapshot."""
+        rows = [
+            row
+            for id in examples
+            for row in db.execute(
+                "SELECT features, label FROM examples WHERE id = ? AND status != ? AND features IS NOT NULL",
+                (id, PENDING),
+            )
+        ]
+        if rows:
+            features, labels = zip(*rows, strict=True)
+            self.write(db, added(self.snapshot(), self._of(features, labels)))
+
+    def snapshot(self) -> Statistics:
+        """Of the examples that are no longer stored."""
+        found = self._db.all("SELECT value FROM settings WHERE name = ?", (SNAPSHOT,))
+        return self._decoded(found[0][0]) if found else self._nothing()
+
+    def write(self, db: sqlite3.Connection, snapshot: Statistics) -> None:
+        """Replace the snapshot, in a transaction."""
+        db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (SNAPSHOT, encode(snapshot, self._origin())))
+        db.execute(
+            "INSERT INTO settings VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1", (WRITTEN,)
+        )
+
+    def without(self) -> list[int]:
+        """Ids of a device's examples whose features are not stored: from before the bundle had statistics."""
+        query = "SELECT id FROM examples WHERE features IS NULL AND status != ? ORDER BY id"
+        return [id for (id,) in self._db.all(query, (BUNDLES,))]
+
+    def fill(self, examples: Sequence[int], x: np.ndarray) -> None:
+        """Store the features of examples that have none, int8 (N, d)."""
+        with self._db.transaction() as db:
+            db.executemany(
+                "UPDATE examples SET features = ? WHERE id = ? AND features IS NULL",
+                [(row.tobytes(), id) for row, id in zip(x, examples, strict=True)],
+            )
+
+    def _nothing(self) -> Statistics:
+        return none(0, self._how.dimension)
+
+    def _of(self, rows: Sequence[bytes], labels: Sequence[int]) -> Statistics:
+        """Statistics of stored features. Raises `StateError` for some that are damaged."""
+        patterns = self._manifest.network.label.patterns
+        if any(len(row) != self._how.dimension for row in rows) or not all(
+            0 <= label < patterns for label in labels
+        ):
+            raise self._db.damaged("an example's features are not those of the bundle's class statistics")
+        x = np.frombuffer(b"".join(rows), np.int8).reshape(len(rows), self._how.dimension)
+        return of(x, np.array(labels, np.int64), max(labels, default=-1) + 1)
+
+    def _decoded(self, value: object) -> Statistics:
+        try:
+            found, origin = decode(bytes(value), "snapshot")  # type: ignore[call-overload]
+        except (BundleError, TypeError, ValueError) as error:
+            raise self._db.damaged(f"its class statistics: {error}") from error
+        if origin != self._origin():
+            raise self._db.damaged("its class statistics are of other units, or projected otherwise")
+        return found
+
+    def _origin(self) -> Origin:
+        """A state is tied to all weights of a bundle, and so to those of its units."""
+        return Origin(FORMAT, self._manifest.files[WEIGHTS].sha256, self._how.dimension, self._how.seed)

@@ -1,0 +1,64 @@
+"""Forgetting: examples are taken back, exactly while their features are stored."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from ..core.errors import UsageError
+from ..core.statistics import without_class
+from .counted import Counted
+from .database import BUNDLES
+
+STORED = "SELECT id, first FROM examples WHERE status != ? AND"
+EVICTED = "SELECT id, first FROM evictions WHERE status != ? AND"
+
+
+class Forgotten(Struct, frozen=True):
+    """What was taken back."""
+
+    examples: tuple[int, ...]  # that were stored: they are gone, and class statistics are those without them
+    evicted: int  # of the class, that were no longer stored: their count and mean are gone from class statistics
+    first: int | None  # version from which on weights may have learned from any of them; None: no version has
+
+
+def forget_examples(
+    db: sqlite3.Connection, counted: Counted | None, examples: Sequence[int], label: int | None
+) -> Forgotten:
+    """Take back the examples with these ids or, where there is a `label`, all of that class, in a transaction.
+
+    Rows go, with picture and features; of a class's examples that were evicted, the count and the mean go out of
+    the snapshot, and how they were spread about that mean stays. Raises `UsageError`, with nothing changed, for an
+    id that is not stored, or the bundle's.
+    """
+    if label is None:
+        stored = [_stored(db, id) for id in examples]
+        evicted: list[tuple[int, int | None]] = []
+    else:
+        stored = db.execute(f"{STORED} label = ? ORDER BY id", (BUNDLES, label)).fetchall()
+        evicted = db.execute(f"{EVICTED} label = ?", (BUNDLES, label)).fetchall()
+    db.executemany("DELETE FROM examples WHERE id = ?", [(id,) for id, _ in stored])
+    if counted and label is not None and evicted:
+        counted.write(db, without_class(counted.snapshot(), label))
+    if label is not None:
+        db.execute("DELETE FROM evictions WHERE status != ? AND label = ?", (BUNDLES, label))
+    seen = [first for _, first in (*stored, *evicted) if first is not None]
+    return Forgotten(tuple(id for id, _ in stored), len(evicted), min(seen, default=None))
+
+
+def _stored(db: sqlite3.Connection, id: int) -> tuple[int, int | None]:
+    """A stored example of the device: its id, and the first version that may have learned from it."""
+    rows = db.execute(f"{STORED} id = ?", (BUNDLES, id)).fetchall()
+    if rows:
+        found: tuple[int, int | None] = rows[0]
+        return found
+    if db.execute("SELECT 1 FROM evictions WHERE id = ?", (id,)).fetchone():
+        raise UsageError(
+            f"example {id} was evicted: its picture is gone, and what it counts for cannot be told from others; "
+            "--label takes back what its whole class counts for"
+        )
+    if db.execute("SELECT 1 FROM examples WHERE id = ?", (id,)).fetchone():
+        raise UsageError(f"example {id} is one of the bundle's, which are not forgotten")
+    raise UsageError(f"example {id}: there is none; 'ffruntime learn' says the ids of what it stores")

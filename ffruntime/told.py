@@ -1,0 +1,50 @@
+"""What class statistics tell of images, by the features of a pass, beside what the network says itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from .core.architecture import class_goodness
+from .core.bundle import Bundle
+from .core.errors import BundleError
+from .core.layers import feature_tensors
+from .core.manifest import ClassStatistics
+from .core.projection import project
+from .core.statistics import Gaussians, Statistics, combined, none, scores, solve, with_classes
+
+MODE = "goodness"  # in which class statistics have a part
+
+
+def hold(bundle: Bundle, learned: Mapping[str, np.ndarray]) -> bool:
+    """Whether a bundle's class statistics answer where these tensors are in place of its own: it has some, and the
+    units are those whose features they are made of."""
+    if not (bundle.manifest.statistics and class_goodness(bundle.manifest.network)):
+        return False
+    own = bundle.weights()
+    held = [name for name in feature_tensors(bundle.manifest.network) if name in learned]
+    return all(np.array_equal(learned[name], own[name]) for name in held)
+
+
+def gaussians(bundle: Bundle, how: ClassStatistics, device: Statistics | None, classes: int) -> Gaussians:
+    """So many classes, by the bundle's statistics and those of a device."""
+    return solve(bundle.statistics(), with_classes(device or none(0, how.dimension), classes), how.shrinkage)
+
+
+def examples(path: Path, outputs: Mapping[str, np.ndarray], how: ClassStatistics) -> np.ndarray:
+    """The examples, int8 (N, d), that the images of a pass are. Raises `BundleError` where it has no features."""
+    if "features" not in outputs:
+        raise BundleError(f"{path}: goodness.onnx puts out no features; export it again")
+    return project(outputs["features"], how.dimension, how.seed)
+
+
+def answered(
+    path: Path, outputs: Mapping[str, np.ndarray], rows: np.ndarray, classes: Gaussians, how: ClassStatistics
+) -> dict[str, np.ndarray]:
+    """From the goodness of the classes `rows`, of a pass: `scores` of all (N, C), and `distances` to the nearest
+    one (N,), of Mahalanobis."""
+    told = scores(classes, examples(path, outputs, how))
+    together = combined(outputs["total"], rows, told, how.weights[MODE], how.together)
+    return {"scores": together, "distances": np.sqrt(np.maximum(-2 * told.max(1), 0))}

@@ -1,0 +1,247 @@
+"""Class statistics on the device: an example counts in the next answer, durably, and can be taken back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import in_process_text
+from counting import HOW, NEW, halves, same, shown, with_statistics
+from PIL import Image
+from shapes import drawn
+
+from ffruntime.core import statistics
+from ffruntime.core.bundle import write_bundle
+from ffruntime.core.errors import BundleError, StateError, UsageError
+from ffruntime.core.layers import KNOWN, feature_tensors
+from ffruntime.core.manifest import STATISTICS
+from ffruntime.core.state import Weights
+from ffruntime.core.statistics import Origin
+from ffruntime.learning.learner import Learner
+from ffruntime.learning.step import Settings
+from ffruntime.learning.store import Store
+from ffruntime.learning.watch import watching
+from ffruntime.model import Model
+from ffruntime.session import Session
+
+FEW = Settings(steps=2, batch=4)
+command = partial(in_process_text, "ffruntime")
+
+
+@pytest.fixture(scope="module")
+def counting(class_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return with_statistics(class_bundle, tmp_path_factory.mktemp("counted") / "model.ff")
+
+
+@pytest.fixture
+def model(counting: Path) -> Model:
+    return Model(counting, session=Session(threads=1), state=False)
+
+
+def learner_of(model: Model, state: Path, **options: object) -> Learner:
+    return Learner(model, state, FEW, **options)  # type: ignore[arg-type]
+
+
+def test_statistics_answer_with_goodness_in_one_pass(model: Model) -> None:
+    images, labels = drawn(60)
+    outputs = model.graph("goodness")({"images": images / np.float32(255), "labels": np.arange(6)})
+    told = statistics.scores(model.gaussians(), model.examples(images))
+    expected = outputs["total"] + HOW.weights["goodness"].beside * told
+    np.testing.assert_allclose(model.scores(images), expected, rtol=1e-4, atol=1e-4)
+    assert (told.argmax(1) == labels).mean() > 0.9
+    np.testing.assert_array_equal(model.scores(images, "exit").argmax(1), labels)  # by goodness alone
+
+
+def test_a_new_class_from_its_first_example(model: Model, tmp_path: Path) -> None:
+    """No step is taken, no version made; the old classes are told as before."""
+    images, labels = drawn(60)
+    with closing(learner_of(model, tmp_path / "state")) as learner:
+        now = learner.learn(halves(1), [NEW])
+        assert now.classes == (*model.classes, NEW)
+        assert learner.version == 0
+        assert (now.scores(halves(30, 1)).argmax(1) == 6).mean() > 0.9
+        assert (now.scores(images).argmax(1) == labels).mean() > 0.9
+        assert KNOWN not in now.weights.tensors
+    reopened = Model(model.path, session=Session(threads=1), state=tmp_path / "state")
+    np.testing.assert_allclose(reopened.scores(images), now.scores(images), rtol=1e-5, atol=1e-5)
+
+
+def test_what_counts_is_what_is_stored(model: Model, tmp_path: Path) -> None:
+    """However the examples came: one by one, many at once, by another process; and the factor that rank-one steps
+    made is the one that is solved for."""
+    images, labels = drawn(40)
+    names = [model.classes[label] for label in labels]
+    state = tmp_path / "state"
+    with closing(learner_of(model, state)) as learner:
+        for k in range(6):
+            learner.learn(images[k : k + 1], names[k : k + 1])
+        with closing(learner_of(model, state)) as other:
+            other.learn(images[6:10], names[6:10])
+        learner.learn(images[10:], names[10:])
+        learner.learn(halves(2), [NEW] * 2)
+        whole = np.concatenate([images, halves(2)])
+        expected = shown(model, whole, [*labels.tolist(), 6, 6])
+        assert same(learner.model.weights.statistics, expected)
+        anew = statistics.solve(model.bundle.statistics(), expected, HOW.shrinkage)
+        np.testing.assert_allclose(learner.model.gaussians().factor, anew.factor, atol=1e-9)
+    with closing(Store(state, model.manifest, writing=False)) as store:
+        assert same(store.current().weights.statistics, expected)
+
+
+def test_evicted_examples_go_on_to_count(model: Model, tmp_path: Path) -> None:
+    """In the snapshot; with room for a few pictures alone."""
+    images, labels = drawn(60)
+    room = len(model.bundle.exemplars(1)) + 10
+    with closing(learner_of(model, tmp_path / "state", replay_bytes=room * 256)) as learner:
+        for k in range(0, 60, 20):
+            learner.learn(images[k : k + 20], [model.classes[label] for label in labels[k : k + 20]])
+        stored = learner.store.ids("pending", "learned", "bundle")
+        assert sum(map(len, stored.values())) <= room
+        assert same(learner.model.weights.statistics, shown(model, images, labels.tolist()))
+        assert learner.counted
+        assert 0 < learner.counted.snapshot().counts.sum() < 60
+
+
+def test_gradients_teach_readouts_at_rest(model: Model, tmp_path: Path) -> None:
+    """Units stay as they are, so that statistics go on to answer."""
+    with closing(learner_of(model, tmp_path / "state", tolerance=1.0)) as learner:
+        learner.learn(halves(4), [NEW] * 4)
+        pending = tuple(learner.store.pending())
+        (updated, rehearsed) = learner.updates([(np.empty(0), [])], 2)
+        assert (updated.examples, rehearsed.examples) == (pending, ())
+        changed = learner.model.weights.tensors
+        readouts = {name for name in model.bundle.weights() if ".readout." in name}
+        assert {name for name in changed if name.startswith("unit")} == readouts
+        assert learner.model.counts
+        assert changed[KNOWN][6] == 1
+        assert (learner.model.scores(halves(30, 1)).argmax(1) == 6).mean() > 0.9
+        learner.learn(halves(2, 2), [NEW] * 2, now=True)
+        assert learner.version == 3
+
+
+def test_statistics_belong_to_the_bundles_units(model: Model) -> None:
+    """Where a version has other ones, goodness answers alone."""
+    name = feature_tensors(model.manifest.network)[-1]
+    other = model.with_weights(Weights({name: model.bundle.weights()[name] + 1}, model.classes))
+    assert model.counts
+    assert not other.counts
+    assert other.scores(halves(2)).shape == (2, 6)
+
+
+def test_a_following_model_hears_of_an_example(model: Model, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    with closing(learner_of(model, state)) as learner:
+        newest = watching(model, state, pytest.fail)
+        newest()
+        ids = learner.add(halves(1), [NEW])
+        assert same(newest().weights.statistics, shown(model, halves(1), [6]))
+        learner.forget(ids)
+        assert same(newest().weights.statistics, statistics.none(0, HOW.dimension))
+
+
+def test_examples_from_before_are_counted(model: Model, class_bundle: Path, tmp_path: Path) -> None:
+    """A state that was begun on the same weights without statistics."""
+    plain = Model(class_bundle, session=Session(threads=1), state=False)
+    with closing(learner_of(plain, tmp_path / "state")) as learner:
+        learner.store.add(halves(3), [NEW] * 3)
+    with closing(learner_of(model, tmp_path / "state")) as learner:
+        assert same(learner.model.weights.statistics, shown(model, halves(3), [6] * 3))
+
+
+def test_damaged_features_are_refused(model: Model, tmp_path: Path) -> None:
+    with closing(learner_of(model, tmp_path / "state")) as learner:
+        learner.add(halves(1), [NEW])
+    with closing(sqlite3.connect(tmp_path / "state" / "learning.db")) as db, db:
+        db.execute("UPDATE examples SET features = x'00' WHERE features IS NOT NULL")
+    with pytest.raises(StateError, match="not those of the bundle's class statistics"):
+        learner_of(model, tmp_path / "state")
+
+
+def test_a_bundle_with_statistics_of_other_units_is_refused(model: Model, tmp_path: Path) -> None:
+    path = shutil.copytree(model.path, tmp_path / "model.ff")
+    origin = Origin(statistics.FORMAT, "0" * 64, HOW.dimension, HOW.seed)
+    write_bundle(path, model.manifest, {STATISTICS: statistics.encode(model.bundle.statistics(), origin)})
+    with pytest.raises(BundleError, match="made by other units"):
+        Model(path, state=False).scores(halves(1))
+
+
+# --- forgetting
+
+
+def test_forgetting_is_exact(model: Model, tmp_path: Path) -> None:
+    """Statistics are those without the example, its row is gone, and the weights are from before it."""
+    with closing(learner_of(model, tmp_path / "state", tolerance=1.0)) as learner:
+        learner.learn(halves(3), [NEW] * 3, now=True)
+        learner.learn(halves(3, 1), [NEW] * 3, now=True)
+        learner.learn(halves(1, 2), [NEW])
+        assert learner.version == 2
+        (last,) = learner.store.pending()
+        found = learner.forget([last])
+        assert (found.examples, found.first, learner.version) == ((last,), None, 2)
+        found = learner.forget([last - 2])  # the middle one of the second update
+        assert (found.examples, found.first, learner.version) == ((last - 2,), 2, 1)
+        kept = np.concatenate([halves(3), halves(3, 1)[[0, 2]]])
+        assert same(learner.model.weights.statistics, shown(model, kept, [6] * 5))
+        with pytest.raises(UsageError, match="its weights are not kept"):
+            learner.store.rollback(2)
+        learner.forget([last - 6])
+        assert learner.version == 0
+        assert learner.store.ids("learned") == {6: [last - 5, last - 4, last - 3, last - 1]}
+
+
+def test_what_cannot_be_forgotten(model: Model, tmp_path: Path) -> None:
+    """Nothing is changed then, of the others named either; of a class all is."""
+    room = len(model.bundle.exemplars(1)) + 2
+    with closing(learner_of(model, tmp_path / "state", replay_bytes=room * 256)) as learner:
+        ids = learner.add(halves(30), [NEW] * 30)
+        learner.learn(halves(2, 1), [NEW] * 2)
+        stored = learner.store.ids("learned", "pending")[6]
+        gone = sorted(set(ids) - set(stored))
+        before, seed = learner.model.weights.statistics, learner.store.ids("bundle")[0][0]
+        for id, said in ((gone[0], "was evicted"), (seed, "one of the bundle's"), (99_999, "there is none")):
+            with pytest.raises(UsageError, match=said):
+                learner.forget([stored[0], id])
+        with pytest.raises(UsageError, match="unknown class 'cat'"):
+            learner.forget(name="cat")
+        assert same(learner.model.weights.statistics, before)
+        found = learner.forget(name=NEW)
+        assert (found.examples, found.evicted) == (tuple(stored), 32 - len(stored))
+        assert learner.model.weights.statistics
+        assert not learner.model.weights.statistics.counts.any()
+        assert learner.model.scores(halves(5)).argmax(1).max() < 6
+
+
+def test_of_evicted_examples_count_and_mean_go(model: Model) -> None:
+    """How they were spread about it stays; another class's examples stay as they are."""
+    images, labels = drawn(12)
+    one, other = shown(model, images, labels.tolist()), shown(model, halves(30), [6] * 30)
+    left = statistics.without_class(statistics.added(one, other), 6)
+    np.testing.assert_array_equal(left.counts, one.counts)
+    np.testing.assert_array_equal(left.sums, one.sums)
+    spread = statistics.scatter(other)
+    np.testing.assert_allclose(statistics.scatter(left) - statistics.scatter(one), spread, atol=1)
+    assert same(statistics.without_class(other, 6), statistics.none(7, HOW.dimension))
+
+
+def test_commands(model: Model, tmp_path: Path) -> None:
+    """As they are typed: a new class from one picture, and without it."""
+    bundle, files = shutil.copytree(model.path, tmp_path / "model.ff"), []
+    for k, image in enumerate(halves(3)):
+        files.append(str(tmp_path / f"{k}.png"))
+        Image.fromarray(image[0]).save(files[-1])
+    options = ("--no-preprocess", "--json", "--model", bundle)
+    stored = [json.loads(command("learn", file, "--label", NEW, *options).stdout)["ids"] for file in files]
+    assert json.loads(command("classify", files[2], *options).stdout)["label"] == NEW
+    done = command("forget", *stored[0], "--model", bundle)
+    assert (done.returncode, done.stdout) == (0, "forgot 1 example; version 0 counts\n")
+    told = json.loads(command("forget", "--label", NEW, "--json", "--model", bundle).stdout)
+    assert (told["examples"], told["evicted"], told["version"]) == ([*stored[1], *stored[2]], 0, 0)
+    assert json.loads(command("classify", files[2], *options).stdout)["label"] != NEW
+    assert command("forget", "--model", bundle).returncode == 2
+    assert command("forget", "1", "--label", NEW, "--model", bundle).returncode == 2

@@ -1,0 +1,55 @@
+"""The committed bundle of class goodness with class statistics, and a class that it never saw."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+from msgspec import structs
+
+from ffruntime.core import statistics
+from ffruntime.core.bundle import write_bundle
+from ffruntime.core.manifest import STATISTICS, ClassStatistics
+from ffruntime.core.statistics import Origin, Shrinkage, Statistics, Weight
+from ffruntime.model import Model
+from ffruntime.session import Session
+
+NEW = "half"  # dark above, bright below
+HOW = ClassStatistics(40, 0, Shrinkage(0.2, 100.0, 50.0), 6, {"goodness": Weight(0.002, 0.05)})
+
+
+def halves(count: int, seed: int = 0) -> np.ndarray:
+    """Images of the new class, uint8 (N, 1, 16, 16)."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 60, (count, 1, 16, 16), dtype=np.uint8)
+    for image, edge in zip(images, rng.integers(6, 11, count), strict=True):
+        image[0, edge:] += 180
+    return images
+
+
+def with_statistics(source: Path, path: Path) -> Path:
+    """A copy of the bundle at `path`, with statistics of its exemplars."""
+    shutil.copytree(source, path)
+    model = Model(path, session=Session(threads=1), state=False)
+    write_bundle(path, structs.replace(model.manifest, statistics=HOW), {})
+    model = Model(path, session=Session(threads=1), state=False)
+    exemplars = model.bundle.exemplars()
+    found = statistics.of(model.examples(exemplars.pixels), exemplars.labels, 6)
+    origin = Origin(statistics.FORMAT, model.bundle.units_hash, HOW.dimension, HOW.seed)
+    write_bundle(path, model.manifest, {STATISTICS: statistics.encode(found, origin)})
+    return path
+
+
+def shown(model: Model, images: np.ndarray, labels: list[int]) -> Statistics:
+    """Statistics of images with these labels, computed from nothing."""
+    return statistics.of(model.examples(images), np.array(labels, int), 12)
+
+
+def same(one: Statistics | None, other: Statistics | None) -> bool:
+    """Bit for bit, but for classes without examples at the end."""
+    assert one
+    assert other
+    classes = max(one.classes, other.classes)
+    one, other = (statistics.with_classes(some, classes) for some in (one, other))
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("counts", "sums", "moment"))
