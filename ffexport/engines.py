@@ -21,6 +21,7 @@ from msgspec import Struct
 from ffruntime import cuda
 from ffruntime.core.architecture import Network, class_goodness
 from ffruntime.core.bundle import Bundle, write_bundle
+from ffruntime.core.data import cache_directory
 from ffruntime.core.devices import Gpu, Profile
 from ffruntime.core.durable import write_atomically
 from ffruntime.core.errors import BackendError, UsageError
@@ -239,8 +240,7 @@ def _set_compatibility(module: Any, config: Any, options: EngineOptions) -> None
 
 def timing_cache_file(settings: BuildSettings) -> Path:
     """Where measured kernel times are kept between builds: they hold for one TensorRT and one kind of GPU."""
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return home / "ffedge" / f"{settings.library}-{settings.version}-{settings.target.name}.timing"
+    return cache_directory() / f"{settings.library}-{settings.version}-{settings.target.name}.timing"
 
 
 def _use_timing_cache(config: Any, file: Path) -> Any:

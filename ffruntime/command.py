@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import signal
 import sys
+import threading
 from typing import Any
 
 import click
 
 from .core.errors import FFError, StorageError, printable
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143  # 128 and the signal's number
 LARGEST = 1 << 31  # of whole numbers; more than any command can do
 
 
@@ -50,9 +53,11 @@ THREADS = Count(1, most=1024)
 
 def run(command: click.Command) -> None:
     """Run a click command and exit: 0, or the code of what went wrong (`errors.py`), said in one line on stderr."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may be anything
             stream.reconfigure(errors="backslashreplace")
+    before = signal.signal(signal.SIGTERM, _end) if threading.current_thread() is threading.main_thread() else None
     try:
         code = command.main(standalone_mode=False)
     except FFError as error:
@@ -65,7 +70,29 @@ def run(command: click.Command) -> None:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         code = INTERRUPTED
+    except MemoryError:
+        click.echo("error: not enough memory; smaller pictures, or fewer of them at a time, take less", err=True)
+        code = FFError.exit_code
     except OSError as error:
         echo(f"error: {printable(str(error.filename or 'output'))}: {error.strerror or error}", err=True)
         code = StorageError.exit_code
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     sys.exit(code)
+
+
+def _end(_number: int, _frame: object) -> None:
+    """On SIGTERM, which a container's first process would not obey by itself: scratch files are cleared."""
+    raise SystemExit(TERMINATED)
+
+
+def _open_closed_streams() -> None:
+    """Open what the process was started without: the next file would get its number, and what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115

@@ -76,8 +76,16 @@ def permutation(count: int, seed: int) -> np.ndarray:
 
 def data_directory(option: str | None) -> Path:
     """Where data sets lie: the option, else `$FF_DATA`, else the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(option or os.environ.get("FF_DATA") or cache / "ffedge")
+    return Path(option or os.environ.get("FF_DATA") or cache_directory())
+
+
+def cache_directory() -> Path:
+    """The user's cache; of a user without a home (a container's number), `.cache` in the working directory."""
+    try:
+        home = Path.home()
+    except RuntimeError:  # no $HOME, and no entry in passwd
+        home = Path()
+    return Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "ffedge"
 
 
 def to_unit_interval(pixels: np.ndarray) -> np.ndarray:
