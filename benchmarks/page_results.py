@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import page_class
+import page_unsure
 from page_steps import contention, learning_table, training_table
 from page_text import machine, measured, optional, percent, result, shares, table
 
@@ -34,7 +35,7 @@ what was tried.
 def page() -> str:
     """The whole page."""
     parts = [INTRODUCTION, accuracy(), page_class.section(), training(), export(), precision(), classifying()]
-    parts += [memory(), learning(), *scenes()]
+    parts += [page_unsure.section(), memory(), learning(), *scenes()]
     return "\n".join(part for part in parts if part)
 
 

@@ -32,7 +32,7 @@ from fftrain.dataset import load_dataset, load_for_manifest
 from fftrain.pack import completed
 
 ACCEPTED = 0.05  # rate of false alarms of the comparison: 95 % of ordinary images are accepted
-NOISE, HALVES = 2_000, 2_000  # images
+IMAGES = 2_000  # strange ones of a kind, and ordinary ones in mode `exit`
 UNTAUGHT = 9
 
 
@@ -65,12 +65,14 @@ def auroc(known: np.ndarray, strange: np.ndarray) -> float:
     return float((below + up_to).mean() / (2 * len(strange)))
 
 
-def judged(model: Model, images: np.ndarray, mode: str, rate: float = ACCEPTED) -> tuple[np.ndarray, ...]:
-    """Of each image the answer's probability, its typicality (1 where there is none) and whether it is unsure."""
-    answers = model.classify_batch(images, mode, unsure=rate)
+def judged(model: Model, images: np.ndarray, mode: str) -> tuple[np.ndarray, ...]:
+    """Of each image the answer's probability, its typicality (1 where there is none), whether it is unsure, and the
+    scores of the classes."""
+    answers = model.classify_batch(images, mode, unsure=ACCEPTED)
     typical = [1.0 if answer.typicality is None else answer.typicality for answer in answers]
     unsure = np.array([answer.sure is False for answer in answers])
-    return np.array([answer.probability for answer in answers]), np.array(typical), unsure
+    scores = np.array([[answer.scores[name] for name in model.classes] for answer in answers])
+    return np.array([answer.probability for answer in answers]), np.array(typical), unsure, scores
 
 
 def told_apart(model: Model, known: tuple[np.ndarray, ...], strange: tuple[np.ndarray, ...]) -> dict[str, Any]:
@@ -102,12 +104,12 @@ def measured(path: Path, strange: dict[str, np.ndarray]) -> dict[str, Any]:
     calibration = model.manifest.calibration
     assert calibration
     pixels, labels = test.pixels.numpy(), test.labels.numpy()
-    known = judged(model, pixels, "goodness")
-    scores = model.scores(pixels, "goodness")
+    known = probable, typical, unsure, scores = judged(model, pixels, "goodness")
     right, of = scores.argmax(1) == labels, calibration.scores["goodness"]
     before = reliability(probabilities(scores, 1.0).max(1), right)
-    ordinary = ~judged(model, pixels, "goodness", UNSURE)[2]
-    shown = {**strange, "half hidden": half_hidden(pixels[:HALVES])}
+    least, least_typical = thresholds(calibration, of, UNSURE, both=True)
+    sure = (probable >= least) & (typical >= least_typical)
+    shown = {**strange, "half hidden": half_hidden(pixels[:IMAGES])}
     return {
         "classes": list(model.classes),
         "validation": {"images": calibration.images, "error_before": of.error_before, "error": of.error},
@@ -115,16 +117,16 @@ def measured(path: Path, strange: dict[str, np.ndarray]) -> dict[str, Any]:
             "images": len(labels),
             "accuracy": float(right.mean()),
             "error_before": expected_calibration_error(before),
-            "error": expected_calibration_error(reliability(known[0], right)),
-            "unsure": {str(UNSURE): float(1 - ordinary.mean()), str(ACCEPTED): float(known[2].mean())},
-            "accuracy_of_sure": float(right[ordinary].mean()),
+            "error": expected_calibration_error(reliability(probable, right)),
+            "unsure": {str(UNSURE): float(1 - sure.mean()), str(ACCEPTED): float(unsure.mean())},
+            "accuracy_of_sure": float(right[sure].mean()),
         },
         "strange": {
             name: {"images": len(images), **told_apart(model, known, judged(model, images, "goodness"))}
             for name, images in shown.items()
         },
         "exit": {
-            "unsure": float(judged(model, pixels, "exit")[2].mean()),
+            "unsure": float(judged(model, pixels[:IMAGES], "exit")[2].mean()),
             "rejected": {name: float(judged(model, images, "exit")[2].mean()) for name, images in shown.items()},
         },
     }
@@ -136,8 +138,8 @@ def main() -> None:
     parser.add_argument("nine", type=Path)
     o = parser.parse_args()
     mnist, fashion = (load_dataset(name, data_directory(None)).test for name in ("mnist", "fashion-mnist"))
-    noise = np.random.default_rng(0).integers(0, 256, (NOISE, 1, 28, 28), dtype=np.uint8)
-    strange = {"Fashion-MNIST": fashion.pixels.numpy(), "uniform noise": noise}
+    noise = np.random.default_rng(0).integers(0, 256, (IMAGES, 1, 28, 28), dtype=np.uint8)
+    strange = {"Fashion-MNIST": fashion.pixels[:IMAGES].numpy(), "uniform noise": noise}
     untaught = mnist.pixels[mnist.labels == UNTAUGHT].numpy()
     with tempfile.TemporaryDirectory() as folder:
         paths = [prepared(path, Path(folder)) for path in (o.ten, o.nine)]

@@ -28,7 +28,7 @@ def test_it_answers_where_there_is_no_model(installed: Path, picture_files: list
     work.mkdir()
     done = in_process_text("ffruntime", "classify", picture_files[0], cwd=work)
     assert done.returncode == 0
-    assert done.stdout.startswith(f"{picture_files[0]}: {picture_files[0].stem[3:]} ")
+    assert done.stdout.startswith(f"{picture_files[0]}: {picture_files[0].stem[3:]}, ")
     assert done.stderr == f"no model.ff here: taking the model of digits that comes with ffruntime, {installed}\n"
     own = tmp_path / "own.ff"
     shutil.copytree(installed, own)

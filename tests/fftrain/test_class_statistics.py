@@ -10,11 +10,12 @@ import torch
 from msgspec import structs
 
 from ffruntime.core import statistics
+from ffruntime.core.architecture import class_goodness
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import BundleError
 from ffruntime.core.layers import statistics_features
-from ffruntime.core.manifest import STATISTICS, WEIGHTS
+from ffruntime.core.manifest import STATISTICS, WEIGHTS, lone_units
 from ffruntime.core.projection import project
 from ffruntime.core.statistics import Shrinkage, Weight
 from fftrain import network as net
@@ -22,14 +23,15 @@ from fftrain.class_statistics import (
     Made,
     choose_shrinkage,
     choose_weight,
+    distances,
     examples,
     gather,
     of_bundle,
     with_statistics,
 )
 from fftrain.dataset import Dataset
-from fftrain.evaluation import predict
-from fftrain.pack import pack_run
+from fftrain.evaluation import measure, predict
+from fftrain.pack import completed, pack_run
 from fftrain.recipe import load_recipe
 from fftrain.run import Run, start
 
@@ -136,3 +138,28 @@ def test_weights_are_chosen_by_answers() -> None:
     assert 0.002 < found.alone < 0.1
     assert choose_weight(own, useless, labels, (0.0, 0.3, 1.0)).beside == 0
     assert choose_weight(own, helpful, labels, (0.0,)) == Weight(0.0, pytest.approx(found.alone, rel=0.5))
+
+
+def test_a_bundle_of_a_former_run_is_completed(run: Run, tmp_path: Path) -> None:
+    """With the statistics and the calibration of today's training; of class goodness it has typicality."""
+    before = pack_run(tmp_path / "model.ff", run, "other", "cpu", "fp32", {})
+    after = completed(before, run.dataset)
+    manifest, made = after.manifest, of_bundle(after)
+    known = manifest.calibration
+    assert made
+    assert known
+    assert known.images == 100
+    assert set(known.scores) >= set(run.modes)
+    of_classes = class_goodness(run.network)
+    assert (known.distances is not None) is of_classes
+    assert set(lone_units(run.network)) <= set(known.scores)
+    split, far = run.dataset.validation, None
+    own = predict(run.network, run.tensors, split, 10, modes=run.modes)
+    if of_classes:
+        far = distances(made, run.network, run.tensors, split)
+        assert known.distances
+        assert far.max() == pytest.approx(known.distances.farthest)
+    told = with_statistics(made, run.network, run.tensors, split, own)
+    for mode, measured in measure(told, split.labels, known, far).items():
+        assert measured.unsure <= 0.01
+        assert measured.temperature == pytest.approx(known.scores[mode].temperature)
