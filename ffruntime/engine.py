@@ -13,10 +13,10 @@ import re
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from . import cuda
 from .backend import DEFAULT_BACKEND, Graph, gradient_in_chunks, in_chunks, load_graph, require_no_gpu
@@ -49,7 +49,7 @@ class Shapes(Struct, frozen=True, forbid_unknown_fields=True):
 class Target(Struct, frozen=True, forbid_unknown_fields=True):
     """The GPUs an engine runs on: compute capabilities, and whether newer ones than the last run it, too."""
 
-    compute_capabilities: tuple[str, ...]
+    compute_capabilities: Annotated[tuple[str, ...], Meta(min_length=1)]
     newer: bool = False
 
     @property

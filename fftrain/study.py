@@ -11,12 +11,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import sqlite3
 import threading
 import time
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from statistics import fmean
 from typing import Any, TypeAlias
@@ -136,6 +137,8 @@ def open_storage(url: str, create: bool) -> BaseStorage:
     is_file = url.startswith("sqlite:///") or url.endswith(".log")
     if is_file and not create and not path.exists():
         raise UsageError(f"--storage {url}: there is no file {path}; `fftrain sweep run` makes it")
+    if is_file and path.is_file() and not url.endswith(".log"):
+        _require_studies(path)
     try:
         if url.endswith(".log"):
             return JournalStorage(JournalFileBackend(url))
@@ -146,12 +149,31 @@ def open_storage(url: str, create: bool) -> BaseStorage:
         raise UsageError(f"--storage {url}: cannot be opened: {reason[0]}") from error
 
 
+def _require_studies(path: Path) -> None:
+    """Raise `UsageError` for a database with tables, but not Optuna's: opening it would add these."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+            tables = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    except (sqlite3.Error, UnicodeError) as error:
+        raise UsageError(f"--storage {path}: cannot be opened: {error}") from error
+    if tables and "studies" not in tables:
+        raise UsageError(f"--storage {path}: a database of another program; name another file")
+
+
+def _require_ours(study: optuna.Study) -> optuna.Study:
+    """The study, if every trial that is done was planned here; else a `UsageError`."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        if not {"point", "seeds", "runs", "values"} <= trial.user_attrs.keys() or not trial.user_attrs["runs"]:
+            raise UsageError(f"study '{study.study_name}' was not made by `fftrain sweep`; choose another --study")
+    return study
+
+
 def open_study(storage: BaseStorage, name: str) -> optuna.Study:
     """The study of that name. Raises `UsageError` where there is none."""
     names = optuna.get_all_study_names(storage)
     if name not in names:
         raise unknown("study", name, names)
-    return optuna.load_study(study_name=name, storage=storage)
+    return _require_ours(optuna.load_study(study_name=name, storage=storage))
 
 
 def make_study(storage: BaseStorage, name: str, settings: dict[str, Any]) -> optuna.Study:
@@ -163,7 +185,7 @@ def make_study(storage: BaseStorage, name: str, settings: dict[str, Any]) -> opt
     try:
         study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
     except DuplicatedStudyError:
-        study = optuna.load_study(study_name=name, storage=storage)
+        study = _require_ours(optuna.load_study(study_name=name, storage=storage))
     before = study.user_attrs.get("settings")
     if before is None:
         study.set_user_attr("settings", plain)

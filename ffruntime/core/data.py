@@ -124,7 +124,7 @@ def read_idx(file: Path) -> np.ndarray:
             header = stream.read(4 * magic[3])
             shape = [int.from_bytes(header[start : start + 4], "big") for start in range(0, len(header), 4)]
             count = math.prod(shape)
-            if len(header) < 4 * magic[3] or count > LARGEST:
+            if len(header) < 4 * magic[3] or max(count, *shape) > LARGEST:
                 raise DataError(f"{path}: damaged: its header says {' × '.join(map(str, shape))}")
             data = read_at_most(stream, count + 1)
     except FileNotFoundError as error:

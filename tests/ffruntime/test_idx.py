@@ -30,6 +30,7 @@ def test_reads_what_is_there(tmp_path: Path, packed: bool) -> None:
         (FILE[:-1], "not the 24 bytes"),
         (FILE + b"\0", "not the 24 bytes"),
         (b"\0\0\x08\x03" + b"\xff" * 12, "header says"),  # would be 2⁹⁶ bytes
+        (b"\0\0\x08\x03" + bytes(4) + b"\xff" * 8, "header says"),  # nothing, in a shape that overflows
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
