@@ -23,8 +23,8 @@ def hold(bundle: Bundle, learned: Mapping[str, np.ndarray]) -> bool:
     units are those whose features they are made of."""
     if not (bundle.manifest.statistics and class_goodness(bundle.manifest.network)):
         return False
-    own = bundle.weights()
     held = [name for name in feature_tensors(bundle.manifest.network) if name in learned]
+    own = bundle.weights() if held else {}
     return all(np.array_equal(learned[name], own[name]) for name in held)
 
 

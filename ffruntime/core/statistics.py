@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Annotated
 
@@ -98,11 +99,11 @@ def added(*some: Statistics) -> Statistics:
     """
     classes = max(one.classes for one in some)
     grown = [with_classes(one, classes) for one in some]
-    counts = np.sum([one.counts for one in grown], axis=0)
+    counts = reduce(np.add, (one.counts for one in grown))
     if counts.sum(dtype=float) > MOST:
         raise OverflowError(f"class statistics: more than {MOST} examples")
-    sums = np.sum([one.sums for one in grown], axis=0)
-    return Statistics(counts, sums, np.sum([one.moment for one in grown], axis=0))
+    sums = reduce(np.add, (one.sums for one in grown))
+    return Statistics(counts, sums, reduce(np.add, (one.moment for one in grown)))
 
 
 def removed(statistics: Statistics, some: Statistics) -> Statistics:
@@ -152,7 +153,8 @@ def scatter(statistics: Statistics) -> np.ndarray:
 class Gaussians(Struct, frozen=True):
     """Classes as Gaussians with one covariance, ready to tell an example's class by."""
 
-    statistics: Statistics  # of the training set and of the device together
+    counts: np.ndarray  # (C,): examples of each class, of the training set and of the device together
+    sums: np.ndarray  # (C, d): their sums
     shrinkage: Shrinkage
     weight: float  # examples that the covariance is of
     factor: np.ndarray  # (d, d): R with R A Rᵀ = I, where A is `weight` times the covariance; lower triangular
@@ -177,7 +179,7 @@ def solve(training: Statistics, device: Statistics, shrinkage: Shrinkage) -> Gau
     else:
         prior += scatter(whole)
     factor = np.linalg.inv(np.linalg.cholesky((prior + prior.T) / 2))
-    return _gaussians(whole, shrinkage, weight + float(device.counts.sum()), factor)
+    return _gaussians(whole.counts, whole.sums, shrinkage, weight + float(device.counts.sum()), factor)
 
 
 def _isotropic(shrinkage: Shrinkage) -> float:
@@ -185,11 +187,14 @@ def _isotropic(shrinkage: Shrinkage) -> float:
     return shrinkage.examples * shrinkage.share * shrinkage.variance
 
 
-def _gaussians(whole: Statistics, shrinkage: Shrinkage, weight: float, factor: np.ndarray) -> Gaussians:
+def _gaussians(
+    counts: np.ndarray, sums: np.ndarray, shrinkage: Shrinkage, weight: float, factor: np.ndarray
+) -> Gaussians:
     isotropic, filled = _isotropic(shrinkage), weight - shrinkage.examples * shrinkage.share
-    inside = whole.dimension - isotropic * float(np.square(factor).sum())  # trace of A⁻¹ (A − isotropic · I)
+    inside = len(factor) - isotropic * float(np.vdot(factor, factor))  # trace of A⁻¹ (A − isotropic · I)
     effective = weight / filled * max(inside, 0.0) if filled else 0.0
-    return Gaussians(whole, shrinkage, weight, factor, means(whole) @ factor.T, effective)
+    centres = (sums / np.maximum(counts, 1)[:, None]) @ factor.T
+    return Gaussians(counts, sums, shrinkage, weight, factor, centres, effective)
 
 
 def with_example(gaussians: Gaussians, x: np.ndarray, label: int) -> Gaussians:
@@ -214,14 +219,16 @@ def with_examples(gaussians: Gaussians, x: np.ndarray, labels: np.ndarray) -> Ga
 
 def _changed(gaussians: Gaussians, x: np.ndarray, label: int, sign: int) -> Gaussians:
     """A ± (n / (n ± 1)) (x − mean)(x − mean)ᵀ, where n examples of the class have that mean."""
-    before = with_classes(gaussians.statistics, max(gaussians.statistics.classes, label + 1))
-    one = of(x[None], np.array([label]), before.classes)
-    after = added(before, one) if sign > 0 else removed(before, one)
-    n, factor = int(before.counts[label]), gaussians.factor
+    more = max(0, label + 1 - len(gaussians.counts))
+    counts, sums = np.pad(gaussians.counts, (0, more)), np.pad(gaussians.sums, ((0, more), (0, 0)))
+    n, factor = int(counts[label]), gaussians.factor
+    if n + sign < 0:
+        raise ValueError("class statistics: more examples to take back than there are")
     if n and n + sign:
-        step = np.sqrt(n / (n + sign)) * (x - before.sums[label] / n)
-        factor = updated(factor, step, sign)
-    return _gaussians(after, gaussians.shrinkage, gaussians.weight + sign, factor)
+        factor = updated(factor, np.sqrt(n / (n + sign)) * (x - sums[label] / n), sign)
+    counts[label] += sign
+    sums[label] += sign * x.astype(np.int64)
+    return _gaussians(counts, sums, gaussians.shrinkage, gaussians.weight + sign, factor)
 
 
 def updated(factor: np.ndarray, step: np.ndarray, sign: int) -> np.ndarray:
@@ -236,10 +243,14 @@ def updated(factor: np.ndarray, step: np.ndarray, sign: int) -> np.ndarray:
     if not t[-1] > 1e-12:
         raise ValueError("class statistics: no factor is left")
     before = np.concatenate([[1.0], t[:-1]])
-    along = np.cumsum(v[:, None] * factor, axis=0)
-    along -= v[:, None] * factor  # of the rows above
     diagonal, below = np.sqrt(before / t), sign * v / np.sqrt(before * t)
-    return diagonal[:, None] * factor - below[:, None] * along
+    result = np.empty_like(factor)  # of v_j times row j, the sum over the rows above each row
+    result[0] = 0
+    np.multiply(v[:-1, None], factor[:-1], out=result[1:])
+    np.cumsum(result[1:], axis=0, out=result[1:])
+    result *= -below[:, None]
+    result += diagonal[:, None] * factor
+    return result
 
 
 def squared_distances(gaussians: Gaussians, x: np.ndarray) -> np.ndarray:
@@ -249,7 +260,7 @@ def squared_distances(gaussians: Gaussians, x: np.ndarray) -> np.ndarray:
     The mean of n examples is off by the n-th part of their covariance, which makes a distance larger by the
     dimension over n, on average; that is taken off.
     """
-    counts, centres = gaussians.statistics.counts, gaussians.centres
+    counts, centres = gaussians.counts, gaussians.centres
     at = x.astype(np.float64) @ gaussians.factor.T
     squares = np.square(at).sum(1)[:, None] - 2 * at @ centres.T + np.square(centres).sum(1)
     squares = squares * gaussians.weight - gaussians.effective / np.maximum(counts, 1)

@@ -152,7 +152,7 @@ class Learner:
         ids = self.store.add(images, names, x)
         now = self.store.current()
         if now.version == self.version and before and now.weights.statistics:
-            labels, after = self.store.read(ids).labels, now.weights.statistics
+            labels, after = np.array([now.weights.classes.index(name) for name in names]), now.weights.statistics
             if int(after.counts.sum()) == int(before.counts.sum()) + len(ids):
                 self.model = self.model.with_weights(now.weights, (x, labels) if len(x) <= ONE_BY_ONE else None)
                 return ids
@@ -250,9 +250,7 @@ class Learner:
     def _make_room(self) -> None:
         """Where no update follows that would: pending examples beyond what may be stored take the place of others,
         by the replay policy."""
-        pending = self.store.pending()
-        stored = sum(map(len, self.store.ids(BUNDLES, LEARNED, REFUSED).values()))
-        if pending and len(pending) + stored > self._capacity():
+        if self.store.count() > self._capacity() and (pending := self.store.pending()):
             rng = np.random.default_rng([len(pending), *pending[-1:]])
             self.store.keep(pending, self.evictions(pending, self.store.seen(), rng))
 

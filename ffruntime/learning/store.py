@@ -118,6 +118,10 @@ class Store:
             found.setdefault(label, []).append(id)
         return found
 
+    def count(self) -> int:
+        """How many examples are stored."""
+        return int(self._db.all("SELECT COUNT(*) FROM examples")[0][0])
+
     def pending(self, most: int = -1) -> list[int]:
         """Ids of examples that no update has learned from yet, oldest first; all, or at most so many."""
         query = "SELECT id FROM examples WHERE status = ? ORDER BY id LIMIT ?"

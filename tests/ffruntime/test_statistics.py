@@ -134,7 +134,7 @@ def test_distances_are_mahalanobis() -> None:
     off = x[:, None].astype(float) - statistics.means(statistics.added(training, device))
     squares = np.einsum("nci,ij,ncj->nc", off, np.linalg.inv(covariance), off)
     filled = np.trace(np.linalg.inv(covariance) @ (covariance * 60 - 10 * variance * np.eye(D))) / 50
-    expected = squares - filled / now.statistics.counts
+    expected = squares - filled / now.counts
     np.testing.assert_allclose(statistics.squared_distances(now, x), expected, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(statistics.scores(now, x), -expected / 2, rtol=1e-9, atol=1e-9)
 
