@@ -23,9 +23,20 @@ from ffruntime.core.durable import sha256
 from ffruntime.core.errors import BundleError, StorageError, UsageError
 from ffruntime.core.graphs import unit_gradient
 from ffruntime.core.layers import KNOWN, unit_parameters
-from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, WEIGHTS, Manifest, Precision
+from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, STATISTICS, WEIGHTS, Manifest, Precision
 from ffruntime.core.plan import Plan
 from ffruntime.core.state import State, Weights, read_state
+from ffruntime.core.statistics import (
+    FORMAT,
+    Origin,
+    Statistics,
+    added,
+    encode,
+    none,
+    units_hash,
+    with_classes,
+    without_class,
+)
 from ffruntime.embedding import class_input
 from ffruntime.golden import golden_pairs, read_golden
 from ffruntime.lock import writing
@@ -102,6 +113,8 @@ def _export_state(
     if class_goodness(bundle.manifest.network):
         learned = structs.replace(learned, classes=with_rows(state, learned.classes, weights[KNOWN]))
     manifest = new_manifest(bundle.manifest, learned, origin, sha256(state))
+    told = _statistics(bundle, weights, learned)
+    manifest = structs.replace(manifest, statistics=bundle.manifest.statistics if told else None)
     with scratch_folder() as folder:
         copy = write_bundle(folder / "model.ff", manifest, {WEIGHTS: save(weights), **exemplars})
         with_graphs = write_bundle(copy.path, copy.manifest, fp32_graphs(copy))
@@ -113,8 +126,24 @@ def _export_state(
         copy = Bundle(copy.path)
         files = {name: copy.read(name) for name in copy.manifest.files}
     final = _with_undertrained(copy.manifest, bundle.manifest, learned)
+    files |= told
     _commit(target, structs.replace(final, files={}), files)
     return report
+
+
+def _statistics(bundle: Bundle, weights: Arrays, learned: Weights) -> dict[str, bytes]:
+    """The file of class statistics: the bundle's and the device's together, of the classes that the new bundle has;
+    nothing where the bundle has none, or the device's units are others."""
+    how, network = bundle.manifest.statistics, bundle.manifest.network
+    units = units_hash(network, weights)
+    if not how or units != bundle.units_hash:
+        return {}
+    whole, count = added(bundle.statistics(), learned.statistics or none(0, how.dimension)), len(learned.classes)
+    whole = with_classes(whole, max(whole.classes, count))
+    for label in range(count, whole.classes):
+        whole = without_class(whole, label)
+    found = Statistics(whole.counts[:count], whole.sums[:count], whole.moment)
+    return {STATISTICS: encode(found, Origin(FORMAT, units, how.dimension, how.seed))}
 
 
 def with_rows(state: Path, classes: tuple[str, ...], known: np.ndarray) -> tuple[str, ...]:

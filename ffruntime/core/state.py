@@ -24,7 +24,8 @@ from .errors import OBEYED, BundleError
 from .layers import KNOWN, tensor_shapes
 from .manifest import LONGEST_NAME, WEIGHTS, Manifest
 from .reading import read_regular
-from .statistics import Statistics
+from .statistics import METADATA as STATISTICS
+from .statistics import Statistics, from_tensors, kept_bytes, to_tensors
 
 FORMAT = 1
 STATE, DIGEST = "state", "sha256"  # keys of the file's metadata
@@ -42,6 +43,13 @@ class Weights(Struct, frozen=True):
     statistics: Statistics | None = None  # of what a device was shown, beside the training set's; None: nothing
 
 
+class Projected(Struct, frozen=True, forbid_unknown_fields=True):
+    """How images became examples of class statistics, as in the bundle's manifest."""
+
+    dimension: int
+    seed: int
+
+
 class State(Struct, frozen=True, forbid_unknown_fields=True):
     """Who the tensors of a state file are."""
 
@@ -52,6 +60,7 @@ class State(Struct, frozen=True, forbid_unknown_fields=True):
     updates: NonNegative  # adopted since the bundle's weights
     examples: NonNegative  # that they learned from
     ffedge: str  # version of what wrote the file
+    statistics: Projected | None = None  # how images became examples of its class statistics; None: it has none
 
 
 def changed(weights: Mapping[str, np.ndarray], learned: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -74,10 +83,13 @@ def write_state(
 
     undertrained = tuple(name for name in weights.classes if name in weights.undertrained)
     own = manifest.files[WEIGHTS].sha256
-    state = State(FORMAT, own, weights.classes, undertrained, updates, examples, __version__)
+    told, how = weights.statistics, _projected(manifest)
+    told = told if told is not None and told.counts.any() else None
+    state = State(FORMAT, own, weights.classes, undertrained, updates, examples, __version__, how if told else None)
     _check(path, manifest, weights.tensors, state)
     text = msgspec.json.encode(state).decode()
-    whole = {name: np.ascontiguousarray(tensor) for name, tensor in weights.tensors.items()}
+    more = {f"{STATISTICS}.{name}": array for name, array in to_tensors(told).items()} if told else {}
+    whole = {name: np.ascontiguousarray(tensor) for name, tensor in {**weights.tensors, **more}.items()}
     write_atomically(path, save(whole, {STATE: text, DIGEST: _digest(text, whole)}))
     return state
 
@@ -91,6 +103,8 @@ def read_state(path: Path, manifest: Manifest) -> tuple[Weights, State]:
     from safetensors.numpy import load
 
     largest = sum(4 * math.prod(shape) for shape in tensor_shapes(manifest.network).values()) + MAX_HEADER_BYTES
+    if how := manifest.statistics:
+        largest += 2 * kept_bytes(how.dimension, manifest.network.label.patterns)
     try:
         data = read_regular(path, largest)
     except FileNotFoundError as error:
@@ -105,8 +119,22 @@ def read_state(path: Path, manifest: Manifest) -> tuple[Weights, State]:
     state = _decode(path, text)
     if digest != _digest(text, tensors):
         raise BundleError(f"{path}: damaged, its hash is not that of its content; copy it again")
+    told = None
+    if state.statistics:
+        if state.statistics != _projected(manifest):
+            raise BundleError(f"{path}: its class statistics are projected otherwise than the bundle's")
+        names = {name: f"{STATISTICS}.{name}" for name in ("counts", "sums", "moment")}
+        own = {short: tensors.pop(name) for short, name in names.items() if name in tensors}
+        told = from_tensors(own, state.statistics.dimension, path)
+        if told.classes > len(state.classes):
+            raise BundleError(f"{path}: class statistics of more classes than it names")
     _check(path, manifest, tensors, state)
-    return Weights(tensors, state.classes, frozenset(state.undertrained)), state
+    return Weights(tensors, state.classes, frozenset(state.undertrained), told), state
+
+
+def _projected(manifest: Manifest) -> Projected | None:
+    how = manifest.statistics
+    return Projected(how.dimension, how.seed) if how else None
 
 
 def _metadata(data: bytes) -> tuple[str, str]:

@@ -330,13 +330,17 @@ def kept_bytes(dimension: int, classes: int) -> int:
 
 
 def encode(statistics: Statistics, origin: Origin) -> bytes:
-    """A safetensors file: `counts` int64 (C,), `sums` (C, d) and the moment's upper triangle `moment`, row by row,
-    (d · (d + 1) / 2,), each int32 where that holds it, else int64; `origin` is in its metadata, as JSON."""
+    """A safetensors file of `to_tensors`; `origin` is in its metadata, as JSON."""
     from safetensors.numpy import save
 
+    return save(to_tensors(statistics), {METADATA: msgspec.json.encode(origin).decode()})
+
+
+def to_tensors(statistics: Statistics) -> dict[str, np.ndarray]:
+    """`counts` int64 (C,), `sums` (C, d) and the moment's upper triangle `moment`, row by row, (d · (d + 1) / 2,),
+    each int32 where that holds it, else int64."""
     upper = statistics.moment[np.triu_indices(statistics.dimension)]
-    tensors = {"counts": statistics.counts, "sums": _narrow(statistics.sums), "moment": _narrow(upper)}
-    return save(tensors, {METADATA: msgspec.json.encode(origin).decode()})
+    return {"counts": statistics.counts, "sums": _narrow(statistics.sums), "moment": _narrow(upper)}
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:
@@ -357,7 +361,12 @@ def decode(data: bytes, where: str | Path) -> tuple[Statistics, Origin]:
         raise BundleError(f"{where}: no class statistics, or damaged: {error}; copy it again") from error
     if origin.format != FORMAT:
         raise BundleError(f"{where}: format {origin.format} is none that this program reads ({FORMAT})")
-    d, classes = origin.dimension, len(tensors.get("counts", ()))
+    return from_tensors(tensors, origin.dimension, where), origin
+
+
+def from_tensors(tensors: Mapping[str, np.ndarray], d: int, where: str | Path) -> Statistics:
+    """Statistics of dimension d of what `to_tensors` makes. Raises `BundleError` for what cannot be statistics."""
+    classes = len(tensors.get("counts", ()))
     _check_arrays(where, tensors, {"counts": (classes,), "sums": (classes, d), "moment": (d * (d + 1) // 2,)})
     upper, moment = np.triu_indices(d), np.zeros((d, d), np.int64)
     moment[upper] = tensors["moment"]
@@ -365,7 +374,7 @@ def decode(data: bytes, where: str | Path) -> tuple[Statistics, Origin]:
     found = Statistics(tensors["counts"].astype(np.int64), tensors["sums"].astype(np.int64), moment)
     if not _possible(found):
         raise BundleError(f"{where}: no examples have these class statistics; copy it again")
-    return found, origin
+    return found
 
 
 def _check_arrays(

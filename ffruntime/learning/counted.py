@@ -97,6 +97,14 @@ class Counted:
             "INSERT INTO settings VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1", (WRITTEN,)
         )
 
+    def take(self, db: sqlite3.Connection, file: str, some: Statistics) -> None:
+        """Statistics that another device has made, in a transaction: they count from now on, in the snapshot. Those
+        of a file of that hash count once, however often it is applied."""
+        name = f"{SNAPSHOT}_of_{file}"
+        if not db.execute("SELECT 1 FROM settings WHERE name = ?", (name,)).fetchone():
+            db.execute("INSERT INTO settings VALUES (?, 1)", (name,))
+            self.write(db, added(self.snapshot(), some))
+
     def without(self) -> list[int]:
         """Ids of a device's examples whose features are not stored: from before the bundle had statistics."""
         query = "SELECT id FROM examples WHERE features IS NULL AND status != ? ORDER BY id"

@@ -20,7 +20,7 @@ class Forgotten(Struct, frozen=True):
     """What was taken back."""
 
     examples: tuple[int, ...]  # that were stored: they are gone, and class statistics are those without them
-    evicted: int  # of the class, that were no longer stored: their count and mean are gone from class statistics
+    evicted: int  # of the class, that were not stored any more: count and mean are gone from class statistics
     first: int | None  # version from which on weights may have learned from any of them; None: no version has
 
 
@@ -40,12 +40,16 @@ def forget_examples(
         stored = db.execute(f"{STORED} label = ? ORDER BY id", (BUNDLES, label)).fetchall()
         evicted = db.execute(f"{EVICTED} label = ?", (BUNDLES, label)).fetchall()
     db.executemany("DELETE FROM examples WHERE id = ?", [(id,) for id, _ in stored])
-    if counted and label is not None and evicted:
-        counted.write(db, without_class(counted.snapshot(), label))
+    gone = len(evicted)
+    if counted and label is not None:
+        snapshot = counted.snapshot()
+        if label < snapshot.classes and snapshot.counts[label]:
+            gone = int(snapshot.counts[label])
+            counted.write(db, without_class(snapshot, label))
     if label is not None:
         db.execute("DELETE FROM evictions WHERE status != ? AND label = ?", (BUNDLES, label))
     seen = [first for _, first in (*stored, *evicted) if first is not None]
-    return Forgotten(tuple(id for id, _ in stored), len(evicted), min(seen, default=None))
+    return Forgotten(tuple(id for id, _ in stored), gone, min(seen, default=None))
 
 
 def _stored(db: sqlite3.Connection, id: int) -> tuple[int, int | None]:

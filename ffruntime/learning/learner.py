@@ -14,6 +14,7 @@ from msgspec import Struct, structs
 from ..core.architecture import class_goodness
 from ..core.bundle import HELD_BACK, REPLAY
 from ..core.data import require_images, to_unit_interval
+from ..core.durable import sha256
 from ..core.errors import BundleError, unknown
 from ..core.graphs import unit_gradient
 from ..core.layers import KNOWN, learned_tensors, of_readout
@@ -241,7 +242,10 @@ class Learner:
             after = self._judge(self.shipped.with_weights(weights))
             adopted = force or not self._harmful(shipped, after)
             if adopted:
-                number = self.store.adopt(now.version, "applied", weights.tensors, (), (), shipped, after, state)
+                told = (sha256(file), weights.statistics) if weights.statistics else None
+                number = self.store.adopt(
+                    now.version, "applied", weights.tensors, (), (), shipped, after, state, told
+                )
                 self.refresh()
             else:
                 number = self.store.refuse(now.version, "applied", (), shipped, after)

@@ -23,6 +23,7 @@ from ..core.errors import StateError, UsageError
 from ..core.learning import REPLAY_BYTES
 from ..core.manifest import WEIGHTS, Manifest
 from ..core.state import State, Weights
+from ..core.statistics import Statistics
 from .counted import Counted, counts
 from .database import BUNDLES, LEARNED, PENDING, REFUSED, Database, create, evict, mark
 from .forgetting import Forgotten, forget_examples
@@ -222,7 +223,6 @@ class Store:
         raise StateError(f"{self.directory}: versions change faster than they can be read; try again")
 
     def current_version(self) -> int:
-        """Its number."""
         return self._current_row()[0]
 
     def weights(self, number: int) -> dict[str, np.ndarray]:
@@ -237,7 +237,6 @@ class Store:
         return [self._version(row) for row in self._db.all("SELECT * FROM versions ORDER BY id")]
 
     def version_file(self, number: int) -> Path:
-        """Where the weights of a version are."""
         return self._weights.file(number)
 
     def adopt(
@@ -250,11 +249,13 @@ class Store:
         before: float | None = None,
         after: float | None = None,
         learned: State | None = None,
+        told: tuple[str, Statistics] | None = None,
     ) -> int:
         """Make a version of these weights and make it current; its number. Older ones' weights make room.
 
         `tensors`: all that differ from the bundle's; they must not change any more. `examples` were learned from,
-        `evicted` leave the store. `learned`: classes, updates and examples of a state that came from elsewhere.
+        `evicted` leave the store. `learned`: classes, updates and examples of a state that came from elsewhere, and
+        `told` the hash of its file with its class statistics, which are added once.
         Raises `StateError` where another process has changed the version meanwhile, `StorageError` where there is
         no room, `UsageError` where a pattern means one class here and another there; nothing is changed then.
         """
@@ -265,6 +266,8 @@ class Store:
             self.sweep()
             if learned:
                 self._names.take(db, learned.classes)
+            if told and self.counted:
+                self.counted.take(db, *told)
             updates = learned.updates if learned else (row.updates if row else 0) + 1
             total = learned.examples if learned else (row.learned if row else 0) + len(examples)
             number = next_number(db)

@@ -28,8 +28,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import in_process_text
+from counting import same, with_statistics
 from shapes import SEEDS, SHAPE
 
+from ffruntime.core import statistics
 from ffruntime.core.bundle import REPLAY
 from ffruntime.core.durable import sha256
 from ffruntime.core.errors import StateError, StorageError
@@ -84,10 +86,16 @@ def model(exported: Path) -> Model:
     return Model(exported, session=Session(threads=1), state=False)
 
 
-def acknowledged_ids(file: Path) -> set[int]:
-    """Ids in all lines that were completely written."""
+def said_ids(file: Path, before: str = "") -> set[int]:
+    """Ids with that sign before them in all lines that were completely written."""
     text = file.read_text() if file.exists() else ""
-    return {int(id) for line in text[: text.rfind("\n") + 1].splitlines() for id in line.split()}
+    words = text[: text.rfind("\n") + 1].split()
+    return {int(word.removeprefix(before)) for word in words if word.rstrip("0123456789") == before}
+
+
+def acknowledged_ids(file: Path) -> set[int]:
+    """Ids that were said to be stored, and not to be forgotten."""
+    return said_ids(file) - said_ids(file, "?")
 
 
 def open_store(state: Path, model: Model) -> Store:
@@ -155,6 +163,50 @@ def test_killed_at_any_moment(server: Server, model: Model, tmp_path: Path) -> N
         if count % ROUNDS == ROUNDS - 1:
             learn_what_is_pending(state, model)
     assert lived > KILLS / 2
+
+
+@pytest.fixture(scope="module")
+def counting(class_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with class statistics."""
+    return with_statistics(class_bundle, tmp_path_factory.mktemp("counting") / "model.ff")
+
+
+@pytest.mark.slow
+def test_killed_while_examples_are_counted_and_forgotten(counting: Path, tmp_path: Path) -> None:
+    """Nothing acknowledged is lost, nothing forgotten is there, and class statistics are, to the bit, the snapshot
+    of what was evicted and those of the rows."""
+    dice, lived, forgotten = random.Random(1), 0, 0
+    model = Model(counting, session=Session(threads=1), state=False)
+    with closing(Server(counting)) as server:
+        for count in range(KILLS):
+            state, said = tmp_path / f"{count // ROUNDS}.state", tmp_path / f"{count // ROUNDS}.ids"
+            process = server.start(state, said, count)
+            time.sleep(dice.uniform(0, LONGEST if count % ROUNDS else LONGEST / 10))
+            server.kill(process)
+            if (state / "learning.db").exists():
+                assert_whole(state, model, acknowledged_ids(said))
+                assert_counted(state, model, said_ids(said, "-"))
+                lived, forgotten = lived + 1, max(forgotten, len(said_ids(said, "-")))
+    assert lived > KILLS / 2
+    assert forgotten
+
+
+def assert_counted(state: Path, model: Model, forgotten: set[int]) -> None:
+    """The rows' features are those of their images, and what counts is these and what was evicted."""
+    with closing(open_store(state, model)) as store:
+        assert store.counted
+        found, snapshot = store.current().weights.statistics, store.counted.snapshot()
+    stored = sorted(rows(state, "SELECT id, label, features, image FROM examples WHERE status != 'bundle'"))
+    evicted = {id for (id,) in rows(state, "SELECT id FROM evictions WHERE status != 'bundle'")}
+    assert not forgotten & (evicted | {id for id, *_ in stored})
+    assert int(snapshot.counts.sum()) == len(evicted)
+    again = snapshot
+    if stored:
+        x = np.array([np.frombuffer(features, np.int8) for _, _, features, _ in stored])
+        images = np.array([np.frombuffer(image, np.uint8).reshape(SHAPE) for *_, image in stored])
+        assert np.abs(model.examples(images).astype(int) - x).max() <= 1  # another batch rounds otherwise
+        again = statistics.added(snapshot, statistics.of(x, np.array([label for _, label, *_ in stored]), 12))
+    assert same(found, again)
 
 
 @contextmanager

@@ -2,6 +2,9 @@
 
 A line is a JSON array: the state directory, a file for the ids that are acknowledged, a seed. The process's id is
 printed when it runs, and an empty line when it has ended. Forking keeps what a start costs to milliseconds.
+
+Where the model has class statistics, examples are forgotten, too: `?` and the id are written before, `-` and the id
+when that is done.
 """
 
 from __future__ import annotations
@@ -11,12 +14,14 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import onnxruntime  # noqa: F401  (so that no process waits for it)
 
 from ffruntime.core.bundle import CALIBRATION
 from ffruntime.core.errors import StateError
+from ffruntime.learning.database import LEARNED, PENDING, REFUSED
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.step import Settings
 from ffruntime.model import Model
@@ -37,7 +42,9 @@ def learn_for_ever(model: Model, state: Path, acknowledged: Path, seed: int) -> 
         while True:
             chosen = rng.integers(len(images), size=rng.integers(1, 9))
             names = [model.manifest.classes[labels[index]] if rng.random() < 0.9 else "new" for index in chosen]
-            print(*learner.store.add(images[chosen], names), file=said, flush=True)
+            print(*learner.add(images[chosen], names), file=said, flush=True)
+            if learner.counted and rng.random() < 0.5:
+                forget_one(learner, rng, said)
             learner.tolerance = 1.0 if rng.random() < 0.8 else -2.0
             try:
                 learner.update()
@@ -48,6 +55,16 @@ def learn_for_ever(model: Model, state: Path, acknowledged: Path, seed: int) -> 
                 learner.store.retry()
             if rng.random() < 0.1:
                 learner.store.rollback(0)
+
+
+def forget_one(learner: Learner, rng: np.random.Generator, said: TextIO) -> None:
+    """Take back one of the examples that are stored."""
+    stored = [id for some in learner.store.ids(PENDING, LEARNED, REFUSED).values() for id in some]
+    if stored:
+        id = int(rng.choice(stored))
+        print(f"?{id}", file=said, flush=True)
+        learner.forget([id])
+        print(f"-{id}", file=said, flush=True)
 
 
 def main() -> None:

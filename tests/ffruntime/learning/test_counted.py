@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from commands import in_process_text
 from counting import HOW, NEW, halves, same, shown, with_statistics
+from msgspec import structs
 from PIL import Image
 from shapes import drawn
 
@@ -21,7 +22,7 @@ from ffruntime.core.bundle import write_bundle
 from ffruntime.core.errors import BundleError, StateError, UsageError
 from ffruntime.core.layers import KNOWN, feature_tensors
 from ffruntime.core.manifest import STATISTICS
-from ffruntime.core.state import Weights
+from ffruntime.core.state import Weights, read_state, write_state
 from ffruntime.core.statistics import Origin
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.step import Settings
@@ -227,6 +228,43 @@ def test_of_evicted_examples_count_and_mean_go(model: Model) -> None:
     spread = statistics.scatter(other)
     np.testing.assert_allclose(statistics.scatter(left) - statistics.scatter(one), spread, atol=1)
     assert same(statistics.without_class(other, 6), statistics.none(7, HOW.dimension))
+
+
+# --- from device to device
+
+
+def test_a_state_takes_them_along(model: Model, tmp_path: Path) -> None:
+    """Weights and statistics; the other device's own examples go on to count, and a file counts once."""
+    images, labels = drawn(12)
+    file, own = tmp_path / "learned.state", shown(model, images, labels.tolist())
+    with closing(learner_of(model, tmp_path / "one")) as one:
+        one.learn(halves(3), [NEW] * 3)
+        now = one.store.current()
+        written = write_state(file, model.manifest, now.weights, 0, 0)
+        read, state = read_state(file, model.manifest)
+        assert (same(read.statistics, now.weights.statistics), state) == (True, written)
+    with closing(learner_of(model, tmp_path / "two")) as two:
+        two.learn(images, [model.classes[label] for label in labels])
+        for _ in range(2):
+            assert two.apply(file).adopted
+            assert same(two.model.weights.statistics, statistics.added(own, shown(model, halves(3), [6] * 3)))
+        assert (two.model.scores(halves(30, 1)).argmax(1) == 6).mean() > 0.9
+        assert two.forget(name=NEW).evicted == 3
+        assert same(two.model.weights.statistics, own)
+
+
+def test_a_state_of_other_statistics_is_refused(model: Model, tmp_path: Path) -> None:
+    file, manifest = tmp_path / "learned.state", model.manifest
+    other = structs.replace(manifest, statistics=structs.replace(HOW, seed=1))
+    some = statistics.of(model.examples(halves(1)), np.zeros(1, int), 6)
+    write_state(file, manifest, Weights({}, model.classes, statistics=some), 0, 0)
+    with pytest.raises(BundleError, match="projected otherwise"):
+        read_state(file, other)
+    write_state(file, manifest, Weights({}, model.classes, statistics=shown(model, halves(1), [6])), 0, 0)
+    with pytest.raises(BundleError, match="more classes than it names"):
+        read_state(file, manifest)
+    write_state(file, manifest, Weights({}, model.classes, statistics=statistics.none(6, 40)), 0, 0)
+    assert read_state(file, other)[0].statistics is None
 
 
 def test_commands(model: Model, tmp_path: Path) -> None:
