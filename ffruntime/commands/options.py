@@ -157,7 +157,7 @@ def within(
     from msgspec import structs
 
     from ..core.devices import load_profile
-    from ..core.plan import MIB, UNLIMITED, choose, device_limits
+    from ..core.plan import MIB, UNLIMITED, beside_statistics, choose, device_limits
     from ..session import limited
 
     if use == "update":
@@ -171,6 +171,7 @@ def within(
     if memory:
         limits = structs.replace(limits, memory=min(limits.memory, memory * MIB))
     limits = structs.replace(limits, micro_batch=micro_batch or limits.micro_batch)
+    limits = beside_statistics(model.manifest, use, limits)
     found = choose(model.manifest.network, len(model.classes), use, limits, model.precision)
     calls, needed = found.calls, found.memory
     picture = limits.available - needed.process - needed.weights  # read while the network is at rest

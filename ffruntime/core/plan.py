@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from .architecture import Network, class_goodness
 from .devices import Profile
@@ -18,11 +18,13 @@ from .errors import BackendError
 from .learning import KEPT, MICRO_BATCH, REPLAY_BYTES
 from .manifest import Manifest, Mode, Precision, in_folder
 from .memory import PROCESS, Memory, inference_memory, learned_bytes, update_memory, weights_bytes
+from .statistics import kept_bytes
 
 BATCH = 16  # images in one call of an inference graph, where nothing smaller is asked for
 MIB = 1 << 20
 CUDA = 512 * MIB  # an assumption: CUDA's context and libraries
 MARGIN = 1.1  # what a process may take beyond its figure: `benchmarks/memory.py`
+MATRICES = 11  # of 8 bytes a number, at the highest point of solving class statistics: measured, d = 400: 10.7
 GRAPHS = 256 << 10  # all graphs of a precision together, generously
 
 Use: TypeAlias = Mode | Literal["update"]  # what a bundle can be used for
@@ -114,9 +116,20 @@ class Plan(Struct, frozen=True):
 
 def plan(manifest: Manifest, classes: int, precision: Precision, limits: Limits, device: str | None = None) -> Plan:
     """A plan for a bundle that knows so many classes; `device`: whose limits they are."""
-    needs = tuple(need(manifest.network, classes, use, limits, precision) for use in uses(manifest))
+    needs = tuple(
+        need(manifest.network, classes, use, beside_statistics(manifest, use, limits), precision)
+        for use in uses(manifest)
+    )
     memory = None if limits.memory == UNLIMITED.memory else limits.memory
     return Plan(device, precision, needs, flash(manifest, precision), memory, limits.storage)
+
+
+def beside_statistics(manifest: Manifest, use: Use, limits: Limits) -> Limits:
+    """The same limits where class statistics are in memory, too, as they answer in such a use."""
+    how = manifest.statistics
+    if not (how and class_goodness(manifest.network) and use in ("goodness", "update")):
+        return limits
+    return structs.replace(limits, process=limits.process + MATRICES * 8 * how.dimension**2)
 
 
 def uses(manifest: Manifest) -> list[Use]:
@@ -170,7 +183,16 @@ def flash(manifest: Manifest, precision: Precision) -> Flash:
         bundle += GRAPHS + (0 if precision == "fp32" else weights_bytes(network, precision))
     if "update" not in uses(manifest):
         return Flash(bundle, 0, 0)
-    return Flash(bundle, KEPT * learned_bytes(network), REPLAY_BYTES)
+    return Flash(bundle, KEPT * learned_bytes(network), REPLAY_BYTES + _counted(manifest))
+
+
+def _counted(manifest: Manifest) -> int:
+    """What class statistics add to what is stored: features beside every picture, and the snapshot."""
+    how, network = manifest.statistics, manifest.network
+    if not (how and class_goodness(network)):
+        return 0
+    rows = REPLAY_BYTES // math.prod(network.image.shape)
+    return rows * how.dimension + kept_bytes(how.dimension, network.label.patterns)
 
 
 def require_fit(wanted: Plan, others: Sequence[Plan] = ()) -> None:

@@ -12,6 +12,7 @@ import pytest
 from commands import in_process_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from ffruntime.core import layers
 from ffruntime.core.architecture import (
@@ -33,11 +34,12 @@ from ffruntime.core.devices import Profile, load_profile, profile_names
 from ffruntime.core.errors import BackendError
 from ffruntime.core.graphs import graphs
 from ffruntime.core.layers import tensor_shapes
-from ffruntime.core.learning import STEP
-from ffruntime.core.manifest import EXIT, MODES, PRECISIONS, Manifest, Mode, Precision
+from ffruntime.core.learning import REPLAY_BYTES, STEP
+from ffruntime.core.manifest import EXIT, MODES, PRECISIONS, ClassStatistics, Manifest, Mode, Precision
 from ffruntime.core.memory import inference_memory, learned_bytes, update_memory, weights_bytes
 from ffruntime.core.plan import (
     MARGIN,
+    MATRICES,
     MIB,
     UNLIMITED,
     Flash,
@@ -50,6 +52,7 @@ from ffruntime.core.plan import (
     plan,
     require_fit,
 )
+from ffruntime.core.statistics import Shrinkage, Weight, kept_bytes
 
 OF_CLASSES: tuple[Mode, ...] = ("goodness", EXIT)  # modes of class goodness
 OF_LABELS = tuple(mode for mode in MODES if mode != EXIT)  # modes where the label is in the input
@@ -219,6 +222,23 @@ def test_flash_is_a_budget_too(exported: Path) -> None:
     assert isinstance(found, Flash)
     lowered = plan(manifest, 10, "fp16", UNLIMITED).flash
     assert lowered.bundle == found.bundle + weights_bytes(manifest.network, "fp16")
+
+
+def test_class_statistics_are_planned(class_bundle: Path) -> None:
+    """In memory where they answer, and on flash beside every picture."""
+    manifest = Bundle(class_bundle).manifest
+    how = ClassStatistics(64, 0, Shrinkage(0.1, 1.0, 1.0), 6, {"goodness": Weight(0.0, 1.0)})
+    before, after = (plan(structs.replace(manifest, statistics=some), 6, "fp32", UNLIMITED) for some in (None, how))
+    more = [now.memory.total - then.memory.total for now, then in zip(after.needs, before.needs, strict=True)]
+    matrices = MATRICES * 8 * 64**2
+    assert dict(zip([row.use for row in after.needs], more, strict=True)) == {
+        "goodness": matrices,
+        "exit": 0,
+        "update": matrices,
+    }
+    pictures = REPLAY_BYTES // 256
+    expected = pictures * 64 + kept_bytes(64, manifest.network.label.patterns)
+    assert after.flash.examples - before.flash.examples == expected
 
 
 def test_what_cannot_learn_is_planned_without_an_update(exported: Path) -> None:
