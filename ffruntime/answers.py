@@ -81,7 +81,7 @@ def _calibrations(manifest: Manifest, known: Calibration, found: Scored) -> Sequ
     """What calibrates each answer, by what its scores are; None where nothing does."""
     mode = found.mode
     if mode == EXIT:
-        units = [known.scores.get(name) for name in (*lone_units(manifest.network), "goodness")]
+        units = [known.scores.get(name) for name in (*lone_units(manifest.network), EXIT)]
         return [units[unit] for unit in np.searchsorted(exit_shares(manifest.network), found.passes).tolist()]
     if mode == SHORTLIST:  # with a single label in play, after one pass, its scores are logits
         single, several = known.scores.get("classifier"), known.scores.get("shortlist")

@@ -36,8 +36,9 @@ def fit(
 ) -> Calibration:
     """Calibration from validation images: their scores by trained mode (N, C), and right labels (N,).
 
-    `logit_weight`: of logits in the totals of mode `shortlist`; `units`: by the name of each unit that can answer
-    alone, its own goodness (N, C); `distances` (N,): to the nearest class, which what is in `scores` goes with.
+    `logit_weight`: of logits in the totals of mode `shortlist`; `units`: of mode `exit`, by the name of each unit
+    that can answer alone its own goodness (N, C), and as `exit` the total; `distances` (N,): to the nearest class,
+    which what is in `scores` goes with.
     """
     found = {name: fit_scores(rows, labels, distances) for name, rows in scores.items()}
     if {"goodness", "classifier"} <= scores.keys():

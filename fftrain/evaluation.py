@@ -13,7 +13,7 @@ from ffruntime.core.architecture import Network, class_goodness, scored_units
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.calibration import UNSURE, Calibration, probabilities, thresholds, typicality
 from ffruntime.core.data import Examples
-from ffruntime.core.manifest import TRAINED_MODES, lone_units
+from ffruntime.core.manifest import EXIT, TRAINED_MODES, lone_units
 from ffruntime.core.tables import table
 
 from . import network as net
@@ -133,11 +133,13 @@ def calibrate(
 ) -> Calibration:
     """Calibration of a network that is trained, from its validation images, the scores of these by mode, and where
     there are any, their `distances` (N,) to the nearest class."""
-    units, lone = {}, lone_units(network)
-    if lone:
+    units = {}
+    if class_goodness(network):
         classes = next(iter(scores.values())).shape[1]
-        goodness = unit_goodness(network, tensors, validation.pixels, classes).cpu().numpy()
-        units = {name: goodness[:, :, index] for name, index in zip(lone, scored_units(network), strict=False)}
+        goodness = unit_goodness(network, tensors, validation.pixels, classes)
+        names = zip(lone_units(network), scored_units(network), strict=False)
+        units = {name: goodness[:, :, index].cpu().numpy() for name, index in names}
+        units[EXIT] = net.total_goodness(network, tensors, goodness).cpu().numpy()  # without class statistics
     return fit(scores, validation.labels.cpu().numpy(), logit_weight, units, distances)
 
 

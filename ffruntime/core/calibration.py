@@ -48,7 +48,7 @@ class Calibration(Struct, frozen=True, forbid_unknown_fields=True):
     images: Annotated[int, Meta(ge=1)]  # validation images that all of it was fitted on
     shares: tuple[Annotated[float, Meta(gt=0, le=1)], ...]  # rising
     # By what the scores are: `goodness` and `classifier` as in these modes, `shortlist` where several labels are in
-    # play, and of a unit that can answer alone in mode `exit`, by its name.
+    # play; in mode `exit` of a unit that can answer alone, by its name, and `exit` after all of them.
     scores: dict[str, OfScores]
     distances: Distances | None = None  # None: nothing tells how typical an image is
 

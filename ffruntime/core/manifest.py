@@ -33,7 +33,6 @@ Mode: TypeAlias = Literal["goodness", "classifier", "shortlist", "exit"]
 MODES: tuple[Mode, ...] = ("goodness", "classifier", "shortlist", "exit")
 SHORTLIST: Mode = "shortlist"
 EXIT: Mode = "exit"
-SCALES: tuple[Mode, ...] = ("goodness", "classifier", "shortlist")  # those of mode `exit` are of units, or goodness
 Accuracies = dict[str, dict[str, float]]  # split -> inference mode -> share of right answers
 
 Precision: TypeAlias = Literal["fp32", "fp16", "int8"]  # of inference
@@ -239,7 +238,7 @@ def _check_calibration(file: Path, manifest: Manifest) -> None:
         check(found)
     except BundleError as error:
         raise BundleError(f"{file}: {error}") from error
-    if unknown_scores := sorted(found.scores.keys() - {*SCALES, *lone_units(manifest.network)}):
+    if unknown_scores := sorted(found.scores.keys() - {*MODES, *lone_units(manifest.network)}):
         raise BundleError(f"{file}: calibration of '{unknown_scores[0]}', of which there are no scores")
 
 

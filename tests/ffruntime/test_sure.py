@@ -156,7 +156,7 @@ def test_a_unit_that_answers_alone_has_its_own_temperature(class_bundle: Path, t
     assert manifest.calibration
     images, shares = drawn(20)[0], exit_shares(manifest.network)
     whole = Model(class_bundle, state=False)
-    for limit, of in ((0.0, manifest.calibration.scores["unit2"]), (1e9, manifest.calibration.scores["goodness"])):
+    for limit, of in ((0.0, manifest.calibration.scores["unit2"]), (1e9, manifest.calibration.scores["exit"])):
         path = tmp_path / f"{limit}.ff"
         path.symlink_to(class_bundle, target_is_directory=True)
         model = Model(path, state=False)

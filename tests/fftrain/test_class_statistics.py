@@ -15,7 +15,7 @@ from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import BundleError
 from ffruntime.core.layers import statistics_features
-from ffruntime.core.manifest import STATISTICS, WEIGHTS, lone_units
+from ffruntime.core.manifest import EXIT, STATISTICS, WEIGHTS, lone_units
 from ffruntime.core.projection import project
 from ffruntime.core.statistics import Shrinkage, Weight
 from fftrain import network as net
@@ -153,6 +153,7 @@ def test_a_bundle_of_a_former_run_is_completed(run: Run, tmp_path: Path) -> None
     of_classes = class_goodness(run.network)
     assert (known.distances is not None) is of_classes
     assert set(lone_units(run.network)) <= set(known.scores)
+    assert (EXIT in known.scores) is of_classes
     split, far = run.dataset.validation, None
     own = predict(run.network, run.tensors, split, 10, modes=run.modes)
     if of_classes:
