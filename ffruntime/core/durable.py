@@ -9,11 +9,10 @@ import errno
 import hashlib
 import os
 import secrets
-import stat
 from pathlib import Path
 
 from .errors import StorageError
-from .reading import open_regular
+from .reading import open_regular, require_regular
 
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL  # which no link can be in the way of
 
@@ -40,8 +39,8 @@ def write_atomically(target: Path, data: bytes) -> None:
     A link in its place is replaced, too; a device, a pipe or a folder is refused.
     """
     try:
-        if target.exists() and not stat.S_ISREG(target.stat().st_mode):
-            raise OSError(errno.EINVAL, "is no regular file", str(target))
+        if target.exists():
+            require_regular(target, target.stat().st_mode)
         staged = stage(target, data)
         try:
             staged.replace(target)

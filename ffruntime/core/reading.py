@@ -19,10 +19,20 @@ FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 def open_regular(path: Path) -> IO[bytes]:
     """Open a file for reading, through links. Raises `OSError`, also where it is a pipe, a device or a folder."""
     descriptor = os.open(path, FLAGS)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        require_regular(path, os.fstat(descriptor).st_mode)
+    except OSError:
         os.close(descriptor)
-        raise OSError(errno.EINVAL, "is no regular file", str(path))
+        raise
     return os.fdopen(descriptor, "rb")
+
+
+def require_regular(path: Path, mode: int) -> None:
+    """Raise `OSError` for the mode of what is no regular file."""
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "is no regular file", str(path))
 
 
 def read_regular(path: Path, most: int) -> bytes:
