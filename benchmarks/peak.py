@@ -53,10 +53,10 @@ def learn(model: Model, micro_batch: int, state: Path) -> Memory:
     from ffruntime.learning.step import Settings
 
     image, settings = model.read(str(PICTURE)), Settings(steps=2, head_steps=2, micro_batch=micro_batch)
-    with contextlib.closing(Learner(model, state, settings, tolerance=1.0)) as learner:
+    with contextlib.closing(Learner(model, state, settings, tolerance=1.0, frozen=False)) as learner:
         learner._held_back = learner._held_back.take(slice(model.session.batch))
         for _ in range(UPDATES):
-            (outcome,) = learner.updates([(image[None], ["3"])])
+            (outcome,) = learner.updates([(image[None], ["3"])], now=True)
             assert outcome.adopted
     return update_memory(model.manifest.network, micro_batch, model.session.batch, model.session.labels_per_call)
 

@@ -115,7 +115,7 @@ def teach_new_class(
     """Teach the digit through the device's learner, with its defaults, in the state directory `state`."""
     measured = some(tested, plan.measured)
     new, old = (showing(measured, *digits) for digits in ([new_digit(model.bundle)], known(model.bundle)))
-    with contextlib.closing(Learner(model, state, plan.settings)) as learner:
+    with contextlib.closing(Learner(model, state, plan.settings, frozen=False)) as learner:
         yield from _teach(learner, portions, new, old, stepped)
 
 
@@ -164,7 +164,7 @@ def teach_changed_world(
     """One of `WORLDS`, learned by the device's learner, with its defaults, in the state directory `state`."""
     old = some(showing(tested, *known(model.bundle)), plan.measured)
     new = Examples(change(world, old.pixels), old.labels)
-    with contextlib.closing(Learner(model, state, plan.settings)) as learner:
+    with contextlib.closing(Learner(model, state, plan.settings, frozen=False)) as learner:
         yield from _teach(learner, portions, new, old, stepped, plan.rehearsal)
 
 
@@ -192,7 +192,7 @@ def _teach(
     for portion in portions:
         start, adopted = time.perf_counter(), True
         lessons = learner.updates(
-            [(portion.pixels, names(portion))], progress=lambda *_: contextlib.nullcontext(stepped)
+            [(portion.pixels, names(portion))], progress=lambda *_: contextlib.nullcontext(stepped), now=True
         )
         for outcome in lessons:
             adopted = outcome.adopted

@@ -72,9 +72,11 @@ class Learner:
         tolerance: float = TOLERANCE,
         replay_bytes: int | None = None,
         seeded: bool = True,
+        frozen: bool = True,
     ) -> None:
         """Open the state directory, by default the bundle's, or make it; without `seeded` a new one begins with no
-        example to replay. With `state=False`, what is learned and stored lives as long as the learner.
+        example to replay. With class statistics gradients leave units as they are, so that these go on to answer,
+        unless it is not `frozen`. With `state=False`, what is learned and stored lives as long as the learner.
 
         `replay_bytes`: what stored images may take from now on. Raises `StateError`, `StorageError`, `BundleError`
         where the bundle has no gradient graphs or does not say how it learns, and what loading one raises.
@@ -85,7 +87,7 @@ class Learner:
         if manifest.learning is None:
             raise BundleError(f"{model.path}: its manifest does not say how its units learn; train it again")
         self.learning = manifest.learning
-        self.settings, self.tolerance = settings or Settings(), tolerance
+        self.settings, self.tolerance, self._frozen = settings or Settings(), tolerance, frozen
         self.shipped = model.with_weights(Weights({}, manifest.classes))  # its gradient graphs serve all versions
         first = unit_gradient(manifest.network, units[0]).name
         self.shipped.graph(first)  # a backend that cannot run says so before anything is stored
@@ -344,7 +346,7 @@ class Learner:
         weights = self.weights(now)
         self.begin_rows(weights, ids)
         batches = self.batches(ids, self.learning.augment, settings, rng)
-        frozen = self.counted is not None  # statistics answer for the units as they are
+        frozen = self._frozen and self.counted is not None
         losses = change(self.model, self.shipped, weights, batches, self.learning, settings, rng, stepped, frozen)
         learned = (tensor for tensor in self.learned if not frozen or tensor.unit is None or of_readout(tensor))
         tensors = {tensor.name: weights[tensor.name] for tensor in learned}

@@ -126,6 +126,17 @@ def test_gradients_teach_readouts_at_rest(model: Model, tmp_path: Path) -> None:
         assert learner.version == 3
 
 
+def test_units_may_learn_where_that_is_asked_for(model: Model, tmp_path: Path) -> None:
+    """Then statistics no longer answer; what is shown goes on to be counted, by the bundle's units."""
+    with closing(learner_of(model, tmp_path / "state", tolerance=1.0, frozen=False)) as learner:
+        learner.learn(halves(2), [NEW] * 2, now=True)
+        assert learner.version == 1
+        assert not learner.model.counts
+        learner.learn(halves(2, 1), [NEW] * 2)
+        expected = shown(model, np.concatenate([halves(2), halves(2, 1)]), [6] * 4)
+        assert same(learner.model.weights.statistics, expected)
+
+
 def test_statistics_belong_to_the_bundles_units(model: Model) -> None:
     """Where a version has other ones, goodness answers alone."""
     name = feature_tensors(model.manifest.network)[-1]
