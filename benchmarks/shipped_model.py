@@ -19,7 +19,7 @@ from safetensors.torch import save
 
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import Examples
-from ffruntime.core.manifest import EXEMPLARS, GOLDEN, WEIGHTS
+from ffruntime.core.manifest import EXEMPLARS, GOLDEN, STATISTICS, WEIGHTS
 from ffruntime.core.shipped import MODEL
 from fftrain.dataset import load_dataset, load_for_manifest
 from fftrain.evaluation import load_tensors
@@ -45,6 +45,8 @@ def main() -> None:
         GOLDEN: save({name: tensor.contiguous() for name, tensor in vectors.items()}),
         EXEMPLARS: save(exemplars(images, seed)),
     }
+    if STATISTICS in bundle:
+        files[STATISTICS] = bundle.verified(STATISTICS).read_bytes()
     write_bundle(MODEL, structs.replace(manifest, files={}, exit=None), files)
     print(f"{len(images.labels)} images of the offline sample are training images of {bundle.path}")
     subprocess.run([sys.executable, "-m", "ffexport", "--model", str(MODEL)], check=True)
