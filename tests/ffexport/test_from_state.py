@@ -127,6 +127,7 @@ def test_the_new_bundle_proves_itself_and_knows_the_new_class(exported: Path, st
         assert answers[len(images) :].count(NEW) >= len(images) - 1, mode
 
 
+@pytest.mark.slow
 def test_classes_that_the_classifier_hardly_knows_are_always_tried(
     exported: Path, learned: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +182,7 @@ def test_golden_vectors_are_what_the_trainer_would_compute(learned: Path, traine
         assert np.abs(golden[name] - value.numpy()).max() <= 1e-4 * np.abs(golden[name]).max(), name
 
 
+@pytest.mark.slow
 def test_learning_goes_on_from_the_new_bundle(learned: Path, tmp_path: Path) -> None:
     """A bundle of a state is a bundle: a second state makes a third one, which says where it comes from."""
     manifest = Bundle(learned).manifest
@@ -192,6 +194,7 @@ def test_learning_goes_on_from_the_new_bundle(learned: Path, tmp_path: Path) -> 
     assert second.startswith("1 updates on 2 examples")
 
 
+@pytest.mark.slow
 def test_on_the_command_line(bundle: Path, state: Path, tmp_path: Path) -> None:
     """Beside the old bundle by default, in the precision asked for; replaced only when asked to."""
     done = ffexport("--model", bundle, "--state", state, "--precision", "fp16", "--json")
@@ -319,6 +322,7 @@ def test_what_is_not_there(bundle: Path, state: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "new.ff").exists()
 
 
+@pytest.mark.slow
 def test_what_the_device_has_learned_meanwhile_does_not_matter(bundle: Path, state: Path, tmp_path: Path) -> None:
     """Its state directory beside the bundle is not read, damaged or not."""
     (tmp_path / "model.state").mkdir()
@@ -340,6 +344,7 @@ def test_a_damaged_bundle(name: str, bundle: Path, state: Path, tmp_path: Path) 
 # ---------------------------------------- all or nothing ----------------------------------------
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing(exported: Path, state: Path, small_disk: Callable[[str], Path]) -> None:
     disk = small_disk("512k")
     done = ffexport("--model", exported, "--state", state, "--out", disk / "new.ff")
@@ -349,6 +354,7 @@ def test_a_full_disk_leaves_nothing(exported: Path, state: Path, small_disk: Cal
     assert list(disk.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
 def test_an_interruption_leaves_what_was_there(
     failure: type[BaseException], exported: Path, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -213,7 +213,7 @@ def test_labels_are_an_input(exported: Path, trained_run: Run) -> None:
     np.testing.assert_allclose(shortlist["total"], everything["total"][:, [7, 1, 11]], rtol=1e-5)
 
 
-@pytest.mark.parametrize("count", [2000, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [500, pytest.param(None, marks=pytest.mark.slow)])
 def test_decisions_on_all_validation_images_are_torchs(count: int | None, exported: Path, trained_run: Run) -> None:
     """Equal but for ties within 1e-5 of the goodness, which are counted; of the first ones, and of all."""
     pixels = trained_run.dataset.validation.pixels[:count]
@@ -276,7 +276,7 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("normalise", ["none", "range"])
+@pytest.mark.parametrize("normalise", ["none", pytest.param("range", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("placement", "element", "channels", "first"),
     [

@@ -48,6 +48,7 @@ def test_gradients_without_the_hybrids_that_prove_them_are_refused(bundle: Path)
         check(Model(bundle, state=False))
 
 
+@pytest.mark.slow
 def test_a_state_becomes_a_bundle_with_the_same_hybrids(bundle: Path, tmp_path: Path) -> None:
     export_onnx(bundle)
     manifest = Bundle(bundle).manifest

@@ -117,6 +117,7 @@ def test_files_are_smaller_and_complete(whole: Path) -> None:
     assert names < load_file(whole / "int8" / "weights.safetensors").keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", LOWER)
 def test_golden_values_are_reproduced(precision: Precision, lowered: Lowered) -> None:
     rows = check(Model(lowered[0], session=Session(precision=precision)))
@@ -124,6 +125,7 @@ def test_golden_values_are_reproduced(precision: Precision, lowered: Lowered) ->
     assert max(row.relative for row in rows) < TOLERANCES[precision] / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "lost", "differ"), [("fp16", 1, 1), ("int8", 2, 12)])
 def test_decisions_on_validation_images_are_fp32s(
     precision: Precision, lost: int, differ: int, lowered: Lowered, trained_run: Run
@@ -140,6 +142,7 @@ def test_decisions_on_validation_images_are_fp32s(
         assert outcome.images - outcome.agree <= differ
 
 
+@pytest.mark.slow
 def test_the_table_says_what_every_precision_costs(lowered: Lowered) -> None:
     rows = {row.artefact: row for row in lowered[1].artefacts}
     for name in ("goodness.onnx", "fp16/goodness.onnx", "int8/classifier.onnx"):
@@ -155,6 +158,7 @@ def test_the_table_says_what_every_precision_costs(lowered: Lowered) -> None:
     assert rows["int8/weights.safetensors"].size == (lowered[0] / "int8" / "weights.safetensors").stat().st_size
 
 
+@pytest.mark.slow
 def test_a_layer_that_int8_ruins_stays_in_fp32(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unit 2's input rounded to nothing at all: that layer is left out, the others are int8."""
     ruin = {"unit2.conv1": 1e6}

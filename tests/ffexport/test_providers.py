@@ -78,6 +78,7 @@ def test_the_list_is_a_table_and_json() -> None:
     assert {"kind": "provider", "name": "cpu", "problem": None, "note": ""} in objects
 
 
+@pytest.mark.slow
 def test_the_command_checks_providers_and_writes_nothing(bundle: Path) -> None:
     before = Bundle(bundle).manifest
     done = ffexport("--model", bundle, "--check", "--provider", "cpu", "--json")

@@ -166,6 +166,7 @@ def test_what_is_missing_and_which_command_where(bundle: Path) -> None:
     assert Bundle(bundle).manifest == before
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(can_build, reason="TensorRT and a GPU are here")
 def test_the_graphs_are_complete_all_the_same(bundle: Path) -> None:
     """`ffexport --format tensorrt`, straight after training: the graphs, and one line that says what to do."""

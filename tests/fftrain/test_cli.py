@@ -190,6 +190,7 @@ def test_wrong_words(arguments: tuple[str, ...], code: int, words: tuple[str, ..
     assert_one_line(here(*arguments, cwd=tmp_path), code, *words)
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_said_before_the_work(small_disk: Callable[[str], Path], tmp_path: Path) -> None:
     """On a really full file system of 256 KiB: the first checkpoint does not fit."""
     disk = small_disk("256k")
@@ -200,6 +201,7 @@ def test_a_full_disk_is_said_before_the_work(small_disk: Callable[[str], Path], 
     assert list(disk.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_resuming_towards_an_untrained_bundle_loses_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "model.ff.checkpoint").write_bytes(b"hours of work")
     done = here(*QUICK, "--resume", "--epochs", 0, cwd=tmp_path)

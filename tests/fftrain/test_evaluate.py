@@ -151,6 +151,7 @@ def test_only_modes_that_were_trained_are_evaluated(bundle: Path) -> None:
         run_evaluate(bundle, "--mode", "goodness")
 
 
+@pytest.mark.slow
 def test_the_whole_validation_split_through_the_command_line(exported: Path) -> None:
     command = [sys.executable, "-m", "fftrain", "evaluate", str(exported), "--mode", "classifier"]
     done = subprocess.run([*command, "--threads", "1"], capture_output=True, text=True)

@@ -104,6 +104,7 @@ def test_the_classifier_learns_from_the_pass_of_the_images(gradient: str, datase
         torch.testing.assert_close(one.tensors[name], own.tensors[name], rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_picture_of_hybrids(tmp_path: Path) -> None:
     out = tmp_path / "negatives.png"
     arguments = ["--count", "4", "--out", str(out), "--json"]

@@ -162,6 +162,7 @@ def test_explain_takes_a_label_and_says_what_has_no_map(
         run_explain(exported, digit_files[0], "--label", "eight")
 
 
+@pytest.mark.slow
 def test_explain_accuracy(exported: Path, tmp_path: Path) -> None:
     """Torch finds what the device's graphs find: the same images, hidden pixels and answers."""
     out = tmp_path / "accuracy.png"

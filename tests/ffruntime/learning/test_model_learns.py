@@ -84,7 +84,7 @@ def test_other_threads_classify_while_one_learns(model: Model) -> None:
                 seen.append(model.scores(images))
             except Exception as error:
                 failures.append(error)
-            time.sleep(0.001)  # or the threads starve the one that learns
+            time.sleep(0.01)  # or the threads starve the one that learns
 
     known = [model.scores(images)]
 
