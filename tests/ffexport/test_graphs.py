@@ -310,8 +310,10 @@ def test_colour_images_take_every_kind_of_label(
     expected = net.label_goodness(network, exact, standardised, labels)  # (5, 5, 3)
     features, logits = net.classify_linear(network, exact, standardised)
 
+    made = all_graphs(network)
+
     def run(graph: str, **inputs: np.ndarray) -> dict[str, np.ndarray]:
-        ready = session(all_graphs(network)[graph])
+        ready = session(made[graph])
         given = weights | inputs
         names = [output.name for output in ready.get_outputs()]
         return dict(zip(names, ready.run(names, {i.name: given[i.name] for i in ready.get_inputs()}), strict=True))

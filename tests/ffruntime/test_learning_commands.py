@@ -165,7 +165,7 @@ def test_more_classes_than_patterns(run: Callable, picture_files: list[Path]) ->
 
 
 def test_a_refused_update_has_an_exit_code_of_its_own(run: Callable, picture_files: list[Path]) -> None:
-    hurts = ("learn", "--steps", "30", "--lr", "10", "--tolerance", "0.01", "--label", "bar")
+    hurts = ("learn", "--steps", "10", "--lr", "10", "--tolerance", "0.01", "--label", "bar")
     done = run(*hurts, *picture_files[:4])
     assert isinstance(done.exception, UpdateRefused), done.output
     assert UpdateRefused.exit_code == 10
@@ -182,7 +182,7 @@ def test_a_refused_update_has_an_exit_code_of_its_own(run: Callable, picture_fil
 def test_an_update_that_blows_up_is_refused_however_much_is_tolerated(
     run: Callable, picture_files: list[Path]
 ) -> None:
-    blows_up = ("learn", "--steps", "20", "--lr", "1e30", "--tolerance", "1", "--json", "--label", "bar")
+    blows_up = ("learn", "--steps", "5", "--lr", "1e30", "--tolerance", "1", "--json", "--label", "bar")
     done = run(*blows_up, picture_files[0])
     assert isinstance(done.exception, UpdateRefused), done.output
     stored, refused = map(json.loads, done.stdout.splitlines())
@@ -240,7 +240,7 @@ def test_a_state_goes_to_another_device(
 
 def test_a_state_that_harms_is_refused(run: Callable, picture_files: list[Path], tmp_path: Path) -> None:
     file, other = tmp_path / "learned.state", tmp_path / "other.state"
-    run("learn", "--steps", "30", "--lr", "10", "--tolerance", "1", "--label", "bar", picture_files[0])
+    run("learn", "--steps", "10", "--lr", "10", "--tolerance", "1", "--label", "bar", picture_files[0])
     run("export-state", file)
     done = run("apply-state", file, place=other)
     assert isinstance(done.exception, UpdateRefused)

@@ -81,10 +81,10 @@ def classify_ready(path: Path) -> np.ndarray:
 
 
 def test_an_mnist_image_comes_out_as_itself(tmp_path: Path) -> None:
-    """500 of MNIST's validation images, of which a hundred are always at hand."""
+    """300 of MNIST's validation images, of which a hundred are always at hand."""
     images = read_digits()[0]
     if (data_directory(None) / "MNIST" / "raw").is_dir():
-        whole = digits_files.load(data_directory(None), "validation")[1].pixels[:500, 0]
+        whole = digits_files.load(data_directory(None), "validation")[1].pixels[:300, 0]
         np.testing.assert_array_equal(whole[:100], images)
         images = whole
     differences = []
@@ -161,7 +161,7 @@ KINDS: dict[str, Callable[[np.ndarray], Image.Image]] = {
 def test_every_kind_of_file(kind: str, digits: np.ndarray, tmp_path: Path) -> None:
     differences = []
     for digit in digits:
-        KINDS[kind](enlarge(digit)).save(tmp_path / kind)
+        KINDS[kind](enlarge(digit, 6)).save(tmp_path / kind)
         differences.append(difference(classify_ready(tmp_path / kind), digit))
     assert np.mean(differences) < (6 if kind.startswith("1 bit") else 4)
 
@@ -524,7 +524,7 @@ GARMENTS: dict[str, Callable[[np.ndarray], Image.Image]] = {
 @pytest.mark.parametrize("kind", GARMENTS)
 def test_a_garment_from_any_place_in_a_larger_picture_comes_close(kind: str, garments: np.ndarray) -> None:
     """For scale: two images of Fashion-MNIST differ by 71."""
-    pictures = [GARMENTS[kind](enlarge(garment, smooth=True)) for garment in garments]
+    pictures = [GARMENTS[kind](enlarge(garment, 6, smooth=True)) for garment in garments]
     differences = [difference(prepare_garment(p), g) for p, g in zip(pictures, garments, strict=True)]
     assert np.mean(differences) < 16
 

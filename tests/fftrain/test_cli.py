@@ -210,8 +210,9 @@ def test_resuming_towards_an_untrained_bundle_loses_no_checkpoint(tmp_path: Path
     assert (tmp_path / "model.ff.checkpoint").read_bytes() == b"hours of work"
 
 
-def test_cuda_that_is_not_there(tmp_path: Path) -> None:
-    done = fftrain("mnist", "--device", "cuda", cwd=tmp_path, CUDA_VISIBLE_DEVICES="")
+def test_cuda_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    done = here("mnist", "--device", "cuda", cwd=tmp_path)
     assert_one_line(done, 6, "--device cuda", "--device cpu")
 
 

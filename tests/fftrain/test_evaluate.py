@@ -71,7 +71,7 @@ def test_accuracy_is_that_of_the_predictions(trained_run: Run, modes: tuple[str,
     assert tuple(scores) == modes
     assert all(rows.shape == (VALIDATION, 10) for rows in scores.values())
     assert sum(made) == passes(trained_run.network, VALIDATION, 10, modes)
-    assert min(right.values()) > 0.8  # it has learned
+    assert min(right.values()) > 0.7  # it has learned
 
 
 def test_scores_do_not_depend_on_how_the_images_are_split_up(

@@ -17,7 +17,8 @@ from fftrain.cli import cli
 from fftrain.override import Override, parse_override, parse_value, set_fields
 from fftrain.recipe import Recipe, load_recipe
 
-PAPER = to_builtins(load_recipe("paper"))
+LOADED = load_recipe("paper")
+PAPER = to_builtins(LOADED)
 
 
 def paper_with(*texts: str) -> Recipe:
@@ -52,12 +53,12 @@ def test_what_is_set_is_there_and_nothing_else_has_changed(data: st.DataObject, 
     changed = to_builtins(paper_with(*texts))
     assert {field: get(changed, field) for field in fields} == values
     back: list[Override] = [(field, get(PAPER, field)) for field in fields]
-    assert convert(set_fields(changed, back, Recipe), Recipe) == load_recipe("paper")
+    assert convert(set_fields(changed, back, Recipe), Recipe) == LOADED
 
 
 @given(st.lists(st.tuples(st.sampled_from(["schedule.lr", "patterns.intensity"]), st.floats(0.01, 1))))
 def test_the_last_one_counts_and_the_data_given_are_left_alone(overrides: list[Override]) -> None:
-    before = to_builtins(load_recipe("paper"))
+    before = to_builtins(LOADED)
     changed = set_fields(before, overrides, Recipe)
     assert before == PAPER
     assert changed == set_fields(before, dict(overrides).items(), Recipe)
@@ -87,7 +88,7 @@ def test_another_kind_begins_with_its_own_defaults() -> None:
     recipe = paper_with("loss.kind=ratio", "optimizer.kind=sgd", "optimizer.momentum=0.5", "patterns.kind=fourier")
     assert to_builtins(recipe.loss) == {"kind": "ratio", "alpha": 20.0}
     assert to_builtins(recipe.optimizer) == {"kind": "sgd", "momentum": 0.5, "weight_decay": 0.0}
-    assert recipe.patterns == load_recipe("paper").patterns  # the kind it was
+    assert recipe.patterns == LOADED.patterns  # the kind it was
     assert (
         paper_with('loss={ alpha = 3, kind = "symmetric" }').loss
         == paper_with("loss.kind=symmetric", "loss.alpha=3").loss

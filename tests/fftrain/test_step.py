@@ -74,7 +74,7 @@ def test_the_fast_step_does_what_the_formulas_say(
     before = {name: tensor.double().numpy().copy() for name, tensor in run.tensors.items()}
     batches = []
     for index in range(5):
-        batch = some_batch(dataset, 16, count, index)
+        batch = some_batch(dataset, 8, count, index)
         wrong = choose_negatives(batch.labels, 12, None, torch.tensor(0.0), batch.noise)
         images = to_images(batch.pixels, run.network, torch.float64).numpy()
         batches.append((images, torch.cat([batch.labels[None], wrong]).numpy()))

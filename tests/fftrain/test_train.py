@@ -37,14 +37,14 @@ def after(steps: int) -> Callable[[], bool]:
 @pytest.fixture(scope="module")
 def tiny_recipe() -> Recipe:
     """Half as wide: what is asked here has nothing to do with how well a network learns."""
-    widths = {0: 8, 1: 16, 2: 50}
-    return load_recipe(str(TINY), [(f"network.units.{unit}.ops.0.out", out) for unit, out in widths.items()])
+    widths = {f"network.units.{unit}.ops.0.out": out for unit, out in enumerate((8, 16, 50))}
+    return load_recipe(str(TINY), [*widths.items(), ("schedule.batch", 32)])
 
 
 @pytest.fixture(scope="module")
 def small(dataset: Dataset) -> Dataset:
-    """640 training images: ten steps an epoch."""
-    train_split = Examples(dataset.train.pixels[:640], dataset.train.labels[:640])
+    """320 training images: ten steps an epoch."""
+    train_split = Examples(dataset.train.pixels[:320], dataset.train.labels[:320])
     validation = Examples(dataset.validation.pixels[:100], dataset.validation.labels[:100])
     return structs.replace(dataset, train=train_split, validation=validation)
 
@@ -153,8 +153,8 @@ def test_an_unwritable_place_is_said_before_the_work(tiny_recipe: Recipe, small:
 
 def test_batches_cover_the_epoch_without_repeating(tiny_recipe: Recipe, small: Dataset) -> None:
     noise = [batch.noise for batch in epoch_batches(small.train, tiny_recipe, 0, 0, skip=0)]
-    assert sum(len(n) for n in noise) == 640
-    assert len(torch.cat(noise).unique(dim=0)) == 640
+    assert sum(len(n) for n in noise) == 320
+    assert len(torch.cat(noise).unique(dim=0)) == 320
     skipped = [batch.noise for batch in epoch_batches(small.train, tiny_recipe, 0, 0, skip=4)]
     assert all(torch.equal(a, b) for a, b in zip(noise[4:], skipped, strict=True))
 

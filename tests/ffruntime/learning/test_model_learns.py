@@ -15,6 +15,9 @@ import pytest
 from ffruntime import Model
 from ffruntime.core.errors import StorageError
 from ffruntime.learning.learner import Learner, Outcome
+from ffruntime.learning.step import Settings
+
+BRIEF = Settings(steps=10, head_steps=10)
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def _exemplars(model: Model, count: int) -> tuple[np.ndarray, list[str]]:
 def test_a_model_goes_on_with_what_it_learned_and_so_does_the_next_one(model: Model) -> None:
     images, _ = _exemplars(model, 4)
     before = model
-    model = Learner(before).learn(images, ["new"] * 4)
+    model = Learner(before, settings=BRIEF).learn(images, ["new"] * 4)
     assert not (model.path.parent / "model.state" / "learning.db-wal").exists()  # it is closed with the learner
     again = Model(model.path)
     shipped = Model(model.path, state=False)
@@ -45,7 +48,7 @@ def test_a_model_goes_on_with_what_it_learned_and_so_does_the_next_one(model: Mo
 
 def test_without_a_state_directory_nothing_is_written(model: Model) -> None:
     images, _ = _exemplars(model, 4)
-    with closing(Learner(model, state=False)) as learner:
+    with closing(Learner(model, state=False, settings=BRIEF)) as learner:
         learned = learner.learn(images, ["new"] * 4)
         assert learned.classes == (*model.classes, "new")
         assert not np.array_equal(learned.scores(images)[:, :6], model.scores(images))
@@ -66,7 +69,7 @@ def test_what_was_adopted_counts_where_a_later_update_fails(model: Model, monkey
         return updates[0]
 
     monkeypatch.setattr(Learner, "update", fails_at_last)
-    with closing(Learner(model)) as learner, pytest.raises(StorageError):
+    with closing(Learner(model, settings=BRIEF)) as learner, pytest.raises(StorageError):
         learner.learn(images, labels)
     assert updates[0].adopted
     np.testing.assert_array_equal(learner.model.scores(images), Model(model.path).scores(images))
@@ -84,7 +87,7 @@ def test_other_threads_classify_while_one_learns(model: Model) -> None:
                 seen.append(model.scores(images))
             except Exception as error:
                 failures.append(error)
-            time.sleep(0.01)  # or the threads starve the one that learns
+            time.sleep(0.02)  # or the threads starve the one that learns
 
     known = [model.scores(images)]
 
@@ -92,7 +95,7 @@ def test_other_threads_classify_while_one_learns(model: Model) -> None:
     for thread in threads:
         thread.start()
     for some in (images[:3], images[3:6]):
-        model = Learner(model).learn(some, ["new"] * 3)
+        model = Learner(model, settings=BRIEF).learn(some, ["new"] * 3)
         known.append(model.scores(images))
     done.set()
     for thread in threads:
