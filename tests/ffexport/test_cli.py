@@ -64,6 +64,7 @@ def test_wrong_words(arguments: tuple[str, ...], code: int, words: tuple[str, ..
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_bundle_as_it_was(bundle: Path, small_disk: Callable[[str], Path]) -> None:
     """On a really full file system of 2 MiB: exit 8, and every byte as before."""
     disk = small_disk("2m")

@@ -34,7 +34,7 @@ from fftrain.pack import golden_gradient
 from fftrain.run import Run
 
 NEW = "inverted"  # the class that is learned: dark digits on white
-UPDATES = 30
+UPDATES, BATCH = 30, 32
 
 
 def ffexport(*arguments: object) -> subprocess.CompletedProcess:
@@ -56,10 +56,11 @@ def learn(path: Path) -> dict[str, np.ndarray]:
     first, second = optimizer.zeros_like(trainable), optimizer.zeros_like(trainable)
     new = len(model.manifest.classes)
     for step in range(1, UPDATES + 1):
-        chosen = generator.choice(len(exemplars["labels"]), 64, replace=False)
+        chosen = generator.choice(len(exemplars["labels"]), BATCH, replace=False)
         images, labels = exemplars["images"][chosen].copy(), exemplars["labels"][chosen].copy()
-        images[:32], labels[:32] = 255 - images[:32], new
-        wrong = (labels + generator.integers(1, new + 1, 64)) % (new + 1)
+        half = BATCH // 2
+        images[:half], labels[:half] = 255 - images[:half], new
+        wrong = (labels + generator.integers(1, new + 1, BATCH)) % (new + 1)
         pixels, n = to_unit_interval(images), len(images)
         patterns = weights["labels.patterns"][np.concatenate([labels, wrong])]
         x = first_input(network, weights, np.concatenate([pixels] * 2), patterns)
@@ -87,7 +88,7 @@ def state(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What was learned on the shared bundle: an eleventh class."""
     path, manifest = tmp_path_factory.mktemp("state") / "learned.state", Bundle(exported).manifest
     tensors = changed(Bundle(exported).weights(), learn(exported))
-    write_state(path, manifest, Weights(tensors, (*manifest.classes, NEW)), UPDATES, 64 * UPDATES)
+    write_state(path, manifest, Weights(tensors, (*manifest.classes, NEW)), UPDATES, BATCH * UPDATES)
     return path
 
 
@@ -111,7 +112,7 @@ def test_the_new_bundle_proves_itself_and_knows_the_new_class(exported: Path, st
     assert new.classes == (*old.classes, NEW)
     assert old.accuracy
     assert new.accuracy == {}
-    origin = f"{UPDATES} updates on {64 * UPDATES} examples, from state {sha256(state)[:12]}"
+    origin = f"{UPDATES} updates on {BATCH * UPDATES} examples, from state {sha256(state)[:12]}"
     assert new.made_with["learned"] == origin
     assert "ONNX Runtime" in new.made_with["golden"]
     assert "fp32" in new.made_with["golden"]

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save
 
 from ffexport import quantize
 from ffexport.artefacts import ExportReport
@@ -21,11 +21,11 @@ from ffexport.decisions import compare, faithful, noise_to_signal, validation_im
 from ffexport.export import export_onnx
 from ffexport.quantize import input_scales, quantizable_layers, to_fp16, to_int8
 from ffruntime.core.architecture import Conv, Image, Input, Label, Network, Relu, Unit
-from ffruntime.core.bundle import Bundle
+from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import data_directory, permutation
 from ffruntime.core.errors import BundleError, UsageError
 from ffruntime.core.layers import tensor_shapes
-from ffruntime.core.manifest import Precision
+from ffruntime.core.manifest import EXEMPLARS, Precision
 from ffruntime.golden import TOLERANCES, check
 from ffruntime.model import Model
 from ffruntime.session import Session
@@ -52,8 +52,10 @@ def roughly_faithful(ours: np.ndarray, reference: np.ndarray, *_: object) -> boo
 
 @pytest.fixture(scope="module")
 def whole(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same bundle with every layer in int8, whatever few decisions that costs."""
+    """The same bundle with every layer in int8, whatever few decisions that costs, and a part of the exemplars."""
     path = Path(shutil.copytree(exported, tmp_path_factory.mktemp("whole") / "model.ff"))
+    some = {name: array[::5] for name, array in Bundle(path).tensors(EXEMPLARS).items()}
+    write_bundle(path, Bundle(path).manifest, {EXEMPLARS: save(some)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(quantize, "faithful", roughly_faithful)
         export_onnx(path, LOWER)

@@ -89,8 +89,8 @@ def few(trained_run: Run) -> tuple[Dataset, dict[str, Scores]]:
     data = trained_run.dataset
     part = structs.replace(
         data,
-        validation=Examples(data.validation.pixels[:200], data.validation.labels[:200]),
-        test=Examples(data.test.pixels[:100], data.test.labels[:100]),
+        validation=Examples(data.validation.pixels[:120], data.validation.labels[:120]),
+        test=Examples(data.test.pixels[:80], data.test.labels[:80]),
     )
     return part, {
         name: predict(trained_run.network, trained_run.tensors, getattr(part, name), 10)

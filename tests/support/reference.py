@@ -33,7 +33,7 @@ def convolution(x: np.ndarray, w: np.ndarray, b: np.ndarray) -> tuple[np.ndarray
     k = w.shape[-1]
     padded = np.pad(x, ((0, 0), (0, 0), (k // 2,) * 2, (k // 2,) * 2))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (k, k), axis=(2, 3))  # (N, C, H, W, k, k)
-    return np.maximum(np.einsum("nchwij,ocij->nohw", windows, w) + b[:, None, None], 0), windows
+    return np.maximum(np.einsum("nchwij,ocij->nohw", windows, w, optimize=True) + b[:, None, None], 0), windows
 
 
 def unit_gradient(
@@ -46,7 +46,7 @@ def unit_gradient(
     slope_p, slope_n = loss_slopes(loss, g[0], g[1:], n)
     slopes = np.concatenate([slope_p, slope_n.ravel()]) / g.shape[1]
     dy = slopes[:, None, None, None] * (2 / n) * y
-    return np.einsum("nchwij,nohw->ocij", windows, dy), dy.sum(axis=(0, 2, 3)), y
+    return np.einsum("nchwij,nohw->ocij", windows, dy, optimize=True), dy.sum(axis=(0, 2, 3)), y
 
 
 def divisive(x: np.ndarray) -> np.ndarray:
