@@ -13,7 +13,9 @@ import pytest
 
 STORIES = behaviour.stories()
 LONG = (
+    "bench",
     "evaluate",
+    "export",
     "export-device",
     "export-errors",
     "export-state",

@@ -515,6 +515,7 @@ def check_slope(mean_loss: Callable[[Tensors], float], weights: Tensors, golden:
     assert (ahead - behind) / (2 * step) == pytest.approx(norm, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_shortlist_on_the_exemplars_it_was_measured_on(exported: Path, manifest: Json, weights: Tensors) -> None:
     network, classes = manifest["network"], len(manifest["classes"])
     exemplars = read_safetensors(exported / "exemplars.safetensors")

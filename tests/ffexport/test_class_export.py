@@ -198,6 +198,7 @@ def state(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_state_becomes_a_bundle_that_proves_itself(exported: Path, state: Path, tmp_path: Path) -> None:
     target = tmp_path / "learned.ff"
     export_state(Bundle(exported), state, target)

@@ -29,6 +29,7 @@ def test_the_export_ends_with_a_table(bundle: Path) -> None:
     assert "ffruntime classify" in last
 
 
+@pytest.mark.slow
 def test_the_table_as_json(bundle: Path) -> None:
     report = json.loads(ffexport("--json", FF_MODEL=str(bundle)).stdout)
     assert {row["graph"] for row in report["checks"]} >= {"unit1", "unit2", "unit3", "goodness", "classifier"}

@@ -20,6 +20,7 @@ from ffexport.export import export_onnx
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.devices import profiles_folder
 from ffruntime.core.errors import StorageError
+from ffruntime.core.manifest import Precision
 
 
 def ffexport(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
@@ -123,6 +124,7 @@ def device(folder: Path, **figures: int) -> Path:
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not missing("tensorrt"), reason="TensorRT builds here")
 def test_what_a_device_runs_and_cannot_be_made_here_is_said_and_not_failed(bundle: Path) -> None:
     done = ffexport("--model", bundle, "--device", "jetson-orin-nano", "--precision", "fp32", "--json")
@@ -175,9 +177,15 @@ def test_a_wrong_hash_is_refused(name: str, bundle: Path) -> None:
     assert contents(bundle) == before
 
 
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, pytest.param(RuntimeError, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("failure", "precisions"),
+    [(KeyboardInterrupt, ()), pytest.param(RuntimeError, ("fp16",), marks=pytest.mark.slow)],
+)
 def test_an_interrupted_build_leaves_the_bundle_as_it_was(
-    failure: type[BaseException], bundle: Path, monkeypatch: pytest.MonkeyPatch
+    failure: type[BaseException],
+    precisions: tuple[Precision, ...],
+    bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def interrupted(*_arguments: object) -> None:
         raise failure
@@ -185,7 +193,7 @@ def test_an_interrupted_build_leaves_the_bundle_as_it_was(
     before = contents(bundle)
     monkeypatch.setattr(export, "prove", interrupted)
     with pytest.raises(failure):
-        export_onnx(bundle, ("fp16",))
+        export_onnx(bundle, precisions)
     assert contents(bundle) == before
 
 

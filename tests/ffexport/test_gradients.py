@@ -162,6 +162,7 @@ def operations() -> st.SearchStrategy[list[Op]]:
     return st.lists(kinds, min_size=1, max_size=4)
 
 
+@pytest.mark.slow
 @given(
     ops=operations(),
     shape=st.tuples(st.integers(1, 2), st.integers(3, 9), st.integers(3, 9)),

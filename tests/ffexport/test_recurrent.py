@@ -148,6 +148,7 @@ def test_every_layer_can_be_lowered_and_is_counted(run: Run) -> None:
     assert training_macs(run.recipe, run.network) == steps + below + below + 2 * head
 
 
+@pytest.mark.slow
 def test_a_real_engine_is_built_of_every_graph(recurrent: Path) -> None:
     from ffexport.engines import EngineLimits, build_engines
     from ffruntime.engine import import_library

@@ -56,7 +56,7 @@ def test_export_writes_it(exported: Path) -> None:
     assert found.agree > 0.9
 
 
-@pytest.mark.parametrize("change", ["no exemplars", "one mode"])
+@pytest.mark.parametrize("change", ["no exemplars", pytest.param("one mode", marks=pytest.mark.slow)])
 def test_export_writes_none_where_it_cannot_be_measured(change: str, bundle: Path) -> None:
     manifest = Bundle(bundle).manifest
     if change == "one mode":
@@ -69,6 +69,7 @@ def test_export_writes_none_where_it_cannot_be_measured(change: str, bundle: Pat
     assert Bundle(bundle).manifest.shortlist is None
 
 
+@pytest.mark.slow
 def test_logits_count_in_what_a_shortlist_is_to_decide(bundle: Path) -> None:
     """With a weight that drowns goodness, the classifier's decisions are to be kept, not those by goodness."""
     manifest = Bundle(bundle).manifest

@@ -157,6 +157,7 @@ def test_the_table_says_how_many_images_are_for_validation() -> None:
     assert {wanted.counts[1] for wanted in SETS.values()} == {SPLIT.validation}
 
 
+@pytest.mark.slow
 def test_the_jpeg_copy_of_cifar10(tmp_path: Path, small_cifar: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A few hundred of its real pictures: read class by class, and said to be what they are."""
     (tmp_path / "cifar10-jpeg.zip").write_bytes(small_cifar.read_bytes())

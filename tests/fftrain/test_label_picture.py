@@ -111,6 +111,7 @@ def test_what_cannot_be_drawn_is_one_line(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_no_half_a_picture(small_disk: Callable[[str], Path]) -> None:
     disk = small_disk("16k")
     with pytest.raises(StorageError, match="No space left"):

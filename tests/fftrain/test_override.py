@@ -174,7 +174,7 @@ def test_loops_and_missing_files_are_refused(tmp_path: Path) -> None:
 def test_a_run_is_of_the_recipe_as_set(tmp_path: Path) -> None:
     """`fftrain mnist --set`: the bundle's manifest has the recipe as it was resolved."""
     tiny, out = str(Path(__file__).parents[1] / "tiny.toml"), tmp_path / "model.ff"
-    command = ["mnist", "--recipe", tiny, "--out", str(out), "--device", "cpu"]
+    command = ["mnist", "--offline", "--recipe", tiny, "--out", str(out), "--device", "cpu"]
     done = CliRunner().invoke(
         cli, [*command, "--epochs", "0", "--set", "schedule.lr=0.5", "--set", "augment.shift=1"]
     )

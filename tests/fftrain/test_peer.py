@@ -31,6 +31,7 @@ def small(weight: float, dataset: Dataset) -> Run:
     return start(recipe, dataset, 0, torch.device("cpu"), torch.float32)
 
 
+@pytest.mark.slow
 def test_peers_become_alike_and_the_silent_wake_up(dataset: Dataset) -> None:
     spread, awake = [], []
     for weight in (0.0, 0.6):

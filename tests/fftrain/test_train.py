@@ -203,6 +203,7 @@ def clock_of(seconds: float, most: int | None = None) -> Limit:
     return Limit(seconds, Costs(step=0.01, epoch=0.0, end=0.0), most)
 
 
+@pytest.mark.slow
 def test_what_the_clock_decides_is_repeated_by_its_steps(
     tiny_recipe: Recipe, small: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

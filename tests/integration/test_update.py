@@ -109,6 +109,7 @@ def test_the_classifier_learns_as_in_pytorch(micro_batch: int, model: Model, wei
         np.testing.assert_allclose(weights[name], parameter.detach().numpy(), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_labels_images_are_told_from_hybrids(model: Model, weights: Arrays) -> None:
     """After some steps, from hybrids of other images by other masks."""
     images = model.bundle.exemplars(CALIBRATION).pixels
