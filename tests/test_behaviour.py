@@ -21,6 +21,7 @@ LONG = (
     "export-state",
     "learn-known",
     "learn-new",
+    "learn-refused",
     "sweep",
     "train",
 )

@@ -117,7 +117,7 @@ CONSTANT_AXES = {"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum", "Squeeze",
 TYPES = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8, TensorProto.INT64, TensorProto.BOOL}
 
 
-FAST = ("cpu", "class")
+FAST = ("class",)
 
 
 def network_of(name: str) -> tuple[Network, LocalLoss | None]:
