@@ -206,6 +206,8 @@ class Model:
                 f"{self.path}: has no thresholds for mode {EXIT}; export it again with 'ffexport --model "
                 f"{self.path}'"
             )
+        if mode == EXIT and self.counts:
+            told.require_rows(self.classes, self._known)
         return mode
 
     def scores(self, images: np.ndarray, mode: str | None = None, labels: int | None = None) -> np.ndarray:
