@@ -10,6 +10,7 @@
                      validation accuracy 99.02 %, that of recipe `cpu` after all its epochs; of `class` the fewest
                      of --epochs whose mean over the seeds reaches it
     inference        one image's goodness in ffruntime, beside that of recipe `cpu`'s network, in turns
+    weighing         validation accuracy by what weighs the units in the total: the best of each kind
     exit             modes `goodness` and `exit` on all validation images
     fp16, int8       points of validation accuracy lost against fp32
 
@@ -42,8 +43,9 @@ from training import convolution_peak, fast_loop
 from training import side_by_side as steps_in_turns
 
 from ffexport.export import export_onnx
+from ffruntime.core.architecture import scored_units
 from ffruntime.core.bundle import Bundle
-from ffruntime.core.data import Examples, data_directory
+from ffruntime.core.data import Examples, data_directory, to_unit_interval
 from ffruntime.core.layers import tensors
 from ffruntime.core.manifest import MANIFEST, WEIGHTS, Manifest, Precision, in_folder
 from ffruntime.model import Model
@@ -54,6 +56,7 @@ from fftrain.figures import training_macs
 from fftrain.hardware import find_hardware
 from fftrain.recipe import Recipe, load_recipe
 from fftrain.run import start
+from fftrain.weighing import candidates
 
 Rows: TypeAlias = Iterator[tuple[str, dict[str, Any]]]  # (name in the results, row)
 
@@ -115,9 +118,13 @@ def how_long(o: argparse.Namespace, part: str) -> tuple[str, str]:
 
 
 def trained(path: Path, data: str, seed: int, *options: str) -> dict[str, Any]:
-    """The row of a bundle that is there, or is trained now, or is trained to its end."""
+    """The row of a bundle that is there, or is trained now, or is trained to its end. Of one that is there nobody
+    knows whether it was trained for minutes: its command says the steps, which repeat it."""
+    there = (path / MANIFEST).exists()
+    if there and options[0] == "--minutes":
+        options = ("--steps", str(steps_of(Bundle(path).manifest)), *options[2:])
     command = ["fftrain", data, "--recipe", RECIPE, *options, "--seed", str(seed)]
-    if not (path / MANIFEST).exists():
+    if not there:
         how = ["--resume"] if checkpoint_path(path).exists() else []
         subprocess.run([sys.executable, "-m", *command, "--out", str(path), *how], check=True)
     manifest = Bundle(path).manifest
@@ -130,6 +137,7 @@ def trained(path: Path, data: str, seed: int, *options: str) -> dict[str, Any]:
         "data": training.data.source.partition(";")[0],
         "device": training.device,
         "precision": training.precision,
+        "seconds": round(training.seconds),
         "weights": manifest.files[WEIGHTS].sha256,
         "parameters": sum(math.prod(t.shape) for t in tensors(manifest.network) if t.learnable),
         "tflop": round(flop(recipe, manifest) * steps_of(manifest) / 1e12, 2),
@@ -274,6 +282,26 @@ def early_exit(o: argparse.Namespace) -> Rows:
         )
 
 
+def weighing(o: argparse.Namespace) -> Rows:
+    """The best of each kind of candidate; the bundle has the best of all."""
+    for path in trained_bundles(o):
+        manifest = Bundle(exported(path)).manifest
+        model, (pixels, labels) = Model(path, state=False), validation_images(manifest)
+        graph, classes = model.graph("goodness"), np.arange(len(manifest.classes))
+        parts = [to_unit_interval(pixels[start : start + 500]) for start in range(0, len(pixels), 500)]
+        goodness = np.concatenate([graph({"images": part, "labels": classes})["goodness"] for part in parts])
+        losses = [math.nan if loss is None else loss for loss in manifest.training.history[-1]["loss"]]
+        best: dict[str, float] = {}
+        for name, weights in candidates(goodness, scored_units(manifest.network), losses):
+            kind = next((kind for sign, kind in CANDIDATES.items() if sign in name), name)
+            best[kind] = max(best.get(kind, 0), float(np.mean((goodness @ weights).argmax(1) == labels)))
+        row = {"command": this_command(), **described(manifest), "images": len(labels), "accuracy": best}
+        yield f"weighing-{manifest.training.seed}", row
+
+
+CANDIDATES = {"alone": "one unit alone", " to ": "an interval of units", "×": "a grid of weights"}  # sign in a name
+
+
 def precision(name: Precision) -> Callable[[argparse.Namespace], Rows]:
     """The part of that precision."""
 
@@ -340,6 +368,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "backpropagation": backpropagation,
     "time": time_to_target,
     "inference": inference,
+    "weighing": weighing,
     "exit": early_exit,
     "fp16": precision("fp16"),
     "int8": precision("int8"),

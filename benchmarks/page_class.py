@@ -21,7 +21,7 @@ image, so one pass answers for all classes.
 
 def section() -> str:
     """The section, or nothing where nothing of it has been measured."""
-    parts = [_accuracy(), _time(), _inference(), _exit(), _precisions(), _training(), _learning()]
+    parts = [_accuracy(), _weighing(), _time(), _inference(), _exit(), _precisions(), _training(), _learning()]
     there = [part for part in parts if part]
     return "\n".join([INTRODUCTION, *there]) if there else ""
 
@@ -58,15 +58,31 @@ def _accuracy() -> str:
             runs.append([f"`{row['command']}`", f"{row['steps']:,}", f"{row['tflop']:.0f}", total, *cells])
     if not means:
         return ""
+    hours = ", ".join(f"{row['seconds'] / 60:.0f}" for part in KINDS for row in rows(part) if "seconds" in row)
+    took = f"The runs took {hours} minutes beside other programs; TFLOP measure them better. " if hours else ""
     text = (
-        "Backpropagation trains the same network for as many steps, by one loss of its last readout. A network's "
-        "total is the weighted sum of its units' goodness that answered most validation images rightly when "
-        "training ended.\n\n"
+        "Backpropagation trains the same network for as many steps, by one loss of its last readout: more "
+        f"arithmetic, as its gradient goes through all units. {took}A network's total is the weighted sum of its "
+        "units' goodness that answered most validation images rightly when training ended.\n\n"
         + table(["data", "seeds", "parameters", "validation", "test"], means)
         + "\n"
         + table(["run", "steps", "TFLOP", "total", "validation", "test"], runs)
     )
     return text + "\n" + _measured("mnist fashion backpropagation", [*KINDS])
+
+
+def _weighing() -> str:
+    found = rows("weighing")
+    if not found:
+        return ""
+    cells = [[kind, spread([row["accuracy"][kind] for row in found])] for kind in found[0]["accuracy"]]
+    return (
+        "What weighs the units in the total, the best of each kind on the validation images; an interval is as in "
+        "HCL-FF, the softmax of minus the training losses as in CAW-Conv:\n\n"
+        + table(["weights", f"validation, {len(found)} seed{'s' if len(found) > 1 else ''}"], cells)
+        + "\n"
+        + _measured("weighing", ["weighing"])
+    )
 
 
 def _time() -> str:
@@ -85,11 +101,15 @@ def _time_of(row: dict[str, Any]) -> str:
     )
     return (
         f"Time to the {target} of validation images that recipe `cpu` (the label in the input) reaches after "
-        f"{row['cpu_steps']:,} steps: recipe `{row['recipe']}`, mean of {len(row['seed'])} seeds, has {tried} "
+        f"{row['cpu_steps']:,} steps: recipe `{row['recipe']}`, {_seeds(row['seed'])}, has {tried} "
         f"epochs, a schedule of its own each ({row['steps']:,} steps the last). A step takes "
         f"{row['time_of_a_step_over_cpu']:.2f} of the time of one of `cpu`, at {peak[row['recipe']]:.2f} and "
         f"{peak['cpu']:.2f} of the measured convolution peak. {end}\n\n" + _measured("time", ["time"])
     )
+
+
+def _seeds(seeds: list[int]) -> str:
+    return f"mean of {len(seeds)} seeds" if len(seeds) > 1 else f"seed {seeds[0]}"
 
 
 def _inference() -> str:

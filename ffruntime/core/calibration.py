@@ -2,7 +2,7 @@
 
 softmax(scores / T), with one temperature T for each inference mode, is a calibrated probability: Guo, Pleiss, Sun,
 Weinberger: On Calibration of Modern Neural Networks (ICML 2017). Temperatures and thresholds are fitted on
-validation images when training ends (`fftrain/calibrate.py`), and lie in the manifest as numbers. All in float64.
+validation images when training ends (`fftrain/calibration.py`), and lie in the manifest as numbers. All in float64.
 """
 
 from __future__ import annotations

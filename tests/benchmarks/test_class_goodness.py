@@ -29,6 +29,7 @@ def run(command: str, validation: float, test: float) -> dict[str, Any]:
     return {
         "machine": MACHINE,
         "command": command,
+        "seed": int(command.rpartition(" ")[2]),
         "steps": 12_345,
         "parameters": 79_518,
         "tflop": 41.6,
@@ -56,6 +57,7 @@ MEASURED: dict[str, dict[str, Any]] = {
         "time_over_cpu": 0.04,
         "share_of_convolution_peak": {"class": 0.5, "cpu": 0.8},
     },
+    "weighing-0": {"machine": MACHINE, "accuracy": {"an interval of units": 0.9941}},
     "inference": {"machine": MACHINE, "threads": 2, "speed_over_cpu": 6.25},
     "exit-0": {
         "machine": MACHINE,
@@ -78,6 +80,7 @@ SAYS = {
     "fashion": "| Fashion-MNIST | 1 | 79,518 | 91.00 % | 90.50 % |",
     "backpropagation": "| MNIST, by backpropagation | 1 | 79,518 | 99.50 % | 99.61 % |",
     "time": "98.50 % after 1, 99.04 % after 2 epochs",
+    "weighing": "| an interval of units | 99.41 % |",
     "inference": "**6.2** times as fast",
     "exit": "| 0 | 99.30 % | 99.27 % | -0.03 | 0.46 | 1.00 |",
     "int8": "| int8 | 90 kB of 320 | 1 | 99.29 % | 0.01 | 0.01 |",
@@ -124,7 +127,7 @@ def test_front_page_tells_of_class_goodness(results: Path) -> None:
     assert "`fftrain mnist --recipe class --minutes 15`: 99.45 % of the MNIST test images (mean of 2 seeds)" in page
     assert "`fftrain mnist --recipe cpu` on two CPU cores: 99.10 %" in page
     assert "| passes to tell ten classes apart | 1; with the label in the input 10 by goodness" in page
-    assert "| *behind:* accuracy, MNIST, the same network and steps | 99.45 % | 99.61 % |" in page
+    assert "| *behind:* accuracy, MNIST, the same network and steps | 99.40 % | 99.61 % |" in page  # of seed 0
 
 
 def test_steps_of_class_goodness_are_on_the_front_page(results: Path) -> None:
