@@ -236,7 +236,7 @@ def run(
     """Export, or only check, or make the bundle `target` of a state, with a bar where someone watches."""
     with export_extra():
         from .export import check_export, export_onnx
-        from .from_state import export_state
+        from .from_state import export_state, left_out
     from ffruntime.core.data import data_directory
 
     progress, directory = bar(), data_directory(data)
@@ -244,6 +244,12 @@ def run(
         if only_check:
             return check_export(bundle, data=directory, progress=progress)
         if state is not None:
+            if names := left_out(bundle, Path(state)):
+                echo(
+                    f"warning: left out, as only class statistics know it: {', '.join(names)}; 'ffruntime learn "
+                    "--rehearse 150' before 'ffruntime export-state' gives it a row",
+                    err=True,
+                )
             return export_state(bundle, Path(state), target, precisions, directory, plan, progress)
         return export_onnx(bundle.path, precisions, data=directory, device=plan, progress=progress)
     finally:

@@ -158,6 +158,15 @@ def with_rows(state: Path, classes: tuple[str, ...], known: np.ndarray) -> tuple
     return classes[:count]
 
 
+def left_out(bundle: Bundle, state: Path) -> tuple[str, ...]:
+    """Classes of a state that the bundle made of it will not have: only class statistics know them."""
+    learned, _ = read_state(state, bundle.manifest)
+    if not class_goodness(bundle.manifest.network):
+        return ()
+    known = {**bundle.weights(), **learned.tensors}[KNOWN]
+    return learned.classes[len(with_rows(state, learned.classes, known)) :]
+
+
 def new_manifest(manifest: Manifest, learned: Weights, state: State, digest: str) -> Manifest:
     """The old manifest with the classes learned; accuracies were the old one's. `digest` is the state file's."""
     from onnxruntime import __version__ as version
