@@ -106,8 +106,13 @@ def _one_image(
         raise unknown("class", label, model.classes)
     image = model.read(path, preprocess)
     (answer,) = model.classify_batch(image[None], "goodness")
-    first = label or answer.label
-    names = [first, *[name for name in answer.scores if name != first][:1]]
+    first, known = label or answer.label, _with_rows(model)
+    if first not in known:
+        raise UsageError(
+            f"'{first}' has no row in the readouts, so there is no map: class statistics alone tell it; "
+            "'ffruntime learn --rehearse 150' gives it one"
+        )
+    names = [first, *[name for name in answer.scores if name != first and name in known][:1]]
     maps = class_maps(model, image, [model.classes.index(name) for name in names])
     explained = dict(zip(names, maps.values(), strict=True))
     if all(one.map is None for one in explained[first]):
@@ -119,6 +124,16 @@ def _one_image(
         echo(json.dumps({"image": path, "answer": answer.label, "labels": labels, "picture": str(target)}))
         return
     echo("\n".join((*to_lines(explained), f"{target} written")))
+
+
+def _with_rows(model: Model) -> tuple[str, ...]:
+    """The classes that the readouts have rows of."""
+    from ..core.layers import KNOWN
+
+    rows = model.weights.tensors.get(KNOWN)
+    if rows is None:
+        return model.manifest.classes
+    return tuple(name for name, row in zip(model.classes, rows, strict=False) if row)
 
 
 def _exemplars(model: Model, count: int) -> Examples:

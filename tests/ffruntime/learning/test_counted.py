@@ -289,6 +289,8 @@ def test_commands(model: Model, tmp_path: Path) -> None:
     options = ("--no-preprocess", "--json", "--model", bundle)
     stored = [json.loads(command("learn", file, "--label", NEW, *options).stdout)["ids"] for file in files]
     assert json.loads(command("classify", files[2], *options).stdout)["label"] == NEW
+    done = command("explain", files[2], "--label", NEW, *options, "--out", tmp_path / "map.png")
+    assert (done.returncode, "has no row in the readouts" in done.stderr) == (2, True)
     done = command("forget", *stored[0], "--model", bundle)
     assert (done.returncode, done.stdout) == (0, "forgot 1 example; version 0 counts\n")
     told = json.loads(command("forget", "--label", NEW, "--json", "--model", bundle).stdout)
