@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
-from ..core.errors import UsageError
+from ..core.errors import StateError, UsageError
+from ..core.manifest import Manifest
+from ..core.state import Weights
 from ..core.statistics import without_class
 from .counted import Counted
 from .database import BUNDLES
+from .versions import Version
 
 STORED = "SELECT id, first FROM examples WHERE status != ? AND"
 EVICTED = "SELECT id, first FROM evictions WHERE status != ? AND"
@@ -21,7 +25,7 @@ class Forgotten(Struct, frozen=True):
 
     examples: tuple[int, ...]  # that were stored: they are gone, and class statistics are those without them
     evicted: int  # of the class, that were not stored any more: count and mean are gone from class statistics
-    first: int | None  # version from which on weights may have learned from any of them; None: no version has
+    first: int | None  # version from which on weights may have learned from any of them, or the class elsewhere
 
 
 def forget_examples(
@@ -50,6 +54,22 @@ def forget_examples(
         db.execute("DELETE FROM evictions WHERE status != ? AND label = ?", (BUNDLES, label))
     seen = [first for _, first in (*stored, *evicted) if first is not None]
     return Forgotten(tuple(id for id, _ in stored), gone, min(seen, default=None))
+
+
+def with_elsewhere(
+    found: Forgotten, label: int, manifest: Manifest, history: Iterable[Version], read: Callable[[int], Weights]
+) -> Forgotten:
+    """The same where states from elsewhere, which say no more than their classes, may have learned from a class,
+    too. One of the bundle's of which nothing was taken back is left to them. `read`: the weights of a version."""
+    if label < len(manifest.classes) and not (found.examples or found.evicted):
+        return found
+    for version in history:
+        if version.kind == "applied" and version.adopted and (found.first is None or version.id < found.first):
+            with contextlib.suppress(StateError, UsageError):  # not kept, or damaged: it may have
+                if label >= len(read(version.id).classes):
+                    continue
+            return structs.replace(found, first=version.id)
+    return found
 
 
 def _stored(db: sqlite3.Connection, id: int) -> tuple[int, int | None]:

@@ -26,9 +26,9 @@ from ..core.state import State, Weights
 from ..core.statistics import Statistics
 from .counted import Counted, counts
 from .database import BUNDLES, LEARNED, PENDING, REFUSED, Database, create, evict, mark
-from .forgetting import Forgotten, forget_examples
+from .forgetting import Forgotten, forget_examples, with_elsewhere
 from .names import Names
-from .versions import VERSIONS, Current, Version, VersionWeights, forget, next_number, record
+from .versions import VERSIONS, Current, Version, VersionWeights, forget, next_number, origin, record
 
 WELL_KNOWN = 20  # examples of a new class from which on it is no longer undertrained
 INSERT = "INSERT INTO examples (label, image, features, status, at) VALUES (?, ?, ?, ?, ?)"
@@ -158,6 +158,8 @@ class Store:
         """Take back examples, or all of a class (`forgetting.py`), and all that was learned since them."""
         with self._db.transaction() as db:
             found = forget_examples(db, self.counted, examples, label)
+            if label is not None:
+                found = with_elsewhere(found, label, self.manifest, self.history(), self._read)
             if found.first is not None:
                 self._drop_versions(db, found.first)
         self._last = 0, Weights({}, self.manifest.classes)
@@ -329,12 +331,11 @@ class Store:
     # --- inside
 
     def _drop_versions(self, db: sqlite3.Connection, first: int) -> None:
-        """Versions from that number on lose their weights; the newest kept one before them counts, if one did."""
+        """Versions from that number on lose their weights; if one of them counted, then now what it came from."""
+        number, row = self._current_row()
         db.execute("UPDATE versions SET sha256 = NULL WHERE id >= ?", (first,))
-        if (number := self._value("current")) and isinstance(number, int) and number >= first:
-            query = "SELECT COALESCE(MAX(id), 0) FROM versions WHERE sha256 IS NOT NULL"
-            (newest,) = db.execute(query).fetchone()
-            db.execute("UPDATE settings SET value = ? WHERE name = 'current'", (newest,))
+        if number >= first:
+            db.execute("UPDATE settings SET value = ? WHERE name = 'current'", (origin(row, first, self._row),))
 
     def _evict(self, db: sqlite3.Connection, examples: Sequence[int], version: int) -> None:
         """Examples leave the store, and class statistics keep them."""

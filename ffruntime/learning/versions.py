@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import sqlite3
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from msgspec import Struct, structs
@@ -68,6 +68,14 @@ def forget(db: sqlite3.Connection, number: int, parent: int) -> None:
     kept = [id for (id,) in db.execute("SELECT id FROM versions WHERE sha256 IS NOT NULL")]
     newest = sorted(kept, key=lambda id: (id == number, id == parent, id), reverse=True)
     db.executemany("UPDATE versions SET sha256 = NULL WHERE id = ?", [(id,) for id in newest[KEPT:]])
+
+
+def origin(version: Version | None, first: int, row: Callable[[int], Version | None]) -> int:
+    """Number of the newest kept version below `first` that a version was made from: not of one that a rollback
+    left; 0, the bundle, at the least. `row`: the version of a number."""
+    while version and (version.id >= first or not version.kept):
+        version = row(version.parent) if version.parent < version.id else None
+    return version.id if version else 0
 
 
 class VersionWeights:

@@ -209,6 +209,35 @@ def test_forgetting_is_exact(model: Model, tmp_path: Path) -> None:
         assert learner.store.ids("learned") == {6: [last - 5, last - 4, last - 3, last - 1]}
 
 
+def test_what_was_rolled_back_stays_so(model: Model, tmp_path: Path) -> None:
+    """What counts after forgetting is what the weights were made from, not the newest number."""
+    with closing(learner_of(model, tmp_path / "state", tolerance=1.0)) as learner:
+        learner.learn(halves(1), [NEW], now=True)
+        learner.store.rollback(0)
+        learner.learn(halves(1, 1), [NEW], now=True)
+        assert learner.version == 2
+        learner.forget([learner.store.ids("learned")[6][-1]])
+        assert learner.version == 0
+
+
+def test_a_class_is_forgotten_in_weights_from_elsewhere(model: Model, tmp_path: Path) -> None:
+    """They do not say which examples they learned from; another class's weights stay."""
+    file = tmp_path / "learned.state"
+    with closing(learner_of(model, tmp_path / "one", tolerance=1.0)) as one:
+        one.learn(halves(2), [NEW] * 2, now=True)
+        now = one.store.current()
+        write_state(file, model.manifest, now.weights, now.updates, now.examples)
+    with closing(learner_of(model, tmp_path / "two", tolerance=1.0)) as two:
+        assert two.apply(file).adopted
+        two.add(halves(1, 1), ["another"])
+        assert two.forget(name="another").first is None
+        assert two.forget(name=model.classes[0]).first is None  # of which nothing was taken back
+        assert two.version == 1
+        found = two.forget(name=NEW)
+        assert (found.evicted, found.first, two.version) == (2, 1, 0)
+        assert two.model.scores(halves(5), "exit").argmax(1).max() < 6
+
+
 def test_what_cannot_be_forgotten(model: Model, tmp_path: Path) -> None:
     """Nothing is changed then, of the others named either; of a class all is."""
     room = len(model.bundle.exemplars(1)) + 2
