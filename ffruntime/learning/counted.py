@@ -15,7 +15,7 @@ import numpy as np
 from ..core.architecture import class_goodness
 from ..core.errors import BundleError
 from ..core.manifest import WEIGHTS, Manifest
-from ..core.statistics import FORMAT, Origin, Statistics, added, decode, encode, none, of
+from ..core.statistics import FORMAT, Origin, Statistics, added, decode, encode, none, of, with_classes
 from .database import BUNDLES, PENDING, Database
 
 SNAPSHOT, WRITTEN = "statistics", "statistics_written"  # settings: the snapshot, and how often it was written
@@ -30,6 +30,15 @@ STAMP = """SELECT COUNT(*), COALESCE(MAX(id), 0),
 def counts(manifest: Manifest) -> bool:
     """Whether a device keeps class statistics on such a bundle."""
     return manifest.statistics is not None and class_goodness(manifest.network)
+
+
+def grew(before: Statistics, x: np.ndarray, labels: np.ndarray, after: Statistics) -> bool:
+    """Whether statistics are those from before with examples int8 (N, d) of these labels (N,), by their sums."""
+    if after.classes < before.classes or int(after.counts.sum()) != int(before.counts.sum()) + len(x):
+        return False
+    more = after.sums - with_classes(before, after.classes).sums
+    np.subtract.at(more, labels, x)
+    return not more.any()
 
 
 class Counted:

@@ -21,7 +21,7 @@ from ..core.layers import KNOWN, learned_tensors, of_readout
 from ..core.learning import Augment
 from ..core.state import Weights, read_state
 from ..model import Model
-from .counted import Counted
+from .counted import Counted, grew
 from .directory import alone
 from .draws import augment, draw_balanced, evictions
 from .forgetting import Forgotten
@@ -156,7 +156,7 @@ class Learner:
         now = self.store.current()
         if now.version == self.version and before and now.weights.statistics:
             labels, after = np.array([now.weights.classes.index(name) for name in names]), now.weights.statistics
-            if int(after.counts.sum()) == int(before.counts.sum()) + len(ids):
+            if grew(before, x, labels, after):  # else another process has changed them, too
                 self.model = self.model.with_weights(now.weights, (x, labels) if len(x) <= ONE_BY_ONE else None)
                 return ids
         self.refresh()

@@ -238,6 +238,23 @@ def test_a_class_is_forgotten_in_weights_from_elsewhere(model: Model, tmp_path: 
         assert two.model.scores(halves(5), "exit").argmax(1).max() < 6
 
 
+def test_what_another_process_changed_meanwhile_counts(model: Model, tmp_path: Path) -> None:
+    """Also where it took back as many examples as it added."""
+    with (
+        closing(learner_of(model, tmp_path / "state")) as one,
+        closing(learner_of(model, tmp_path / "state")) as two,
+    ):
+        first = one.add(halves(1), [NEW])
+        one.model.gaussians()
+        two.forget(first)
+        two.add(halves(1, 1), [NEW])
+        one.add(halves(1, 2), [NEW])
+        images = halves(4, 3)
+        np.testing.assert_allclose(
+            one.model.scores(images), two.refresh() and two.model.scores(images), rtol=1e-4, atol=1e-4
+        )
+
+
 def test_what_cannot_be_forgotten(model: Model, tmp_path: Path) -> None:
     """Nothing is changed then, of the others named either; of a class all is."""
     room = len(model.bundle.exemplars(1)) + 2
