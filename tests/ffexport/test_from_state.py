@@ -311,7 +311,7 @@ def test_a_state_that_cannot_be_used(name: str, exported: Path, state: Path, tmp
 def test_what_is_not_there(bundle: Path, state: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="no such state"):
         export_state(Bundle(bundle), tmp_path / "nothing.state", tmp_path / "new.ff")
-    with pytest.raises(BundleError, match="no regular file"):
+    with pytest.raises(BundleError, match="Is a directory"):
         export_state(Bundle(bundle), tmp_path, tmp_path / "new.ff")
     done = ffexport("--model", bundle, "--state", tmp_path / "nothing.state", "--device", "raspberry-pi-5")
     assert (done.returncode, done.stderr.count("\n"), "nothing.state" in done.stderr) == (3, 1, True), done.stderr

@@ -299,7 +299,7 @@ def test_a_folder_is_trained_exported_and_classified(tmp_path: Path) -> None:
     assert "3×36×36, prepared as a photo" in info
     picture(BLUE, 5, 300).save(tmp_path / "new.png")
     line = run("ffruntime", "classify", "--show", "new.png", cwd=tmp_path).stdout
-    assert "new.png: 青  score" in line
+    assert "new.png: 青, " in line
     assert line.count("▀") == 18 * 36
     picture(RED, 5, 36).save(tmp_path / "ready.png")
     answer = json.loads(run("ffruntime", "classify", "--json", "--no-preprocess", "ready.png", cwd=tmp_path).stdout)
