@@ -132,6 +132,7 @@ def test_manifests(exported: Path, class_bundle: Path) -> None:
         refused_at_most(use)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [GOLDEN, EXEMPLARS, WEIGHTS])
 def test_tensors_of_a_bundle(name: str, exported: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(exported, tmp_path / "model.ff"))

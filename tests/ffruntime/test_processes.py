@@ -26,6 +26,7 @@ def start(*arguments: object, closed: str = "", **options: object) -> subprocess
     return subprocess.Popen(["sh", "-c", f"exec {words} {closed}"], stdout=pipe, stderr=pipe, text=True, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [">&-", "<&- >&- 2>&-"])
 def test_without_standard_streams(closed: str, bundle: Path, picture_files: list[Path]) -> None:
     learn = ("learn", "--model", bundle, "--steps", 1, "--label", "dots", picture_files[0])

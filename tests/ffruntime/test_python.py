@@ -111,6 +111,7 @@ def answer(model: Model, image: np.ndarray, end: Connection) -> None:
     end.send(model.scores(image))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_multiprocessing(method: str, model: Model, images: np.ndarray) -> None:
     context = multiprocessing.get_context(method)

@@ -504,6 +504,7 @@ def test_reset_waits_for_who_is_storing(store: Store, place: Path, manifest: Man
         assert other.pending() == [1]
 
 
+@pytest.mark.slow
 def test_what_is_acknowledged_after_a_reset_is_there(place: Path, manifest: Manifest) -> None:
     acknowledged: list[int] = []
     done = threading.Event()
