@@ -59,11 +59,12 @@ def load(bundle: Bundle, name: str, session: Session, learned: Mapping[str, np.n
         from .engine import engine_for
 
         return engine_for(bundle, name, session.backend, session.precision, tensors)
-    file = bundle.verified(in_folder(f"{name}.onnx", session.precision))
+    path = in_folder(f"{name}.onnx", session.precision)
+    file, content = bundle.path / path, bundle.read(path)
     bundle.verified(in_folder(WEIGHTS, session.precision))
     if graph is None:
         raise BundleError(f"{file}: is no graph of this network")
-    check_graph(file, bundle.read(in_folder(f"{name}.onnx", session.precision)), bundle.manifest.network, graph)
+    check_graph(file, content, bundle.manifest.network, graph)
     run = load_graph(file, session.backend, session.threads, tensors, session.arena)
     outputs = outputs_of(bundle.manifest.network, graph)
 

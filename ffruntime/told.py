@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .core.architecture import class_goodness
 from .core.bundle import Bundle
 from .core.errors import BundleError, UsageError
 from .core.layers import feature_tensors
@@ -21,7 +20,7 @@ MODE = "goodness"  # in which class statistics have a part
 def hold(bundle: Bundle, learned: Mapping[str, np.ndarray]) -> bool:
     """Whether a bundle's class statistics answer where these tensors are in place of its own: it has some, and the
     units are those whose features they are made of."""
-    if not (bundle.manifest.statistics and class_goodness(bundle.manifest.network)):
+    if not bundle.manifest.counted:
         return False
     held = [name for name in feature_tensors(bundle.manifest.network) if name in learned]
     own = bundle.weights() if held else {}

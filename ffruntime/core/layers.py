@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from msgspec import Struct
 
@@ -193,21 +193,24 @@ def unit_tensors(network: Network, index: int) -> list[Tensor]:
 # Looked for once: of a thousand units, each is asked about many times.
 
 
+Entry = TypeVar("Entry", Layer, Tensor)
+
+
 @functools.lru_cache(maxsize=16)
 def _layers_by_unit(network: Network) -> tuple[list[Layer], ...]:
-    found: tuple[list[Layer], ...] = tuple([] for _ in network.units)
-    for layer in layers(network):
-        if layer.unit is not None:
-            found[layer.unit].append(layer)
-    return found
+    return _by_unit(network, layers(network))
 
 
 @functools.lru_cache(maxsize=16)
 def _tensors_by_unit(network: Network) -> tuple[list[Tensor], ...]:
-    found: tuple[list[Tensor], ...] = tuple([] for _ in network.units)
-    for tensor in tensors(network):
-        if tensor.unit is not None:
-            found[tensor.unit].append(tensor)
+    return _by_unit(network, tensors(network))
+
+
+def _by_unit(network: Network, entries: Iterable[Entry]) -> tuple[list[Entry], ...]:
+    found: tuple[list[Entry], ...] = tuple([] for _ in network.units)
+    for entry in entries:
+        if entry.unit is not None:
+            found[entry.unit].append(entry)
     return found
 
 

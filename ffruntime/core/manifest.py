@@ -170,6 +170,11 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     calibration: Calibration | None = None  # None: answers have no probability, and none is called unsure
 
     @property
+    def counted(self) -> ClassStatistics | None:
+        """How class statistics answer, and are kept, on a device: with class goodness. None: they are not."""
+        return self.statistics if class_goodness(self.network) else None
+
+    @property
     def inference_modes(self) -> tuple[Mode, ...]:
         """Every mode of a network that was trained for these, best first."""
         if class_goodness(self.network):

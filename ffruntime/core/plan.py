@@ -126,8 +126,8 @@ def plan(manifest: Manifest, classes: int, precision: Precision, limits: Limits,
 
 def beside_statistics(manifest: Manifest, use: Use, limits: Limits) -> Limits:
     """The same limits where class statistics are in memory, too, as they answer in such a use."""
-    how = manifest.statistics
-    if not (how and class_goodness(manifest.network) and use in ("goodness", "update")):
+    how = manifest.counted
+    if not (how and use in ("goodness", "update")):
         return limits
     return structs.replace(limits, process=limits.process + MATRICES * 8 * how.dimension**2)
 
@@ -188,8 +188,8 @@ def flash(manifest: Manifest, precision: Precision) -> Flash:
 
 def _counted(manifest: Manifest) -> int:
     """What class statistics add to what is stored: features beside every picture, and the snapshot."""
-    how, network = manifest.statistics, manifest.network
-    if not (how and class_goodness(network)):
+    how, network = manifest.counted, manifest.network
+    if not how:
         return 0
     rows = REPLAY_BYTES // math.prod(network.image.shape)
     return rows * how.dimension + kept_bytes(how.dimension, network.label.patterns)

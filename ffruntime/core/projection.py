@@ -30,17 +30,6 @@ def project(features: np.ndarray, dimension: int, seed: int) -> np.ndarray:
     return np.clip((sums + (1 << shift >> 1)) >> shift, -LARGEST, LARGEST).astype(np.int8)
 
 
-def projection_bytes(count: int) -> int:
-    """Memory that projecting an image's features takes at its highest point, beside the signs and rows."""
-    padded = _padded(count)
-    return padded * (8 if padded > EXACT else 4) * 3
-
-
-def _padded(count: int) -> int:
-    """The next power of two."""
-    return 1 << (count - 1).bit_length()
-
-
 def _shift(count: int) -> int:
     """Bits that a sum loses, so that its root mean square, STEPS · √count, comes to lie between 16 and 32."""
     return max(0, math.ceil(math.log2(STEPS * math.sqrt(count) / 32)))
@@ -50,7 +39,7 @@ def _shift(count: int) -> int:
 def _plan(count: int, dimension: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Signs (count,), the rows that are kept (dimension,), and the two Hadamard matrices that are the transform:
     of an image's features as a matrix, the one times that times the other."""
-    padded = _padded(count)
+    padded = 1 << (count - 1).bit_length()  # the next power of two
     dtype = np.float64 if padded > EXACT else np.float32
     numbers = _random(seed, count + padded)
     signs = np.where(numbers[:count] >> np.uint64(63), -1, 1).astype(dtype)

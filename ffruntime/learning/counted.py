@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..core.architecture import class_goodness
 from ..core.errors import BundleError
 from ..core.manifest import WEIGHTS, Manifest
 from ..core.statistics import FORMAT, Origin, Statistics, added, decode, encode, none, of, with_classes
@@ -25,11 +24,6 @@ COUNTED = """SELECT -1, value, 0 FROM settings WHERE name = 'statistics'
 # What changes whenever statistics do: ids are never used again.
 STAMP = """SELECT COUNT(*), COALESCE(MAX(id), 0),
     (SELECT value FROM settings WHERE name = 'statistics_written') FROM examples WHERE features IS NOT NULL"""
-
-
-def counts(manifest: Manifest) -> bool:
-    """Whether a device keeps class statistics on such a bundle."""
-    return manifest.statistics is not None and class_goodness(manifest.network)
 
 
 def grew(before: Statistics, x: np.ndarray, labels: np.ndarray, after: Statistics) -> bool:
@@ -45,8 +39,8 @@ class Counted:
     """The class statistics in a state's database. For a bundle whose manifest says how they are made."""
 
     def __init__(self, database: Database, manifest: Manifest) -> None:
-        assert manifest.statistics
-        self._db, self._manifest, self._how = database, manifest, manifest.statistics
+        assert manifest.counted
+        self._db, self._manifest, self._how = database, manifest, manifest.counted
         self._last: tuple[tuple, Statistics] | None = None  # what was read or made last, with its stamp
 
     def statistics(self) -> Statistics:

@@ -143,11 +143,7 @@ class Database:
         """Errors of SQLite and of the file system become `StateError` or `StorageError`."""
         try:
             yield
-        except (
-            sqlite3.Error,
-            OverflowError,
-            UnicodeError,
-        ) as error:  # of damaged text
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:  # the last: of damaged text
             said = str(error)
             if "locked" in said:
                 raise BusyDatabase(f"{self._name}: another process is writing to it; try again") from error

@@ -67,10 +67,8 @@ def reset(directory: Path) -> None:
 
 def _delete_files(directory: Path) -> None:
     with _errors():
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            (directory / f"{DATABASE}{suffix}").unlink(
-                missing_ok=True
-            )  # the database first: it vouches for the rest
+        for suffix in ("", "-wal", "-shm", "-journal"):  # the database first: it vouches for the rest
+            (directory / f"{DATABASE}{suffix}").unlink(missing_ok=True)
     _delete_versions(directory)
 
 

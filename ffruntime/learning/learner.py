@@ -217,8 +217,8 @@ class Learner:
     def forget(self, examples: Sequence[int] = (), name: str | None = None) -> Forgotten:
         """Take back stored examples by their ids, or all that a class `name` has.
 
-        Class statistics are those without them, weights those of the newest version
-        that these were made from and that cannot have seen any.
+        Class statistics are those without them, weights those of the newest version that these were made from and
+        that cannot have seen any.
 
         Raises `UsageError`, with nothing changed, for what cannot be taken back, `StateError` where another process
         is learning.

@@ -24,7 +24,7 @@ from ..core.learning import REPLAY_BYTES
 from ..core.manifest import WEIGHTS, Manifest
 from ..core.state import State, Weights
 from ..core.statistics import Statistics
-from .counted import Counted, counts
+from .counted import Counted
 from .database import BUNDLES, LEARNED, PENDING, REFUSED, Database, create, evict, mark
 from .forgetting import Forgotten, forget_examples, with_elsewhere
 from .names import Names
@@ -63,7 +63,7 @@ class Store:
         self._weights = VersionWeights(directory and directory / VERSIONS, manifest)
         self._last = 0, Weights({}, manifest.classes)  # the version that was last read or adopted
         self._names = Names(self._db, manifest, directory)
-        self.counted = Counted(self._db, manifest) if counts(manifest) else None
+        self.counted = Counted(self._db, manifest) if manifest.counted else None
         try:
             if self._db.empty:
                 self._set_up(seeds)
