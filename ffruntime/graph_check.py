@@ -8,14 +8,14 @@ onnx (https://protobuf.dev/programming-guides/encoding, https://github.com/onnx/
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
 from .core.architecture import Network, class_goodness, unit_shapes
 from .core.errors import BundleError
 from .core.graphs import GraphFile
-from .core.layers import tensor_shapes
+from .core.layers import Tensor, head_parameters, tensor_shapes, unit_parameters
 from .core.manifest import WEIGHTS
 
 Outputs: TypeAlias = dict[str, tuple[int | str, ...]]  # shapes; a word is an input whose number of rows it is
@@ -67,24 +67,22 @@ def outputs_of(network: Network, graph: GraphFile) -> Outputs:
         return {"goodness": ("images", "labels", units), "total": ("images", "labels")}
     if graph.kind == "classifier":
         return {"logits": ("images", patterns), "features": ("images", shapes["head.weight"][1])}
-    of_classes, gradients = class_goodness(network), {f"gradient.{n}": shapes[n] for n in graph.takes if _own(n)}
     if graph.kind == "head_gradient":
-        return {**gradients, "logits": ("features", patterns), "loss": ()}
+        return {**_gradients(head_parameters(network)), "logits": ("features", patterns), "loss": ()}
     assert graph.unit is not None
-    shape = unit_shapes(network)[graph.unit][1]
+    of_classes, shape = class_goodness(network), unit_shapes(network)[graph.unit][1]
     if graph.kind == "gradient":
         parts = {"": "input"} if of_classes else {".positive": "positive", ".negative": "negative"}
         rows: Outputs = {f"next{part}": (of, *shape) for part, of in parts.items()}
         rows |= {f"goodness{part}": (of, patterns) if of_classes else (of,) for part, of in parts.items()}
-        own = f"unit{graph.unit + 1}."
-        return {**{n: s for n, s in gradients.items() if n.startswith(f"gradient.{own}")}, **rows, "loss": ()}
+        return {**_gradients(unit_parameters(network, graph.unit)), **rows, "loss": ()}
     of = "below" if network.steps else "input"
     last = "start" if network.steps else "output"
     return {"activation": (of, *shape), "goodness": (of, patterns) if of_classes else (of,), last: (of, *shape)}
 
 
-def _own(name: str) -> bool:
-    return name.endswith((".weight", ".bias"))
+def _gradients(parameters: Iterable[Tensor]) -> Outputs:
+    return {f"gradient.{parameter.name}": parameter.shape for parameter in parameters}
 
 
 def require_outputs(

@@ -207,7 +207,7 @@ class Model:
                 f"{self.path}'"
             )
         if mode == EXIT and self.counts:
-            told.require_rows(self.classes, self._known)
+            told.require_rows(self.classes, self.known)
         return mode
 
     def scores(self, images: np.ndarray, mode: str | None = None, labels: int | None = None) -> np.ndarray:
@@ -296,7 +296,7 @@ class Model:
     def _with_statistics(self, images: np.ndarray, classes: Gaussians) -> tuple[np.ndarray, np.ndarray]:
         """Total goodness and class statistics, put together (N, classes), and the distances to the nearest class
         (N,), by one pass."""
-        graph, rows = self.graph(told.MODE), self._known
+        graph, rows = self.graph(told.MODE), self.known
 
         def some(part: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             outputs = graph({"images": to_unit_interval(part["images"]), "labels": rows})
@@ -311,7 +311,7 @@ class Model:
             return self._exit(images)
         if mode == "goodness":
             of_classes = class_goodness(self.manifest.network)
-            found = self._goodness(images, self._known if of_classes else np.arange(count))
+            found = self._goodness(images, self.known if of_classes else np.arange(count))
             return self._of_all(found), np.full(len(images), 1 if of_classes else count)
         logits = self._call("classifier", {"images": images})["logits"][:, :count]
         if mode == "classifier":
@@ -337,14 +337,14 @@ class Model:
 
         def some(part: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             x = class_input(network, self._constants, to_unit_interval(part["images"]))
-            scores, after = early_exit.scores(x, units, thresholds, self._known)
+            scores, after = early_exit.scores(x, units, thresholds, self.known)
             return {"scores": scores, "after": after}
 
         found = in_chunks(some, self.session.batch, ALL_LABELS)({"images": images})
         return self._of_all(found["scores"]), np.array(exit_shares(network))[found["after"]]
 
     @property
-    def _known(self) -> np.ndarray:
+    def known(self) -> np.ndarray:
         """With class goodness, labels of the classes that have rows in the readouts: (K,). A class that was stored
         and not yet learned from has none."""
         known, classes = self._weights.tensors.get(KNOWN), len(self.classes)
@@ -357,7 +357,7 @@ class Model:
         if scores.shape[1] == len(self.classes):
             return scores
         whole = np.repeat(scores.min(1, keepdims=True), len(self.classes), axis=1)
-        whole[:, self._known] = scores
+        whole[:, self.known] = scores
         return whole
 
     @functools.cached_property

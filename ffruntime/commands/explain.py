@@ -106,7 +106,7 @@ def _one_image(
         raise unknown("class", label, model.classes)
     image = model.read(path, preprocess)
     (answer,) = model.classify_batch(image[None], "goodness")
-    first, known = label or answer.label, _with_rows(model)
+    first, known = label or answer.label, [model.classes[row] for row in model.known]
     if first not in known:
         raise UsageError(
             f"'{first}' has no row in the readouts, so there is no map: class statistics alone tell it; "
@@ -124,16 +124,6 @@ def _one_image(
         echo(json.dumps({"image": path, "answer": answer.label, "labels": labels, "picture": str(target)}))
         return
     echo("\n".join((*to_lines(explained), f"{target} written")))
-
-
-def _with_rows(model: Model) -> tuple[str, ...]:
-    """The classes that the readouts have rows of."""
-    from ..core.layers import KNOWN
-
-    rows = model.weights.tensors.get(KNOWN)
-    if rows is None:
-        return model.manifest.classes
-    return tuple(name for name, row in zip(model.classes, rows, strict=False) if row)
 
 
 def _exemplars(model: Model, count: int) -> Examples:
