@@ -12,7 +12,7 @@ from .core.errors import BundleError, UsageError
 from .core.layers import feature_tensors
 from .core.manifest import ClassStatistics
 from .core.projection import project
-from .core.statistics import Gaussians, Statistics, combined, none, scores, solve, with_classes
+from .core.statistics import Gaussians, Statistics, combined, distances, none, scores, solve, with_classes
 
 MODE = "goodness"  # in which class statistics have a part
 
@@ -55,4 +55,4 @@ def answered(
     one (N,), of Mahalanobis."""
     told = scores(classes, examples(path, outputs, how))
     together = combined(outputs["total"], rows, told, how.weights[MODE], how.together)
-    return {"scores": together, "distances": np.sqrt(np.maximum(-2 * told.max(1), 0))}
+    return {"scores": together, "distances": distances(told)}

@@ -111,8 +111,8 @@ def choose_weight(own: np.ndarray, told: np.ndarray, labels: np.ndarray, beside:
     """What the statistics' scores (N, C) weigh beside a mode's own (N, C).
 
     `beside`: of these, times the ratio of the scores' temperatures, the one with which most answers are right, of
-    equals the least. `alone`: the weight with which a
-    difference of the statistics' scores is worth as much, at the temperature of the sum, as it is at its own.
+    equals the least. `alone`: the weight with which a difference of the statistics' scores is worth as much, at the
+    temperature of the sum, as it is at its own.
     """
     apart = fit_temperature(told, labels)
     unit = fit_temperature(own, labels) / apart
@@ -124,23 +124,20 @@ def choose_weight(own: np.ndarray, told: np.ndarray, labels: np.ndarray, beside:
 
 def with_statistics(
     made: Made, network: Network, tensors: Tensors, split: Examples, scores: Mapping[str, np.ndarray]
-) -> dict[str, np.ndarray]:
+) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
     """The scores that a device gives: the network's own by mode, (N, C), of the images of a split, with those of
-    the statistics where these weigh anything."""
-    weights = made.how.weights
-    if not any(weights[mode].beside for mode in scores):
-        return dict(scores)
+    the statistics where these weigh anything; and with class goodness the Mahalanobis distance of every image to
+    the nearest class, (N,)."""
+    if not class_goodness(network):
+        return dict(scores), None
     told = statistics.scores(made.gaussians, examples(network, tensors, split, made.how.dimension, made.how.seed))
-    rows = np.arange(made.statistics.classes)
-    return {
-        mode: statistics.combined(own, rows, told, weights[mode], made.how.together) for mode, own in scores.items()
-    }
-
-
-def distances(made: Made, network: Network, tensors: Tensors, split: Examples) -> np.ndarray:
-    """Mahalanobis distance of every image of a split to the nearest class, (N,)."""
-    x = examples(network, tensors, split, made.how.dimension, made.how.seed)
-    return statistics.typicality(made.gaussians, x)
+    rows, weights = np.arange(made.statistics.classes), made.how.weights
+    if any(weights[mode].beside for mode in scores):
+        together = made.how.together
+        scores = {
+            mode: statistics.combined(own, rows, told, weights[mode], together) for mode, own in scores.items()
+        }
+    return dict(scores), statistics.distances(told)
 
 
 def encoded(made: Made, network: Network, tensors: Tensors) -> bytes:

@@ -250,7 +250,7 @@ def class_features(network: Network, tensors: Tensors, images: Tensor) -> Tensor
         x = channels_last(normalise(network, index, tensors, x, training=False))
         x = activation(network, index, tensors, {"below": x})
         if unit.scored and unit.readout:
-            parts.append(normalise_divisive(averaged(unit.readout, x)))
+            parts.append(readout_features(network, index, x))
     return torch.cat(parts, dim=1)
 
 

@@ -33,7 +33,7 @@ from ffruntime.core.manifest import (
 
 from . import network as net
 from .checkpoint import checkpoint_path
-from .class_statistics import Made, distances, encoded, gather, of_bundle, with_statistics
+from .class_statistics import Made, encoded, gather, of_bundle, with_statistics
 from .class_step import class_gradient
 from .dataset import Dataset
 from .epoch import hybrids
@@ -205,16 +205,12 @@ def completed(bundle: Bundle, dataset: Dataset) -> Bundle:
     """
     manifest, tensors = bundle.manifest, load_tensors(bundle, torch.device("cpu"))
     network, validation, classes = manifest.network, dataset.validation, len(manifest.classes)
-    scores, made, far = (
-        predict(network, tensors, validation, classes, modes=manifest.modes),
-        of_bundle(bundle),
-        None,
-    )
+    scores, far = predict(network, tensors, validation, classes, modes=manifest.modes), None
+    made = of_bundle(bundle)
     if manifest.learning and not made:
         made = gather(network, tensors, dataset.train, validation, scores, classes)
     if made:
-        scores = with_statistics(made, network, tensors, validation, scores)
-        far = distances(made, network, tensors, validation) if class_goodness(network) else None
+        scores, far = with_statistics(made, network, tensors, validation, scores)
     found = calibrate(network, tensors, validation, scores, manifest.logit_weight, far)
     kept = {name: entry for name, entry in manifest.files.items() if name in (WEIGHTS, GOLDEN, EXEMPLARS)}
     after = structs.replace(

@@ -272,9 +272,9 @@ def scores(gaussians: Gaussians, x: np.ndarray) -> np.ndarray:
     return -0.5 * squared_distances(gaussians, x)
 
 
-def typicality(gaussians: Gaussians, x: np.ndarray) -> np.ndarray:
-    """Mahalanobis distance to the nearest class (N,), float64: examples int8 (N, d). √d is to be expected."""
-    return np.sqrt(np.maximum(squared_distances(gaussians, x).min(1), 0))
+def distances(scores: np.ndarray) -> np.ndarray:
+    """Mahalanobis distance to the nearest class (N,), float64, of such scores (N, C). √d is to be expected."""
+    return np.sqrt(np.maximum(-2 * scores.max(1), 0))
 
 
 def combined(own: np.ndarray, rows: np.ndarray, scores: np.ndarray, weight: Weight, together: int) -> np.ndarray:

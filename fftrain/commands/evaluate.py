@@ -70,11 +70,10 @@ def evaluate(
     An answer's probability is softmax(score / T). T is one number for each mode, fitted on the validation images.
     """
     torch = import_torch(threads)
-    from ffruntime.core.architecture import class_goodness
     from ffruntime.core.bundle import Bundle
     from ffruntime.core.durable import write_atomically
 
-    from ..class_statistics import distances, of_bundle, with_statistics
+    from ..class_statistics import of_bundle, with_statistics
     from ..dataset import load_for_manifest, on_device
     from ..evaluation import calibrate, load_tensors, measure, passes, predict
     from ..hardware import compute_exactly, find_hardware
@@ -100,9 +99,9 @@ def evaluate(
     far: dict[str, np.ndarray] = {}
     if made := of_bundle(bundle):
         for name, part in parts.items():
-            scores[name] = with_statistics(made, manifest.network, tensors, part, scores[name])
-            if class_goodness(manifest.network):
-                far[name] = distances(made, manifest.network, tensors, part)
+            scores[name], found = with_statistics(made, manifest.network, tensors, part, scores[name])
+            if found is not None:
+                far[name] = found
     calibration = manifest.calibration or calibrate(
         manifest.network,
         tensors,

@@ -306,10 +306,8 @@ def _length(run: Run, options: TrainingOptions, costs: Costs, started: float) ->
 def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dict[str, Any]:
     import torch
 
-    from ffruntime.core.architecture import class_goodness
-
     from ..checkpoint import checkpoint_path
-    from ..class_statistics import distances, gather, with_statistics
+    from ..class_statistics import gather, with_statistics
     from ..dataset import on_device
     from ..evaluation import accuracies, calibrate, predict
     from ..pack import pack_run
@@ -331,9 +329,9 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
             if learning_of(run.recipe):
                 made = gather(run.network, run.tensors, splits["train"], validation, rows, classes)
                 for part, own in scores.items():
-                    scores[part] = with_statistics(made, run.network, run.tensors, splits[part], own)
-                    if class_goodness(run.network):
-                        far[part] = distances(made, run.network, run.tensors, splits[part])
+                    scores[part], found = with_statistics(made, run.network, run.tensors, splits[part], own)
+                    if found is not None:
+                        far[part] = found
             rows = scores["validation"]
             calibration = calibrate(run.network, run.tensors, validation, rows, weight, far.get("validation"))
         measured = {part: accuracies(rows, splits[part].labels) for part, rows in scores.items()}

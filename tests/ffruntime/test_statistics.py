@@ -114,7 +114,8 @@ def test_a_class_is_told_from_its_first_example() -> None:
     fresh, new = np.concatenate([blobs(rng, label, 200) for label in range(3)]), blobs(rng, 3, 201)
     right = np.repeat(np.arange(3), 200)
     assert (statistics.scores(now, fresh).argmax(1) == right).mean() > 0.97
-    assert statistics.typicality(now, new).mean() > 2 * statistics.typicality(now, fresh).mean()
+    far, near = (statistics.distances(statistics.scores(now, x)) for x in (new, fresh))
+    assert far.mean() > 2 * near.mean()
     now = statistics.with_example(now, new[0], 3)
     assert (statistics.scores(now, new[1:]).argmax(1) == 3).mean() > 0.9
     assert (statistics.scores(now, fresh).argmax(1) == right).mean() > 0.95

@@ -254,7 +254,8 @@ def with_statistics(bundle: Path) -> Bundle:
     weights = Bundle(bundle).weights()
     origin = Origin(statistics.FORMAT, statistics.units_hash(manifest.network, weights), dimension, 0)
     shrinkage = Shrinkage(0.1, float(np.square(x.astype(float)).mean()), 300.0)
-    far = statistics.typicality(statistics.solve(found, statistics.none(count, dimension), shrinkage), x)
+    solved = statistics.solve(found, statistics.none(count, dimension), shrinkage)
+    far = statistics.distances(statistics.scores(solved, x))
     at = np.quantile(far, 1 - np.array(manifest.calibration.shares)).tolist()
     scores = {
         name: structs.replace(of, probabilities=(0.0,) * len(of.probabilities), alone=manifest.calibration.shares)

@@ -23,7 +23,6 @@ from fftrain.class_statistics import (
     Made,
     choose_shrinkage,
     choose_weight,
-    distances,
     examples,
     gather,
     of_bundle,
@@ -103,7 +102,7 @@ def test_answers_are_better_for_them(run: Run, made: Made, scores: dict[str, np.
         made.gaussians, examples(run.network, run.tensors, validation, made.how.dimension, made.how.seed)
     )
     assert (told.argmax(1) == right).mean() > 0.7
-    together = with_statistics(made, run.network, run.tensors, validation, scores)
+    together, _ = with_statistics(made, run.network, run.tensors, validation, scores)
     for mode, own in scores.items():
         if made.how.weights[mode].beside:
             assert (together[mode].argmax(1) == right).mean() > (own.argmax(1) == right).mean()
@@ -154,13 +153,13 @@ def test_a_bundle_of_a_former_run_is_completed(run: Run, tmp_path: Path) -> None
     assert (known.distances is not None) is of_classes
     assert set(lone_units(run.network)) <= set(known.scores)
     assert (EXIT in known.scores) is of_classes
-    split, far = run.dataset.validation, None
+    split = run.dataset.validation
     own = predict(run.network, run.tensors, split, 10, modes=run.modes)
-    if of_classes:
-        far = distances(made, run.network, run.tensors, split)
+    told, far = with_statistics(made, run.network, run.tensors, split, own)
+    assert (far is not None) is of_classes
+    if far is not None:
         assert known.distances
         assert far.max() == pytest.approx(known.distances.farthest)
-    told = with_statistics(made, run.network, run.tensors, split, own)
     for mode, measured in measure(told, split.labels, known, far).items():
         assert measured.unsure <= 0.01
         assert measured.temperature == pytest.approx(known.scores[mode].temperature)
