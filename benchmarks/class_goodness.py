@@ -43,6 +43,7 @@ from training import convolution_peak, fast_loop
 from training import side_by_side as steps_in_turns
 
 from ffexport.export import export_onnx
+from ffruntime.backend import in_chunks
 from ffruntime.core.architecture import scored_units
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import Examples, data_directory, to_unit_interval
@@ -287,9 +288,8 @@ def weighing(o: argparse.Namespace) -> Rows:
     for path in trained_bundles(o):
         manifest = Bundle(exported(path)).manifest
         model, (pixels, labels) = Model(path, state=False), validation_images(manifest)
-        graph, classes = model.graph("goodness"), np.arange(len(manifest.classes))
-        parts = [to_unit_interval(pixels[start : start + 500]) for start in range(0, len(pixels), 500)]
-        goodness = np.concatenate([graph({"images": part, "labels": classes})["goodness"] for part in parts])
+        asked = {"images": to_unit_interval(pixels), "labels": np.arange(len(manifest.classes))}
+        goodness = in_chunks(model.graph("goodness"), 500, len(manifest.classes))(asked)["goodness"]
         losses = [math.nan if loss is None else loss for loss in manifest.training.history[-1]["loss"]]
         best: dict[str, float] = {}
         for name, weights in candidates(goodness, scored_units(manifest.network), losses):
