@@ -223,7 +223,7 @@ def class_gradient_graph(
     if loss.prototypes:
         gradients = with_nearness(network, index, values, gradients, near)
     gradients |= layer_gradients(network, index, values, others, input_gradient(closing, values, given, y, dy))
-    outputs = {f"gradient.{tensor.name}": gradients[tensor.name] for tensor in unit_parameters(network, index)}
+    outputs = {tensor.gradient: gradients[tensor.name] for tensor in unit_parameters(network, index)}
     outputs["next"] = normalise(network, index + 1, values, y)
     outputs["goodness"] = found.goodness
     outputs["loss"] = op.reduce_mean(costs, keepdims=0)

@@ -213,14 +213,14 @@ def _golden_gradient(model: Model, weights: Arrays, old: Arrays) -> Arrays:
         x = model.graph(unit_name(below))({"input": x})["output"]
     shown = {"input": x, "labels": old["labels"]} if of_classes else {"positive": x[:n], "negative": x[n:]}
     outputs = model.graph(graph.name)({**shown, **{name: weights[name] for name in graph.takes}})
-    names = [f"gradient.{parameter.name}" for parameter in unit_parameters(network, index)]
+    names = [parameter.gradient for parameter in unit_parameters(network, index)]
     return {name: outputs[name] for name in names}
 
 
 def _unit_of_gradient(network: Network, golden: Arrays) -> int | None:
     """Index of the unit that golden vectors have the gradient of."""
     for index in range(len(network.units)):
-        if any(f"gradient.{parameter.name}" in golden for parameter in unit_parameters(network, index)):
+        if any(parameter.gradient in golden for parameter in unit_parameters(network, index)):
             return index
     return None
 

@@ -58,7 +58,7 @@ def gradient_graph(
     gradients = layer_gradients(network, index, values, below_relu, dy)  # the last ReLU is in dy already
 
     above = normalise(network, index + 1, values, x)
-    outputs = {f"gradient.{parameter.name}": gradients[parameter.name] for parameter in parameters}
+    outputs = {parameter.gradient: gradients[parameter.name] for parameter in parameters}
     halves = {"next": (split(above, images), shape), "goodness": (split(goodness, constant([1])), ())}
     for name, (parts, size) in halves.items():
         for part, side in zip(parts, ("positive", "negative"), strict=True):
@@ -143,8 +143,8 @@ def head_gradient_graph(
     error = op.div(error, op.cast(op.shape(labels), to=dtype_of(logits).type))
     costs = op.neg(op.reduce_sum(op.where(right, log_shares, zero), classes, keepdims=0))
     outputs = {
-        f"gradient.{weight.name}": op.matmul(op.transpose(error, perm=[1, 0]), features),
-        f"gradient.{bias.name}": op.reduce_sum(error, constant([0]), keepdims=0),
+        weight.gradient: op.matmul(op.transpose(error, perm=[1, 0]), features),
+        bias.gradient: op.reduce_sum(error, constant([0]), keepdims=0),
         "logits": logits,
         "loss": op.reduce_mean(costs, keepdims=0),
     }

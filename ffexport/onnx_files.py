@@ -128,9 +128,7 @@ def build(network: Network, graph: GraphFile, inputs: Vars, parameters: Vars, ou
 def _document(model: onnx.ModelProto, kind: str, network: Network) -> None:
     """Add doc strings, and name convolutions and products after the layer that they are."""
     model.doc_string = model.graph.doc_string = GRAPHS[kind]
-    gradients = {
-        f"gradient.{t.name}": f"Derivative of the loss with respect to {t.name}." for t in tensors(network)
-    }
+    gradients = {t.gradient: f"Derivative of the loss with respect to {t.name}." for t in tensors(network)}
     for value in (*model.graph.input, *model.graph.output):
         text = VALUES.get(f"{kind}.{value.name}") or VALUES.get(value.name) or gradients.get(value.name)
         value.doc_string = text or f"The tensor {value.name} of {WEIGHTS}."

@@ -259,12 +259,12 @@ def in_chunks(graph: Graph, batch: int, labels: int) -> Graph:
     return run
 
 
-def gradient_in_chunks(graph: Graph, batch: int, rows: Collection[str]) -> Graph:
+def gradient_in_chunks(graph: Graph, batch: int, rows: Collection[str], means: Collection[str]) -> Graph:
     """A gradient graph, called with at most `batch` images.
 
     `rows` names the inputs that are of images: one row for each of them, or, as of negatives, all images' first
-    ones first, then all second ones; so are outputs. Gradients and the loss are means over the images, added up
-    call by call: no more than two copies of a gradient are alive, however many calls there are.
+    ones first, then all second ones; so are outputs. Those named `means`, gradients and the loss, are means over
+    the images, added up call by call: no more than two copies of a gradient are alive, however many calls.
     """
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -274,7 +274,7 @@ def gradient_in_chunks(graph: Graph, batch: int, rows: Collection[str]) -> Graph
         whole: dict[str, np.ndarray] = {}
         for some in _pieces(count, batch):
             part = {name: _rows(_columns(inputs[name], count)[:, some]) for name in rows}
-            _add(whole, graph({**inputs, **part}), some, count)
+            _add(whole, graph({**inputs, **part}), some, count, means)
         return whole
 
     return run
@@ -285,11 +285,13 @@ def _pieces(count: int, largest: int) -> list[slice]:
     return [slice(start, min(start + largest, count)) for start in range(0, count, largest)]
 
 
-def _add(whole: dict[str, np.ndarray], part: dict[str, np.ndarray], some: slice, count: int) -> None:
+def _add(
+    whole: dict[str, np.ndarray], part: dict[str, np.ndarray], some: slice, count: int, means: Collection[str]
+) -> None:
     """Put what a graph says of the images `some` of `count` into what it says of all of them, in place."""
     size = some.stop - some.start
     for name, value in part.items():
-        if name == "loss" or name.startswith("gradient."):
+        if name in means:
             value *= np.float32(size / count)
             whole[name] = np.add(whole[name], value, out=whole[name]) if name in whole else value
         else:

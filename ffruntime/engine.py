@@ -11,7 +11,7 @@ import importlib
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -130,8 +130,8 @@ def engine_for(
             if suitable and fits(sidecar, bundle.manifest, library, module.__version__, gpu, precision):
                 engine = bundle.verified(file.removesuffix(".json") + ".engine")
                 if not learned:
-                    return load_engine(engine, module, sidecar, not of.infers)
-                graph = load_engine(engine, module, sidecar, not of.infers, learned, bundle.weights())
+                    return load_engine(engine, module, sidecar, of.means)
+                graph = load_engine(engine, module, sidecar, of.means, learned, bundle.weights())
                 prove(graph, bundle, name, learned)
                 return graph
     kind = f"{precision} engine of {name} that takes other weights" if learned else f"{precision} engine of {name}"
@@ -171,12 +171,12 @@ def load_engine(
     file: Path,
     module: Any,
     sidecar: Sidecar,
-    gradient: bool,
+    means: Collection[str] = (),
     learned: Mapping[str, np.ndarray] | None = None,
     shipped: Mapping[str, np.ndarray] | None = None,
 ) -> Graph:
-    """An engine file, of a `gradient` graph or another one, as a function on arrays, which calls the engine in
-    chunks that it takes.
+    """An engine file as a function on arrays, which calls the engine in chunks that it takes. `means` names the
+    outputs that are means over the images: a gradient graph has some.
 
     With tensors `learned` in place of those `shipped`. Raises `BackendError` where the library refuses the file or
     the tensors; the function where it refuses an input.
@@ -185,8 +185,8 @@ def load_engine(
     if learned:
         engine.refit(module, learned, shipped or {})
     largest = {name: shapes.max[0] for name, shapes in sidecar.inputs.items()}
-    if gradient:
-        return gradient_in_chunks(engine, min(largest.values()), largest)
+    if means:
+        return gradient_in_chunks(engine, min(largest.values()), largest, means)
     labels = largest.pop("labels", 1)
     (batch,) = largest.values()
     return in_chunks(engine, batch, labels)

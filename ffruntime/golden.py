@@ -17,7 +17,7 @@ from .core.bundle import Bundle
 from .core.data import to_unit_interval
 from .core.errors import BundleError, ParityError
 from .core.graphs import unit_gradient
-from .core.layers import head_parameters, tensor_shapes, unit_parameters
+from .core.layers import head_parameters, tensors, unit_parameters
 from .core.learning import ClassLoss, Hybrids, sharpness
 from .core.manifest import GOLDEN, TOLERANCE, TOLERANCES, Precision
 from .embedding import class_input, embed, first_input
@@ -28,7 +28,6 @@ Arrays: TypeAlias = dict[str, np.ndarray]  # by name
 # A goodness is off by about so much of itself in fp32. Where the loss is sharp, as a threshold on a sum of 100,352
 # squares is, that alone decides how far an image counts, and a gradient may be off by what comes of it.
 ROUNDING = 1e-6
-GRADIENT = "gradient."  # before a parameter's name: its golden gradient
 
 
 class Check(Struct, frozen=True):
@@ -91,8 +90,9 @@ def read_golden(bundle: Bundle) -> Arrays:
         shapes |= {"logits": (n, k), "negatives": (n,)}
     if learning and isinstance(learning.negatives, Hybrids):
         shapes["hybrids"] = shapes["images"]
-    known = tensor_shapes(network)
-    shapes |= {name: known.get(name.removeprefix(GRADIENT), ()) for name in golden if name.startswith(GRADIENT)}
+    shapes |= {tensor.gradient: tensor.shape for tensor in tensors(network) if tensor.gradient in golden}
+    if unknown := golden.keys() - shapes.keys():
+        raise BundleError(f"{bundle.path / GOLDEN}: '{min(unknown)}' is of no such network")
     for name, shape in shapes.items():
         kind = {"images": "u", "hybrids": "u", "labels": "i", "negatives": "i"}.get(name, "f")
         if n == 0 or name not in golden or (golden[name].shape, golden[name].dtype.kind) != (shape, kind):
@@ -193,13 +193,13 @@ def _check_class_gradient(
     """A gradient graph on a unit's input: against the unit's graph, and where the trainer's gradient is golden,
     against that."""
     network, graph = model.manifest.network, unit_gradient(model.manifest.network, index)
-    tensors = {name: weights[name] for name in graph.takes}
-    outputs = model.graph(graph.name)({"input": x, "labels": golden["labels"], **tensors})
+    taken = {name: weights[name] for name in graph.takes}
+    outputs = model.graph(graph.name)({"input": x, "labels": golden["labels"], **taken})
     rows = [
         _row(graph.name, output, outputs[output], expected[same])
         for output, same in (("next", "output"), ("goodness", "goodness"))
     ]
-    keys = [key for t in unit_parameters(network, index) if (key := f"gradient.{t.name}") in golden]
+    keys = [t.gradient for t in unit_parameters(network, index) if t.gradient in golden]
     return rows + _gradient_rows(graph.name, keys, outputs, golden)
 
 
@@ -242,13 +242,12 @@ def _check_gradients(model: Model, golden: Arrays, weights: Arrays) -> list[Chec
     for index, (_, shape) in enumerate(unit_shapes(network)):
         expected, name = model.graph(unit_name(index))({"input": x}), f"gradient{index + 1}"
         if f"{name}.onnx" in model.bundle and learning and not isinstance(learning.loss, ClassLoss):
-            tensors = {tensor: weights[tensor] for tensor in unit_gradient(network, index).takes}
-            outputs = model.graph(name)({"positive": x[:n], "negative": x[n:], **tensors})
+            taken = {tensor: weights[tensor] for tensor in unit_gradient(network, index).takes}
+            outputs = model.graph(name)({"positive": x[:n], "negative": x[n:], **taken})
             for output, same in (("next", "output"), ("goodness", "goodness")):
                 both = np.concatenate([outputs[f"{output}.positive"], outputs[f"{output}.negative"]])
                 rows.append(_row(name, output, both, expected[same]))
-            named = (f"gradient.{tensor.name}" for tensor in unit_parameters(network, index))
-            keys = [key for key in named if key in golden]
+            keys = [t.gradient for t in unit_parameters(network, index) if t.gradient in golden]
             rounding = ROUNDING * sharpness(learning.loss, math.prod(shape), float(expected["goodness"].max()))
             rows += _gradient_rows(name, keys, outputs, golden, max(1.0, rounding / TOLERANCE))
         x = expected["output"]
@@ -258,15 +257,15 @@ def _check_gradients(model: Model, golden: Arrays, weights: Arrays) -> list[Chec
 def _check_head_gradient(model: Model, golden: Arrays, weights: Arrays) -> list[Check]:
     """The classifier's gradient graph, against softmax − one-hot of the golden logits, in float64."""
     features = model.graph("classifier")({"images": to_unit_interval(golden["images"])})["features"]
-    weight, bias = (tensor.name for tensor in head_parameters(model.manifest.network))
-    head = {name: weights[name] for name in (weight, bias)}
+    weight, bias = head_parameters(model.manifest.network)
+    head = {tensor.name: weights[tensor.name] for tensor in (weight, bias)}
     outputs = model.graph("gradient_head")({"features": features, "labels": golden["labels"], **head})
     shares = np.exp(golden["logits"] - golden["logits"].max(1, keepdims=True))
     error = shares / shares.sum(1, keepdims=True) - np.eye(shares.shape[1])[golden["labels"]]
     error /= len(error)
     expected = {
         "logits": golden["logits"],
-        f"gradient.{weight}": error.T @ features.astype(np.float64),
-        f"gradient.{bias}": error.sum(0),
+        weight.gradient: error.T @ features.astype(np.float64),
+        bias.gradient: error.sum(0),
     }
     return [_row("gradient_head", name, outputs[name], value) for name, value in expected.items()]

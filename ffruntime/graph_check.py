@@ -82,7 +82,7 @@ def outputs_of(network: Network, graph: GraphFile) -> Outputs:
 
 
 def _gradients(parameters: Iterable[Tensor]) -> Outputs:
-    return {f"gradient.{parameter.name}": parameter.shape for parameter in parameters}
+    return {parameter.gradient: parameter.shape for parameter in parameters}
 
 
 def require_outputs(

@@ -24,7 +24,9 @@ from .network import parameter_names
 from .training import TrainingState
 
 Count = Annotated[int, Meta(ge=0, lt=1 << 31)]
-ADAM, SGD = ("exp_avg", "exp_avg_sq"), ("momentum_buffer",)  # what optimizers keep of each parameter
+STEP = "step"
+# What optimizers keep of each parameter: moments in its shape, and AdamW a count of steps.
+ADAM, SGD = ("exp_avg", "exp_avg_sq", STEP), ("momentum_buffer",)
 
 
 class Progress(Struct, frozen=True):
@@ -103,11 +105,11 @@ def load_checkpoint(path: Path, identity: Identity, state: TrainingState) -> tup
     for unit, mean in state.peers.items():
         mean.copy_(content[f"peer.{unit}"])
     for part, optimizer in state.optimizers.items():
-        moments: dict[int, dict[str, Tensor]] = {}
-        for index, name in enumerate(parameter_names(state.network)[part]):
-            prefix = f"optimizer.{name}."
-            moments[index] = {n.removeprefix(prefix): v for n, v in content.items() if n.startswith(prefix)}
-        optimizer.load_state_dict({**optimizer.state_dict(), "state": {i: s for i, s in moments.items() if s}})
+        moments = {}
+        for index, entries in enumerate(_moments(state, part)):
+            if all(entry in content for entry in entries.values()):
+                moments[index] = {moment: content[entry] for moment, entry in entries.items()}
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
     return progress, content["sums"]
 
 
@@ -117,19 +119,26 @@ def _check(path: Path, content: Tensors, state: TrainingState) -> None:
     shapes: dict[str, Shape] = {f"network.{name}": tuple(tensor.shape) for name, tensor in state.tensors.items()}
     shapes |= {f"peer.{unit}": tuple(mean.shape) for unit, mean in state.peers.items()}
     shapes["sums"] = (len(state.network.units) + 1, 2)
-    for part, optimizer in state.optimizers.items():
-        names, adam = parameter_names(state.network)[part], isinstance(optimizer, torch.optim.AdamW)
-        if any(entry.startswith(tuple(f"optimizer.{name}." for name in names)) for entry in content):
-            for name in names:
-                own = tuple(state.tensors[name].shape)
-                shapes |= {f"optimizer.{name}.{moment}": own for moment in (ADAM if adam else SGD)}
-                shapes |= {f"optimizer.{name}.step": ()} if adam else {}
+    for part in state.optimizers:
+        entries = _moments(state, part)
+        if any(entry in content for own in entries for entry in own.values()):
+            for name, own in zip(parameter_names(state.network)[part], entries, strict=True):
+                parameter = tuple(state.tensors[name].shape)
+                shapes |= {entry: () if moment == STEP else parameter for moment, entry in own.items()}
     for name in sorted(shapes.keys() | content.keys()):
         tensor = content.get(name)
         if tensor is None or tuple(tensor.shape) != shapes.get(name):
             raise BundleError(f"{path}: damaged checkpoint: '{name}' is missing, misshapen or of no such run")
         if name != "sums" and not tensor.isfinite().all():
             raise BundleError(f"{path}: '{name}' holds values that are no finite numbers; delete it to start again")
+
+
+def _moments(state: TrainingState, part: str) -> list[dict[str, str]]:
+    """Of every parameter of a part, in their order: what its optimizer keeps, and that entry's name."""
+    kept = ADAM if isinstance(state.optimizers[part], torch.optim.AdamW) else SGD
+    return [
+        {moment: f"optimizer.{name}.{moment}" for moment in kept} for name in parameter_names(state.network)[part]
+    ]
 
 
 def _digest(identity: str, progress: str, content: Tensors) -> str:

@@ -134,7 +134,7 @@ def golden_gradient(network: Network, tensors: Tensors, x: Tensor, labels: Tenso
         gradients = class_gradient(network, index, tensors, x, labels, loss)[0]
     else:
         gradients = local_gradient(network, index, tensors, {"below": x}, loss)[0]
-    return {f"gradient.{name}": gradient.float() for name, gradient in gradients.items()}
+    return {t.gradient: gradients[t.name].float() for t in unit_parameters(network, index)}
 
 
 def pack_run(

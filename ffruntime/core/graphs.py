@@ -7,12 +7,13 @@ A graph's name is its file's, without `.onnx`. No reader takes a name apart; wha
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
 from .architecture import Network, class_goodness, scored_units, unit_name
-from .layers import KNOWN, head_parameters, tensors, unit_parameters, unit_tensors
+from .layers import KNOWN, Tensor, head_parameters, tensors, unit_parameters, unit_tensors
 from .manifest import Mode
 
 GraphKind: TypeAlias = Literal["unit", "goodness", "classifier", "gradient", "head_gradient"]
@@ -26,6 +27,7 @@ class GraphFile(Struct, frozen=True):
     unit: int | None  # index of the unit that it is of
     holds: frozenset[str]  # names of the tensors that are its initializers
     takes: tuple[str, ...] = ()  # names of the tensors that are its inputs, beside what it computes on
+    means: frozenset[str] = frozenset()  # names of its outputs that are means over the images, not rows of each
 
     @property
     def file(self) -> str:
@@ -52,8 +54,8 @@ def graphs(network: Network) -> dict[str, GraphFile]:
     if not class_goodness(network):
         found.append(GraphFile("classifier", "classifier", None, _classifier(network)))
     found += [unit_gradient(network, index) for index in units if unit_parameters(network, index)]
-    if head := [tensor.name for tensor in head_parameters(network)]:
-        found.append(GraphFile("gradient_head", "head_gradient", None, frozenset(), tuple(head)))
+    if not class_goodness(network):
+        found.append(head_gradient(network))
     return {graph.name: graph for graph in found}
 
 
@@ -62,7 +64,15 @@ def unit_gradient(network: Network, index: int) -> GraphFile:
     and the next unit's statistics."""
     known = (KNOWN,) if class_goodness(network) else ()
     takes = (*known, *_with_next(network, index))
-    return GraphFile(f"gradient{index + 1}", "gradient", index, frozenset(), takes)
+    means = _means(unit_parameters(network, index))
+    return GraphFile(f"gradient{index + 1}", "gradient", index, frozenset(), takes, means)
+
+
+def head_gradient(network: Network) -> GraphFile:
+    """The gradient graph of the linear classifier, which there is with labels in the input."""
+    head = head_parameters(network)
+    takes = tuple(tensor.name for tensor in head)
+    return GraphFile("gradient_head", "head_gradient", None, frozenset(), takes, _means(head))
 
 
 def graphs_of_mode(mode: Mode, network: Network) -> tuple[str, ...]:
@@ -72,6 +82,10 @@ def graphs_of_mode(mode: Mode, network: Network) -> tuple[str, ...]:
     if mode == "exit":
         return tuple(unit_name(index) for index in range(scored_units(network)[-1] + 1))
     return (mode,)
+
+
+def _means(parameters: Iterable[Tensor]) -> frozenset[str]:
+    return frozenset(("loss", *(tensor.gradient for tensor in parameters)))
 
 
 def _with_next(network: Network, index: int) -> list[str]:

@@ -80,6 +80,11 @@ class Tensor(Struct, frozen=True):
         return self.role in ("weight", "bias")
 
     @property
+    def gradient(self) -> str:
+        """Name of its gradient: an output of a gradient graph, and a golden vector."""
+        return f"gradient.{self.name}"
+
+    @property
     def of_head(self) -> bool:
         """Whether it is one of the linear classifier's."""
         return self.layer is not None and self.layer.unit is None

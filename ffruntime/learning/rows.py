@@ -58,7 +58,7 @@ def mean_features(model: Model, weights: Arrays, examples: Examples, micro_batch
         probe |= {tensor.name: np.zeros(tensor.shape, np.float32) for tensor in readout_parameters(network, index)}
 
     def visit(index: int, outputs: Arrays) -> None:
-        weight, bias = (outputs[f"gradient.{tensor.name}"] for tensor in readout_parameters(network, index))
+        weight, bias = (outputs[tensor.gradient] for tensor in readout_parameters(network, index))
         found[index] = weight[0] / bias[0]
 
     x = class_input(network, weights, to_unit_interval(examples.pixels))

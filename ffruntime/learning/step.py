@@ -17,8 +17,8 @@ from msgspec import Meta, Struct
 from ..backend import gradient_in_chunks, in_chunks
 from ..core.architecture import Network, Positive, class_goodness, unit_name
 from ..core.errors import BundleError
-from ..core.graphs import unit_gradient
-from ..core.layers import head_parameters, readout_parameters, unit_parameters
+from ..core.graphs import head_gradient, unit_gradient
+from ..core.layers import Tensor, head_parameters, readout_parameters, unit_parameters
 from ..core.learning import MICRO_BATCH, STEP, Hybrids, WrongLabels
 from ..embedding import class_input, first_input
 from .draws import choose_negatives, hybrids
@@ -95,7 +95,7 @@ class Chain:
 
     def _gradient(self, index: int, rows: Arrays, weights: Tensors) -> Arrays:
         graph = unit_gradient(self._network, index)
-        run = gradient_in_chunks(self._graph(graph.name), self._micro_batch, rows)
+        run = gradient_in_chunks(self._graph(graph.name), self._micro_batch, rows, graph.means)
         return run({**rows, **{name: weights[name] for name in graph.takes}})
 
 
@@ -108,8 +108,8 @@ class LocalSteps:
         self._chain, self._network = Chain(model, settings.micro_batch), model.manifest.network
         self._weights, self._settings = weights, settings
         parameters_of = readout_parameters if frozen else unit_parameters
-        self._own = {k: [t.name for t in parameters_of(self._network, k)] for k in self._chain.units}
-        parameters = (name for names in self._own.values() for name in names)
+        self._own = {k: parameters_of(self._network, k) for k in self._chain.units}
+        parameters = (tensor for own in self._own.values() for tensor in own)
         self._optimizer = Optimizer(settings.optimizer, weights, parameters)
 
     def _descend(self, inputs: Arrays, rate: float, labels: Arrays | None = None) -> None:
@@ -183,20 +183,20 @@ class HeadSteps:
     def __init__(self, model: Model, weights: Arrays, settings: Settings) -> None:
         self.loss = float("nan")  # cross-entropy, before the last step
         self._graph, self._weights, self._settings = model.graph, weights, settings
-        self._parameters = [tensor.name for tensor in head_parameters(model.manifest.network)]
+        self._parameters = head_parameters(model.manifest.network)
+        self._gradient = head_gradient(model.manifest.network)
         self._optimizer = Optimizer(settings.optimizer, weights, self._parameters)
 
     def logits(self, features: np.ndarray) -> np.ndarray:
         """What the classifier says as it is now: features (B, D) -> (B, P)."""
-        weight, bias = (self._weights[name] for name in self._parameters)
+        weight, bias = (self._weights[tensor.name] for tensor in self._parameters)
         return features @ weight.T + bias
 
     def step(self, features: np.ndarray, labels: np.ndarray, rate: float = 1.0) -> None:
         """One step from features (B, D) with their labels (B,), at `rate` times the learning rate."""
-        rows, tensors = {"features": features, "labels": labels}, {n: self._weights[n] for n in self._parameters}
-        outputs = gradient_in_chunks(self._graph("gradient_head"), self._settings.micro_batch, rows)(
-            {**rows, **tensors}
-        )
+        rows, graph = {"features": features, "labels": labels}, self._gradient
+        run = gradient_in_chunks(self._graph(graph.name), self._settings.micro_batch, rows, graph.means)
+        outputs = run({**rows, **{name: self._weights[name] for name in graph.takes}})
         self._optimizer.next_step()
         self._optimizer.apply(outputs, self._parameters, rate * self._settings.head_lr)
         self.loss = float(outputs["loss"])
@@ -212,18 +212,18 @@ class HeadSteps:
 class Optimizer:
     """Moments of some of `weights`, and the rule by which they change these in place."""
 
-    def __init__(self, kind: str, weights: Arrays, parameters: Iterable[str]) -> None:
+    def __init__(self, kind: str, weights: Arrays, parameters: Iterable[Tensor]) -> None:
         self._kind, self._weights, self._step = kind, weights, 0
-        learned = {name: weights[name] for name in parameters}
+        learned = {tensor.name: weights[tensor.name] for tensor in parameters}
         self._moments = [zeros_like(learned) for _ in range(2 if kind == "adam" else 1)]
 
     def next_step(self) -> None:
         """To be called before the first gradient of a step."""
         self._step += 1
 
-    def apply(self, outputs: Tensors, parameters: Iterable[str], lr: float) -> None:
+    def apply(self, outputs: Tensors, parameters: Iterable[Tensor], lr: float) -> None:
         """Change `parameters` by their gradients among the outputs of a gradient graph."""
-        gradients = {name: outputs[f"gradient.{name}"] for name in parameters}
+        gradients = {tensor.name: outputs[tensor.gradient] for tensor in parameters}
         if self._kind == "adam":
             adam(self._weights, gradients, *self._moments, step=self._step, lr=lr)
         else:

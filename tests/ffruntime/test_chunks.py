@@ -10,7 +10,7 @@ from shapes import SHAPE
 
 from ffruntime.backend import Graph, gradient_in_chunks, in_chunks
 from ffruntime.core.architecture import unit_shapes
-from ffruntime.core.graphs import unit_gradient
+from ffruntime.core.graphs import GraphFile, head_gradient, unit_gradient
 from ffruntime.model import Model
 
 
@@ -37,7 +37,7 @@ def test_a_chunked_gradient_is_the_gradient(exported: Path, negatives: int) -> N
         "negative": random.random((5 * negatives, *shape), np.float32),
         **{name: weights[name] for name in unit_gradient(network, 1).takes},
     }
-    compare(model.graph("gradient2"), inputs, ("positive", "negative"))
+    compare(model.graph("gradient2"), inputs, ("positive", "negative"), unit_gradient(network, 1))
 
 
 def test_a_chunked_gradient_of_the_head_is_the_gradient(exported: Path) -> None:
@@ -45,12 +45,12 @@ def test_a_chunked_gradient_of_the_head_is_the_gradient(exported: Path) -> None:
     head = {n: t for n, t in model.bundle.weights().items() if n.startswith("head.")}
     features = random.random((5, head["head.weight"].shape[1]), np.float32)
     inputs = {"features": features, "labels": np.array([1, 0, 5, 3, 3]), **head}
-    compare(model.graph("gradient_head"), inputs, ("features", "labels"))
+    compare(model.graph("gradient_head"), inputs, ("features", "labels"), head_gradient(model.manifest.network))
 
 
-def compare(graph: Graph, inputs: dict[str, np.ndarray], rows: tuple[str, ...]) -> None:
+def compare(graph: Graph, inputs: dict[str, np.ndarray], rows: tuple[str, ...], of: GraphFile) -> None:
     """Every output, whole and in chunks of two images."""
-    whole, chunked = graph(inputs), gradient_in_chunks(graph, 2, rows)(inputs)
+    whole, chunked = graph(inputs), gradient_in_chunks(graph, 2, rows, of.means)(inputs)
     assert whole.keys() == chunked.keys()
     for name, value in whole.items():
         assert chunked[name].dtype == value.dtype
