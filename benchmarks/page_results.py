@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import page_at_once
 import page_class
 import page_unsure
 from page_steps import contention, learning_table, training_table
@@ -35,7 +36,7 @@ what was tried.
 def page() -> str:
     """The whole page."""
     parts = [INTRODUCTION, accuracy(), page_class.section(), training(), export(), precision(), classifying()]
-    parts += [page_unsure.section(), memory(), learning(), *scenes()]
+    parts += [page_unsure.section(), memory(), page_at_once.section(), learning(), *scenes()]
     return "\n".join(part for part in parts if part)
 
 

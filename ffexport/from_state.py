@@ -142,7 +142,7 @@ def _statistics(bundle: Bundle, weights: Arrays, learned: Weights) -> dict[str, 
     whole = with_classes(whole, max(whole.classes, count))
     for label in range(count, whole.classes):
         whole = without_class(whole, label)
-    found = Statistics(whole.counts[:count], whole.sums[:count], whole.moment)
+    found = Statistics(whole.counts[:count], whole.sums[:count], whole.moment, whole.rows)
     return {STATISTICS: encode(found, Origin(FORMAT, units, how.dimension, how.seed))}
 
 

@@ -7,11 +7,15 @@ best by themselves, those of the others are 0.) `ffexport` calibrates the thresh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from .backend import Graph
+from .core.architecture import Network, scored_units, unit_name
+from .core.data import to_unit_interval
+from .core.layers import TOTAL
+from .embedding import class_input
 
 
 def margins(goodness: np.ndarray) -> np.ndarray:
@@ -54,3 +58,25 @@ def scores(
             break
         number += 1
     return result, by
+
+
+def as_graph(
+    network: Network,
+    constants: Mapping[str, np.ndarray],
+    graph: Callable[[str], Graph],
+    thresholds: Sequence[float],
+    labels: np.ndarray,
+) -> Graph:
+    """Early exit as one graph: `images` uint8 (N, C, H, W) -> `scores` of the labels (N, L), `after` which scored
+    unit (N,). `constants`: what it takes of the weights beside the unit graphs that `graph` loads."""
+    weights, scored = constants[TOTAL].tolist(), scored_units(network)
+    units = [
+        (graph(unit_name(index)), weights[index] if index in scored else None) for index in range(scored[-1] + 1)
+    ]
+
+    def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        x = class_input(network, constants, to_unit_interval(inputs["images"]))
+        found, after = scores(x, units, thresholds, labels)
+        return {"scores": found, "after": after}
+
+    return run

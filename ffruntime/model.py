@@ -14,18 +14,18 @@ import numpy as np
 from . import early_exit, picture, shortlist, told
 from .answers import Answer, Scored, answers
 from .backend import Graph, in_chunks
-from .core.architecture import class_goodness, scored_units, unit_name
+from .core.architecture import class_goodness
 from .core.bundle import Bundle, state_there
 from .core.calibration import UNSURE, require_rate
 from .core.cost import exit_shares
 from .core.data import require_images, to_unit_interval
 from .core.errors import BundleError, UsageError, unknown
+from .core.gaussians import Gaussians, with_examples
 from .core.graphs import graphs, graphs_of_mode
 from .core.layers import KNOWN, TOTAL, tensors
+from .core.learning import PORTION
 from .core.manifest import EXIT, SHORTLIST, ClassStatistics, Manifest, Mode, Precision
 from .core.state import Weights
-from .core.statistics import Gaussians, with_examples
-from .embedding import class_input
 from .session import ALL_LABELS, Session, load
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ class Model:
         self._weights, self._undertrained = weights, weights.undertrained.union(always)
         self._graphs: dict[str, Graph] = {}
         self._told: Gaussians | None = None  # made when they are first needed
+        self._seen: tuple[Graph, np.ndarray, np.ndarray] | None = None  # a pass's images and examples of statistics
         self._lock = threading.Lock()
 
     @property
@@ -134,10 +135,11 @@ class Model:
             other._told = self._told
         before, after, network = self._weights.tensors, weights.tensors, self.manifest.network
         differ = {name for name in before.keys() | after.keys() if before.get(name) is not after.get(name)}
-        files = graphs(network)
         with self._lock:
-            loaded = dict(self._graphs)
-        other._graphs = {name: graph for name, graph in loaded.items() if differ.isdisjoint(files[name].holds)}
+            other._graphs, other._seen = dict(self._graphs), self._seen
+        if differ:
+            files, loaded = graphs(network), other._graphs
+            other._graphs = {name: graph for name, graph in loaded.items() if differ.isdisjoint(files[name].holds)}
         return other
 
     def with_session(self, session: Session) -> Model:
@@ -158,7 +160,11 @@ class Model:
             return self._told
 
     def examples(self, images: np.ndarray) -> np.ndarray:
-        """The examples of class statistics that images uint8 (N, C, H, W) are, int8 (N, d)."""
+        """The examples of class statistics that images uint8 (N, C, H, W) are, int8 (N, d); of images that were
+        just answered, those of that pass."""
+        seen = self._seen
+        if seen and seen[0] is self.graph(told.MODE) and np.array_equal(seen[1], images):
+            return seen[2]
         outputs = self._call(told.MODE, {"images": images, "labels": np.zeros(1, np.int64)})
         return told.examples(self.path, outputs, self._how)
 
@@ -303,6 +309,8 @@ class Model:
             return told.answered(self.path, outputs, rows, classes, self._how)
 
         found = in_chunks(some, self.session.batch, ALL_LABELS)({"images": images})
+        if len(images) <= PORTION:
+            self._seen = graph, images.copy(), found["examples"]
         return found["scores"], found["distances"]
 
     def _scores(self, images: np.ndarray, mode: Mode, labels: int | None) -> tuple[np.ndarray, np.ndarray]:
@@ -329,18 +337,8 @@ class Model:
     def _exit(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Total goodness when the answer is sure (N, classes), and the share of a pass that it took (N,)."""
         network, thresholds = self.manifest.network, self.manifest.exit.thresholds if self.manifest.exit else ()
-        weights, scored = self._constants[TOTAL].tolist(), scored_units(network)
-        units = [
-            (self.graph(unit_name(index)), weights[index] if index in scored else None)
-            for index in range(scored[-1] + 1)
-        ]
-
-        def some(part: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            x = class_input(network, self._constants, to_unit_interval(part["images"]))
-            scores, after = early_exit.scores(x, units, thresholds, self.known)
-            return {"scores": scores, "after": after}
-
-        found = in_chunks(some, self.session.batch, ALL_LABELS)({"images": images})
+        graph = early_exit.as_graph(network, self._constants, self.graph, thresholds, self.known)
+        found = in_chunks(graph, self.session.batch, ALL_LABELS)({"images": images})
         return self._of_all(found["scores"]), np.array(exit_shares(network))[found["after"]]
 
     @property

@@ -9,10 +9,11 @@ import numpy as np
 
 from .core.bundle import Bundle
 from .core.errors import BundleError, UsageError
+from .core.gaussians import Gaussians, combined, distances, scores, solve
 from .core.layers import feature_tensors
 from .core.manifest import ClassStatistics
 from .core.projection import project
-from .core.statistics import Gaussians, Statistics, combined, distances, none, scores, solve, with_classes
+from .core.statistics import Statistics, none, with_classes
 
 MODE = "goodness"  # in which class statistics have a part
 
@@ -51,8 +52,9 @@ def examples(path: Path, outputs: Mapping[str, np.ndarray], how: ClassStatistics
 def answered(
     path: Path, outputs: Mapping[str, np.ndarray], rows: np.ndarray, classes: Gaussians, how: ClassStatistics
 ) -> dict[str, np.ndarray]:
-    """From the goodness of the classes `rows`, of a pass: `scores` of all (N, C), and `distances` to the nearest
-    one (N,), of Mahalanobis."""
-    told = scores(classes, examples(path, outputs, how))
+    """From the goodness of the classes `rows`, of a pass: `scores` of all (N, C), `distances` to the nearest one
+    (N,), of Mahalanobis, and the `examples` (N, d) that its images are."""
+    x = examples(path, outputs, how)
+    told = scores(classes, x)
     together = combined(outputs["total"], rows, told, how.weights[MODE], how.together)
-    return {"scores": together, "distances": distances(told)}
+    return {"scores": together, "distances": distances(told), "examples": x}

@@ -1,7 +1,7 @@
 """Class statistics of the training images, gathered when training ends, and what they count for in an answer.
 
 A device begins with them (`ffruntime/core/statistics.py`). How the covariance is shrunk and what the statistics'
-scores weigh is chosen on validation images.
+scores weigh (`gaussians.py`) is chosen on validation images.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ffruntime.core import statistics
+from ffruntime.core import gaussians, statistics
 from ffruntime.core.architecture import Network, class_goodness
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import Examples
+from ffruntime.core.gaussians import Gaussians, Shrinkage, Weight
 from ffruntime.core.layers import statistics_features
 from ffruntime.core.manifest import ClassStatistics
 from ffruntime.core.projection import project
-from ffruntime.core.statistics import Gaussians, Origin, Shrinkage, Statistics, Weight
+from ffruntime.core.statistics import Origin, Statistics
 
 from . import network as net
 from .calibration import fit_temperature
@@ -45,7 +46,7 @@ class Made(NamedTuple):
     @property
     def gaussians(self) -> Gaussians:
         nothing = statistics.none(self.statistics.classes, self.how.dimension)
-        return statistics.solve(self.statistics, nothing, self.how.shrinkage)
+        return gaussians.solve(self.statistics, nothing, self.how.shrinkage)
 
 
 def of_bundle(bundle: Bundle) -> Made | None:
@@ -90,7 +91,7 @@ def gather(
     variance = float(np.trace(statistics.scatter(found)) / (int(found.counts.sum()) * dimension)) or 1.0
     shrinkage = choose_shrinkage(found, variance, own, labels)
     nothing = statistics.none(classes, dimension)
-    told = statistics.scores(statistics.solve(found, nothing, shrinkage), own)
+    told = gaussians.scores(gaussians.solve(found, nothing, shrinkage), own)
     beside = BESIDE if class_goodness(network) else BESIDE[:1]
     weights = {mode: choose_weight(rows, told, labels, beside) for mode, rows in scores.items()}
     return Made(ClassStatistics(dimension, SEED, shrinkage, classes, weights), found)
@@ -101,7 +102,7 @@ def choose_shrinkage(found: Statistics, variance: float, x: np.ndarray, labels: 
     tried = [Shrinkage(share, variance, COUNT_AS) for share in SHARES]
     nothing = statistics.none(found.classes, found.dimension)
     right = [
-        float((statistics.scores(statistics.solve(found, nothing, one), x).argmax(1) == labels).mean())
+        float((gaussians.scores(gaussians.solve(found, nothing, one), x).argmax(1) == labels).mean())
         for one in tried
     ]
     return [one for one, share in zip(tried, right, strict=True) if share >= max(right) - MAY_COST][-1]
@@ -130,14 +131,14 @@ def with_statistics(
     the nearest class, (N,)."""
     if not class_goodness(network):
         return dict(scores), None
-    told = statistics.scores(made.gaussians, examples(network, tensors, split, made.how.dimension, made.how.seed))
+    told = gaussians.scores(made.gaussians, examples(network, tensors, split, made.how.dimension, made.how.seed))
     rows, weights = np.arange(made.statistics.classes), made.how.weights
     if any(weights[mode].beside for mode in scores):
         together = made.how.together
         scores = {
-            mode: statistics.combined(own, rows, told, weights[mode], together) for mode, own in scores.items()
+            mode: gaussians.combined(own, rows, told, weights[mode], together) for mode, own in scores.items()
         }
-    return dict(scores), statistics.distances(told)
+    return dict(scores), gaussians.distances(told)
 
 
 def encoded(made: Made, network: Network, tensors: Tensors) -> bytes:

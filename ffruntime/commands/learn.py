@@ -132,7 +132,8 @@ def learn(
     """
     labelled = _labelled(paths, label)
     from ..core.errors import BackendError, Contradicted, ImageError, UpdateRefused
-    from ..learning.learner import PORTION, TOLERANCE, Learner
+    from ..core.learning import PORTION
+    from ..learning.learner import TOLERANCE, Learner
     from ..learning.step import Settings
     from ..model import Model
     from ..session import Session
@@ -253,7 +254,8 @@ class _Doubt:
         model = self._learner.model
         if not read or not model.manifest.calibration:
             return read
-        model = model.with_weights(model.weights)  # a copy, whose graphs are not kept
+        if not self._learner.counted:
+            model = model.with_weights(model.weights)  # a copy, whose graphs are not kept
         answers = model.classify_batch(np.stack([image for _, image, _ in read]))
         return [
             one

@@ -15,9 +15,9 @@ from .architecture import Network, Positive, class_goodness, scored_units, unit_
 from .calibration import Calibration, check
 from .data import Split
 from .errors import OBEYED, BundleError, unknown
+from .gaussians import Shrinkage, Weight
 from .layers import statistics_features
 from .learning import ClassLoss, Learning
-from .statistics import Shrinkage, Weight
 
 FORMAT = 1
 MANIFEST = "manifest.json"

@@ -24,7 +24,7 @@ BATCH = 16  # images in one call of an inference graph, where nothing smaller is
 MIB = 1 << 20
 CUDA = 512 * MIB  # an assumption: CUDA's context and libraries
 MARGIN = 1.1  # what a process may take beyond its figure: `benchmarks/memory.py`
-MATRICES = 11  # of 8 bytes a number, at the highest point of solving class statistics: measured, d = 400: 10.7
+MATRICES = 9  # of 8 bytes a number, at the highest point of solving class statistics: measured, d = 400: 8.2
 GRAPHS = 256 << 10  # all graphs of a precision together, generously
 
 Use: TypeAlias = Mode | Literal["update"]  # what a bundle can be used for

@@ -17,13 +17,13 @@ from ..core.manifest import WEIGHTS, Manifest
 from ..core.statistics import FORMAT, Origin, Statistics, added, decode, encode, none, of, with_classes
 from .database import BUNDLES, PENDING, Database
 
-SNAPSHOT, WRITTEN = "statistics", "statistics_written"  # settings: the snapshot, and how often it was written
+SNAPSHOT = "statistics"  # the setting that is the snapshot
 # What is counted, in one statement and so of one moment: the snapshot, and the rows.
 COUNTED = """SELECT -1, value, 0 FROM settings WHERE name = 'statistics'
     UNION ALL SELECT id, features, label FROM examples WHERE features IS NOT NULL"""
-# What changes whenever statistics do: ids are never used again.
-STAMP = """SELECT COUNT(*), COALESCE(MAX(id), 0),
-    (SELECT value FROM settings WHERE name = 'statistics_written') FROM examples WHERE features IS NOT NULL"""
+CHANGES = "SELECT value FROM settings WHERE name = 'statistics_changes'"  # how often they were changed
+CHANGED = """INSERT INTO settings VALUES ('statistics_changes', 1)
+    ON CONFLICT (name) DO UPDATE SET value = value + 1"""
 
 
 def grew(before: Statistics, x: np.ndarray, labels: np.ndarray, after: Statistics) -> bool:
@@ -41,12 +41,12 @@ class Counted:
     def __init__(self, database: Database, manifest: Manifest) -> None:
         assert manifest.counted
         self._db, self._manifest, self._how = database, manifest, manifest.counted
-        self._last: tuple[tuple, Statistics] | None = None  # what was read or made last, with its stamp
+        self._last: tuple[int, Statistics] | None = None  # what was read or made last, after which change
 
     def statistics(self) -> Statistics:
         """All that the device was shown. Raises `StateError` where it is damaged."""
-        stamp = self.now()
-        if self._last and self._last[0] == stamp:
+        changes = self.changes()
+        if self._last and self._last[0] == changes:
             return self._last[1]
         total, labels, rows = self._nothing(), list[int](), list[bytes]()
         for id, value, label in self._db.all(COUNTED):
@@ -56,23 +56,26 @@ class Counted:
                 rows.append(value)
                 labels.append(label)
         found = added(total, self._of(rows, labels))
-        self._last = stamp, found
+        self._last = changes, found
         return found
 
-    def go_on(self, before: tuple, after: tuple, x: np.ndarray, labels: np.ndarray) -> None:
-        """A transaction that found the stamp `before` has added rows with these features, and no more, and left the
-        stamp `after`: what was read before it goes on with them."""
-        if self._last and self._last[0] == before:
-            self._last = after, added(self._last[1], of(x, labels, int(labels.max()) + 1))
+    def go_on(self, change: int, x: np.ndarray, labels: np.ndarray) -> None:
+        """A transaction that was this change has added rows with these features, and no more: what was read before
+        it goes on with them."""
+        if self._last and self._last[0] == change - 1 and len(x):
+            self._last = change, added(self._last[1], of(x, labels, int(labels.max()) + 1))
 
-    def stamp(self, db: sqlite3.Connection) -> tuple:
-        """What changes whenever statistics do, in a transaction."""
-        found: tuple = db.execute(STAMP).fetchone()
-        return found
+    def changes(self) -> int:
+        """How often statistics were changed, by whichever process."""
+        ((number,),) = self._db.all(CHANGES) or [(0,)]
+        if not isinstance(number, int):
+            raise self._db.damaged("it does not say how often class statistics were changed")
+        return number
 
-    def now(self) -> tuple:
-        """The same, outside one."""
-        return self._db.all(STAMP)[0]
+    def changed(self, db: sqlite3.Connection) -> int:
+        """A transaction changes them, by rows or by the snapshot: the number of the change."""
+        db.execute(CHANGED)
+        return self.changes()
 
     def absorb(self, db: sqlite3.Connection, examples: Sequence[int]) -> None:
         """Examples are about to be evicted, in a transaction: they go on to count, in the snapshot."""
@@ -96,9 +99,7 @@ class Counted:
     def write(self, db: sqlite3.Connection, snapshot: Statistics) -> None:
         """Replace the snapshot, in a transaction."""
         db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (SNAPSHOT, encode(snapshot, self._origin())))
-        db.execute(
-            "INSERT INTO settings VALUES (?, 1) ON CONFLICT (name) DO UPDATE SET value = value + 1", (WRITTEN,)
-        )
+        self.changed(db)
 
     def take(self, db: sqlite3.Connection, file: str, some: Statistics) -> None:
         """Statistics that another device has made, in a transaction: they count from now on, in the snapshot. Those
@@ -120,6 +121,7 @@ class Counted:
                 "UPDATE examples SET features = ? WHERE id = ? AND features IS NULL",
                 [(row.tobytes(), id) for row, id in zip(x, examples, strict=True)],
             )
+            self.changed(db)
 
     def _nothing(self) -> Statistics:
         return none(0, self._how.dimension)

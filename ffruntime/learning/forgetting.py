@@ -44,6 +44,8 @@ def forget_examples(
         stored = db.execute(f"{STORED} label = ? ORDER BY id", (BUNDLES, label)).fetchall()
         evicted = db.execute(f"{EVICTED} label = ?", (BUNDLES, label)).fetchall()
     db.executemany("DELETE FROM examples WHERE id = ?", [(id,) for id, _ in stored])
+    if counted:
+        counted.changed(db)
     gone = len(evicted)
     if counted and label is not None:
         snapshot = counted.snapshot()

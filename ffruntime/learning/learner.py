@@ -18,7 +18,7 @@ from ..core.durable import sha256
 from ..core.errors import BundleError, unknown
 from ..core.graphs import unit_gradient
 from ..core.layers import KNOWN, learned_tensors, of_readout
-from ..core.learning import Augment
+from ..core.learning import PORTION, Augment
 from ..core.state import Weights, read_state
 from ..model import Model
 from .counted import Counted, grew
@@ -31,8 +31,7 @@ from .store import BUNDLES, LEARNED, REFUSED, Store
 from .update import Batch, Stepped, change
 from .versions import Current
 
-PORTION = 64  # examples that one update takes
-ONE_BY_ONE = 16  # examples that change class statistics one by one: of more, solving anew takes less time
+ONE_BY_ONE = 64  # examples that change class statistics one by one: of more, solving anew takes less time
 TOLERANCE = 0.05  # share of held-back examples that an update may cost, against the shipped weights
 
 # Around each update or rehearsal, with its kind and the number of its steps.

@@ -98,15 +98,15 @@ class Store:
             raise UsageError(f"examples: {len(images)} images with {len(names)} names of classes: one for each")
         counted = self.counted if features is not None else None
         with self._db.transaction() as db:
-            before, labels = counted.stamp(db) if counted else (), self._names.labels(db, names)
+            labels = self._names.labels(db, names)
             rows = [row.tobytes() for row in features] if features is not None else [None] * len(images)
             ids = [
                 int(db.execute(INSERT, (label, image.tobytes(), row, PENDING, _now())).lastrowid or 0)
                 for label, image, row in zip(labels, images, rows, strict=True)
             ]
-            after = counted.stamp(db) if counted else ()
+            change = counted.changed(db) if counted else 0
         if counted and features is not None:
-            counted.go_on(before, after, features, np.array(labels))
+            counted.go_on(change, features, np.array(labels))
         return ids
 
     def ids(self, *statuses: str) -> dict[int, list[int]]:

@@ -22,7 +22,7 @@ def watching(model: Model, directory: Path, warn: Callable[[str], object]) -> Ca
     be used is said to `warn`, and the model stays as it was.
     """
     before: Stamp | None = None
-    version, classes, told = -1, model.classes, tuple[object, ...]()
+    version, classes, told = -1, model.classes, 0
 
     def now() -> Model:
         nonlocal model, before, version, classes, told
@@ -32,7 +32,7 @@ def watching(model: Model, directory: Path, warn: Callable[[str], object]) -> Ca
         before = stamp
         try:
             with closing(Store(directory, model.manifest, writing=False)) as store:
-                counted = store.counted.now() if store.counted else ()
+                counted = store.counted.changes() if store.counted else 0
                 if (store.current_version(), store.classes(), counted) != (version, classes, told):
                     found = store.current()
                     model = model.with_weights(found.weights)

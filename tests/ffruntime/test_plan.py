@@ -32,6 +32,7 @@ from ffruntime.core.architecture import (
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.devices import Profile, load_profile, profile_names
 from ffruntime.core.errors import BackendError
+from ffruntime.core.gaussians import Shrinkage, Weight
 from ffruntime.core.graphs import graphs
 from ffruntime.core.layers import tensor_shapes
 from ffruntime.core.learning import REPLAY_BYTES, STEP
@@ -52,7 +53,7 @@ from ffruntime.core.plan import (
     plan,
     require_fit,
 )
-from ffruntime.core.statistics import Shrinkage, Weight, kept_bytes
+from ffruntime.core.statistics import kept_bytes
 
 OF_CLASSES: tuple[Mode, ...] = ("goodness", EXIT)  # modes of class goodness
 OF_LABELS = tuple(mode for mode in MODES if mode != EXIT)  # modes where the label is in the input

@@ -1,4 +1,4 @@
-"""Class statistics: integers that are exact in any order, and Gaussians that an example changes by rank one."""
+"""Class statistics: integers that are exact in any order, and the projection that examples are made by."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from counting import CLASSES, D, Some, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,28 +18,15 @@ from ffruntime.core.bundle import Bundle
 from ffruntime.core.errors import BundleError
 from ffruntime.core.layers import feature_tensors, statistics_features
 from ffruntime.core.projection import project
-from ffruntime.core.statistics import Gaussians, Origin, Shrinkage, Statistics
+from ffruntime.core.statistics import Origin, Statistics
 
-D, CLASSES = 6, 4
-SHRINKAGE = Shrinkage(0.2, 100.0, 50.0)
 ORIGIN = Origin(statistics.FORMAT, "0" * 64, D, 7)
-
-Some = tuple[np.ndarray, np.ndarray]  # examples int8 (N, D), labels (N,)
-
-
-@st.composite
-def examples(draw: st.DrawFn, least: int = 0) -> Some:
-    """Examples as a projection makes them: of −127 to 127."""
-    count = draw(st.integers(least, 12))
-    rows = st.lists(st.integers(-127, 127), min_size=D, max_size=D)
-    x = np.array(draw(st.lists(rows, min_size=count, max_size=count)), np.int8).reshape(count, D)
-    return x, np.array(draw(st.lists(st.integers(0, CLASSES - 1), min_size=count, max_size=count)), int)
 
 
 def equal(one: Statistics, other: Statistics) -> bool:
     """Bit for bit."""
-    pairs = ((getattr(one, name), getattr(other, name)) for name in ("counts", "sums", "moment"))
-    return all(a.dtype == b.dtype == np.int64 and np.array_equal(a, b) for a, b in pairs)
+    parts = ((some.counts, some.sums, statistics.moment(some)) for some in (one, other))
+    return all(a.dtype == b.dtype == np.int64 and np.array_equal(a, b) for a, b in zip(*parts, strict=True))
 
 
 def one_by_one(x: np.ndarray, labels: np.ndarray) -> Statistics:
@@ -46,8 +34,8 @@ def one_by_one(x: np.ndarray, labels: np.ndarray) -> Statistics:
     rows, n = x.astype(int).tolist(), len(x)
     counts = [sum(int(label == c) for label in labels) for c in range(CLASSES)]
     sums = [[sum(rows[k][i] for k in range(n) if labels[k] == c) for i in range(D)] for c in range(CLASSES)]
-    moment = [[sum(rows[k][i] * rows[k][j] for k in range(n)) for j in range(D)] for i in range(D)]
-    return Statistics(*(np.array(values, np.int64) for values in (counts, sums, moment)))
+    moment = [sum(rows[k][i] * rows[k][j] for k in range(n)) for i in range(D) for j in range(i, D)]
+    return Statistics(*(np.array(values, np.int64) for values in (counts, sums, moment)), x[:0])
 
 
 @settings(max_examples=50, deadline=None)
@@ -68,82 +56,23 @@ def test_order_does_not_matter(some: Some, random: object) -> None:
     assert equal(statistics.added(*parts), whole)
 
 
-@settings(max_examples=50, deadline=None)
-@given(examples(), examples())
-def test_taking_back_is_exact(kept: Some, gone: Some) -> None:
-    before, some = statistics.of(*kept, CLASSES), statistics.of(*gone, CLASSES)
-    assert equal(statistics.removed(statistics.added(some, before), some), before)
-    if len(gone[0]):
-        with pytest.raises(ValueError, match="more examples to take back"):
-            statistics.removed(statistics.none(CLASSES, D), some)
-
-
-def close(one: Gaussians, other: Gaussians, x: np.ndarray) -> None:
-    np.testing.assert_allclose(one.factor, other.factor, atol=1e-9 * np.abs(other.factor).max())
-    assert (one.weight, one.effective) == pytest.approx((other.weight, other.effective), abs=1e-6)
-    found, expected = (statistics.squared_distances(g, x) for g in (one, other))
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
-
-
-@settings(max_examples=50, deadline=None)
-@given(examples(), examples(least=1), st.data())
-def test_an_example_changes_the_factor_by_rank_one(before: Some, more: Some, data: st.DataObject) -> None:
-    """Examples added, and some of them taken back again, one by one: as if solved anew each time."""
-    training, (x, labels) = statistics.of(*before, CLASSES), more
-    now = statistics.solve(training, statistics.none(CLASSES, D), SHRINKAGE)
+def test_examples_beyond_a_few_are_added_up() -> None:
+    """Rows are kept as they are, up to a number; the moment is the same whether they are or not."""
+    x = np.random.default_rng(3).integers(-127, 128, (2 * statistics.ROWS, D), np.int8)
+    total, labels = statistics.none(1, D), np.zeros(len(x), int)
     for k in range(len(x)):
-        now = statistics.with_example(now, x[k], int(labels[k]))
-    close(now, statistics.solve(training, statistics.of(x, labels, CLASSES), SHRINKAGE), x)
-    kept = np.array(data.draw(st.lists(st.booleans(), min_size=len(x), max_size=len(x))))
-    for k in np.flatnonzero(~kept):
-        now = statistics.without_example(now, x[k], int(labels[k]))
-    close(now, statistics.solve(training, statistics.of(x[kept], labels[kept], CLASSES), SHRINKAGE), x)
-
-
-def blobs(rng: np.random.Generator, label: int, count: int) -> np.ndarray:
-    centre = np.array([60, -60, 20, 0, 0, 0]) if label == 3 else np.eye(D)[label] * 90 - 30
-    return np.clip(np.rint(centre + rng.normal(0, [20, 20, 20, 40, 5, 5], (count, D))), -128, 127).astype(np.int8)
-
-
-def test_a_class_is_told_from_its_first_example() -> None:
-    rng = np.random.default_rng(0)
-    known = [blobs(rng, label, 200) for label in range(3)]
-    training = statistics.of(np.concatenate(known), np.repeat(np.arange(3), 200), 3)
-    shrinkage = Shrinkage(0.1, 400.0, 100.0)
-    now = statistics.solve(training, statistics.none(3, D), shrinkage)
-    fresh, new = np.concatenate([blobs(rng, label, 200) for label in range(3)]), blobs(rng, 3, 201)
-    right = np.repeat(np.arange(3), 200)
-    assert (statistics.scores(now, fresh).argmax(1) == right).mean() > 0.97
-    far, near = (statistics.distances(statistics.scores(now, x)) for x in (new, fresh))
-    assert far.mean() > 2 * near.mean()
-    now = statistics.with_example(now, new[0], 3)
-    assert (statistics.scores(now, new[1:]).argmax(1) == 3).mean() > 0.9
-    assert (statistics.scores(now, fresh).argmax(1) == right).mean() > 0.95
-    assert np.isinf(statistics.squared_distances(statistics.without_example(now, new[0], 3), fresh)[:, 3]).all()
-
-
-def test_distances_are_mahalanobis() -> None:
-    """By the formula, with a covariance that is inverted."""
-    rng = np.random.default_rng(1)
-    x, labels = blobs(rng, 1, 40), np.arange(40) % 2
-    training, device = statistics.of(x[:30], labels[:30], 2), statistics.of(x[30:], labels[30:], 2)
-    now = statistics.solve(training, device, SHRINKAGE)
-    inside = statistics.scatter(training)
-    share, variance, count = SHRINKAGE.share, SHRINKAGE.variance, SHRINKAGE.examples
-    covariance = count * ((1 - share) * inside / 30 + share * variance * np.eye(D))
-    covariance = (covariance + statistics.scatter(statistics.added(training, device)) - inside) / (count + 10)
-    off = x[:, None].astype(float) - statistics.means(statistics.added(training, device))
-    squares = np.einsum("nci,ij,ncj->nc", off, np.linalg.inv(covariance), off)
-    filled = np.trace(np.linalg.inv(covariance) @ (covariance * 60 - 10 * variance * np.eye(D))) / 50
-    expected = squares - filled / now.counts
-    np.testing.assert_allclose(statistics.squared_distances(now, x), expected, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(statistics.scores(now, x), -expected / 2, rtol=1e-9, atol=1e-9)
+        total = statistics.added(total, statistics.of(x[[k]], labels[[k]], 1))
+        assert len(total.rows) <= statistics.ROWS
+    assert total.moment.any()
+    assert len(total.rows)
+    assert equal(total, statistics.of(x, labels, 1))
+    np.testing.assert_allclose(statistics.scatter(total), len(x) * np.cov(x.T.astype(float), bias=True), atol=1e-3)
 
 
 def test_no_sum_can_overflow() -> None:
     """So many examples are refused that sums of their products could reach 2⁶³."""
     some = statistics.of(np.full((1, D), -128, np.int8), np.zeros(1, int), 1)
-    many = Statistics(some.counts + statistics.MOST - 1, some.sums, some.moment)
+    many = Statistics(some.counts + statistics.MOST - 1, some.sums, some.moment, some.rows)
     with pytest.raises(OverflowError):
         statistics.added(many, some)
     assert statistics.MOST * 128**2 < 1 << 63
@@ -160,7 +89,7 @@ def test_a_file_gives_back_what_was_written(some: Some) -> None:
 
 def test_a_file_holds_more_than_int32_can() -> None:
     some = statistics.of(np.full((2, D), 100, np.int8), np.zeros(2, int), 1)
-    many = Statistics(some.counts << 30, some.sums << 30, some.moment << 30)
+    many = Statistics(some.counts << 30, some.sums << 30, statistics.moment(some) << 30, some.rows[:0])
     data = statistics.encode(many, ORIGIN)
     assert equal(statistics.decode(data, "here")[0], many)
     assert len(data) > len(statistics.encode(some, ORIGIN))

@@ -16,7 +16,7 @@ from shapes import drawn
 from ffruntime import Model, Session
 from ffruntime.answers import Scored, answers
 from ffruntime.commands.classify import classify
-from ffruntime.core import statistics
+from ffruntime.core import gaussians, statistics
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.calibration import (
     MOST,
@@ -31,10 +31,11 @@ from ffruntime.core.calibration import (
 )
 from ffruntime.core.cost import exit_shares
 from ffruntime.core.errors import BundleError, UsageError
+from ffruntime.core.gaussians import Shrinkage, Weight
 from ffruntime.core.manifest import STATISTICS, ClassStatistics, EarlyExit, Manifest
 from ffruntime.core.projection import project
 from ffruntime.core.state import Weights
-from ffruntime.core.statistics import Origin, Shrinkage, Weight
+from ffruntime.core.statistics import Origin
 
 ffruntime = partial(in_process, "ffruntime")
 OF = OfScores(2.0, 0.2, 0.1, (0.5, 0.7))
@@ -254,8 +255,8 @@ def with_statistics(bundle: Path) -> Bundle:
     weights = Bundle(bundle).weights()
     origin = Origin(statistics.FORMAT, statistics.units_hash(manifest.network, weights), dimension, 0)
     shrinkage = Shrinkage(0.1, float(np.square(x.astype(float)).mean()), 300.0)
-    solved = statistics.solve(found, statistics.none(count, dimension), shrinkage)
-    far = statistics.distances(statistics.scores(solved, x))
+    solved = gaussians.solve(found, statistics.none(count, dimension), shrinkage)
+    far = gaussians.distances(gaussians.scores(solved, x))
     at = np.quantile(far, 1 - np.array(manifest.calibration.shares)).tolist()
     scores = {
         name: structs.replace(of, probabilities=(0.0,) * len(of.probabilities), alone=manifest.calibration.shares)

@@ -9,15 +9,15 @@ import pytest
 import torch
 from msgspec import structs
 
-from ffruntime.core import statistics
+from ffruntime.core import gaussians, statistics
 from ffruntime.core.architecture import class_goodness
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import BundleError
+from ffruntime.core.gaussians import Shrinkage, Weight
 from ffruntime.core.layers import statistics_features
 from ffruntime.core.manifest import EXIT, STATISTICS, WEIGHTS, lone_units
 from ffruntime.core.projection import project
-from ffruntime.core.statistics import Shrinkage, Weight
 from fftrain import network as net
 from fftrain.class_statistics import (
     Made,
@@ -82,7 +82,7 @@ def test_a_bundle_has_them(run: Run, made: Made, tmp_path: Path) -> None:
     read = of_bundle(Bundle(bundle.path))
     assert read
     assert read.how == made.how
-    np.testing.assert_array_equal(read.statistics.moment, made.statistics.moment)
+    np.testing.assert_array_equal(*map(statistics.moment, (read.statistics, made.statistics)))
     assert bundle.manifest.files[STATISTICS].size <= statistics.KEPT_BYTES
     tensors = {name: tensor.clone() for name, tensor in run.tensors.items()}
     tensors["unit1.conv1.bias"] += 1
@@ -98,7 +98,7 @@ def test_answers_are_better_for_them(run: Run, made: Made, scores: dict[str, np.
     input, classes that are known are answered for as without."""
     validation = run.dataset.validation
     right = validation.labels.numpy()
-    told = statistics.scores(
+    told = gaussians.scores(
         made.gaussians, examples(run.network, run.tensors, validation, made.how.dimension, made.how.seed)
     )
     assert (told.argmax(1) == right).mean() > 0.7

@@ -6,12 +6,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from hypothesis import strategies as st
 from msgspec import structs
 
 from ffruntime.core import statistics
 from ffruntime.core.bundle import write_bundle
+from ffruntime.core.gaussians import Shrinkage, Weight
 from ffruntime.core.manifest import STATISTICS, ClassStatistics
-from ffruntime.core.statistics import Origin, Shrinkage, Statistics, Weight
+from ffruntime.core.statistics import Origin, Statistics
 from ffruntime.model import Model
 from ffruntime.session import Session
 
@@ -52,4 +54,18 @@ def same(one: Statistics | None, other: Statistics | None) -> bool:
     assert other
     classes = max(one.classes, other.classes)
     one, other = (statistics.with_classes(some, classes) for some in (one, other))
-    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("counts", "sums", "moment"))
+    parts = ((some.counts, some.sums, statistics.moment(some)) for some in (one, other))
+    return all(np.array_equal(a, b) for a, b in zip(*parts, strict=True))
+
+
+D, CLASSES = 6, 4  # of examples that are drawn
+Some = tuple[np.ndarray, np.ndarray]  # examples int8 (N, D), labels (N,)
+
+
+@st.composite
+def examples(draw: st.DrawFn, least: int = 0) -> Some:
+    """Examples as a projection makes them: of −127 to 127."""
+    count = draw(st.integers(least, 12))
+    rows = st.lists(st.integers(-127, 127), min_size=D, max_size=D)
+    x = np.array(draw(st.lists(rows, min_size=count, max_size=count)), np.int8).reshape(count, D)
+    return x, np.array(draw(st.lists(st.integers(0, CLASSES - 1), min_size=count, max_size=count)), int)

@@ -1,0 +1,95 @@
+"""An example of a class never seen, learned at once by class statistics, durably, in a process that runs.
+
+    python benchmarks/at_once.py [model.ff]
+
+Taking turns, on validation images of MNIST, with one thread: an image is classified; another one is learned, then
+one classified; and one is classified, learned, and one classified, as where a person says that the answer is wrong:
+the pass of that answer serves for the example. Medians of time, and of the processor's time, which the medium has
+no part in, over those of classifying alone. `sync` is a write of 4 kB with `fdatasync` alone.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from common import record
+
+from ffruntime.core.data import SPLIT, data_directory, read_idx_examples
+from ffruntime.learning.learner import Learner
+from ffruntime.model import Model
+from ffruntime.session import Session
+
+ROUNDS = 200
+SHIPPED = Path(__file__).parents[1] / "ffruntime" / "models" / "mnist.ff"
+
+
+def main() -> None:
+    path = sys.argv[1] if len(sys.argv) > 1 else SHIPPED
+    raw = data_directory(None) / "MNIST" / "raw"
+    pictures = read_idx_examples(raw, "train")
+    pictures = pictures.take(SPLIT.places(len(pictures.labels))[1])
+    model = Model(path, session=Session(threads=1), state=False)
+    times: dict[str, list[tuple[float, float]]] = {}
+
+    def timed(name: str, work: Callable[[], object]) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        times.setdefault(name, []).append((time.perf_counter() - wall, time.process_time() - cpu))
+
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "sync").open("wb") as file:
+        learner = Learner(model, Path(folder) / "state")
+
+        def sync() -> None:
+            file.write(bytes(4096))
+            file.flush()
+            os.fdatasync(file.fileno())
+
+        for count in range(ROUNDS + 1):
+            first, second, third = (pictures.pixels[3 * count + k] for k in range(3))
+
+            def taught() -> None:
+                learner.learn(second[None], ["new"])  # noqa: B023  called in this round
+                learner.model.classify(first)  # noqa: B023
+
+            def corrected() -> None:
+                learner.model.classify(third)  # noqa: B023
+                learner.learn(third[None], ["new"])  # noqa: B023
+                learner.model.classify(first)  # noqa: B023
+
+            timed("classify", lambda: learner.model.classify(first))  # noqa: B023
+            timed("learn_then_classify", taught)
+            timed("classify_learn_classify", corrected)
+            timed("sync", sync)
+            if not count:
+                times.clear()  # the first round loads graphs and solves
+        learner.close()
+    medians = {
+        name: [statistics.median(column) for column in zip(*some, strict=True)] for name, some in times.items()
+    }
+    alone = medians["classify"]
+    record(
+        "at_once",
+        {
+            "dimension": model.manifest.statistics.dimension if model.manifest.statistics else None,
+            "rounds": ROUNDS,
+            "classify_ms": round(1000 * alone[0], 2),
+            "sync_ms": round(1000 * medians["sync"][0], 2),
+            **{
+                f"{name}_over_classify": {
+                    "time": round(medians[name][0] / alone[0], 2),
+                    "processor_time": round(medians[name][1] / alone[1], 2),
+                }
+                for name in ("learn_then_classify", "classify_learn_classify")
+            },
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
