@@ -24,10 +24,8 @@ from PIL import ExifTags, Image, ImageFilter, UnidentifiedImageError
 from .core.errors import ImageError
 from .core.manifest import Digit, Photo, Preprocessing
 from .core.reading import read_at_most
-from .picture_file import clean, most_bytes, without_end
+from .picture_file import FORMATS, LARGE_DECODERS, clean, most_bytes, without_end
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # not EPS, for which Pillow starts Ghostscript
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp")
 MAX_BYTES = 256 << 20
 MAX_SIDE = 16_384  # pixels
 MAX_PIXELS = 64_000_000
@@ -117,8 +115,8 @@ def _same_pixels(picture: Image.Image, doubtful: bytes, name: str) -> bool:
 def _decoder_bytes(picture: Image.Image) -> int:
     """What a decoder has beside the picture, at most, by what the header says."""
     pixels, channels = math.prod(picture.size), len(picture.getbands())
-    if picture.format == "WEBP":
-        return 12 * pixels  # three canvases
+    if picture.format in LARGE_DECODERS:
+        return 12 * pixels  # three canvases; planes and their copies
     if picture.format == "TIFF":
         return channels * pixels  # a strip, which can be all of it
     return 2 * channels * pixels if "progressive" in picture.info else 0  # a JPEG's coefficients
@@ -158,8 +156,9 @@ def _open(data: bytes, name: str) -> Image.Image:
     width, height = picture.size
     if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
         raise Image.DecompressionBombError
-    if picture.format == "WEBP" and width * height > MAX_PIXELS // 2:  # its decoder takes 12 bytes a pixel
-        raise ImageError(f"{name}: more than {MAX_PIXELS // 2_000_000} megapixels in WebP; crop or scale it")
+    if picture.format in LARGE_DECODERS and width * height > MAX_PIXELS // 2:
+        limit = f"{MAX_PIXELS // 2_000_000} megapixels in {LARGE_DECODERS[picture.format]}"
+        raise ImageError(f"{name}: more than {limit}; crop or scale it")
     most = most_bytes(data, width * height * len(picture.getbands()))
     if most is not None and len(data) > most:
         raise ImageError(f"{name}: damaged image: longer than {width} × {height} pixels can be")

@@ -1,4 +1,5 @@
-"""What stands in a picture's file beside its pixels: it never costs them, and never more than a moment.
+"""Which kinds of picture files there are, and what stands in one beside its pixels: it never costs them, and never
+more than a moment.
 
 A header or a list of parts without end is refused. Parts of a PNG that no pixel needs are left out, whatever is
 wrong with them (PNG specification, third edition, section 5); a JPEG without its end marker gets one.
@@ -10,7 +11,19 @@ import re
 import struct
 import zlib
 
+from PIL import __version__ as PILLOW
+
 from .core.errors import ImageError
+
+READS_AVIF = tuple(map(int, PILLOW.split(".")[:2])) >= (11, 3)
+# Not EPS, for which Pillow starts Ghostscript.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP", *(["AVIF"] if READS_AVIF else []))
+SUFFIXES = (
+    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".webp"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    *([".avif"] if READS_AVIF else []),
+)
+LARGE_DECODERS = {"WEBP": "WebP", "AVIF": "AVIF"}  # which take 12 bytes a pixel
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 END_OF_JPEG = b"\xff\xd9"

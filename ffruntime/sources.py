@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from PIL import Image
 
 from .core.errors import ImageError, MissingExtra, UsageError
-from .picture import MAX_BYTES, SUFFIXES, decode_picture, read_picture, upright
+from .picture import MAX_BYTES, decode_picture, read_picture, upright
+from .picture_file import SUFFIXES
 
 if TYPE_CHECKING:
     import numpy as np

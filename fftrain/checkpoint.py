@@ -50,6 +50,7 @@ class Identity(Struct, frozen=True):
     classes: tuple[str, ...]
     data: str
     precision: str
+    content: str | None = None  # of a folder: which pictures (`DataSource`)
 
 
 def checkpoint_path(out: Path) -> Path:
@@ -98,7 +99,8 @@ def load_checkpoint(path: Path, identity: Identity, state: TrainingState) -> tup
     found, progress, content = from_first(read_checkpoint(path) if rank() == 0 else None)
     for field in identity.__struct_fields__:
         if msgspec.json.encode(getattr(found, field)) != msgspec.json.encode(getattr(identity, field)):
-            raise UsageError(f"--resume: {path} is of a run with another {field}; delete it, or use another --out")
+            other = "other pictures in that folder" if field == "content" else f"another {field}"
+            raise UsageError(f"--resume: {path} is of a run with {other}; delete it, or use another --out")
     _check(path, content, state)
     for name, tensor in state.tensors.items():
         tensor.copy_(content[f"network.{name}"])

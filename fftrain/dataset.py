@@ -20,8 +20,9 @@ from ffruntime.core.data import SPLIT, Examples, Split, data_directory
 from ffruntime.core.errors import DataError, MissingExtra, UsageError, unknown
 from ffruntime.core.manifest import DataSource, Manifest, Photo, Preprocessing
 
-from .folder import arrange, open_tree, read_folder, read_pictures
+from .folder import Tell, nothing, open_tree, read_folder, read_pictures
 from .sets import SETS, PublishedSet, choose_classes
+from .tree import Parts, arrange
 
 OFFLINE_PER_CLASS = (400, 50, 50)  # train, validation, held out; of the sample's 500 images a digit
 
@@ -35,7 +36,6 @@ class Dataset(Struct, frozen=True):
     classes: tuple[str, ...]
     source: DataSource
     preprocessing: Preprocessing  # how a picture becomes such an image on the device
-    skipped: int = 0  # files of a folder that are no pictures, or in no class
 
 
 def load_dataset(
@@ -138,14 +138,20 @@ def load_folder(
     classes: str | Sequence[str] | None = None,
     size: int | None = None,
     channels: int | None = None,
+    parts: Parts | None = None,
+    tell: Tell = nothing,
 ) -> Dataset:
     """A folder or .zip of pictures (`folder.py`) in three splits; by default all classes, in a size and in grey
-    or colour as the pictures are. Raises `DataError` naming what cannot be used."""
-    folder = read_folder(path.absolute(), SPLIT.seed, classes, size, channels)
+    or colour as the pictures are, and `parts` as the folders' names say. What is found is told. Raises `DataError`
+    naming what cannot be used."""
+    folder = read_folder(path.absolute(), SPLIT.seed, classes, size, channels, parts, tell)
     train, validation, test = map(_to_torch, folder.parts)
     counts = (len(train.labels), len(validation.labels), len(test.labels))
-    source = DataSource("folder", folder.source, False, *counts, str(path.absolute()))
-    return Dataset(train, validation, test, folder.classes, source, Photo(), folder.skipped)
+    asked = None if parts is None else dict(parts)
+    source = DataSource(
+        "folder", folder.source, False, *counts, str(path.absolute()), folders=asked, content=folder.content
+    )
+    return Dataset(train, validation, test, folder.classes, source, Photo())
 
 
 def load_for_manifest(manifest: Manifest, data_option: str | None = None) -> Dataset:
@@ -157,8 +163,13 @@ def load_for_manifest(manifest: Manifest, data_option: str | None = None) -> Dat
     trained_on, shape = manifest.training.data, manifest.network.image.shape
     if trained_on.name == "folder":
         path = Path(data_option or trained_on.path or ".")
-        dataset = load_folder(path, manifest.classes, shape[1], shape[0])
+        dataset = load_folder(path, manifest.classes, shape[1], shape[0], trained_on.folders)
         here, there = (f"{s.train} / {s.validation} / {s.test} pictures" for s in (dataset.source, trained_on))
+        if here == there and trained_on.content not in (None, dataset.source.content):
+            raise DataError(
+                f"{path}: has as many pictures as the model was trained on, but others, or under other names: some "
+                "of those to test with may have been trained on; say with --data where they are as they were"
+            )
     else:
         directory = data_directory(data_option)
         offline, split = trained_on.offline_sample, trained_on.split
@@ -263,12 +274,12 @@ def read_jpeg_copy(path: Path, wanted: PublishedSet) -> tuple[Examples, Examples
     """Training and test images of a data set as a tree of JPEG files in a .zip, class by class. JPEG is lossy: no
     result on them compares with one on the set itself. Raises `DataError` where the file is damaged."""
     parts = []
-    with open_tree(path) as (names, read):
-        tree = arrange(names)
+    with open_tree(path) as open_files:
+        tree = arrange(open_files.names)
         for part, count in zip(("train", "test"), _counts(wanted), strict=True):
             files = tree.parts.get(part, {})
             pictures = [(file, label) for label, name in enumerate(wanted.classes) for file in files.get(name, [])]
             if len(pictures) != count:
                 raise DataError(f"{path}: damaged: {len(pictures):,} pictures in {part} instead of {count:,}")
-            parts.append(read_pictures(pictures, read, path, wanted.shape[1], wanted.shape[0]))
+            parts.append(read_pictures(pictures, open_files.read, path, wanted.shape[1], wanted.shape[0])[0])
     return parts[0], parts[1]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
-import re
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import TypeAlias
@@ -19,34 +21,32 @@ from rich.progress import track
 from ffruntime import picture
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import DataError, ImageError
+from ffruntime.core.folders import is_hidden
 from ffruntime.core.manifest import Photo
 from ffruntime.core.reading import open_regular, read_at_most
-from ffruntime.picture import MAX_BYTES, SUFFIXES
+from ffruntime.picture import MAX_BYTES
 
 from .sets import choose_classes
+from .tree import NAMED, Labelled, Name, Parts, arrange, check, split, told
 
-PARTS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}  # by the folder's name
-SHARE = 0.1  # of the training pictures, for each part that the tree does not have
-FEWEST = 3  # training pictures of a class
 LARGEST = 64  # pixels a side, where no size is asked for
 SIZED = 1_000  # pictures whose size is looked at to choose one
 MANY = 2_000  # pictures, from which on a bar is shown
 
-Name: TypeAlias = tuple[str, ...]  # a file's path below the root, part by part
 Reader: TypeAlias = Callable[[Name], bytes]
-Labelled: TypeAlias = list[tuple[Name, int]]  # pictures, each with its label
+Tell: TypeAlias = Callable[[str], None]  # a line for whoever trains
 
 
-class Tree(Struct, frozen=True):
-    """The pictures of a tree: part -> class -> names. All are in `train` where the tree has no parts."""
+def nothing(_: str) -> None:
+    """Tell nobody."""
 
-    parts: dict[str, dict[str, list[Name]]]
-    skipped: int  # files that are no pictures, or in no class
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names of the folders that are trained on, 2 before 10."""
-        return tuple(sorted(self.parts.get("train", {}), key=_natural))
+class Files(Struct, frozen=True):
+    """A folder's files that are not hidden, and its folders without any, sorted; what reads a file."""
+
+    names: list[Name]
+    empty: list[Name]
+    read: Reader  # up to one byte more than a picture has; raises `DataError`
 
 
 class Folder(Struct, frozen=True):
@@ -55,87 +55,33 @@ class Folder(Struct, frozen=True):
     parts: tuple[Examples, Examples, Examples]
     classes: tuple[str, ...]
     source: str
-    skipped: int
-
-
-def _natural(name: str) -> tuple[tuple[str | int, ...], str]:
-    parts = re.split(r"(\d{1,18})", name)
-    return tuple(int(part) if index % 2 else part.casefold() for index, part in enumerate(parts)), name
-
-
-def arrange(names: Sequence[Name]) -> Tree:
-    """Which of these files are pictures of what. Folders around all of them (`pets/train/…`) do not matter."""
-    pictures = [name for name in names if name[-1].lower().endswith(SUFFIXES)]
-    depth = 0
-    while len({name[depth] for name in pictures}) == 1 and all(len(name) > depth + 2 for name in pictures):
-        if pictures[0][depth].casefold() in PARTS:
-            break
-        depth += 1
-    below = [name[depth:] for name in pictures]
-    has_parts = any(len(name) > 2 and name[0].casefold() == "train" for name in below)  # not a class of vehicles
-    level = 1 if has_parts else 0  # of the class
-    parts: dict[str, dict[str, list[Name]]] = {}
-    used = 0
-    for name, rest in zip(pictures, below, strict=True):
-        part = PARTS.get(rest[0].casefold()) if has_parts else "train"
-        if part and len(rest) > level + 1:
-            parts.setdefault(part, {}).setdefault(rest[level], []).append(name)
-            used += 1
-    return Tree(parts, len(names) - used)
-
-
-def check(tree: Tree, path: Path) -> None:
-    """Raise `DataError` where there is nothing in the tree to learn from."""
-    if len(tree.classes) < 2:
-        found = f"pictures of one class only ('{tree.classes[0]}')" if tree.classes else "no pictures of any class"
-        raise DataError(f"{path}: {found}; expected two or more folders of pictures, {path}/CLASS/NAME.png")
-    for part, classes in tree.parts.items():
-        for name in classes:
-            if name not in tree.classes:
-                raise DataError(f"{path}: class '{name}' is in {part}, and not in train; move it, or rename it")
-            if not name.isprintable():
-                raise DataError(f"{path}: the class {name!r} has a name that cannot be printed; rename the folder")
-
-
-def split(tree: Tree, classes: Sequence[str], path: Path, seed: int) -> tuple[Labelled, Labelled, Labelled]:
-    """Pictures for training, validation and testing; label i is class i.
-
-    A part that the tree does not have takes a tenth, at least one, of each class's training pictures: the same ones
-    for the same files in that class, whatever the other classes are. Raises `DataError` where there are too few.
-    """
-    pictures: dict[str, Labelled] = {"train": [], "validation": [], "test": []}
-    for label, name in enumerate(classes):
-        training = tree.parts["train"][name]
-        if len(training) < FEWEST:
-            count = f"{len(training)} picture{'s' * (len(training) > 1)}"
-            raise DataError(f"{path}: class '{name}' has {count} to train on; it takes {FEWEST} or more")
-        order = np.random.default_rng(seed).permutation(len(training)).tolist()
-        share = max(1, round(SHARE * len(training)))
-        for part in ("test", "validation"):
-            if part not in tree.parts:
-                taken, order = [training[index] for index in order[:share]], order[share:]
-            elif not (taken := tree.parts[part].get(name, [])):
-                raise DataError(f"{path}: no picture of class '{name}' in {part}")
-            pictures[part] += [(file, label) for file in taken]
-        pictures["train"] += [(training[index], label) for index in sorted(order)]
-    mixed = [[part[i] for i in np.random.default_rng(seed).permutation(len(part))] for part in pictures.values()]
-    return mixed[0], mixed[1], mixed[2]
+    content: str  # a hash of which pictures are in which part, of which class, in order
 
 
 def choose_size(pictures: Labelled, read: Reader, path: Path) -> int:
-    """The median of the pictures' shorter sides, at most `LARGEST`: pixels."""
-    some = pictures[:: -(-len(pictures) // SIZED)]
-    with _refusing():
-        sides = [picture.shorter_side(read(file), _display(path, file)) for file, _ in some]
-    return min(LARGEST, int(median(sides)))
+    """The median of the pictures' shorter sides, at most `LARGEST`: pixels. Damaged ones do not count here."""
+    sides = []
+    for file, _ in pictures[:: -(-len(pictures) // SIZED)]:
+        with contextlib.suppress(ImageError, DataError):
+            sides.append(picture.shorter_side(read(file), _display(path, file)))
+    return min(LARGEST, int(median(sides))) if sides else LARGEST
 
 
-def read_pictures(pictures: Labelled, read: Reader, path: Path, size: int, channels: int | None = None) -> Examples:
-    """The pictures as `ffruntime classify` prepares them: uint8 (N, C, size, size) and labels (N,).
+def read_pictures(
+    pictures: Labelled,
+    read: Reader,
+    path: Path,
+    size: int,
+    channels: int | None = None,
+    tell: Tell = nothing,
+) -> tuple[Examples, list[bytes]]:
+    """The pictures as `ffruntime classify` prepares them: uint8 (N, C, size, size) and labels (N,), and the hash of
+    each file.
 
-    C is `channels`; by default 1 where all of them are grey, else 3. Raises `DataError` naming the file.
+    C is `channels`; by default 1 where all of them are grey, else 3. Raises `DataError` naming the files that
+    cannot be used, all of which are told.
     """
-    pixels = np.empty((len(pictures), channels or 3, size, size), np.uint8)
+    pixels, hashes, refused = np.empty((len(pictures), channels or 3, size, size), np.uint8), [], []
     bar = track(
         pictures,
         "reading pictures",
@@ -143,13 +89,33 @@ def read_pictures(pictures: Labelled, read: Reader, path: Path, size: int, chann
         transient=True,
         disable=len(pictures) < MANY,
     )
-    with _refusing():
-        for image, (file, _) in zip(pixels, bar, strict=True):
-            name = _display(path, file)
-            image[:] = picture.prepare(picture.decode_picture(read(file), name), name, Photo(), image.shape)
+    for image, (file, _) in zip(pixels, bar, strict=True):
+        name = _display(path, file)
+        try:
+            data = read(file)
+            image[:] = picture.prepare(picture.decode_picture(data, name), name, Photo(), image.shape)
+            hashes.append(hashlib.blake2b(data, digest_size=16).digest())
+        except ImageError as error:  # what cannot be used on a device cannot be trained on
+            refused.append(DataError(f"{error}; replace that picture, or take it away"))
+        except DataError as error:
+            refused.append(error)
+    if refused:
+        _refuse(refused, path, len(pictures), tell)
     if channels is None and (pixels == pixels[:, :1]).all():
         pixels = np.ascontiguousarray(pixels[:, :1])
-    return Examples(pixels, np.array([label for _, label in pictures], np.int64))
+    return Examples(pixels, np.array([label for _, label in pictures], np.int64)), hashes
+
+
+def _refuse(refused: Sequence[DataError], path: Path, count: int, tell: Tell) -> None:
+    if len(refused) == 1:
+        raise refused[0]
+    for error in refused:
+        tell(str(error))
+    names = "; ".join(str(error).partition("; ")[0] for error in refused[:NAMED])
+    more = f"; and {len(refused) - NAMED:,} more" if len(refused) > NAMED else ""
+    raise DataError(
+        f"{path}: {len(refused):,} of {count:,} pictures cannot be used: {names}{more}; replace or remove them"
+    )
 
 
 def read_folder(
@@ -158,20 +124,26 @@ def read_folder(
     classes: str | Sequence[str] | None = None,
     size: int | None = None,
     channels: int | None = None,
+    parts: Parts | None = None,
+    tell: Tell = nothing,
 ) -> Folder:
-    """The pictures at `path` in three parts that share none, all `size` pixels a side. Raises `DataError`."""
-    with open_tree(path) as (names, read):
-        tree = arrange(names)
-        check(tree, path)
+    """The pictures at `path` in three parts, all `size` pixels a side. `parts`: which folders are which, by default
+    as their names say. What is found, left out and odd is told. Raises `DataError`."""
+    with open_tree(path) as files:
+        asked = classes.split(",") if isinstance(classes, str) else classes or ()
+        tree = arrange(files.names, files.empty, {name.strip() for name in asked}, parts)
+        check(tree, path, bool(classes))
         chosen = tuple(tree.classes[index] for index in choose_classes(classes, tree.classes))
-        parts = split(tree, chosen, path, seed)
-        everything = [*parts[0], *parts[1], *parts[2]]
-        side = size or choose_size(everything, read, path)
-        images = read_pictures(everything, read, path, side, channels)
-    ends = np.cumsum([len(part) for part in parts])
-    train, validation, test = (
-        images.take(slice(end - len(part), end)) for part, end in zip(parts, ends, strict=True)
-    )
+        pictures = split(tree, chosen, path, seed)
+        for line in told(tree, pictures, chosen):
+            tell(line)
+        everything = [*pictures[0], *pictures[1], *pictures[2]]
+        side = size or choose_size(everything, files.read, path)
+        images, hashes = read_pictures(everything, files.read, path, side, channels, tell)
+    places = [slice(*ends) for ends in pairwise([0, *np.cumsum([len(part) for part in pictures]).tolist()])]
+    for line in _identical(everything, hashes, places):
+        tell(line)
+    train, validation, test = (images.take(place) for place in places)
     why = "as asked" if size else f"the median of the shorter sides, at most {LARGEST}"
     source = "; ".join(
         [
@@ -184,37 +156,51 @@ def read_folder(
             ),
         ]
     )
-    return Folder((train, validation, test), chosen, source, tree.skipped)
+    content = hashlib.sha256()
+    for place in places:
+        for (_, label), found in zip(everything[place], hashes[place], strict=True):
+            content.update(f"{label}:{found.hex()},".encode())
+        content.update(b";")
+    return Folder((train, validation, test), chosen, source, content.hexdigest())
+
+
+def _identical(pictures: Labelled, hashes: Sequence[bytes], places: Sequence[slice]) -> Iterator[str]:
+    """Lines about identical files of two classes, or of two parts."""
+    first: dict[bytes, int] = {}
+    part = np.concatenate([np.full(place.stop - place.start, number) for number, place in enumerate(places)])
+    labels, parts = [], []
+    for index, found in enumerate(hashes):
+        other = first.setdefault(found, index)
+        if pictures[index][1] != pictures[other][1]:
+            labels.append((other, index))
+        elif part[index] != part[other]:
+            parts.append((other, index))
+    for pairs, what in (
+        (labels, "in two classes, of which one at most is right"),
+        (parts, "in two of the parts for training, validation and testing, so accuracy tells less than it seems"),
+    ):
+        if pairs:
+            one, two = ("/".join(pictures[index][0]) for index in pairs[0])
+            yield f"identical files {what}: {len(pairs):,}, such as {one} and {two}"
 
 
 def _display(path: Path, name: Name) -> str:
     return str(path.joinpath(*name))
 
 
-@contextmanager
-def _refusing() -> Iterator[None]:
-    """A picture that cannot be used on a device cannot be trained on."""
-    try:
-        yield
-    except ImageError as error:
-        raise DataError(f"{error}; replace that picture, or take it away") from error
-
-
 # Files in a folder or in a .zip, alike. Nothing is extracted.
 
 
 @contextmanager
-def open_tree(path: Path) -> Iterator[tuple[list[Name], Reader]]:
-    """(names of all files that are not hidden, sorted; what reads a file, up to one byte more than a picture has).
-
-    Raises `DataError` naming the file, and so does the reader.
-    """
+def open_tree(path: Path) -> Iterator[Files]:
+    """The files of a folder or of a .zip. Raises `DataError` naming the file that cannot be read."""
     if path.is_dir():
         try:
-            names = sorted(_walk(path))
+            found = sorted(_walk(path))
         except OSError as error:
             raise DataError(f"{error.filename}: cannot be read: {error.strerror}") from error
-        yield names, lambda name: _read_file(path.joinpath(*name))
+        names, empty = _parted(found)
+        yield Files(names, empty, lambda name: _read_file(path.joinpath(*name)))
         return
     try:
         archive = zipfile.ZipFile(path)
@@ -223,26 +209,41 @@ def open_tree(path: Path) -> Iterator[tuple[list[Name], Reader]]:
     except Exception as error:  # zipfile raises anything on what it cannot read
         raise DataError(f"{path}: neither a folder nor a .zip that can be read: {error}") from error
     with archive:
-        members = {tuple(filter(None, i.filename.split("/"))): i for i in archive.infolist() if not i.is_dir()}
-        names = sorted(name for name in members if not any(map(_is_hidden, name)))
-        yield names, lambda name: _read_member(path, archive, members[name])
+        members = {name: member for member in archive.infolist() if (name := _member_name(member))}
+        found = sorted((name, member.is_dir()) for name, member in members.items())
+        names, empty = _parted([one for one in found if not any(map(is_hidden, one[0]))])
+        yield Files(names, empty, lambda name: _read_member(path, archive, members[name]))
 
 
-def _is_hidden(part: str) -> bool:
-    return part.startswith(".") or part == "__MACOSX"  # which macOS adds to what it packs
+def _parted(found: Sequence[tuple[Name, bool]]) -> tuple[list[Name], list[Name]]:
+    """Files, and folders without any below them, of names that say which they are."""
+    names = [name for name, is_folder in found if not is_folder]
+    above = {name[:depth] for name in names for depth in range(1, len(name))}
+    return names, [name for name, is_folder in found if is_folder and name not in above]
 
 
-def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Name]:
-    """Names of the files below `folder`. A link to a folder that it lies in is not followed."""
+def _member_name(member: zipfile.ZipInfo) -> Name:
+    """A member's name, part by part: Windows' own separators, `./`, and UTF-8 that is not marked so are taken."""
+    name = member.filename
+    if not member.flag_bits & 0x800:  # zipfile has read it as code page 437
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return tuple(part for part in name.replace("\\", "/").split("/") if part not in ("", "."))
+
+
+def _walk(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Name, bool]]:
+    """Names of the files and folders below `folder`, and whether it is a folder. A link to a folder that it lies in
+    is not followed."""
     above = (*above, folder.resolve())
     for entry in folder.iterdir():
-        if _is_hidden(entry.name):
+        if is_hidden(entry.name):
             continue
         if entry.is_dir():
             if entry.resolve() not in above:
-                yield from ((entry.name, *name) for name in _walk(entry, above))
+                yield (entry.name,), True
+                yield from (((entry.name, *name), is_folder) for name, is_folder in _walk(entry, above))
         elif entry.is_file() or entry.is_symlink():
-            yield (entry.name,)
+            yield (entry.name,), False
 
 
 def _read_file(path: Path) -> bytes:

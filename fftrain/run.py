@@ -92,6 +92,7 @@ class Run(TrainingState):
             self.dataset.classes,
             self.dataset.source.source,
             str(self.dtype),
+            self.dataset.source.content,
         )
 
 

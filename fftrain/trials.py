@@ -47,7 +47,7 @@ class Sweeping(Struct, frozen=True):
 def load_some(name: str, data: str | None, offline: bool, train: int | None, validation: int | None) -> Dataset:
     """The data set with so many of its images to train on and to validate with, and without its test images."""
     if name not in SETS and Path(name).exists():
-        dataset = load_folder(Path(name))
+        dataset = load_folder(Path(name), tell=say)
     else:
         dataset = load_dataset(name, data_directory(data), offline=offline)
     if dataset.source.offline_sample:
@@ -107,7 +107,8 @@ def _run_trial(sweeping: Sweeping, trial: Trial) -> None:
 
 def _run_name(sweeping: Sweeping, point: str, recipe: Recipe, seed: int) -> str:
     """A name that nothing but the very same run has, so that its checkpoint is found again."""
-    data = [sweeping.dataset.source.source, len(sweeping.dataset.train.labels), str(sweeping.dtype)]
+    source = sweeping.dataset.source
+    data = [source.source, source.content, len(sweeping.dataset.train.labels), str(sweeping.dtype)]
     whole = json.dumps([point, to_builtins(recipe), seed, data], sort_keys=True)
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 

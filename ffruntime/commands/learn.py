@@ -180,6 +180,7 @@ def learn(
 def _labelled(paths: tuple[str, ...], label: str | None) -> list[tuple[str, str]]:
     """What is shown, and a picture or a folder that shows it. Raises `UsageError` where nothing says so."""
     from ..core.errors import UsageError
+    from ..core.folders import is_hidden, is_left_behind, part_of
 
     if label is not None:
         if not paths:
@@ -189,11 +190,17 @@ def _labelled(paths: tuple[str, ...], label: str | None) -> list[tuple[str, str]
     for path in map(Path, paths):
         if not path.exists():
             raise UsageError(f"{path}: no such file or folder")
-        classes = sorted(f for f in path.iterdir() if f.is_dir() and f.name[0] != ".") if path.is_dir() else []
+        below = sorted(f for f in path.iterdir() if f.is_dir() and not is_hidden(f.name)) if path.is_dir() else []
+        classes = [folder for folder in below if not is_left_behind(folder.name)]
+        for folder in below:
+            if folder not in classes:
+                echo(f"left out: {folder} (looks like no class; --label teaches it)", err=True)
         if not classes:
             raise UsageError(
                 f"{path}: say with --label what it shows, or name a folder with a folder for each class"
             )
+        if all(part_of(folder.name) for folder in classes):
+            raise UsageError(f"{path}: {classes[0].name} looks like a part of a data set: name {classes[0]}")
         folders += classes
     return [(folder.name, str(folder)) for folder in folders]
 

@@ -98,6 +98,10 @@ class DataSource(Struct, frozen=True, forbid_unknown_fields=True):
     test: int
     path: str | None = None  # of a folder
     split: Split | None = None  # which training images are for validation; None of a folder, and of the sample
+    folders: dict[str, str] | None = (
+        None  # of a folder, which folder in it is which part, as asked; None: by its name
+    )
+    content: str | None = None  # of a folder: a hash of which pictures are in which part, of which class, in order
 
 
 class Training(Struct, frozen=True, forbid_unknown_fields=True):

@@ -165,14 +165,20 @@ def set_command(name: str, wanted: PublishedSet) -> click.Command:
     type=click.IntRange(min=8, max=256),
     help="Pixels a side; default: the median of the pictures' shorter sides, at most 64.",
 )
+@click.option(
+    "--split",
+    metavar="PART=FOLDER,…",
+    help="Which folders are the parts train, validation and test, such as train=Fotos,test=eval; none: all are "
+    "classes. Default: as their names say.",
+)
 @training_options
-def folder(options: TrainingOptions, path: Path, size: int | None) -> None:
+def folder(options: TrainingOptions, path: Path, size: int | None, split: str | None) -> None:
     """Train on your own pictures and write a model bundle.
 
     PATH is a folder or a .zip of PATH/CLASS/NAME.png, or of PATH/train/CLASS/NAME.png and likewise test and val.
     A part that is not there takes a tenth of each class's training pictures.
     """
-    _train(options, lambda: _load_folder(path, options.classes, size))
+    _train(options, lambda: _load_folder(path, options.classes, size, split))
 
 
 COMMANDS = (*(set_command(name, wanted) for name, wanted in SETS.items()), folder)
@@ -192,13 +198,12 @@ def _load_set(name: str, data: str | None, classes: str | None, offline: bool = 
     return dataset
 
 
-def _load_folder(path: Path, classes: str | None, size: int | None) -> Dataset:
+def _load_folder(path: Path, classes: str | None, size: int | None, split: str | None) -> Dataset:
     from ..dataset import load_folder
+    from ..tree import parse_parts
 
-    dataset = load_folder(path, classes, size)
+    dataset = load_folder(path, classes, size, None, None if split is None else parse_parts(split), say)
     say(dataset.source.source)
-    if dataset.skipped:
-        say(f"files left out, as they are no pictures or in no class: {dataset.skipped:,}")
     return dataset
 
 

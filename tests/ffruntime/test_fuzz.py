@@ -29,7 +29,8 @@ from ffruntime.core.plan import UNLIMITED, plan
 from ffruntime.core.state import Weights, read_state, write_state
 from ffruntime.core.tables import manifest_text
 from ffruntime.golden import check, read_golden
-from ffruntime.picture import FORMATS, decode_picture
+from ffruntime.picture import decode_picture
+from ffruntime.picture_file import FORMATS
 
 TRIES = int(os.environ.get("FF_FUZZ", "100"))
 ODD = (

@@ -68,7 +68,10 @@ def test_folders_say_what_is_in_them(run: Callable, picture_files: list[Path], t
         shutil.copy(file, folder)
     (tmp_path / "all" / "fresh").mkdir()
     shutil.copy(picture_files[7], tmp_path / "all" / "fresh")
-    assert lines(run("learn", *FEW, "--json", tmp_path / "all"))[0]["ids"] == list(range(49, 56))
+    (tmp_path / "all" / "@eaDir").mkdir()
+    done = run("learn", *FEW, "--json", tmp_path / "all")
+    assert lines(done)[0]["ids"] == list(range(49, 56))
+    assert "@eaDir (looks like no class" in done.stderr
     one = tmp_path / "all" / picture_files[0].stem.partition("-")[2]
     assert lines(run("learn", *FEW, "--json", one, "--label", "fresh"))[0]["ids"][0] == 56
     answer = run("classify", "--json", picture_files[7])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
+import unicodedata
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,11 +23,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ffruntime.core.bundle import Bundle
-from ffruntime.core.errors import DataError
+from ffruntime.core.errors import DataError, UsageError
 from ffruntime.core.manifest import Photo
 from ffruntime.picture import prepare, read_picture
+from ffruntime.picture_file import FORMATS
+from ffruntime.sources import is_picture
+from fftrain.checkpoint import Progress, load_checkpoint, save_checkpoint
 from fftrain.dataset import load_folder, load_for_manifest
-from fftrain.folder import SHARE, Tree, arrange, split
+from fftrain.folder import open_tree
+from fftrain.recipe import Recipe
+from fftrain.run import Run, start
+from fftrain.tree import SHARE, arrange, check, parse_parts, split
 
 ROOT = Path(__file__).parents[2]
 RED, GREEN, BLUE, GREY = (220, 30, 20), (20, 200, 40), (30, 20, 210), (90, 90, 90)
@@ -92,7 +101,6 @@ def test_a_zip_is_a_folder(pets: Path, tmp_path: Path) -> None:
     zipped, folder = load_folder(path), load_folder(pets)
     assert zipped.classes == folder.classes
     assert torch.equal(zipped.train.pixels, folder.train.pixels)
-    assert zipped.skipped == 0
 
 
 def test_a_folder_that_has_its_parts(tmp_path: Path) -> None:
@@ -106,7 +114,6 @@ def test_a_folder_that_has_its_parts(tmp_path: Path) -> None:
     parts = (dataset.train, dataset.validation, dataset.test)
     assert [len(part.labels) for part in parts] == [40, 8, 12]
     assert dataset.source.source.endswith("validation: as the folder has it; test: as the folder has it")
-    assert dataset.skipped == 2
     (tmp_path / "val").rename(tmp_path / ".val")
     dataset = load_folder(tmp_path)
     assert [len(part.labels) for part in (dataset.train, dataset.validation, dataset.test)] == [36, 4, 12]
@@ -246,6 +253,225 @@ def test_a_member_of_a_zip_is_bounded(pets: Path, tmp_path: Path, monkeypatch: p
         load_folder(path)
 
 
+# What folders are called -------------------------------------------------------------------------
+
+
+def in_folders(*folders: str, count: int = 3) -> list[tuple[str, ...]]:
+    return [(*folder.split("/"), f"{number}.png") for folder in folders for number in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "test"),
+    [
+        ("Training", "valid", "Testing"),
+        ("train_set", "val_set", "test_set"),
+        ("TRAIN", "dev", "tests"),
+        ("train", "eval", "test"),
+        ("train", "validation", "Evaluation"),
+        ("seg_train/seg_train", "val2017", "test-images"),
+        ("trainset", "Valid Images", "holdout"),
+    ],
+)
+def test_parts_by_many_names(train: str, validation: str, test: str) -> None:
+    names = in_folders(*(f"pets/{part}/{label}" for part in (train, validation, test) for label in ("cat", "dog")))
+    tree = arrange(names)
+    assert {part: sorted(classes) for part, classes in tree.parts.items()} == {
+        part: ["cat", "dog"] for part in ("train", "validation", "test")
+    }
+    assert not tree.left_out
+
+
+def test_parts_below_classes() -> None:
+    names = in_folders("cat/train", "cat/test", "dog/Train", "dog/test", "dog/more")
+    tree = arrange(names)
+    assert {part: sorted(classes) for part, classes in tree.parts.items()} == {
+        "train": ["cat", "dog"],
+        "test": ["cat", "dog"],
+    }
+    assert tree.left_out == ("3 in a class, but in none of its parts, such as train",)
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        ("train", "test"),  # pictures right in them: parts, or two classes?
+        ("a", "b", "test/a", "test/b"),
+        ("train/a", "train/b", "Training/a", "Training/b"),
+        ("train/a", "train/b", "eval/a", "eval/b"),
+        ("train/a", "train/b", "val/a", "valid/a"),
+    ],
+)
+def test_in_doubt_a_line_asks(folders: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match=r"parts of a data set.*--split none"):
+        arrange(in_folders(*folders))
+
+
+def test_doubt_is_ended_by_saying_which_is_which() -> None:
+    assert arrange(in_folders("train", "test"), split=parse_parts("none")).classes == ("test", "train")
+    tree = arrange(in_folders("a", "b", "test/a", "test/b"), split=parse_parts("test=test"))
+    assert {part: sorted(classes) for part, classes in tree.parts.items()} == {
+        "train": ["a", "b"],
+        "test": ["a", "b"],
+    }
+    tree = arrange(in_folders("mine/a", "mine/b", "more/a", "x/a"), split=parse_parts("train=mine, train=more"))
+    assert len(tree.parts["train"]["a"]) == 6
+    assert tree.left_out == (
+        "3 in x (neither for training, nor for validation or testing; --split says what it is)",
+    )
+    with pytest.raises(DataError, match="there is no folder 'tests' of pictures, but 'a', 'b'"):
+        arrange(in_folders("a", "b"), split=parse_parts("test=tests"))
+    for text in ("train", "train=", "training=a", ""):
+        with pytest.raises(UsageError, match="--split"):
+            parse_parts(text)
+
+
+@pytest.mark.parametrize("junk", ["@eaDir", "$RECYCLE.BIN", "System Volume Information", "#recycle", "annotations"])
+def test_what_programs_leave_is_no_class(junk: str) -> None:
+    tree = arrange([*in_folders("cat", "dog"), *in_folders(junk, f"cat/{junk}")])
+    assert tree.classes == ("cat", "dog")
+    assert [len(names) for names in tree.parts["train"].values()] == [3, 3]
+    assert tree.left_out == (f"6 in {junk} (looks like no class; --classes takes it)",)
+    assert junk in arrange(in_folders("cat", "dog", junk), asked={junk}).classes
+
+
+def test_class_names_are_one_in_unicode_and_blanks() -> None:
+    composed, parted = unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")
+    tree = arrange(in_folders(composed, parted, "dog", "dog ", "Dog"))
+    assert tree.classes == (composed, "Dog", "dog")
+    assert len(tree.parts["train"]["dog"]) == 6
+    assert tree.notes == (
+        f"of several folders, whose names are one in Unicode or but for blanks: '{composed}', 'dog'",
+        "classes that differ in capitals alone: 'Dog', 'dog'",
+    )
+
+
+def test_what_is_left_out_is_said(pets: Path) -> None:
+    (pets / "empty").mkdir()
+    (pets / "class 2" / "notes.txt").write_text("mine")
+    (pets / "class 2" / "1.HEIC").write_bytes(b"x")
+    picture(RED, 0).save(pets / "cover.png")
+    lines: list[str] = []
+    load_folder(pets, "class 2,class 10", tell=lines.append)
+    assert lines == [
+        "classes, with pictures for training / validation / testing: class 2 8 / 1 / 1, class 10 16 / 2 / 2",
+        "folders without a file: 'empty'",
+        "classes that were not asked for: 'Maulwürfe'",
+        "left out: 1 .heic in class 2 (a kind of picture that is not read here); 1 .txt (no pictures); "
+        "1 in no class",
+    ]
+
+
+def test_a_class_of_pictures_that_are_not_read_does_not_vanish(pets: Path) -> None:
+    (pets / "owl").mkdir()
+    (pets / "owl" / "1.heic").write_bytes(b"x")
+    with pytest.raises(DataError, match=r"class 'owl' has no picture .* \(1 \.heic\); convert them"):
+        load_folder(pets)
+    assert load_folder(pets, "0-2").classes == ("class 2", "class 10", "Maulwürfe")
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "JPG", "avif", "pfm"])
+def test_kinds_of_pictures(suffix: str, pets: Path) -> None:
+    if suffix == "avif" and "AVIF" not in FORMATS:
+        pytest.skip("Pillow reads no AVIF")
+    kind = {"avif": "AVIF", "pfm": "PPM"}.get(suffix, "JPEG")
+    for number in range(3):
+        image = picture(GREY, number)
+        (image.convert("F") if kind == "PPM" else image).save(pets / "Maulwürfe" / f"more{number}.{suffix}", kind)
+    assert load_folder(pets).source.source.split("; ")[1] == "36 pictures of 3 classes"
+    assert is_picture(pets / "Maulwürfe" / f"more0.{suffix}")  # to a device, too
+
+
+def test_all_damaged_pictures_are_named_in_one_run(pets: Path) -> None:
+    for number in (1, 3):
+        (pets / "class 2" / f"{number}.jpg").write_text("text")
+    (pets / "Maulwürfe" / "0.webp").write_text("")
+    lines: list[str] = []
+    with pytest.raises(DataError, match=r"3 of 33 pictures cannot be used: .*; replace or remove them") as caught:
+        load_folder(pets, tell=lines.append)
+    for name in ("1.jpg", "3.jpg", "0.webp"):
+        assert name in str(caught.value)
+        assert any(f"/{name}: " in line for line in lines)
+
+
+def test_identical_files_are_said(pets: Path) -> None:
+    shutil.copy(pets / "class 2" / "1.jpg", pets / "class 10" / "odd.jpg")
+    for number in range(20, 60):
+        shutil.copy(pets / "class 10" / "1.png", pets / "class 10" / f"{number}.png")
+    lines: list[str] = []
+    load_folder(pets, tell=lines.append)
+    assert any(
+        line.startswith("identical files in two classes, of which one at most is right: 1,") for line in lines
+    )
+    assert any(line.startswith("identical files in two of the parts") for line in lines)
+
+
+def test_a_folder_is_known_by_its_content(pets: Path, tmp_path: Path) -> None:
+    before = load_folder(pets).source
+    shutil.copytree(pets, tmp_path / "moved")
+    assert load_folder(tmp_path / "moved").source.content == before.content
+    one, two = pets / "class 2" / "1.jpg", pets / "class 2" / "2.jpg"
+    one.rename(pets / "x"), two.rename(one), (pets / "x").rename(two)
+    after = load_folder(pets).source
+    assert (after.train, after.validation, after.test) == (before.train, before.validation, before.test)
+    assert after.content != before.content
+
+
+def test_a_changed_folder_is_not_evaluated(pets: Path, exported: Path) -> None:
+    manifest, data = Bundle(exported).manifest, load_folder(pets, size=28, channels=1).source
+    structs = msgspec.structs
+    trained = structs.replace(
+        manifest,
+        classes=("class 2", "class 10", "Maulwürfe"),
+        training=structs.replace(manifest.training, data=data),
+    )
+    load_for_manifest(trained)
+    (pets / "class 2" / "1.jpg").rename(pets / "class 2" / "zzz.jpg")
+    with pytest.raises(DataError, match="has as many pictures as the model was trained on, but others"):
+        load_for_manifest(trained)
+
+
+def test_a_changed_folder_is_not_gone_on_with(pets: Path, tiny_recipe: Recipe, tmp_path: Path) -> None:
+    def started() -> Run:
+        dataset = load_folder(pets, size=28, channels=1)
+        return start(tiny_recipe, dataset, 0, torch.device("cpu"), torch.float32)
+
+    run, file = started(), tmp_path / "run.checkpoint"
+    save_checkpoint(file, run.identity, Progress(), run, torch.zeros(len(run.network.units) + 1, 2))
+    load_checkpoint(file, started().identity, run)
+    (pets / "class 2" / "1.jpg").rename(pets / "class 2" / "zzz.jpg")
+    with pytest.raises(UsageError, match="of a run with other pictures in that folder"):
+        load_checkpoint(file, started().identity, run)
+
+
+def test_names_in_a_zip(tmp_path: Path) -> None:
+    """With Windows' separators, with `./`, in UTF-8 that is not marked so."""
+    with zipfile.ZipFile(tmp_path / "odd.zip", "w") as archive:
+        for number in range(3):
+            data = io.BytesIO()
+            picture(RED, number).save(data, "PNG")
+            for name in (f"pets\\cat\\{number}.png", f"./pets/dog/{number}.png"):
+                archive.writestr(zipfile.ZipInfo(name), data.getvalue())
+            archive.writestr(f"pets/éé/{number}.png", data.getvalue())
+    packed = (tmp_path / "odd.zip").read_bytes()
+    for mark in (b"PK\x03\x04", b"PK\x01\x02"):
+        at = 6 if mark == b"PK\x03\x04" else 8
+        parts = packed.split(mark)
+        packed = mark.join([parts[0], *(p[: at - 4] + bytes(2) + p[at - 2 :] for p in parts[1:])])
+    (tmp_path / "odd.zip").write_bytes(packed)
+    with open_tree(tmp_path / "odd.zip") as files:
+        assert arrange(files.names).classes == ("cat", "dog", "éé")
+        assert all(files.read(name).startswith(b"\x89PNG") for name in files.names)
+
+
+def test_thousands_of_classes_take_a_moment_or_are_refused() -> None:
+    names = in_folders(*(f"c{number}" for number in range(5000)))
+    tree = arrange(names)
+    check(tree, Path("x"))
+    assert len(split(tree, tree.classes[:4096], Path("x"), 0)[0]) == 4096
+    with pytest.raises(DataError, match=r"5,000 classes; at most 4,096"):
+        split(tree, tree.classes, Path("x"), 0)
+
+
 # Any tree ----------------------------------------------------------------------------------------
 
 COUNTS = st.dictionaries(st.sampled_from(["a", "b", "c", "train", "10"]), st.integers(3, 40), min_size=2)
@@ -256,7 +482,8 @@ def test_any_split_loses_nothing_and_shares_nothing(counts: dict[str, int], dept
     above = ("outer", "inner")[:depth]
     names = [(*above, name, f"{number}.png") for name, count in counts.items() for number in range(count)]
     tree = arrange(names)
-    assert tree == Tree({"train": {n: [(*above, n, f"{i}.png") for i in range(c)] for n, c in counts.items()}}, 0)
+    assert tree.parts == {"train": {n: [(*above, n, f"{i}.png") for i in range(c)] for n, c in counts.items()}}
+    assert (tree.left_out, tree.notes, tree.unread) == ((), (), {})
     parts = split(tree, tree.classes, Path("x"), seed)
     assert sorted(file for part in parts for file, _ in part) == sorted(names)
     for label, name in enumerate(tree.classes):
@@ -290,7 +517,7 @@ def test_a_folder_is_trained_exported_and_classified(tmp_path: Path) -> None:
         fill(tmp_path / "colours" / name, colour, 80, side=36)
     (tmp_path / "colours" / "grün" / "notes.txt").write_text("mine")
     done = run("fftrain", "folder", "colours", *QUICK, "--epochs", 6, cwd=tmp_path)
-    assert "no pictures or in no class: 1\n" in done.stderr
+    assert "left out: 1 .txt (no pictures)\n" in done.stderr
     assert "36 × 36 pixels" in done.stderr
     assert f"of folder {tmp_path / 'colours'}: goodness" in done.stdout
     assert "FAILED" not in run("ffexport", cwd=tmp_path).stdout
