@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from .artefacts import Artefact, ExportReport
 
-FORMATS = ("onnx", "tensorrt", "tensorrt-rtx")
+FORMATS = ("onnx", "tensorrt", "tensorrt-rtx", "c")
 PROVIDERS = ("cpu", "cuda", "tensorrt", "tensorrt-rtx")
 PRECISIONS = ("fp32", "fp16", "int8")
 BAR_WIDTH = 24  # of the line that shows progress
@@ -33,6 +33,7 @@ Examples:
   ffexport --precision fp16 --precision int8
   ffexport --device jetson-orin-nano    does it fit? then what that device runs best
   ffexport --format tensorrt            engines, on the machine with the GPU; graphs only where they are missing
+  ffexport --format c --device stm32f746    C99 for a microcontroller: as much learns as has room there
   ffexport --list                       formats and providers: what works here, and why the rest does not
   ffexport --check --json               all checks again, as JSON; nothing is written
   ffexport --state learned.state        what a device learned, as a new bundle: model-learned.ff
@@ -131,6 +132,11 @@ def cli(
     from ffruntime.core.bundle import Bundle
 
     bundle = Bundle(model or os.environ.get("FF_MODEL") or "model.ff")
+    if "c" in formats:
+        if len(formats) > 1 or state is not None or providers or len(precisions) > 1:
+            raise UsageError("--format c goes by itself, with one --precision: a state is a bundle first (--state)")
+        export_to_c(bundle.path, precisions[0] if precisions else "fp32", device, as_json)
+        return
     target = new_bundle(bundle, out, force) if state is not None else bundle.path
     plan = fit(bundle.manifest, device, precisions, state) if device else None
     if plan and not as_json:
@@ -170,6 +176,23 @@ def cli(
         if manifest.exit:
             echo(f"mode exit: {exit_text(manifest.exit)}")
         echo(f"{target}: every graph reproduces {whose} golden vectors; next: ffruntime classify image.png")
+
+
+def export_to_c(path: Path, precision: Precision, device: str | None, as_json: bool) -> None:
+    """A C project into the bundle, and what it takes on a microcontroller."""
+    from ffruntime.core.devices import load_microcontroller
+
+    from .artefacts import artefact_table
+    from .c.footprint import footprint_text
+    from .c.project import FOLDER, export_c
+
+    chip = load_microcontroller(device) if device else None
+    row, footprint = export_c(path, precision, chip, Path(device).stem if device else None)
+    if as_json:
+        echo(as_json_text({"model": str(path), "artefacts": [row], "footprint": footprint}))
+        return
+    echo(f"{footprint_text(footprint)}\n{artefact_table([row])}")
+    echo(f"{path / FOLDER}: C99, for your project; next: docs/microcontrollers.md")
 
 
 def report_object(report: ExportReport | None, more: list[Artefact]) -> dict[str, Any]:

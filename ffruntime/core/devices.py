@@ -21,6 +21,8 @@ else:
 
 
 LARGEST = 1 << 20  # bytes of a TOML file
+MICROCONTROLLERS = "microcontrollers"  # folder of their profiles, beside the others
+Kibibytes: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 20)]
 Mebibytes: TypeAlias = Annotated[int, Meta(ge=1, le=1 << 24)]  # at most 16 TiB, so that a typing error is refused
 
 
@@ -90,6 +92,39 @@ class Profile(Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"`gpu.workspace_mib` {self.gpu.workspace_mib} is more than there is memory")
 
 
+class Ram(Fact, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A microcontroller's RAM in KiB: what there is, and what the network may take, stack included."""
+
+    total_kib: Kibibytes
+    usable_kib: Kibibytes
+
+
+class Flash(Fact, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A microcontroller's flash in KiB, what of it a network may take with its code and its state, the bytes that
+    are erased at a time, and those that are programmed at a time."""
+
+    total_kib: Kibibytes
+    usable_kib: Kibibytes
+    sector_bytes: Annotated[int, Meta(ge=1, le=1 << 20)]
+    program_bytes: Annotated[int, Meta(ge=1, le=4096)]
+
+
+class Core(Fact, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A microcontroller's processor, and what compiles for it."""
+
+    name: str
+    flags: str = ""  # of arm-none-eabi-gcc
+
+
+class Microcontroller(Struct, frozen=True, forbid_unknown_fields=True):
+    """A device without an operating system, for `ffexport --format c`."""
+
+    title: str
+    ram: Ram
+    flash: Flash
+    core: Core
+
+
 def profiles_folder() -> Path:
     """Where the shipped profiles are: inside this package, or `devices/` beside it in a checkout."""
     package = Path(__file__).parents[1]
@@ -102,10 +137,28 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in profiles_folder().glob("*.toml"))
 
 
+def microcontroller_names() -> list[str]:
+    """Names of the microcontrollers whose profiles are shipped."""
+    return sorted(path.stem for path in (profiles_folder() / MICROCONTROLLERS).glob("*.toml"))
+
+
+def load_microcontroller(name_or_path: str) -> Microcontroller:
+    """A shipped microcontroller by name, or any TOML file by its path. Raises `UsageError`."""
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        if name_or_path not in microcontroller_names():
+            raise unknown("microcontroller", name_or_path, microcontroller_names())
+        path = profiles_folder() / MICROCONTROLLERS / f"{name_or_path}.toml"
+    profile: Microcontroller = read_toml(path, Microcontroller)
+    return profile
+
+
 def load_profile(name_or_path: str) -> Profile:
     """A shipped profile by name, or any TOML file by its path. Raises `UsageError`."""
     path = Path(name_or_path)
     if path.suffix != ".toml":
+        if name_or_path in microcontroller_names():
+            raise UsageError(f"{name_or_path} is a microcontroller: ffexport --format c --device {name_or_path}")
         if name_or_path not in profile_names():
             raise unknown("device", name_or_path, profile_names())
         path = profiles_folder() / f"{name_or_path}.toml"

@@ -1,0 +1,195 @@
+"""The arena of a network in C: where every buffer lies, and how much memory classifying and learning take.
+
+All is computed here: `src/ffedge.c` has no allocator. Places and sizes are bytes, multiples of 4.
+From the arena's start: what classifying needs; what a learning step needs beside it; the tensors that learn; names
+of the classes learned; moments. So an arena that is only for classifying is the first part of one that learns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+from msgspec import Struct
+
+from ffruntime.core.architecture import MaxPool, Network
+from ffruntime.core.layers import Tensor, of_readout, readout_layer, tensors, unit_layers, unit_parameters
+from ffruntime.core.learning import ClassLoss, Learning
+from ffruntime.core.manifest import Manifest, Precision
+
+from .sweeps import Sweep, sweeps
+
+NAME_BYTES = 64  # FF_NAME_BYTES of src/ffedge.h
+STACK_BYTES = 2048  # the deepest call, ff_load, on a Cortex-M: measured, docs/microcontrollers.md
+HEADER_ROOM = 1024  # of a state file's header, beside what is counted one by one
+
+Part: TypeAlias = Literal["all", "last", "readouts"]  # of a network, what learns; the first one has the most of it
+PARTS: tuple[Part, ...] = ("all", "last", "readouts")
+
+
+class Buffer(Struct, frozen=True):
+    """Bytes that are in use from one unit to another, both included."""
+
+    name: str
+    size: int
+    first: int
+    last: int
+
+
+class Arena(Struct, frozen=True):
+    """Where everything lies."""
+
+    places: dict[str, int]  # of buffers, by their names, and of tensors that learn, by theirs
+    classify_bytes: int
+    learn_bytes: int
+    momentum_bytes: int
+    scratch_bytes: int  # from the start, free between two calls
+    learned: int
+    learned_bytes: int
+    names: int
+
+
+def learned(network: Network, learning: Learning | None, part: Part) -> list[Tensor]:
+    """The tensors that learn: of every trained unit all parameters, or of the last of them alone, or of none; all
+    readouts of trained units; and which rows are known."""
+    trained = [index for index, unit in enumerate(network.units) if unit.trained]
+    if learning is None or not isinstance(learning.loss, ClassLoss) or not trained:
+        return []
+    whole = {"all": trained, "last": trained[-1:], "readouts": []}[part]
+    own = [
+        tensor
+        for index in trained
+        for tensor in unit_parameters(network, index)
+        if index in whole or of_readout(tensor)
+    ]
+    return [*(tensor for tensor in tensors(network) if tensor.role == "known"), *own]
+
+
+def flash_precision(tensor: Tensor, learns: bool, precision: Precision) -> Precision:
+    """In what a tensor lies in flash: what learns, biases and statistics in float32 always."""
+    halved = precision == "fp16" and not learns and tensor.role == "weight"
+    return "fp16" if halved else "fp32"
+
+
+def plan_arena(manifest: Manifest, part: Part, precision: Precision) -> Arena:
+    """The arena of a bundle's network, of which `part` learns."""
+    network, learning = manifest.network, manifest.learning
+    changing = learned(network, learning, part)
+    own, places = {tensor.name for tensor in changing}, dict[str, int]()
+    end = _place(places, _to_classify(network, _converted(network, own, precision)), 0)
+    classify_bytes = end
+    if not changing:
+        return Arena(places, classify_bytes, classify_bytes, classify_bytes, classify_bytes, end, 0, end)
+    end = _place(places, _to_learn(network, own), end)
+    end = scratch = max(end, _header_bytes(manifest, changing))
+    start = end
+    for tensor in changing:
+        places[tensor.name] = end
+        end += 4 * math.prod(tensor.shape)
+    learned_bytes, rows = end - start, network.label.patterns
+    learn_bytes = _aligned(end + (rows - len(manifest.classes)) * NAME_BYTES + rows)
+    return Arena(
+        places, classify_bytes, learn_bytes, learn_bytes + learned_bytes, scratch, start, learned_bytes, end
+    )
+
+
+def _aligned(size: int) -> int:
+    return (size + 3) // 4 * 4
+
+
+def _converted(network: Network, own: set[str], precision: Precision) -> int:
+    """Bytes of the longest row of weights that is float16 in flash."""
+    rows = [
+        4 * math.prod(tensor.shape[1:])
+        for tensor in tensors(network)
+        if flash_precision(tensor, tensor.name in own, precision) == "fp16"
+    ]
+    return max(rows, default=0)
+
+
+def _to_classify(network: Network, converted: int) -> list[Buffer]:
+    """What a pass needs: inputs and outputs of a unit's sweeps while that unit runs, its features, and for all
+    units the goodness of every row, of a unit and in total."""
+    last = len(network.units) - 1
+    found = [
+        Buffer("image", 4 * math.prod(network.image.shape), 0, 0),
+        Buffer("goodness", 8 * network.label.patterns, 0, last),
+        Buffer("row", converted, 0, last),
+    ]
+    for index in range(len(network.units)):
+        chain = sweeps(network, index)
+        for place, sweep in enumerate(chain):
+            until = min(index + 1, last) if sweep is chain[-1] else index
+            found.append(Buffer(output(index, place), 4 * math.prod(sweep.after), index, until))
+        found.append(Buffer(f"z{index}", 4 * features(network, index), index, index))
+    return found
+
+
+def _to_learn(network: Network, own: set[str]) -> list[Buffer]:
+    """What a step needs beside that: the gradient at the features; of units whose layers learn, errors, and places
+    of maxima."""
+    last, plane = len(network.units) - 1, 0
+    found = [Buffer("slopes", 8 * network.label.patterns, 0, last)]
+    for index in range(len(network.units)):
+        found.append(Buffer(f"dz{index}", 4 * features(network, index), index, index))
+        if not deep(network, index, own):
+            continue
+        for place, sweep in enumerate(sweeps(network, index)):
+            plane = max(plane, 4 * _positions(sweep))
+            if isinstance(sweep.pool, MaxPool):
+                found.append(Buffer(f"best{index}.{place}", _aligned(math.prod(sweep.after)), index, index))
+            if place:
+                found.append(Buffer(f"dx{index}.{place}", 4 * math.prod(sweep.before), index, index))
+    return [*found, Buffer("plane", plane, 0, last)]
+
+
+def output(unit: int, sweep: int) -> str:
+    """Name of the buffer of a sweep's output."""
+    return f"y{unit}.{sweep}"
+
+
+def deep(network: Network, index: int, own: set[str]) -> bool:
+    """Whether a unit's layers learn, and not its readout alone."""
+    return any(f"{layer.name}.weight" in own for layer in unit_layers(network, index))
+
+
+def features(network: Network, index: int) -> int:
+    """Numbers that a unit's readout reads; 0 where it has none."""
+    layer = readout_layer(network, index)
+    return math.prod(layer.before) if layer else 0
+
+
+def _positions(sweep: Sweep) -> int:
+    """Of a channel of a sweep's output, before pooling, those that a window covers."""
+    size = sweep.pool.size if sweep.pool else 1
+    return math.prod(sweep.after[1:]) * size**2
+
+
+def _header_bytes(manifest: Manifest, changing: Sequence[Tensor]) -> int:
+    """Room for the header of a state file, with the offsets of what is in it: names of classes stand in it twice,
+    and a character may take two."""
+    rows, classes = manifest.network.label.patterns, manifest.classes
+    names = sum(len(name.encode()) + 8 for name in classes) + (rows - len(classes)) * (NAME_BYTES + 8)
+    entries = sum(len(tensor.name) + 100 for tensor in changing) + 4 * (len(tensors(manifest.network)) + 3)
+    return _aligned(HEADER_ROOM + entries + 4 * names)
+
+
+def _place(places: dict[str, int], buffers: Sequence[Buffer], start: int) -> int:
+    """Give every buffer a place from `start` on, the largest first, each in the lowest gap that is free while it
+    is in use. Returns the end of all."""
+    placed: list[tuple[int, Buffer]] = []
+    for buffer in sorted(buffers, key=lambda buffer: -buffer.size):
+        busy = sorted(
+            (place, place + other.size)
+            for place, other in placed
+            if other.first <= buffer.last and buffer.first <= other.last
+        )
+        place = start
+        for begin, end in busy:
+            if place + buffer.size <= begin:
+                break
+            place = max(place, end)
+        placed.append((place, buffer))
+        places[buffer.name] = place
+    return max((place + buffer.size for place, buffer in placed), default=start)

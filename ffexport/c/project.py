@@ -1,0 +1,62 @@
+"""`ffexport --format c`: the C project of a bundle, proven where there is a compiler, and added to the bundle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import structs
+
+from ffruntime.core.bundle import Bundle, write_bundle
+from ffruntime.core.devices import Microcontroller
+from ffruntime.core.errors import BackendError
+from ffruntime.core.manifest import GOLDEN, Precision
+from ffruntime.lock import writing
+
+from ..artefacts import REPORT, Artefact, encode_report, read_report, with_rows
+from ..onnx_files import Files
+from .footprint import Footprint, choose
+from .proof import golden_error
+from .sweeps import require_supported
+from .tables import header, source
+
+FOLDER = "c"
+SOURCES = tuple(sorted(path for path in (Path(__file__).parent / "src").rglob("*") if path.is_file()))
+UNPROVEN = "not run: no C compiler here; ff_golden proves it on the chip"
+
+
+def export_c(
+    path: Path, precision: Precision = "fp32", chip: Microcontroller | None = None, device: str | None = None
+) -> tuple[Artefact, Footprint]:
+    """Add a C project to the bundle at `path`: for a microcontroller as much that learns as has room there.
+
+    Raises `BackendError` where the network cannot be C or does not fit, `ParityError` where the golden vectors are
+    not reproduced here; the bundle is then as it was.
+    """
+    with writing(path):
+        bundle = Bundle(path)
+        return _export(bundle, precision, chip, device)
+
+
+def _export(
+    bundle: Bundle, precision: Precision, chip: Microcontroller | None, device: str | None
+) -> tuple[Artefact, Footprint]:
+    manifest = bundle.manifest
+    require_supported(bundle.path, manifest.network)
+    if precision == "int8":
+        raise BackendError(f"{bundle.path}: --format c keeps weights in fp32 or fp16; there is no int8 yet")
+    if GOLDEN not in bundle:
+        raise BackendError(f"{bundle.path}: has no golden vectors to prove C by; train it again with fftrain")
+    footprint = choose(manifest, precision, chip, device)
+    golden, arena = bundle.tensors(GOLDEN), footprint.arena
+    files: Files = {str(file.relative_to(SOURCES[0].parent)): file.read_bytes() for file in SOURCES}
+    files["model.h"] = header(manifest, arena, chip.ram.usable_kib * 1024 if chip else None).encode()
+    files["model.c"] = source(manifest, bundle.weights(), golden, arena, precision).encode()
+    worst = golden_error(files)
+    added = {f"{FOLDER}/{name}": data for name, data in files.items()}
+    size, verdict = sum(map(len, files.values())), UNPROVEN if worst is None else "ok"
+    row = Artefact(FOLDER, size, precision, worst, verdict)
+    others = {name: entry for name, entry in manifest.files.items() if not name.startswith(f"{FOLDER}/")}
+    if report := read_report(bundle):
+        added[REPORT] = encode_report(with_rows(report, [row]))
+    write_bundle(bundle.path, structs.replace(manifest, files=others), added)
+    return row, footprint

@@ -1,0 +1,701 @@
+/* Kernels, classification and learning. What they compute is specified in docs/bundle.md, "From an image to an answer"
+ * and "learning.loss"; x is what a layer receives, y what it makes, dy and dx are gradients there. */
+
+#include "ffedge.h"
+
+#include <math.h>
+#include <string.h>
+
+#define EPS_DIVISIVE 1e-8f
+#define EPS_BATCH 1e-5f
+
+/* ------------------------------------------------ memory ------------------------------------------------ */
+
+static float *floats(const struct ff_net *net, uint32_t place)
+{
+    return (float *)(void *)(net->arena + place);
+}
+
+static int learns(const struct ff_net *net, int32_t tensor)
+{
+    return tensor >= 0 && net->learns && net->model->tensors[tensor].ram != FF_FIXED;
+}
+
+/* IEEE 754 binary16 to binary32. */
+static float from_half(uint16_t half)
+{
+    uint32_t exponent = (half >> 10) & 31u, bits, fraction = half & 1023u;
+    float value;
+    if (exponent == 0) {
+        value = (float)fraction * (1.0f / 16777216.0f); /* 2^-24: subnormal, or 0 */
+        return half & 0x8000u ? -value : value;
+    }
+    bits = (uint32_t)(half & 0x8000u) << 16 | (exponent + 112u) << 23 | fraction << 13; /* no weight is infinite */
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/* Row `index` of a tensor of rows of `length` numbers, for reading: in RAM, in flash, or converted from float16. */
+static const float *row(const struct ff_net *net, int32_t tensor, int32_t index, int32_t length)
+{
+    const struct ff_tensor *t = &net->model->tensors[tensor];
+    if (learns(net, tensor))
+        return floats(net, t->ram) + index * length;
+    if (t->type == FF_FLOAT32)
+        return (const float *)t->data + index * length;
+    {
+        const uint16_t *halves = (const uint16_t *)t->data + index * length;
+        float *out = floats(net, net->model->row);
+        for (int32_t i = 0; i < length; i++)
+            out[i] = from_half(halves[i]);
+        return out;
+    }
+}
+
+static float number(const struct ff_net *net, int32_t tensor, int32_t index)
+{
+    return tensor < 0 ? 0.0f : *row(net, tensor, index, 1);
+}
+
+/* ------------------------------------------------ forward ------------------------------------------------ */
+
+static float dot(const float *a, const float *b, int32_t count)
+{
+    float sum = 0.0f;
+    for (int32_t i = 0; i < count; i++)
+        sum += a[i] * b[i];
+    return sum;
+}
+
+static void add_scaled(float *to, const float *from, float scale, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++)
+        to[i] += scale * from[i];
+}
+
+/* The window of a convolution at output (i, j): which taps lie inside the input, and where the first of them does. */
+struct window {
+    int32_t taps_down, taps_across; /* how many */
+    int32_t tap, pixel;             /* index of the first one, in a channel of the weights and of the input */
+};
+
+static struct window window_at(const struct ff_layer *l, int32_t i, int32_t j)
+{
+    int32_t top = i * l->stride - l->padding, left = j * l->stride - l->padding;
+    int32_t first_down = top < 0 ? -top : 0, first_across = left < 0 ? -left : 0;
+    int32_t end_down = l->in_h - top, end_across = l->in_w - left;
+    struct window at;
+    if (end_down > l->kernel)
+        end_down = l->kernel;
+    if (end_across > l->kernel)
+        end_across = l->kernel;
+    at.taps_down = end_down - first_down;
+    at.taps_across = end_across - first_across;
+    if (at.taps_down < 1 || at.taps_across < 1) { /* padding alone */
+        at.taps_down = at.taps_across = at.tap = at.pixel = 0;
+        return at;
+    }
+    at.tap = first_down * l->kernel + first_across;
+    at.pixel = (top + first_down) * l->in_w + left + first_across;
+    return at;
+}
+
+/* What an operation makes at channel c and (i, j), before pooling, without the bias. w is the channel's row. */
+static float operate(const struct ff_layer *l, const float *w, const float *x, int32_t c, int32_t i, int32_t j)
+{
+    float sum = 0.0f;
+    if (l->op == FF_NOTHING)
+        return x[(c * l->in_h + i) * l->in_w + j];
+    if (l->op == FF_LINEAR)
+        return dot(w, x, l->in_c * l->in_h * l->in_w);
+    {
+        struct window at = window_at(l, i, j);
+        for (int32_t a = 0; a < l->in_c; a++) {
+            const float *taps = w + a * l->kernel * l->kernel + at.tap;
+            const float *pixels = x + a * l->in_h * l->in_w + at.pixel;
+            for (int32_t u = 0; u < at.taps_down; u++, taps += l->kernel, pixels += l->in_w)
+                for (int32_t v = 0; v < at.taps_across; v++)
+                    sum += taps[v] * pixels[v];
+        }
+    }
+    return sum;
+}
+
+static int32_t row_length(const struct ff_layer *l)
+{
+    return l->op == FF_CONV ? l->in_c * l->kernel * l->kernel : l->in_c * l->in_h * l->in_w;
+}
+
+static const float *channel_weights(const struct ff_net *net, const struct ff_layer *l, int32_t c)
+{
+    return l->op == FF_NOTHING ? NULL : row(net, l->weight, c, row_length(l));
+}
+
+/* The values of a pooling window at (i, j) as one: their maximum, with its place in the window, or their mean. */
+static float pool(const struct ff_layer *l, const float *w, const float *x, int32_t c, int32_t i, int32_t j,
+                  uint8_t *best)
+{
+    float result = 0.0f;
+    for (int32_t u = 0; u < l->size; u++)
+        for (int32_t v = 0; v < l->size; v++) {
+            float value = operate(l, w, x, c, i * l->size + u, j * l->size + v);
+            if (l->pool == FF_POOL_MEAN)
+                result += value;
+            else if ((u == 0 && v == 0) || value > result) {
+                result = value;
+                *best = (uint8_t)(u * l->size + v);
+            }
+        }
+    return l->pool == FF_POOL_MEAN ? result / (float)(l->size * l->size) : result;
+}
+
+/* A layer in one sweep: operation, pooling, `added` (NULL: nothing), activation. The places of maxima are kept where
+ * the net is `learning`. */
+static void run_layer(const struct ff_net *net, const struct ff_layer *l, const float *added, int learning)
+{
+    const float *x = floats(net, l->x);
+    float *y = floats(net, l->y);
+    uint8_t *best = learning && l->pool == FF_POOL_MAX ? net->arena + l->best : NULL;
+    for (int32_t c = 0; c < l->c; c++) {
+        float bias = number(net, l->bias, c);
+        const float *w = channel_weights(net, l, c);
+        for (int32_t i = 0; i < l->h; i++)
+            for (int32_t j = 0; j < l->w; j++) {
+                int32_t at = (c * l->h + i) * l->w + j;
+                uint8_t place = 0;
+                float value = bias + pool(l, w, x, c, i, j, &place);
+                if (added)
+                    value += added[at];
+                y[at] = value > 0.0f ? value : l->slope * value;
+                if (best)
+                    best[at] = place;
+            }
+    }
+}
+
+/* x / sqrt(mean of squares + eps), in place; returns the root. */
+static float divide_by_root(float *x, int32_t count, float eps)
+{
+    float root = sqrtf(dot(x, x, count) / (float)count + eps);
+    for (int32_t i = 0; i < count; i++)
+        x[i] /= root;
+    return root;
+}
+
+/* What a unit receives, as it normalises it, in place: channels of `area` pixels. Statistics are frozen. */
+static void normalise(const struct ff_net *net, const struct ff_unit *unit, float *x, int32_t channels, int32_t area)
+{
+    int32_t groups = unit->normalise == FF_NORMALISE_BATCH ? channels : unit->groups;
+    int32_t count = channels / groups * area;
+    if (unit->normalise == FF_NORMALISE_NONE)
+        return;
+    if (unit->normalise == FF_NORMALISE_DIVISIVE) {
+        divide_by_root(x, channels * area, EPS_DIVISIVE);
+        return;
+    }
+    for (int32_t g = 0; g < groups; g++, x += count) {
+        float mean = 0.0f;
+        if (unit->normalise == FF_NORMALISE_BATCH) {
+            float root = sqrtf(number(net, unit->variance, g) + EPS_BATCH);
+            mean = number(net, unit->mean, g);
+            for (int32_t i = 0; i < count; i++)
+                x[i] = (x[i] - mean) / root;
+            continue;
+        }
+        for (int32_t i = 0; i < count; i++)
+            mean += x[i];
+        mean /= (float)count;
+        for (int32_t i = 0; i < count; i++)
+            x[i] -= mean;
+        divide_by_root(x, count, EPS_BATCH);
+    }
+}
+
+static void run_layers(const struct ff_net *net, const struct ff_unit *unit, int learning)
+{
+    const float *given = floats(net, unit->layers[0].x);
+    for (int32_t k = 0; k < unit->count; k++)
+        run_layer(net, &unit->layers[k], unit->shortcut && k == unit->count - 1 ? given : NULL, learning);
+}
+
+/* ------------------------------------------------ the readout ------------------------------------------------ */
+
+/* Where cell `index` of `cells` begins on a side of so many pixels. */
+static int32_t edge(int32_t index, int32_t side, int32_t cells)
+{
+    return index * side / cells;
+}
+
+static float average_cell(const float *y, int32_t width, int32_t top, int32_t bottom, int32_t left, int32_t right)
+{
+    float sum = 0.0f;
+    for (int32_t i = top; i < bottom; i++)
+        for (int32_t j = left; j < right; j++)
+            sum += y[i * width + j];
+    return sum / (float)((bottom - top) * (right - left));
+}
+
+/* The features z of a unit, averages of its activation over cells, normalised; returns the root they are divided by. */
+static float read_features(const struct ff_net *net, const struct ff_unit *unit)
+{
+    const struct ff_layer *last = &unit->layers[unit->count - 1];
+    const float *y = floats(net, last->y);
+    float *z = floats(net, unit->z);
+    for (int32_t c = 0; c < last->c; c++, y += last->h * last->w)
+        for (int32_t r = 0; r < unit->cell_rows; r++)
+            for (int32_t s = 0; s < unit->cell_columns; s++)
+                *z++ = average_cell(y, last->w, edge(r, last->h, unit->cell_rows), edge(r + 1, last->h, unit->cell_rows),
+                                    edge(s, last->w, unit->cell_columns), edge(s + 1, last->w, unit->cell_columns));
+    return divide_by_root(floats(net, unit->z), unit->features, EPS_DIVISIVE);
+}
+
+/* The goodness of every row of a unit's readout, from its features. */
+static void read_goodness(const struct ff_net *net, const struct ff_unit *unit)
+{
+    float *goodness = floats(net, net->model->goodness);
+    const float *z = floats(net, unit->z);
+    for (int32_t p = 0; p < net->model->rows; p++)
+        goodness[p] = number(net, unit->bias, p) + dot(row(net, unit->weight, p, unit->features), z, unit->features);
+}
+
+/* ------------------------------------------------ classifying ------------------------------------------------ */
+
+static int is_known(const struct ff_net *net, int32_t label)
+{
+    return number(net, net->model->known, label) > 0.0f;
+}
+
+/* The known class of the most goodness, the lower label of equals; `margin`: how far it is above the second;
+ * of a single class infinite. */
+static int32_t answer(const struct ff_net *net, const float *goodness, float *margin)
+{
+    int32_t best = -1, second = -1;
+    for (int32_t p = 0; p < net->classes; p++) {
+        if (!is_known(net, p))
+            continue;
+        if (best < 0 || goodness[p] > goodness[best]) {
+            second = best;
+            best = p;
+        } else if (second < 0 || goodness[p] > goodness[second]) {
+            second = p;
+        }
+    }
+    *margin = second < 0 ? HUGE_VALF : goodness[best] - goodness[second];
+    return best;
+}
+
+static void receive_image(const struct ff_net *net, const uint8_t *image)
+{
+    const struct ff_model *m = net->model;
+    int32_t area = m->height * m->width, count = m->channels * area;
+    float *x = floats(net, m->units[0].layers[0].x);
+    for (int32_t i = 0; i < count; i++)
+        x[i] = ((float)image[i] / 255.0f - m->image_mean) / m->image_std;
+    normalise(net, &m->units[0], x, m->channels, area);
+}
+
+/* Normalise a unit's activation in place, as the unit above receives it. */
+static void hand_on(const struct ff_net *net, int32_t unit)
+{
+    const struct ff_unit *units = net->model->units;
+    const struct ff_layer *last = &units[unit].layers[units[unit].count - 1];
+    if (unit + 1 < net->model->unit_count)
+        normalise(net, &units[unit + 1], floats(net, last->y), last->c, last->h * last->w);
+}
+
+static enum ff_error classify(struct ff_net *net, const uint8_t *image, float *goodness, int32_t *label,
+                              const float *margins, int32_t *units)
+{
+    const struct ff_model *m = net->model;
+    const float *own = floats(net, m->goodness);
+    int32_t k, scored = 0, last = m->unit_count - 1;
+    float margin;
+    while (!m->units[last].scored)
+        last--;
+    memset(goodness, 0, (size_t)m->rows * sizeof *goodness);
+    receive_image(net, image);
+    for (k = 0; k <= last; k++) {
+        const struct ff_unit *unit = &m->units[k];
+        run_layers(net, unit, 0);
+        if (unit->scored) {
+            read_features(net, unit);
+            read_goodness(net, unit);
+            add_scaled(goodness, own, number(net, m->total, k), m->rows);
+            if (margins && k < last) {
+                *label = answer(net, own, &margin);
+                if (margin > margins[scored++]) {
+                    memcpy(goodness, own, (size_t)m->rows * sizeof *goodness);
+                    *units = k + 1;
+                    return FF_OK;
+                }
+            }
+        }
+        hand_on(net, k);
+    }
+    *label = answer(net, goodness, &margin);
+    *units = k;
+    return FF_OK;
+}
+
+enum ff_error ff_classify(struct ff_net *net, const uint8_t *image, float *goodness, int32_t *label)
+{
+    int32_t units;
+    return classify(net, image, goodness, label, NULL, &units);
+}
+
+enum ff_error ff_classify_exit(
+    struct ff_net *net, const uint8_t *image, float *goodness, int32_t *label, int32_t *units)
+{
+    return classify(net, image, goodness, label, net->model->margins, units);
+}
+
+/* ------------------------------------------------ learning ------------------------------------------------ */
+
+/* Where the gradient of a row of a tensor is added to, and times what: without momentum right to the row itself; with
+ * it to the row's moment, which `step_end` then takes from the row. */
+struct step {
+    float *row, *moment, *to;
+    float scale;
+    int32_t length;
+};
+
+static struct step step_begin(const struct ff_net *net, int32_t tensor, int32_t index, int32_t length)
+{
+    struct step s;
+    s.length = length;
+    s.row = s.to = floats(net, net->model->tensors[tensor].ram) + index * length;
+    s.moment = NULL;
+    s.scale = -net->rate;
+    if (net->momentum > 0.0f) {
+        uint32_t behind = net->model->tensors[tensor].ram - net->model->learned;
+        s.moment = s.to = floats(net, net->model->learn_bytes + behind) + index * length;
+        s.scale = 1.0f;
+        for (int32_t i = 0; i < length; i++)
+            s.moment[i] *= net->momentum;
+    }
+    return s;
+}
+
+static void step_end(const struct ff_net *net, const struct step *s)
+{
+    if (s->moment)
+        add_scaled(s->row, s->moment, -net->rate, s->length);
+}
+
+static void step_number(const struct ff_net *net, int32_t tensor, int32_t index, float gradient)
+{
+    struct step s = step_begin(net, tensor, index, 1);
+    *s.to += s.scale * gradient;
+    step_end(net, &s);
+}
+
+/* The slopes of the loss at scores (rows): cross-entropy of their softmax over the known ones, `smoothing` of the
+ * target spread evenly over these; of rows that are not known 0. */
+static void loss_slopes(const struct ff_net *net, const float *scores, int32_t label, float *slopes)
+{
+    int32_t rows = net->model->rows, known = 0;
+    float highest = 0.0f, sum = 0.0f, wrong = 0.0f, smoothing = net->model->smoothing;
+    for (int32_t p = 0; p < rows; p++)
+        if (is_known(net, p) && (known++ == 0 || scores[p] > highest))
+            highest = scores[p];
+    for (int32_t p = 0; p < rows; p++) {
+        slopes[p] = is_known(net, p) ? expf(scores[p] - highest) : 0.0f;
+        sum += slopes[p];
+    }
+    for (int32_t p = 0; p < rows; p++) {
+        float share = slopes[p] / sum;
+        if (!is_known(net, p))
+            continue;
+        slopes[p] = share - smoothing / (float)known;
+        if (p != label)
+            wrong += share;
+    }
+    slopes[label] = smoothing - smoothing / (float)known - wrong; /* its share less 1, without the rounding of that */
+}
+
+/* The gradient at the features, dz, from the slopes at a unit's goodness, and a step of the readout. With prototypes
+ * there are slopes at every row's nearness, too: R z - |R|^2 / 2. */
+static void learn_readout(const struct ff_net *net, const struct ff_unit *unit, int32_t label)
+{
+    const struct ff_model *m = net->model;
+    const float *z = floats(net, unit->z);
+    float *dz = floats(net, unit->dz), *goodness = floats(net, m->goodness);
+    float *error = floats(net, m->slopes), *near = error + m->rows;
+    int32_t features = unit->features;
+    loss_slopes(net, goodness, label, error);
+    memset(near, 0, (size_t)m->rows * sizeof *near);
+    if (m->prototypes > 0.0f) {
+        for (int32_t p = 0; p < m->rows; p++) {
+            const float *weights = row(net, unit->weight, p, features);
+            goodness[p] -= number(net, unit->bias, p) + 0.5f * dot(weights, weights, features);
+        }
+        loss_slopes(net, goodness, label, near);
+        for (int32_t p = 0; p < m->rows; p++)
+            near[p] *= m->prototypes;
+    }
+    memset(dz, 0, (size_t)features * sizeof *dz);
+    for (int32_t p = 0; p < m->rows; p++) {
+        struct step s;
+        if (!is_known(net, p))
+            continue;
+        add_scaled(dz, row(net, unit->weight, p, features), error[p] + near[p], features);
+        if (!learns(net, unit->weight))
+            continue;
+        s = step_begin(net, unit->weight, p, features);
+        for (int32_t f = 0; f < features; f++) {
+            float gradient = (error[p] + near[p]) * z[f] - near[p] * s.row[f];
+            s.to[f] += s.scale * gradient;
+        }
+        step_end(net, &s);
+        step_number(net, unit->bias, p, error[p]);
+    }
+}
+
+/* dz becomes the gradient at the averages: (dz - z mean(dz z)) / root. */
+static void through_normalisation(const struct ff_net *net, const struct ff_unit *unit, float root)
+{
+    const float *z = floats(net, unit->z);
+    float *dz = floats(net, unit->dz), along = dot(dz, z, unit->features) / (float)unit->features;
+    for (int32_t f = 0; f < unit->features; f++)
+        dz[f] = (dz[f] - z[f] * along) / root;
+}
+
+/* The gradient dy at (c, i, j) of what a layer makes, through its activation and pooling: to the plane of channel c,
+ * as it was before pooling. */
+static void put_error(const struct ff_net *net, const struct ff_layer *l, float *plane, int32_t c, int32_t i, int32_t j,
+                      float dy)
+{
+    int32_t at = (c * l->h + i) * l->w + j, width = l->w * l->size;
+    float *corner = plane + i * l->size * width + j * l->size;
+    if (!(floats(net, l->y)[at] > 0.0f))
+        dy *= l->slope;
+    if (l->pool == FF_POOL_MEAN) {
+        for (int32_t u = 0; u < l->size; u++)
+            for (int32_t v = 0; v < l->size; v++)
+                corner[u * width + v] = dy / (float)(l->size * l->size);
+    } else if (l->pool == FF_POOL_MAX) {
+        int32_t best = net->arena[l->best + (uint32_t)at];
+        corner[best / l->size * width + best % l->size] = dy;
+    } else {
+        *corner = dy;
+    }
+}
+
+/* The plane of channel c: of a unit's last layer from the readout, whose every average has its pixels' share. */
+static void fill_plane(const struct ff_net *net, const struct ff_unit *unit, int32_t layer, float *plane, int32_t c)
+{
+    const struct ff_layer *l = &unit->layers[layer];
+    const float *dv = floats(net, unit->dz) + c * unit->cell_rows * unit->cell_columns;
+    memset(plane, 0, (size_t)(l->h * l->w * l->size * l->size) * sizeof *plane);
+    if (layer < unit->count - 1) {
+        const float *dy = floats(net, unit->layers[layer + 1].dx) + c * l->h * l->w;
+        for (int32_t i = 0; i < l->h; i++)
+            for (int32_t j = 0; j < l->w; j++)
+                put_error(net, l, plane, c, i, j, *dy++);
+        return;
+    }
+    for (int32_t r = 0; r < unit->cell_rows; r++)
+        for (int32_t s = 0; s < unit->cell_columns; s++) {
+            int32_t top = edge(r, l->h, unit->cell_rows), bottom = edge(r + 1, l->h, unit->cell_rows);
+            int32_t left = edge(s, l->w, unit->cell_columns), right = edge(s + 1, l->w, unit->cell_columns);
+            float share = *dv++ / (float)((bottom - top) * (right - left));
+            for (int32_t i = top; i < bottom; i++)
+                for (int32_t j = left; j < right; j++)
+                    put_error(net, l, plane, c, i, j, share);
+        }
+}
+
+/* Of an error at (i, j) of channel c: its share of dx. */
+static void to_input(const struct ff_layer *l, const float *w, float *dx, int32_t c, int32_t i, int32_t j, float error)
+{
+    if (l->op == FF_NOTHING) {
+        dx[(c * l->in_h + i) * l->in_w + j] += error;
+    } else if (l->op == FF_LINEAR) {
+        add_scaled(dx, w, error, l->in_c * l->in_h * l->in_w);
+    } else {
+        struct window at = window_at(l, i, j);
+        for (int32_t a = 0; a < l->in_c; a++) {
+            const float *taps = w + a * l->kernel * l->kernel + at.tap;
+            float *pixels = dx + a * l->in_h * l->in_w + at.pixel;
+            for (int32_t u = 0; u < at.taps_down; u++, taps += l->kernel, pixels += l->in_w)
+                add_scaled(pixels, taps, error, at.taps_across);
+        }
+    }
+}
+
+/* Of an error at (i, j): its share of the gradient of the channel's weights, to wherever a step adds it. */
+static void to_weights(const struct ff_layer *l, float *to, const float *x, int32_t i, int32_t j, float error)
+{
+    if (l->op == FF_LINEAR) {
+        add_scaled(to, x, error, l->in_c * l->in_h * l->in_w);
+    } else {
+        struct window at = window_at(l, i, j);
+        for (int32_t a = 0; a < l->in_c; a++) {
+            float *taps = to + a * l->kernel * l->kernel + at.tap;
+            const float *pixels = x + a * l->in_h * l->in_w + at.pixel;
+            for (int32_t u = 0; u < at.taps_down; u++, taps += l->kernel, pixels += l->in_w)
+                add_scaled(taps, pixels, error, at.taps_across);
+        }
+    }
+}
+
+/* A step of a layer: first what goes on to the layer before, with the weights as they were, then the weights. */
+static void learn_layer(const struct ff_net *net, const struct ff_unit *unit, int32_t layer)
+{
+    const struct ff_layer *l = &unit->layers[layer];
+    int32_t height = l->h * l->size, width = l->w * l->size, length = row_length(l);
+    float *plane = floats(net, net->model->plane), *dx = layer ? floats(net, l->dx) : NULL;
+    const float *x = floats(net, l->x);
+    if (dx)
+        memset(dx, 0, (size_t)(l->in_c * l->in_h * l->in_w) * sizeof *dx);
+    for (int32_t c = 0; c < l->c; c++) {
+        float sum = 0.0f;
+        fill_plane(net, unit, layer, plane, c);
+        if (dx) {
+            const float *w = channel_weights(net, l, c);
+            for (int32_t i = 0; i < height; i++)
+                for (int32_t j = 0; j < width; j++)
+                    if (plane[i * width + j] < 0.0f || plane[i * width + j] > 0.0f)
+                        to_input(l, w, dx, c, i, j, plane[i * width + j]);
+        }
+        if (learns(net, l->weight)) {
+            struct step s = step_begin(net, l->weight, c, length);
+            for (int32_t i = 0; i < height; i++)
+                for (int32_t j = 0; j < width; j++) {
+                    float error = plane[i * width + j];
+                    sum += error;
+                    if (error < 0.0f || error > 0.0f)
+                        to_weights(l, s.to, x, i, j, s.scale * error);
+                }
+            step_end(net, &s);
+            if (l->bias >= 0)
+                step_number(net, l->bias, c, sum);
+        }
+    }
+}
+
+static int layers_learn(const struct ff_net *net, const struct ff_unit *unit)
+{
+    for (int32_t k = 0; k < unit->count; k++)
+        if (learns(net, unit->layers[k].weight))
+            return 1;
+    return 0;
+}
+
+enum ff_error ff_learn(struct ff_net *net, const uint8_t *image, int32_t label)
+{
+    const struct ff_model *m = net->model;
+    if (!net->learns || (net->momentum > 0.0f && net->arena_bytes < m->momentum_bytes))
+        return FF_ERROR_ARENA;
+    if (label < 0 || label >= net->classes || !is_known(net, label))
+        return FF_ERROR_LABEL;
+    receive_image(net, image);
+    for (int32_t k = 0; k < m->unit_count; k++) {
+        const struct ff_unit *unit = &m->units[k];
+        int deep = layers_learn(net, unit);
+        run_layers(net, unit, deep);
+        if (deep || learns(net, unit->weight)) {
+            float root = read_features(net, unit);
+            read_goodness(net, unit);
+            learn_readout(net, unit, label);
+            through_normalisation(net, unit, root);
+        }
+        for (int32_t l = unit->count - 1; deep && l >= 0; l--)
+            learn_layer(net, unit, l);
+        hand_on(net, k);
+    }
+    {
+        uint8_t *seen = net->arena + m->learned_names + (uint32_t)(m->rows - m->classes) * FF_NAME_BYTES;
+        if (seen[label])
+            seen[label]--;
+    }
+    net->updates++;
+    net->examples++;
+    return FF_OK;
+}
+
+/* ------------------------------------------------ beginning ------------------------------------------------ */
+
+enum ff_error ff_init(struct ff_net *net, const struct ff_model *model, void *arena, size_t bytes)
+{
+    memset(net, 0, sizeof *net);
+    if (model->version != FF_VERSION)
+        return FF_ERROR_MODEL;
+    if (bytes < model->classify_bytes || (uintptr_t)arena % sizeof(float))
+        return FF_ERROR_ARENA;
+    net->model = model;
+    net->arena = (unsigned char *)arena;
+    net->arena_bytes = bytes > FF_FIXED ? FF_FIXED : (uint32_t)bytes;
+    net->classes = model->classes;
+    net->rate = model->rate;
+    net->learns = model->learned_bytes > 0 && bytes >= model->learn_bytes;
+    if (net->learns) {
+        memset(net->arena + model->learned_names, 0,
+               (size_t)(model->rows - model->classes) * FF_NAME_BYTES + (size_t)model->rows);
+        for (int32_t t = 0; t < model->tensor_count; t++)
+            if (model->tensors[t].ram != FF_FIXED)
+                memcpy(net->arena + model->tensors[t].ram, model->tensors[t].data,
+                       (size_t)model->tensors[t].count * sizeof(float));
+        if (bytes >= model->momentum_bytes)
+            memset(net->arena + model->learn_bytes, 0, model->momentum_bytes - model->learn_bytes);
+    }
+    return FF_OK;
+}
+
+/* ------------------------------------------------ the golden check ------------------------------------------------ */
+
+/* The largest error over the classes, as a share of the largest value: `step` numbers lie between a row and the next. */
+static float share_of_error(const float *own, const float *golden, int32_t rows, int32_t step, float largest)
+{
+    float worst = 0.0f;
+    for (int32_t p = 0; p < rows; p++) {
+        float error = fabsf(own[p] - golden[p * step]) / largest;
+        if (!(error <= worst))
+            worst = error; /* NaN, too */
+    }
+    return worst;
+}
+
+static float largest_of(const float *values, int32_t count, int32_t step)
+{
+    float largest = 1e-30f;
+    for (int32_t i = 0; i < count; i += step)
+        if (fabsf(values[i]) > largest)
+            largest = fabsf(values[i]);
+    return largest;
+}
+
+enum ff_error ff_golden(struct ff_net *net, const struct ff_golden *golden, float *worst)
+{
+    const struct ff_model *m = net->model;
+    int32_t pixels = m->channels * m->height * m->width, step = m->unit_count, wrong = 0;
+    float *own = floats(net, m->goodness), *total = own + m->rows;
+    *worst = 0.0f;
+    for (int32_t n = 0; n < golden->count; n++) {
+        const float *expected = golden->goodness + n * m->rows * step;
+        float margin, error;
+        memset(total, 0, (size_t)m->rows * sizeof *total);
+        receive_image(net, golden->images + n * pixels);
+        for (int32_t k = 0; k < m->unit_count; k++) {
+            run_layers(net, &m->units[k], 0);
+            if (m->units[k].cell_rows) {
+                read_features(net, &m->units[k]);
+                read_goodness(net, &m->units[k]);
+                if (m->units[k].scored)
+                    add_scaled(total, own, number(net, m->total, k), m->rows);
+                error = share_of_error(own, expected + k, m->rows, step,
+                                       largest_of(golden->goodness + k, golden->count * m->rows * step - k, step));
+                if (!(error <= *worst))
+                    *worst = error;
+            }
+            hand_on(net, k);
+        }
+        expected = golden->total + n * m->rows;
+        error = share_of_error(total, expected, net->classes, 1,
+                               largest_of(golden->total, golden->count * m->rows, 1));
+        if (!(error <= *worst))
+            *worst = error;
+        wrong += answer(net, total, &margin) != answer(net, expected, &margin);
+    }
+    return *worst <= golden->tolerance && !wrong ? FF_OK : FF_ERROR_GOLDEN;
+}

@@ -1,0 +1,879 @@
+/* What was learned, as a file, and back: docs/state.md. A file is a safetensors file, whose header is JSON. */
+
+#include "ffedge.h"
+
+#include <string.h>
+
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "a state file is little-endian, and so must the processor be"
+#endif
+
+#define FORMAT 1
+#define PIECE 64 /* bytes that are read at a time */
+
+/* ------------------------------------------------ SHA-256 (FIPS 180-4) ------------------------------------------------ */
+
+struct sha {
+    uint32_t state[8];
+    uint64_t count; /* of bytes */
+    uint8_t block[64];
+};
+
+static const uint32_t sha_begin[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
+                                      0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+static const uint32_t sha_round[64] = {
+    0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5,
+    0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74, 0x80deb1fe, 0x9bdc06a7, 0xc19bf174,
+    0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da,
+    0x983e5152, 0xa831c66d, 0xb00327c8, 0xbf597fc7, 0xc6e00bf3, 0xd5a79147, 0x06ca6351, 0x14292967,
+    0x27b70a85, 0x2e1b2138, 0x4d2c6dfc, 0x53380d13, 0x650a7354, 0x766a0abb, 0x81c2c92e, 0x92722c85,
+    0xa2bfe8a1, 0xa81a664b, 0xc24b8b70, 0xc76c51a3, 0xd192e819, 0xd6990624, 0xf40e3585, 0x106aa070,
+    0x19a4c116, 0x1e376c08, 0x2748774c, 0x34b0bcb5, 0x391c0cb3, 0x4ed8aa4a, 0x5b9cca4f, 0x682e6ff3,
+    0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2};
+
+static uint32_t turn(uint32_t x, unsigned bits)
+{
+    return x >> bits | x << (32u - bits);
+}
+
+static void sha_block(struct sha *s)
+{
+    uint32_t w[16], v[8];
+    for (int i = 0; i < 16; i++)
+        w[i] = (uint32_t)s->block[4 * i] << 24 | (uint32_t)s->block[4 * i + 1] << 16 |
+               (uint32_t)s->block[4 * i + 2] << 8 | (uint32_t)s->block[4 * i + 3];
+    memcpy(v, s->state, sizeof v);
+    for (int i = 0; i < 64; i++) {
+        uint32_t a = v[0], e = v[4], x = w[(i + 1) & 15], y = w[(i + 14) & 15];
+        uint32_t first = v[7] + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & v[5]) ^ (~e & v[6])) + sha_round[i] + w[i & 15];
+        uint32_t second = (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]));
+        memmove(v + 1, v, 7 * sizeof *v);
+        v[4] += first;
+        v[0] = first + second;
+        w[i & 15] += (turn(x, 7) ^ turn(x, 18) ^ x >> 3) + w[(i + 9) & 15] + (turn(y, 17) ^ turn(y, 19) ^ y >> 10);
+    }
+    for (int i = 0; i < 8; i++)
+        s->state[i] += v[i];
+}
+
+static void sha_start(struct sha *s)
+{
+    memcpy(s->state, sha_begin, sizeof s->state);
+    s->count = 0;
+}
+
+static void sha_add(struct sha *s, const void *bytes, uint32_t count)
+{
+    const uint8_t *from = (const uint8_t *)bytes;
+    for (uint32_t i = 0; i < count; i++) {
+        s->block[s->count++ % 64] = from[i];
+        if (s->count % 64 == 0)
+            sha_block(s);
+    }
+}
+
+/* The digest in lower-case hexadecimal, 64 characters. */
+static void sha_end(struct sha *s, char *hex)
+{
+    uint64_t bits = s->count * 8;
+    uint8_t length[8], mark = 0x80, zero = 0;
+    for (int i = 0; i < 8; i++)
+        length[i] = (uint8_t)(bits >> (56 - 8 * i));
+    sha_add(s, &mark, 1);
+    while (s->count % 64 != 56)
+        sha_add(s, &zero, 1);
+    sha_add(s, length, 8);
+    for (int i = 0; i < 64; i++)
+        hex[i] = "0123456789abcdef"[s->state[i / 8] >> (28 - 4 * (i % 8)) & 15u];
+}
+
+/* ------------------------------------------------ names of classes ------------------------------------------------ */
+
+static char *learned_name(const struct ff_net *net, int32_t label)
+{
+    return (char *)net->arena + net->model->learned_names + (uint32_t)(label - net->model->classes) * FF_NAME_BYTES;
+}
+
+/* How many examples each class still lacks until it is no longer undertrained, by label. */
+static uint8_t *seen(const struct ff_net *net)
+{
+    return (uint8_t *)learned_name(net, net->model->rows);
+}
+
+const char *ff_name(const struct ff_net *net, int32_t label)
+{
+    if (label < 0 || label >= net->classes)
+        return NULL;
+    return label < net->model->classes ? net->model->names[label] : learned_name(net, label);
+}
+
+/* Bytes of the UTF-8 character at `text`, before `end`, that may stand in a name; 0: there is none. */
+static uint32_t printable(const char *text, const char *end)
+{
+    const uint8_t *t = (const uint8_t *)text;
+    uint32_t bytes = t[0] < 0x80 ? 1u : t[0] >= 0xf0 ? 4u : t[0] >= 0xe0 ? 3u : 2u, point = t[0];
+    if (t[0] >= 0x80 && (t[0] < 0xc2 || t[0] > 0xf4))
+        return 0;
+    if ((uint32_t)(end - text) < bytes)
+        return 0;
+    if (bytes > 1)
+        point &= 0x7fu >> bytes;
+    for (uint32_t i = 1; i < bytes; i++) {
+        if ((t[i] & 0xc0u) != 0x80)
+            return 0;
+        point = point << 6 | (t[i] & 0x3fu);
+    }
+    if ((bytes == 3 && point < 0x800) || (bytes == 4 && point < 0x10000) || point > 0x10ffff)
+        return 0;
+    if (point < 0x20 || (point >= 0x7f && point < 0xa0) || (point >= 0xd800 && point < 0xe000)) /* control, surrogates */
+        return 0;
+    if (point == 0x61c || point == 0x200e || point == 0x200f || (point >= 0x2028 && point <= 0x202e) ||
+        (point >= 0x2066 && point <= 0x2069)) /* lines' ends, and marks of direction */
+        return 0;
+    return bytes;
+}
+
+static int is_name(const char *text, uint32_t length)
+{
+    const char *end = text + length;
+    if (length == 0 || length >= FF_NAME_BYTES)
+        return 0;
+    while (text < end) {
+        uint32_t bytes = printable(text, end);
+        if (bytes == 0)
+            return 0;
+        text += bytes;
+    }
+    return 1;
+}
+
+static int same(const char *name, const char *text, uint32_t length)
+{
+    return strlen(name) == length && memcmp(name, text, length) == 0;
+}
+
+enum ff_error ff_new_class(struct ff_net *net, const char *name, int32_t *label)
+{
+    const struct ff_tensor *known = &net->model->tensors[net->model->known];
+    float one = 1.0f;
+    if (!net->learns)
+        return FF_ERROR_ARENA;
+    if (!is_name(name, (uint32_t)strlen(name)))
+        return FF_ERROR_NAME;
+    for (int32_t p = 0; p < net->classes; p++)
+        if (strcmp(ff_name(net, p), name) == 0)
+            return FF_ERROR_NAME;
+    if (net->classes == net->model->rows)
+        return FF_ERROR_ROWS;
+    *label = net->classes++;
+    strcpy(learned_name(net, *label), name);
+    seen(net)[*label] = FF_WELL_KNOWN;
+    memcpy(net->arena + known->ram + (uint32_t)*label * sizeof one, &one, sizeof one);
+    return FF_OK;
+}
+
+/* ------------------------------------------------ saving ------------------------------------------------ */
+
+struct sink {           /* where text goes: to memory, to a callback, or nowhere, to be counted */
+    char *memory;
+    ff_write write;
+    void *context;
+    uint32_t count, room; /* bytes so far, and in memory at most */
+    int failed;
+};
+
+static void put(struct sink *sink, const void *bytes, uint32_t count)
+{
+    if (sink->memory && count > sink->room - sink->count)
+        sink->failed = 1;
+    if (sink->failed)
+        return;
+    if (sink->memory)
+        memcpy(sink->memory + sink->count, bytes, count);
+    else if (sink->write && sink->write(sink->context, bytes, count) != 0)
+        sink->failed = 1;
+    sink->count += count;
+}
+
+static void put_text(struct sink *sink, const char *text)
+{
+    put(sink, text, (uint32_t)strlen(text));
+}
+
+/* A JSON string of what needs no escape but for quotes and backslashes. */
+static void put_string(struct sink *sink, const char *text, uint32_t count)
+{
+    put_text(sink, "\"");
+    for (uint32_t i = 0; i < count; i++) {
+        if (text[i] == '"' || text[i] == '\\')
+            put_text(sink, "\\");
+        put(sink, text + i, 1);
+    }
+    put_text(sink, "\"");
+}
+
+static void put_number(struct sink *sink, uint32_t value)
+{
+    char digits[10];
+    uint32_t at = sizeof digits;
+    do {
+        digits[--at] = (char)('0' + value % 10);
+        value /= 10;
+    } while (value);
+    put(sink, digits + at, (uint32_t)sizeof digits - at);
+}
+
+/* The names of all classes, or of the undertrained ones. */
+static void put_names(struct sink *sink, const struct ff_net *net, int undertrained)
+{
+    const char *comma = "";
+    put_text(sink, "[");
+    for (int32_t p = 0; p < net->classes; p++) {
+        const char *name = ff_name(net, p);
+        if (undertrained && !seen(net)[p])
+            continue;
+        put_text(sink, comma);
+        put_string(sink, name, (uint32_t)strlen(name));
+        comma = ",";
+    }
+    put_text(sink, "]");
+}
+
+static void put_state(struct sink *sink, const struct ff_net *net)
+{
+    put_text(sink, "{\"format\":1,\"weights\":\"");
+    put_text(sink, net->model->hash);
+    put_text(sink, "\",\"classes\":");
+    put_names(sink, net, 0);
+    put_text(sink, ",\"undertrained\":");
+    put_names(sink, net, 1);
+    put_text(sink, ",\"updates\":");
+    put_number(sink, net->updates);
+    put_text(sink, ",\"examples\":");
+    put_number(sink, net->examples);
+    put_text(sink, ",\"ffedge\":\"");
+    put_text(sink, net->model->made_with);
+    put_text(sink, "\",\"statistics\":null}");
+}
+
+static int has_changed(const struct ff_net *net, const struct ff_tensor *t)
+{
+    return t->ram != FF_FIXED && memcmp(net->arena + t->ram, t->data, (size_t)t->count * sizeof(float)) != 0;
+}
+
+static void put_header(struct sink *sink, const struct ff_net *net, const char *state, uint32_t length, const char *hash)
+{
+    uint32_t offset = 0;
+    put_text(sink, "{\"__metadata__\":{\"state\":");
+    put_string(sink, state, length);
+    put_text(sink, ",\"sha256\":");
+    put_string(sink, hash, 64);
+    put_text(sink, "}");
+    for (int32_t i = 0; i < net->model->tensor_count; i++) {
+        const struct ff_tensor *t = &net->model->tensors[i];
+        if (!has_changed(net, t))
+            continue;
+        put_text(sink, ",\"");
+        put_text(sink, t->name);
+        put_text(sink, "\":{\"dtype\":\"F32\",\"shape\":[");
+        for (int32_t d = 0; d < t->dimensions; d++) {
+            if (d)
+                put_text(sink, ",");
+            put_number(sink, (uint32_t)t->shape[d]);
+        }
+        put_text(sink, "],\"data_offsets\":[");
+        put_number(sink, offset);
+        offset += (uint32_t)t->count * (uint32_t)sizeof(float);
+        put_text(sink, ",");
+        put_number(sink, offset);
+        put_text(sink, "]}");
+    }
+    put_text(sink, "}");
+    while (sink->count % 8 != 0 && !sink->failed)
+        put_text(sink, " ");
+}
+
+static int is_finite(const uint8_t *bytes)
+{
+    return (bytes[3] & 0x7fu) != 0x7fu || (bytes[2] & 0x80u) == 0; /* of float32, not all bits of its exponent are set */
+}
+
+enum ff_error ff_save(struct ff_net *net, ff_write write, void *context)
+{
+    const struct ff_model *m = net->model;
+    struct sink text = {NULL, NULL, NULL, 0, 0, 0}, counted = text, file = text;
+    struct sha sha;
+    char hash[64];
+    uint8_t length[8] = {0};
+    if (!net->learns)
+        return FF_ERROR_ARENA;
+    text.memory = (char *)net->arena;
+    text.room = m->scratch_bytes;
+    put_state(&text, net);
+    if (text.failed)
+        return FF_ERROR_FORMAT;
+    sha_start(&sha);
+    sha_add(&sha, text.memory, text.count);
+    for (int32_t i = 0; i < m->tensor_count; i++) {
+        const struct ff_tensor *t = &m->tensors[i];
+        uint32_t bytes = (uint32_t)t->count * (uint32_t)sizeof(float);
+        if (!has_changed(net, t))
+            continue;
+        for (uint32_t at = 0; at < bytes; at += 4)
+            if (!is_finite(net->arena + t->ram + at))
+                return FF_ERROR_DIVERGED;
+        sha_add(&sha, t->name, (uint32_t)strlen(t->name));
+        sha_add(&sha, net->arena + t->ram, bytes);
+    }
+    sha_end(&sha, hash);
+    put_header(&counted, net, text.memory, text.count, hash);
+    for (int i = 0; i < 4; i++)
+        length[i] = (uint8_t)(counted.count >> 8 * i);
+    file.write = write;
+    file.context = context;
+    put(&file, length, 8);
+    file.count = 0; /* the header is padded by itself */
+    put_header(&file, net, text.memory, text.count, hash);
+    for (int32_t i = 0; i < m->tensor_count; i++)
+        if (has_changed(net, &m->tensors[i]))
+            put(&file, net->arena + m->tensors[i].ram, (uint32_t)m->tensors[i].count * (uint32_t)sizeof(float));
+    return file.failed ? FF_ERROR_IO : FF_OK;
+}
+
+/* ------------------------------------------------ JSON ------------------------------------------------ */
+
+struct text {          /* what is left of a text, which is decoded where it stands */
+    char *at, *end;
+    int bad;           /* not the JSON that was expected; from then on nothing is read */
+};
+
+struct string {
+    const char *at;
+    uint32_t length;
+};
+
+static void skip_space(struct text *t)
+{
+    while (t->at < t->end && (*t->at == ' ' || *t->at == '\t' || *t->at == '\n' || *t->at == '\r'))
+        t->at++;
+}
+
+static int next_is(struct text *t, char wanted)
+{
+    skip_space(t);
+    if (t->bad || t->at == t->end || *t->at != wanted)
+        return 0;
+    t->at++;
+    return 1;
+}
+
+static void expect(struct text *t, char wanted)
+{
+    if (!next_is(t, wanted))
+        t->bad = 1;
+}
+
+/* Whether there is one more in an object or array of which `count` were read; what closes it is read. */
+static int more(struct text *t, uint32_t count, char closing)
+{
+    if (t->bad || next_is(t, closing))
+        return 0;
+    if (count)
+        expect(t, ',');
+    return !t->bad;
+}
+
+static uint32_t hex_digits(struct text *t)
+{
+    uint32_t value = 0;
+    for (int i = 0; i < 4; i++) {
+        char c = t->at < t->end ? *t->at++ : ' ';
+        uint32_t digit = c >= '0' && c <= '9'   ? (uint32_t)(c - '0')
+                         : c >= 'a' && c <= 'f' ? (uint32_t)(c - 'a' + 10)
+                         : c >= 'A' && c <= 'F' ? (uint32_t)(c - 'A' + 10)
+                                                : 16u;
+        if (digit > 15)
+            t->bad = 1;
+        value = value << 4 | (digit & 15u);
+    }
+    return value;
+}
+
+/* A character as UTF-8, which is never longer than its escape. */
+static char *put_point(char *to, uint32_t point)
+{
+    if (point < 0x80) {
+        *to++ = (char)point;
+    } else if (point < 0x800) {
+        *to++ = (char)(0xc0u | point >> 6);
+        *to++ = (char)(0x80u | (point & 0x3fu));
+    } else if (point < 0x10000) {
+        *to++ = (char)(0xe0u | point >> 12);
+        *to++ = (char)(0x80u | (point >> 6 & 0x3fu));
+        *to++ = (char)(0x80u | (point & 0x3fu));
+    } else {
+        *to++ = (char)(0xf0u | point >> 18);
+        *to++ = (char)(0x80u | (point >> 12 & 0x3fu));
+        *to++ = (char)(0x80u | (point >> 6 & 0x3fu));
+        *to++ = (char)(0x80u | (point & 0x3fu));
+    }
+    return to;
+}
+
+/* A string, its escapes decoded in place. */
+static struct string read_string(struct text *t)
+{
+    static const char from[] = "\"\\/bfnrt", into[] = "\"\\/\b\f\n\r\t";
+    struct string found = {NULL, 0};
+    char *to;
+    expect(t, '"');
+    found.at = to = t->at;
+    while (!t->bad) {
+        char c = t->at < t->end ? *t->at++ : '\0';
+        const char *escaped;
+        if (c == '"')
+            break;
+        if ((uint8_t)c < 0x20) {
+            t->bad = 1; /* a control character, or the text ends */
+        } else if (c != '\\') {
+            *to++ = c;
+        } else if (t->at < t->end && *t->at == 'u') {
+            uint32_t point;
+            t->at++;
+            point = hex_digits(t);
+            if (point >= 0xd800 && point < 0xdc00 && t->end - t->at >= 6 && t->at[0] == '\\' && t->at[1] == 'u') {
+                uint32_t low;
+                t->at += 2;
+                low = hex_digits(t);
+                if (low < 0xdc00 || low > 0xdfff)
+                    t->bad = 1;
+                point = 0x10000u + ((point - 0xd800u) << 10) + (low & 0x3ffu);
+            } else if (point >= 0xd800 && point < 0xe000) {
+                t->bad = 1;
+            }
+            to = put_point(to, point);
+        } else {
+            escaped = t->at < t->end && *t->at ? strchr(from, *t->at) : NULL;
+            if (!escaped) {
+                t->bad = 1;
+            } else {
+                *to++ = into[escaped - from];
+                t->at++;
+            }
+        }
+    }
+    found.length = t->bad ? 0 : (uint32_t)(to - found.at);
+    return found;
+}
+
+static struct string read_key(struct text *t)
+{
+    struct string key = read_string(t);
+    expect(t, ':');
+    return key;
+}
+
+/* An integer from 0 to 2^32 - 1. */
+static uint32_t read_number(struct text *t)
+{
+    uint64_t value = 0;
+    int digits = 0;
+    skip_space(t);
+    while (!t->bad && t->at < t->end && *t->at >= '0' && *t->at <= '9') {
+        if (digits++ && value == 0)
+            t->bad = 1; /* a leading 0 */
+        value = value * 10 + (uint64_t)(*t->at++ - '0');
+        if (value > 0xffffffffu)
+            t->bad = 1;
+    }
+    if (digits == 0 || (t->at < t->end && (*t->at == '.' || *t->at == 'e' || *t->at == 'E')))
+        t->bad = 1;
+    return t->bad ? 0 : (uint32_t)value;
+}
+
+static void read_null(struct text *t)
+{
+    const char *word = "null";
+    while (*word)
+        expect(t, *word++);
+}
+
+static int is(struct string s, const char *text)
+{
+    return s.at && same(text, s.at, s.length);
+}
+
+/* ------------------------------------------------ loading ------------------------------------------------ */
+
+struct file {          /* a state file while it is read; arrays lie in the arena's scratch */
+    struct ff_net *net;
+    ff_read read;
+    void *context;
+    uint32_t *begin, *bytes; /* of each tensor's data: where in the file, how many; FF_FIXED: not in it */
+    uint32_t *name;          /* of each class that was learned: where in the scratch */
+    uint8_t *lacking;        /* as `seen` */
+    uint32_t data, end;      /* where the data begin, and the file ends */
+    struct string state, hash;
+    uint32_t updates, examples;
+    int32_t classes;
+    int counted;             /* whether it has class statistics */
+};
+
+static enum ff_error read_header(struct file *f, struct text *header)
+{
+    const struct ff_model *m = f->net->model;
+    uint32_t count = (uint32_t)m->tensor_count, rows = (uint32_t)m->rows, room;
+    uint32_t taken = (uint32_t)sizeof(uint32_t) * (2 * count + rows) + (rows + 3) / 4 * 4;
+    uint8_t length[8];
+    if (f->end < 8)
+        return FF_ERROR_FORMAT;
+    if (f->read(f->context, 0, length, 8) != 0)
+        return FF_ERROR_IO;
+    f->data = (uint32_t)length[0] | (uint32_t)length[1] << 8 | (uint32_t)length[2] << 16 | (uint32_t)length[3] << 24;
+    if (length[4] || length[5] || length[6] || length[7] || f->data > f->end - 8)
+        return FF_ERROR_FORMAT;
+    if (taken > m->scratch_bytes || f->data > m->scratch_bytes - taken)
+        return FF_ERROR_FORMAT;
+    f->begin = (uint32_t *)(void *)f->net->arena;
+    f->bytes = f->begin + count;
+    f->name = f->bytes + count;
+    f->lacking = (uint8_t *)(f->name + rows);
+    memset(f->begin, 0xff, count * sizeof *f->begin);
+    memset(f->lacking, 0, rows);
+    header->at = (char *)f->net->arena + taken;
+    header->end = header->at + f->data;
+    header->bad = 0;
+    room = f->data;
+    f->data += 8;
+    return f->read(f->context, 8, header->at, room) != 0 ? FF_ERROR_IO : FF_OK;
+}
+
+static void read_metadata(struct file *f, struct text *t)
+{
+    expect(t, '{');
+    for (uint32_t count = 0; more(t, count, '}'); count++) {
+        struct string key = read_key(t), value = read_string(t);
+        if (is(key, "state"))
+            f->state = value;
+        else if (is(key, "sha256"))
+            f->hash = value;
+    }
+}
+
+static int32_t find_tensor(const struct ff_model *m, struct string name)
+{
+    for (int32_t i = 0; i < m->tensor_count; i++)
+        if (is(name, m->tensors[i].name))
+            return i;
+    return -1;
+}
+
+static void read_entry(struct file *f, struct text *t, int32_t index)
+{
+    const struct ff_tensor *tensor = &f->net->model->tensors[index];
+    uint32_t fields = 0, dimensions = 0, begin = 0, end = 0;
+    int here = tensor->type != FF_ELSEWHERE;
+    expect(t, '{');
+    for (uint32_t count = 0; more(t, count, '}'); count++) {
+        struct string key = read_key(t);
+        if (is(key, "dtype")) {
+            struct string type = read_string(t);
+            fields |= 1;
+            if (here ? !is(type, "F32") : !is(type, "I32") && !is(type, "I64"))
+                t->bad = 1;
+        } else if (is(key, "shape")) {
+            fields |= 2;
+            expect(t, '[');
+            for (dimensions = 0; more(t, dimensions, ']'); dimensions++) {
+                uint32_t side = read_number(t);
+                if (here && (dimensions >= tensor->dimensions || side != (uint32_t)tensor->shape[dimensions]))
+                    t->bad = 1;
+            }
+        } else if (is(key, "data_offsets")) {
+            fields |= 4;
+            expect(t, '[');
+            begin = read_number(t);
+            expect(t, ',');
+            end = read_number(t);
+            expect(t, ']');
+        } else {
+            t->bad = 1;
+        }
+    }
+    if (fields != 7 || begin > end || end > f->end - f->data || f->begin[index] != FF_FIXED)
+        t->bad = 1;
+    if (here && (dimensions != tensor->dimensions || end - begin != (uint32_t)tensor->count * sizeof(float)))
+        t->bad = 1;
+    f->begin[index] = begin;
+    f->bytes[index] = end - begin;
+}
+
+/* Whether the tensors follow each other without gap or overlap, and cover the data: each begins where another one
+ * ends, no two in the same place, and they are as many bytes together. */
+static int covers(const struct file *f)
+{
+    int32_t count = f->net->model->tensor_count;
+    uint64_t whole = 0;
+    for (int32_t i = 0; i < count; i++) {
+        int follows = f->begin[i] == 0;
+        if (f->begin[i] == FF_FIXED || f->bytes[i] == 0)
+            continue;
+        whole += f->bytes[i];
+        for (int32_t j = 0; j < count; j++) {
+            if (j == i || f->begin[j] == FF_FIXED || f->bytes[j] == 0)
+                continue;
+            if (f->begin[j] == f->begin[i])
+                return 0;
+            follows = follows || f->begin[j] + f->bytes[j] == f->begin[i];
+        }
+        if (!follows)
+            return 0;
+    }
+    return whole == f->end - f->data;
+}
+
+static enum ff_error read_tensors(struct file *f, struct text *t)
+{
+    expect(t, '{');
+    for (uint32_t count = 0; more(t, count, '}'); count++) {
+        struct string key = read_key(t);
+        int32_t index = is(key, "__metadata__") ? -1 : find_tensor(f->net->model, key);
+        if (index >= 0)
+            read_entry(f, t, index);
+        else if (is(key, "__metadata__"))
+            read_metadata(f, t);
+        else
+            t->bad = 1;
+    }
+    skip_space(t);
+    return t->bad || t->at != t->end || !f->state.at || f->hash.length != 64 || !covers(f) ? FF_ERROR_FORMAT : FF_OK;
+}
+
+/* Whether a number may be that of a row in labels.known: 1 of the bundle's classes, 0 beyond those of the file. */
+static int may_be_known(const struct file *f, int32_t row, const uint8_t *bytes)
+{
+    float value;
+    memcpy(&value, bytes, sizeof value);
+    return (row < f->classes && value >= 1.0f && value <= 1.0f) ||
+           (row >= f->net->model->classes && value >= 0.0f && value <= 0.0f);
+}
+
+/* The hash of the file's content is what it says; every number is finite, and no row is known that must not be. Flags
+ * what is wrong beside the hash. */
+static enum ff_error check_content(struct file *f, struct sha *sha, int *wrong)
+{
+    const struct ff_model *m = f->net->model;
+    char hex[64];
+    uint8_t piece[PIECE];
+    for (int32_t i = 0; i < m->tensor_count; i++) {
+        if (f->begin[i] == FF_FIXED)
+            continue;
+        sha_add(sha, m->tensors[i].name, (uint32_t)strlen(m->tensors[i].name));
+        for (uint32_t at = 0; at < f->bytes[i]; at += PIECE) {
+            uint32_t count = f->bytes[i] - at < PIECE ? f->bytes[i] - at : PIECE;
+            if (f->read(f->context, f->data + f->begin[i] + at, piece, count) != 0)
+                return FF_ERROR_IO;
+            sha_add(sha, piece, count);
+            for (uint32_t b = 0; b + 4 <= count && m->tensors[i].type != FF_ELSEWHERE; b += 4) {
+                if (!is_finite(piece + b) || (i == m->known && !may_be_known(f, (int32_t)((at + b) / 4), piece + b)))
+                    *wrong = 1;
+            }
+        }
+    }
+    sha_end(sha, hex);
+    return memcmp(hex, f->hash.at, 64) != 0 ? FF_ERROR_HASH : FF_OK;
+}
+
+static const char *name_in(const struct file *f, int32_t label)
+{
+    return label < f->net->model->classes ? f->net->model->names[label] : (const char *)f->net->arena + f->name[label];
+}
+
+/* The names of a file's classes: the bundle's, then others, all different. Each is closed by a 0 where its quote was. */
+static void read_classes(struct file *f, struct text *t)
+{
+    const struct ff_model *m = f->net->model;
+    expect(t, '[');
+    for (f->classes = 0; more(t, (uint32_t)f->classes, ']'); f->classes++) {
+        struct string name = read_string(t);
+        int32_t label = f->classes;
+        if (t->bad || label == m->rows) {
+            t->bad = 1;
+        } else if (label < m->classes) {
+            t->bad = !is(name, m->names[label]);
+        } else {
+            char *text = (char *)f->net->arena + (name.at - (const char *)f->net->arena);
+            text[name.length] = '\0';
+            f->name[label] = (uint32_t)(name.at - (const char *)f->net->arena);
+            t->bad = !is_name(name.at, name.length);
+            for (int32_t p = 0; p < label && !t->bad; p++)
+                t->bad = is(name, name_in(f, p));
+        }
+        if (t->bad)
+            return;
+    }
+}
+
+static void read_undertrained(struct file *f, struct text *t)
+{
+    int32_t label = 0;
+    expect(t, '[');
+    for (uint32_t count = 0; more(t, count, ']'); count++) {
+        struct string name = read_string(t);
+        while (label < f->classes && !is(name, name_in(f, label)))
+            label++;
+        if (label >= f->classes) {
+            t->bad = 1; /* none of the classes, or not in their order */
+            return;
+        }
+        f->lacking[label++] = FF_WELL_KNOWN;
+    }
+}
+
+static void read_projection(struct file *f, struct text *t)
+{
+    uint32_t fields = 0;
+    f->counted = 1;
+    for (uint32_t count = 0; more(t, count, '}'); count++) {
+        struct string key = read_key(t);
+        fields |= is(key, "dimension") ? 1u : is(key, "seed") ? 2u : 4u;
+        read_number(t);
+    }
+    if (fields != 3)
+        t->bad = 1;
+}
+
+/* The fields of the state. `classes` must come before `undertrained`, as it is written. */
+static enum ff_error read_state(struct file *f, struct text *t, int *other)
+{
+    static const char *const names[] = {"format",  "weights",  "classes", "undertrained",
+                                        "updates", "examples", "ffedge",  "statistics"};
+    uint32_t seen_fields = 0;
+    expect(t, '{');
+    for (uint32_t count = 0; more(t, count, '}'); count++) {
+        struct string key = read_key(t);
+        uint32_t field = 0;
+        while (field < 8 && !is(key, names[field]))
+            field++;
+        if (field == 8 || (seen_fields >> field & 1u) || (field == 3 && !(seen_fields & 4u)))
+            t->bad = 1;
+        if (t->bad)
+            break;
+        seen_fields |= 1u << field;
+        switch (field) {
+        case 0:
+            switch (read_number(t)) {
+            case FORMAT:
+                break;
+            case 0:
+                t->bad = 1;
+                break;
+            default:
+                return t->bad ? FF_ERROR_FORMAT : FF_ERROR_NEWER;
+            }
+            break;
+        case 1: {
+            struct string hash = read_string(t);
+            *other = !is(hash, f->net->model->hash);
+            break;
+        }
+        case 2:
+            read_classes(f, t);
+            break;
+        case 3:
+            read_undertrained(f, t);
+            break;
+        case 4:
+            f->updates = read_number(t);
+            break;
+        case 5:
+            f->examples = read_number(t);
+            break;
+        case 6:
+            read_string(t);
+            break;
+        default:
+            if (next_is(t, '{'))
+                read_projection(f, t);
+            else
+                read_null(t);
+        }
+    }
+    skip_space(t);
+    return t->bad || t->at != t->end || (seen_fields & 0x7fu) != 0x7fu || f->classes < f->net->model->classes
+               ? FF_ERROR_FORMAT
+               : FF_OK;
+}
+
+/* Take what was found right: weights, names, counts. */
+static enum ff_error take(struct file *f)
+{
+    struct ff_net *net = f->net;
+    const struct ff_model *m = net->model;
+    enum ff_error result = FF_OK;
+    for (int32_t i = 0; i < m->tensor_count; i++) {
+        const struct ff_tensor *t = &m->tensors[i];
+        if (t->ram == FF_FIXED)
+            continue;
+        if (f->begin[i] == FF_FIXED)
+            memcpy(net->arena + t->ram, t->data, (size_t)t->count * sizeof(float));
+        else if (f->read(f->context, f->data + f->begin[i], net->arena + t->ram, f->bytes[i]) != 0)
+            result = FF_ERROR_IO;
+    }
+    if (result != FF_OK) {
+        ff_init(net, m, net->arena, net->arena_bytes);
+        return result;
+    }
+    for (int32_t label = m->classes; label < f->classes; label++)
+        strcpy(learned_name(net, label), name_in(f, label));
+    memcpy(seen(net), f->lacking, (size_t)m->rows);
+    net->classes = f->classes;
+    net->updates = f->updates;
+    net->examples = f->examples;
+    if (net->arena_bytes >= m->momentum_bytes)
+        memset(net->arena + m->learn_bytes, 0, m->momentum_bytes - m->learn_bytes);
+    return FF_OK;
+}
+
+enum ff_error ff_load(struct ff_net *net, ff_read read, void *context, uint32_t bytes)
+{
+    const struct ff_model *m = net->model;
+    struct file f;
+    struct text header, state;
+    struct sha sha;
+    enum ff_error error;
+    int wrong = 0, other = 0, fixed = 0;
+    memset(&f, 0, sizeof f);
+    f.net = net;
+    f.read = read;
+    f.context = context;
+    f.end = bytes;
+    if (!net->learns)
+        return FF_ERROR_ARENA;
+    error = read_header(&f, &header);
+    if (error == FF_OK)
+        error = read_tensors(&f, &header);
+    if (error != FF_OK)
+        return error;
+    sha_start(&sha);
+    sha_add(&sha, f.state.at, f.state.length); /* as it is, before its strings are decoded in place */
+    state.at = (char *)net->arena + (f.state.at - (const char *)net->arena);
+    state.end = state.at + f.state.length;
+    state.bad = 0;
+    error = read_state(&f, &state, &other);
+    if (error == FF_OK)
+        error = check_content(&f, &sha, &wrong);
+    if (error != FF_OK)
+        return error;
+    if (other)
+        return FF_ERROR_OTHER;
+    for (int32_t i = 0; i < m->tensor_count; i++) {
+        if (m->tensors[i].type == FF_ELSEWHERE)
+            wrong |= (f.begin[i] != FF_FIXED) != f.counted;
+        else if (f.begin[i] != FF_FIXED && m->tensors[i].ram == FF_FIXED)
+            fixed = 1;
+    }
+    if (wrong)
+        return FF_ERROR_FORMAT;
+    return fixed ? FF_ERROR_FIXED : take(&f);
+}

@@ -1,0 +1,196 @@
+/* A network in C as a process: commands come on stdin, answers go to stdout, both binary. Each arena is allocated in
+ * its exact size, so that the sanitizers see whatever leaves it. `chip.py` is the other end. */
+#include "ffedge.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+extern const struct ff_model ff_model;
+extern const struct ff_golden ff_golden_vectors;
+
+struct memory {
+    unsigned char *bytes;
+    uint32_t count;
+    int32_t calls; /* that succeed from now on; -1: all */
+};
+
+static struct ff_net net;
+static unsigned char *arena;
+
+static uint32_t image_bytes(void)
+{
+    return (uint32_t)(ff_model.channels * ff_model.height * ff_model.width);
+}
+
+static void get(void *bytes, size_t count)
+{
+    if (count && fread(bytes, 1, count, stdin) != count)
+        exit(0);
+}
+
+static int32_t get_int(void)
+{
+    int32_t value;
+    get(&value, sizeof value);
+    return value;
+}
+
+static void give(const void *bytes, size_t count)
+{
+    if (count)
+        fwrite(bytes, 1, count, stdout);
+}
+
+static void give_int(int32_t value)
+{
+    give(&value, sizeof value);
+}
+
+static unsigned char *get_bytes(uint32_t count)
+{
+    unsigned char *bytes = malloc(count ? count : 1);
+    get(bytes, count);
+    return bytes;
+}
+
+static int may(struct memory *m)
+{
+    return m->calls < 0 || m->calls-- > 0;
+}
+
+static int write_memory(void *context, const void *bytes, uint32_t count)
+{
+    struct memory *m = context;
+    if (!may(m))
+        return 1;
+    m->bytes = realloc(m->bytes, m->count + count + 1);
+    memcpy(m->bytes + m->count, bytes, count);
+    m->count += count;
+    return 0;
+}
+
+static int read_memory(void *context, uint32_t offset, void *bytes, uint32_t count)
+{
+    struct memory *m = context;
+    if (!may(m) || offset > m->count || count > m->count - offset)
+        return 1;
+    memcpy(bytes, m->bytes + offset, count);
+    return 0;
+}
+
+static void initialise(void)
+{
+    int32_t bytes = get_int(), shift = get_int(), version = get_int();
+    struct ff_model model = ff_model;
+    model.version = version;
+    free(arena);
+    arena = malloc((size_t)(bytes + shift));
+    memset(arena, 0xa5, (size_t)(bytes + shift));
+    give_int((int32_t)ff_init(&net, version == FF_VERSION ? &ff_model : &model, arena + shift, (size_t)bytes));
+}
+
+static void classify(int early)
+{
+    uint8_t *image = get_bytes(image_bytes());
+    float *goodness = malloc((size_t)ff_model.rows * sizeof *goodness);
+    int32_t label = -1, units = -1;
+    enum ff_error error = early ? ff_classify_exit(&net, image, goodness, &label, &units)
+                                : ff_classify(&net, image, goodness, &label);
+    give_int((int32_t)error);
+    give_int(label);
+    give_int(units);
+    give(goodness, (size_t)ff_model.rows * sizeof *goodness);
+    free(goodness);
+    free(image);
+}
+
+static void learn(void)
+{
+    int32_t label = get_int();
+    uint8_t *image = get_bytes(image_bytes());
+    give_int((int32_t)ff_learn(&net, image, label));
+    free(image);
+}
+
+static void new_class(void)
+{
+    uint32_t count = (uint32_t)get_int();
+    int32_t label = -1;
+    char *name = malloc(count + 1);
+    get(name, count);
+    name[count] = '\0';
+    give_int((int32_t)ff_new_class(&net, name, &label));
+    give_int(label);
+    free(name);
+}
+
+static void save(void)
+{
+    struct memory m = {NULL, 0, get_int()};
+    give_int((int32_t)ff_save(&net, write_memory, &m));
+    give_int((int32_t)m.count);
+    give(m.bytes, m.count);
+    free(m.bytes);
+}
+
+static void load(void)
+{
+    struct memory m;
+    m.calls = get_int();
+    m.count = (uint32_t)get_int();
+    m.bytes = get_bytes(m.count);
+    give_int((int32_t)ff_load(&net, read_memory, &m, m.count));
+    free(m.bytes);
+}
+
+static void golden(void)
+{
+    float worst;
+    give_int((int32_t)ff_golden(&net, &ff_golden_vectors, &worst));
+    give(&worst, sizeof worst);
+}
+
+static void weights(void)
+{
+    for (int32_t i = 0; i < net.model->tensor_count; i++) {
+        const struct ff_tensor *t = &net.model->tensors[i];
+        if (net.learns && t->ram != FF_FIXED)
+            give(net.arena + t->ram, (size_t)t->count * sizeof(float));
+    }
+}
+
+static void told(void)
+{
+    give_int(net.classes);
+    give_int((int32_t)net.updates);
+    give_int((int32_t)net.examples);
+    for (int32_t p = 0; p < net.classes; p++) {
+        const char *name = ff_name(&net, p);
+        give_int((int32_t)strlen(name));
+        give(name, strlen(name));
+    }
+}
+
+int main(void)
+{
+    for (;;) {
+        char command;
+        get(&command, 1);
+        switch (command) {
+        case 'i': initialise(); break;
+        case 'c': classify(0); break;
+        case 'e': classify(1); break;
+        case 'l': learn(); break;
+        case 'n': new_class(); break;
+        case 's': save(); break;
+        case 'L': load(); break;
+        case 'g': golden(); break;
+        case 'w': weights(); break;
+        case 't': told(); break;
+        case 'r': get(&net.rate, 4); get(&net.momentum, 4); give_int(0); break;
+        default: return 1;
+        }
+        fflush(stdout);
+    }
+}
