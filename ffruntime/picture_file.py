@@ -7,6 +7,8 @@ wrong with them (PNG specification, third edition, section 5); a JPEG without it
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import re
 import struct
 import zlib
@@ -25,6 +27,7 @@ SUFFIXES = (
 )
 LARGE_DECODERS = {"WEBP": "WebP", "AVIF": "AVIF"}  # which take 12 bytes a pixel
 
+TIFF = (b"II", b"MM")
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 END_OF_JPEG = b"\xff\xd9"
 PARTS = 100_000  # of a file; a PNG of 64 megapixels has some 10,000
@@ -46,6 +49,8 @@ def clean(data: bytes, name: str) -> bytes:
     if data.startswith(JPEG):
         _count_segments(data, name)
         return data if END_OF_JPEG in data[-HEADER:] else data.rstrip(b"\xff") + END_OF_JPEG
+    if data[:2] in TIFF:
+        _silence_libtiff()
     if re.match(rb"P[1-6f]", data) and not NETPBM.match(data[:HEADER]):
         raise ImageError(f"{name}: damaged image: no whole header in its first {HEADER >> 10} KiB")
     return data
@@ -62,6 +67,22 @@ def without_end(data: bytes) -> bytes | None:
 def most_bytes(data: bytes, samples: int) -> int | None:
     """What a netpbm file that is written as text may have, at most, for so many samples; of another file, None."""
     return HEADER + SAMPLE * samples if re.match(rb"P[123]\s", data) else None
+
+
+@functools.cache
+def _silence_libtiff() -> None:
+    """libtiff writes on stderr what is wrong with a file, beside the error that Pillow raises: never again in this
+    process. Its functions are those of the libraries that Pillow's module was linked with."""
+    import ctypes
+
+    from PIL import _imaging
+
+    with contextlib.suppress(OSError, AttributeError):  # linked otherwise, as on Windows
+        library = ctypes.CDLL(_imaging.__file__)
+        for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+            handler = getattr(library, name)
+            handler.argtypes, handler.restype = [ctypes.c_void_p], ctypes.c_void_p
+            handler(None)
 
 
 def _clean_png(data: bytes, name: str) -> bytes:
