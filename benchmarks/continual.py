@@ -1,12 +1,21 @@
-"""Learning on the device, measured: the scenes of `ffruntime demo` (docs/demo.md), Split-MNIST with five seeds.
+"""Learning on the device beside other methods that learn on, in one run: what is learned, and what it costs.
 
-    python benchmarks/continual.py nine.ff model.ff untrained.ff [--goodness pair|class] [--seeds 5] [--split test]
+    python benchmarks/continual.py NINE MODEL UNTRAINED [--only digit|split|fashion|worlds …] [--again] [--quick]
+    python benchmarks/continual.py NINE MODEL UNTRAINED --goodness pair [--seeds 5]
 
-The bundles: `fftrain mnist --recipe cpu --classes 0-8 --out nine.ff`, `fftrain mnist --recipe cpu`, `fftrain mnist
---recipe stream --epochs 0 --out untrained.ff`, with class goodness recipes `class` and `class-stream`; each of them
-exported by `ffexport --model`. Needs MNIST in $FF_DATA. Settings were chosen on validation images (--split
-validation); the test images are what is shown. The page and the picture, `demo.html` and `demo.svg`, are written to
-the working directory.
+The bundles: `fftrain mnist --classes 0-8 --out nine.ff`, `fftrain mnist`, `fftrain mnist --recipe class-stream
+--epochs 0 --out untrained.ff`, each exported by `ffexport --model`. Several of nine digits, each of a seed of its
+own, are named in one argument, with commas between. Bundles of former runs are completed, in copies in --work.
+Needs MNIST and Fashion-MNIST in $FF_DATA.
+
+    digit     a digit never seen, from 1, 5, 20 and 80 examples: 20 draws (of methods that take steps, 2)
+    split     Split-MNIST in one pass: five tasks of two digits, one answer of ten, 400 kB kept
+    fashion   the same with Fashion-MNIST
+    worlds    six changed worlds, from 320 labelled images each
+
+What has been recorded is not run again, method by method, unless --again. Settings were chosen on validation images
+(--split validation; benchmarks/README.md has what was tried); the test images are what is recorded. `--goodness
+pair` runs the scenes of `ffruntime demo` (docs/demo.md), with bundles of recipes `cpu` and `stream`.
 """
 
 from __future__ import annotations
@@ -15,27 +24,79 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from common import record
+import continual_digit
+import continual_split
+import continual_worlds
+from common import machine, record, recorded
+from unsure import prepared
+
+from ffruntime.core.bundle import Bundle
+
+Rows = Iterator[tuple[str, Callable[[], dict[str, Any]]]]  # a method's name, and what runs it
+PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
+    "digit": continual_digit.methods,
+    "split": lambda o: continual_split.methods(o, "mnist"),
+    "fashion": lambda o: continual_split.methods(o, "fashion-mnist"),
+    "worlds": continual_worlds.methods,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("bundles", nargs=3, metavar="BUNDLE")
-    parser.add_argument("--goodness", choices=("pair", "class"), default="pair")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("nine")
+    parser.add_argument("model")
+    parser.add_argument("untrained")
+    parser.add_argument("--goodness", choices=("pair", "class"), default="class")
+    parser.add_argument("--only", nargs="+", choices=(*PARTS,), default=[*PARTS])
+    parser.add_argument("--seeds", type=int, default=5, help="of the scenes")
     parser.add_argument("--split", default="test")
-    asked = parser.parse_args()
-    nine, model, untrained = asked.bundles
-    options = ["--nine", nine, "--model", model, "--untrained", untrained]
-    options += ["--seeds", str(asked.seeds), "--split", asked.split, "--json"]
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to try it; the results are no figures")
+    parser.add_argument("--work", type=Path, default=Path("continual-bundles"))
+    o = parser.parse_args()
+    if o.goodness == "pair":
+        scenes(o)
+        return
+    o.work.mkdir(parents=True, exist_ok=True)
+    o.nines = [ready(Path(path), o.work) for path in o.nine.split(",")]
+    o.model, o.untrained = (ready(Path(path), o.work) for path in (o.model, o.untrained))
+    name = "continual_class" + ("" if o.split == "test" else f"_{o.split}") + ("_quick" if o.quick else "")
+    for part in o.only:
+        for method, run in PARTS[part](o):
+            found = {key: value for key, value in recorded(name).items() if key != "machine"}
+            rows = found.setdefault(part, {"bundles": {}, "methods": {}})
+            if o.again or method not in rows["methods"]:
+                print(f"{part}: {method}", file=sys.stderr)
+                rows["methods"][method] = {**run(), "measured_on": machine()}
+                rows["bundles"] = {path.name: described(path) for path in (*o.nines, o.model, o.untrained)}
+                record(name, found)
+
+
+def ready(path: Path, work: Path) -> Path:
+    """The bundle, or its completed copy in the folder `work`, which is made where it is not there."""
+    copy = work / path.name
+    return copy if (copy / "goodness.onnx").exists() else prepared(path, work)
+
+
+def described(path: Path) -> str:
+    """By which recipe a bundle was trained, and how long."""
+    training = Bundle(path).manifest.training
+    return f"recipe {training.recipe_name}, {training.epochs} epochs, seed {training.seed}"
+
+
+def scenes(o: argparse.Namespace) -> None:
+    """The demonstration's scenes; `demo.html` and `demo.svg` are written to the working directory."""
+    options = ["--nine", o.nine, "--model", o.model, "--untrained", o.untrained]
+    options += ["--seeds", str(o.seeds), "--split", o.split, "--json", *["--quick"] * o.quick]
     command = [sys.executable, "-m", "ffruntime", "demo", *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    *scenes, written = map(json.loads, done.stdout.splitlines())
-    of_classes = "_class" if asked.goodness == "class" else ""
-    name = f"continual{of_classes}" + ("" if asked.split == "test" else f"_{asked.split}")
-    record(name, {"measured": written["machine"], **{scene.pop("scene"): untimed(scene) for scene in scenes}})
+    *found, written = map(json.loads, done.stdout.splitlines())
+    name = "continual" + ("" if o.split == "test" else f"_{o.split}") + ("_quick" if o.quick else "")
+    record(name, {"measured": written["machine"], **{scene.pop("scene"): untimed(scene) for scene in found}})
 
 
 def untimed(value: Any) -> Any:

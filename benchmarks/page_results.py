@@ -6,6 +6,7 @@ from typing import Any
 
 import page_at_once
 import page_class
+import page_continual
 import page_unsure
 from page_steps import contention, learning_table, training_table
 from page_text import machine, measured, optional, percent, result, shares, table
@@ -22,6 +23,8 @@ WORLDS = {
     "blurred": "blurred ones",
     "rotated": "turned by 45°",
     "thick": "thick ones",
+    "speckled": "with salt and pepper",
+    "tilted": "in perspective",
 }
 SHOWN = (0, 5, 20, 80)  # examples of the new class
 INTRODUCTION = """# Results
@@ -237,11 +240,8 @@ def learning() -> str:
 def scenes() -> list[str]:
     """What the demonstration measures, with labels in the input, and by class goodness where that was measured."""
     title = "Learning on the device: what is learned, and what is forgotten"
-    parts = [continual("continual", title, "nine.ff model.ff untrained.ff")]
-    if optional("continual_class"):
-        command = "nine.ff model.ff untrained.ff --goodness class"
-        parts.append(continual("continual_class", f"{title}, by class goodness", command))
-    return parts
+    parts = [continual("continual", title, "nine.ff model.ff untrained.ff --goodness pair")]
+    return [*parts, page_continual.section()]
 
 
 def continual(results: str, heading: str, command: str) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from msgspec import Struct, structs
-from PIL import Image, ImageFilter, ImageOps
 
 from ..core.architecture import Network
 from ..core.bundle import Bundle
@@ -23,17 +22,10 @@ from ..learning.learner import Learner
 from ..learning.step import Settings, learning_units, update_steps
 from ..model import Model
 from .digits import DIGITS, accuracy, known, names, require_digits, showing, some
+from .worlds import WORLDS, change
 
 NEW_CLASS_REMEDY = "fftrain mnist --classes 0-8 --out nine.ff && ffexport --model nine.ff"
 CHANGED_WORLD_REMEDY = "fftrain mnist && ffexport"
-
-# How images are changed in scene 2.
-WORLDS: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "inverted": ImageOps.invert,  # dark figures on light ground
-    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(1.3)),  # out of focus
-    "rotated": lambda image: image.rotate(45, Image.Resampling.BILINEAR),  # the camera hangs askew
-    "thick": lambda image: image.filter(ImageFilter.MaxFilter(5)),  # a broad pen
-}
 
 
 class NewClassPlan(Struct, frozen=True):
@@ -126,11 +118,6 @@ def require_changed_world(bundle: Bundle) -> None:
     """Raises `BundleError` where the bundle is none for scene 2, with the command that makes one."""
     require_digits(bundle, CHANGED_WORLD_REMEDY)
     learning_units(bundle.manifest.network, bundle.manifest.files)
-
-
-def change(world: str, pixels: np.ndarray) -> np.ndarray:
-    """Images uint8 (N, 1, H, W) as they arrive in a world (`WORLDS`), in the same shape."""
-    return np.stack([np.asarray(WORLDS[world](Image.fromarray(image[0])))[None] for image in pixels])
 
 
 def changed_world_portions(

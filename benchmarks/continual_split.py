@@ -1,0 +1,263 @@
+"""Split-MNIST and Split-Fashion-MNIST in one pass: five tasks of two classes, one ten-way answer, 400 kB kept.
+
+Gradient methods take the demonstration's protocol (docs/demo.md) with half its steps: 500 images stored, a step for
+every 128 images that arrive, 100 steps after each task. Those that learn from features at once meet every image
+once, in any order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from continual_backprop import Backpropagation, Memory, batches
+from msgspec import structs
+
+from ffruntime.backend import in_chunks
+from ffruntime.core.cost import goodness_macs
+from ffruntime.core.covariances import kept_bytes_each
+from ffruntime.core.data import IDX_FOLDERS, SPLIT, Examples, data_directory, read_idx_examples, to_unit_interval
+from ffruntime.core.projection import project
+from ffruntime.core.state import Weights
+from ffruntime.core.statistics import KEPT_BYTES, default_dimension, none
+from ffruntime.demo import split_mnist
+from ffruntime.demo.digits import DIGITS, showing
+from ffruntime.demo.methods import (
+    CELLS,
+    DIRECTIONS,
+    Method,
+    NearestMean,
+    Neighbours,
+    OwnCovariances,
+    SharedCovariance,
+    edges,
+    waves,
+)
+from ffruntime.demo.split_mnist import AUGMENT, CLASS_SETTINGS, QUICK, TASKS, SplitPlan
+from ffruntime.model import Model
+from ffruntime.session import Session
+
+Row: TypeAlias = dict[str, Any]
+IMAGE = 28 * 28  # bytes
+SEEDS, STEPPED = 3, 1  # of methods that learn from features at once, and of those that take steps
+# Half the demonstration's steps: 128 images arrive together, 100 steps at rest after each task.
+PLAN = SplitPlan(arriving=128, rehearsal=100, gdumb=500, goodness=500)
+CLASSES = 10
+WIDTH = 8.0  # of the kernel of random Fourier features: chosen on validation images
+EDGE_MACS = 25 * IMAGE * DIRECTIONS
+
+
+class Images(NamedTuple):
+    """What is learned from and what is measured on."""
+
+    training: Examples
+    tested: Examples
+
+
+def images(name: str, split: str, quick: bool = False) -> Images:
+    """A data set without its validation images, and these or its test images."""
+    folder = data_directory(None) / IDX_FOLDERS[name]
+    whole = read_idx_examples(folder, "train")
+    learned, held_back = SPLIT.places(len(whole))
+    tested = whole.take(held_back) if split == "validation" else read_idx_examples(folder, "t10k")
+    found = Images(whole.take(learned), tested)
+    return (
+        Images(*(part.take(slice(count)) for part, count in zip(found, (600, 200), strict=True)))
+        if quick
+        else found
+    )
+
+
+def methods(o: argparse.Namespace, data: str) -> Iterator[tuple[str, Callable[[], Row]]]:
+    """Every method by its name, and what runs it."""
+    found = images(data, o.split, o.quick)
+    model = Model(o.untrained, session=Session(threads=1), state=False)
+    plan = structs.replace(QUICK, per_task=64, gdumb=2, rehearsal=1) if o.quick else PLAN
+    seeds = 1 if o.quick else SEEDS
+    units = functools.lru_cache(maxsize=1)(functools.partial(of_units, model, found))
+    shared = default_dimension(10**6, CLASSES)
+    each = next(d for d in range(shared, 0, -8) if kept_bytes_each(d, CLASSES) <= KEPT_BYTES)
+    net = goodness_macs(model.manifest.network, 1)
+    edge = functools.lru_cache(maxsize=1)(lambda: [edges(part.pixels) for part in found])
+
+    def projected(parts: list[np.ndarray], dimension: int, seed: int) -> list[np.ndarray]:
+        return [in_parts(part, dimension, seed) for part in parts]
+
+    def at_once(make: Callable[[int], Method], x: Callable[[int], list[np.ndarray]], macs: int) -> Row:
+        return at_once_row(make, x, found, range(seeds), macs)
+
+    def of_edges(dimension: int) -> Callable[[int], list[np.ndarray]]:
+        return lambda seed: projected(edge(), min(dimension, DIRECTIONS * CELLS**2), seed)
+
+    def fourier(seed: int) -> list[np.ndarray]:
+        return [waves(part.pixels, shared, WIDTH, seed) for part in found]
+
+    flat = min(shared, DIRECTIONS * CELLS**2)
+    transform = 10**4  # of the projection: additions of a Hadamard transform, counted as if they were multiplied
+    yield (
+        "class statistics, a covariance of each class, edges",
+        lambda: at_once(
+            lambda _: OwnCovariances(CLASSES, each), of_edges(each), EDGE_MACS + transform + 10 * each**2
+        ),
+    )
+    yield (
+        "class statistics, one covariance, edges",
+        lambda: at_once(
+            lambda _: SharedCovariance(none(CLASSES, flat)), of_edges(flat), EDGE_MACS + transform + flat**2
+        ),
+    )
+    yield (
+        "class statistics, one covariance, untrained units",
+        lambda: at_once(lambda _: SharedCovariance(none(CLASSES, shared)), units, net + transform + shared**2),
+    )
+    yield (
+        "nearest class mean, untrained units",
+        lambda: at_once(lambda _: NearestMean(none(CLASSES, shared)), units, net + transform + CLASSES * shared),
+    )
+    yield (
+        "nearest class mean, edges",
+        lambda: at_once(lambda _: NearestMean(none(CLASSES, flat)), of_edges(flat), EDGE_MACS + CLASSES * flat),
+    )
+    yield (
+        "k nearest neighbours, edges",
+        lambda: at_once(
+            lambda seed: Neighbours(CLASSES, each, KEPT_BYTES, seed=seed),
+            of_edges(each),
+            EDGE_MACS + KEPT_BYTES,
+        ),
+    )
+    yield (
+        "streaming LDA, random Fourier features",
+        lambda: at_once(lambda _: SharedCovariance(none(CLASSES, shared)), fourier, (IMAGE + shared) * shared),
+    )
+    yield "GDumb", lambda: gdumb(model, *found, plan, STEPPED)
+    yield "replay, gradients of the units (ffruntime)", lambda: replay(model, *found, plan, STEPPED)
+    yield "replay, backpropagation", lambda: backpropagation(model, *found, plan, STEPPED)
+
+
+def at_once_row(
+    make: Callable[[int], Method],
+    features: Callable[[int], list[np.ndarray]],
+    found: Images,
+    seeds: range,
+    answer: int,
+) -> Row:
+    """A method that learns from features at once: task after task, in the order of the tasks."""
+    accuracies, seconds, kept = [], 0.0, 0
+    for seed in seeds:
+        start, method = time.process_time(), make(seed)
+        x, tested = features(seed)
+        for task in TASKS:
+            own = np.isin(found.training.labels, task)
+            method.add(x[own], found.training.labels[own].astype(np.int64))
+        right = method.scores(tested).argmax(1) == found.tested.labels
+        accuracies.append(float(np.mean([right[np.isin(found.tested.labels, task)].mean() for task in TASKS])))
+        seconds, kept = seconds + time.process_time() - start, method.kept
+    return row(accuracies, kept, seconds / len(seeds), answer * len(found.training), answer)
+
+
+def of_units(model: Model, found: Images, seed: int) -> list[np.ndarray]:
+    """Features of the network's units, untrained, of weights that the seed draws, projected: int8 (N, d) each."""
+    network, rng = model.manifest.network, np.random.default_rng([seed, 1])
+    drawn = {n: t for n, t in split_mnist.untrained(network, rng).items() if n.startswith("unit")}
+    graph = model.with_weights(Weights(drawn, DIGITS)).graph("goodness")
+    dimension = default_dimension(10**6, CLASSES)
+    parts = []
+    for part in found:
+        rows = []
+        for start in range(0, len(part), 500):
+            shown = {"images": to_unit_interval(part.pixels[start : start + 500]), "labels": np.zeros(1, np.int64)}
+            rows.append(project(in_chunks(graph, 100, 1)(shown)["features"], dimension, seed))
+        parts.append(np.concatenate(rows))
+    return parts
+
+
+def in_parts(features: np.ndarray, dimension: int, seed: int) -> np.ndarray:
+    """`project`, a thousand images at a time."""
+    parts = [project(features[k : k + 1000], dimension, seed) for k in range(0, len(features), 1000)]
+    return np.concatenate(parts)
+
+
+def row(accuracies: list[float], kept: int, seconds: float, learn: int, answer: int) -> Row:
+    """What is recorded of a method: accuracy by seed, bytes kept, processor seconds of one seed, the arithmetic of
+    learning from all that arrives, and of one answer."""
+    return {
+        "accuracy": accuracies,
+        "kept": kept,
+        "seconds": round(seconds, 1),
+        "learn_gmac": round(learn / 1e9, 1),
+        "answer_mmac": round(answer / 1e6, 2),
+    }
+
+
+def replay(model: Model, training: Examples, tested: Examples, plan: SplitPlan, seeds: int) -> Row:
+    """The device's own steps, with replay and rehearsal: the first method of the demonstration's scene."""
+    accuracies, seconds, steps = [], 0.0, 0
+    for seed in range(seeds):
+        start = time.process_time()
+        runs = split_mnist.run(model, training, tested, plan, seed, lambda: None)
+        _, found = next(runs)
+        runs.close()  # type: ignore[attr-defined]
+        accuracies.append(found.acc)
+        seconds, steps = seconds + time.process_time() - start, found.steps
+    macs = goodness_macs(model.manifest.network, 1)
+    learned = 2 * macs * steps * CLASS_SETTINGS.batch  # a pass, and the gradients of weights
+    return row(accuracies, plan.stored * IMAGE, seconds / seeds, learned, macs)
+
+
+def backpropagation(model: Model, training: Examples, tested: Examples, plan: SplitPlan, seeds: int) -> Row:
+    """The same network, stream, store and steps, by backpropagation."""
+    accuracies, seconds, macs = [], 0.0, 0
+    for seed in range(seeds):
+        start = time.process_time()
+        order, rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
+        learner = Backpropagation(model, split_mnist.untrained(model.manifest.network, rng), CLASS_SETTINGS)
+        memory = Memory(plan.stored, seed)
+        for task in TASKS:
+            learner.know(task)
+            own = order.permutation(np.flatnonzero(np.isin(training.labels, task)))[: plan.per_task]
+            for first in range(0, len(own), plan.arriving):
+                new = training.take(own[first : first + plan.arriving])
+                learner.step(*next(batches(memory, new, CLASS_SETTINGS, AUGMENT, rng)), plan.stream_rate)
+                memory.add(new)
+            rehearse(learner, memory, plan.rehearsal, rng)
+        accuracies.append(mean_of_tasks(learner.scores, tested))
+        seconds, macs = seconds + time.process_time() - start, learner.macs
+    return row(accuracies, plan.stored * IMAGE, seconds / seeds, macs, goodness_macs(model.manifest.network, 1))
+
+
+def gdumb(model: Model, training: Examples, tested: Examples, plan: SplitPlan, seeds: int) -> Row:
+    """GDumb (Prabhu et al. 2020): a fresh network of the same kind learns, by backpropagation, only what is stored
+    in the end."""
+    accuracies, seconds, macs = [], 0.0, 0
+    for seed in range(seeds):
+        start = time.process_time()
+        rng, memory = np.random.default_rng([seed, 1]), Memory(plan.stored, seed)
+        memory.add(training)
+        learner = Backpropagation(model, split_mnist.untrained(model.manifest.network, rng), CLASS_SETTINGS)
+        learner.know(range(10))
+        rehearse(learner, memory, plan.gdumb, rng)
+        accuracies.append(mean_of_tasks(learner.scores, tested))
+        seconds, macs = seconds + time.process_time() - start, learner.macs
+    return row(accuracies, plan.stored * IMAGE, seconds / seeds, macs, goodness_macs(model.manifest.network, 1))
+
+
+def rehearse(learner: Backpropagation, memory: Memory, steps: int, rng: np.random.Generator) -> None:
+    """So many steps on what is stored, at rates that fall to 0 over the second half."""
+    drawn = batches(memory, Examples.none((1, 28, 28)), CLASS_SETTINGS, AUGMENT, rng)
+    for step, batch in enumerate(islice(drawn, steps)):
+        learner.step(*batch, min(1.0, 2 * (1 - step / steps)))
+
+
+def mean_of_tasks(scores: Callable[[np.ndarray], np.ndarray], tested: Examples) -> float:
+    """ACC: the mean over the tasks of the accuracy in the end, one answer of ten."""
+    found = []
+    for task in TASKS:
+        some = showing(tested, *task)
+        found.append(float((scores(some.pixels)[:, :10].argmax(1) == some.labels).mean()))
+    return float(np.mean(found))

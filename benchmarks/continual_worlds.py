@@ -1,0 +1,192 @@
+"""Changed worlds: what 320 labelled images of a world bring there, and what they cost in the old one."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from itertools import islice
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+from continual_backprop import Backpropagation, Memory, batches
+from continual_split import WIDTH, images
+from msgspec import structs
+
+from ffruntime.core.bundle import REPLAY
+from ffruntime.core.cost import goodness_macs
+from ffruntime.core.data import Examples
+from ffruntime.core.statistics import KEPT_BYTES, kept_bytes, none, of
+from ffruntime.demo.digits import names, some
+from ffruntime.demo.methods import Method, NearestMean, Neighbours, SharedCovariance, waves
+from ffruntime.demo.worlds import WORLDS, change, renormalised
+from ffruntime.learning.learner import Learner
+from ffruntime.learning.step import Settings
+from ffruntime.model import Model
+from ffruntime.session import Session
+
+Row: TypeAlias = dict[str, Any]
+Scores: TypeAlias = Callable[[np.ndarray], np.ndarray]  # images uint8 -> (N, classes)
+IMAGE = 28 * 28
+LEARNED, PORTION = 320, 64  # labelled images of a world, and how many arrive at a time
+REHEARSAL = 100  # steps at rest
+SETTINGS = Settings(fresh=0.5, lr=2e-3)  # of steps that teach units: chosen on validation images
+MEASURED = 500
+
+
+class World(NamedTuple):
+    """What arrives in a world, and what is measured: changed images, and the same as they were."""
+
+    name: str
+    arrives: Examples
+    new: Examples
+    old: Examples
+
+
+class Learned(NamedTuple):
+    """What a method has become, what it keeps, and the arithmetic that it took."""
+
+    scores: Scores
+    kept: int
+    macs: int
+    before: float = 0.0  # processor seconds that another method has taken for it
+
+
+def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Row]]]:
+    """Every method by its name, and what runs it."""
+    found = images("mnist", o.split, o.quick)
+    model = Model(o.model, session=Session(threads=1), state=False)
+    settings = structs.replace(SETTINGS, steps=2) if o.quick else SETTINGS
+    rehearsal = 2 if o.quick else REHEARSAL
+    worlds = {name: world_of(name, found.training, found.tested) for name in WORLDS}
+    seeds, net = model.bundle.exemplars(REPLAY), goodness_macs(model.manifest.network, 1)
+    training = model.bundle.statistics()
+    stored = IMAGE * (len(seeds) + LEARNED)
+    stepped = 2 * net * settings.batch * (-(-LEARNED // PORTION) * settings.steps + rehearsal)
+
+    def nothing(_: World) -> Learned:
+        return Learned(model.scores, 0, 0)
+
+    def normalisation(world: World) -> Learned:
+        return Learned(renormal(world).scores, 0, net * len(world.arrives))
+
+    def renormal(world: World) -> Model:
+        tensors = {**model.weights.tensors, **renormalised(model, world.arrives.pixels)}
+        return model.with_weights(structs.replace(model.weights, tensors=tensors))
+
+    def statistics(world: World) -> Learned:
+        with closing(Learner(model, False)) as learner:
+            for part in portions(world.arrives):
+                learner.add(part.pixels, names(part))
+            d = training.dimension
+            return Learned(learner.model.scores, kept_bytes(d, 10) + (IMAGE + d) * LEARNED, net * LEARNED)
+
+    made: dict[str, tuple[Model, float]] = {}  # by gradients alone: two methods go on from them
+
+    def gradients(world: World, first: bool = False) -> Learned:
+        start = time.process_time()
+        with closing(Learner(model, False, settings, tolerance=1.0, frozen=False)) as learner:
+            if first:
+                now, tensors = learner.refresh(), renormalised(model, world.arrives.pixels)
+                learner.store.adopt(now.version, "applied", {**now.weights.tensors, **tensors}, ())
+            for part in portions(world.arrives):
+                learner.learn(part.pixels, names(part), now=True)
+            learner.rehearse(rehearsal)
+            if not first:
+                made[world.name] = learner.model, time.process_time() - start
+            return Learned(learner.model.scores, stored, stepped)
+
+    def anew(world: World) -> Learned:
+        if world.name not in made:
+            gradients(world)
+        seeing, before = made[world.name]
+        method = SharedCovariance(none(10, training.dimension))
+        for part in (seeds, world.arrives):
+            method.add(seeing.examples(part.pixels), part.labels.astype(np.int64))
+        macs = stepped + net * (len(seeds) + LEARNED)
+        return Learned(lambda pixels: method.scores(seeing.examples(pixels)), stored + method.kept, macs, before)
+
+    def at_once(method: Method, x: Callable[[np.ndarray], np.ndarray], macs: int, world: World) -> Learned:
+        method.add(x(world.arrives.pixels), world.arrives.labels.astype(np.int64))
+        return Learned(lambda pixels: method.scores(x(pixels)), method.kept, macs * LEARNED)
+
+    def neighbours(world: World) -> Learned:
+        near = Neighbours(10, training.dimension, KEPT_BYTES)
+        before = some(found.training, 100 if o.quick else 600)
+        near.add(model.examples(before.pixels), before.labels.astype(np.int64))
+        return at_once(near, model.examples, net, world)
+
+    def fourier(world: World) -> Learned:
+        d = training.dimension
+        before = of(waves(found.training.pixels, d, WIDTH, 0), found.training.labels.astype(np.int64), 10)
+        return at_once(SharedCovariance(before), lambda pixels: waves(pixels, d, WIDTH, 0), d * (IMAGE + d), world)
+
+    def backpropagation(world: World) -> Learned:
+        assert model.manifest.learning
+        learner, rng = Backpropagation(model, {}, settings), np.random.default_rng(0)
+        memory, changed = Memory(len(seeds) + LEARNED, 0, seeds), model.manifest.learning.augment
+        arriving = [(part, settings.steps) for part in portions(world.arrives)]
+        for part, steps in [*arriving, (Examples.none((1, 28, 28)), rehearsal)]:
+            for batch in islice(batches(memory, part, settings, changed, rng), steps):
+                learner.step(*batch)
+            memory.add(part)
+        return Learned(lambda pixels: learner.scores(pixels)[:, :10], stored, learner.macs)
+
+    ways: Mapping[str, Callable[[World], Learned]] = {
+        "nothing learned": nothing,
+        "normalisation statistics alone, 320 images without labels": normalisation,
+        "class statistics beside goodness (ffruntime learn)": statistics,
+        "gradients of the units, replay (ffruntime learn --update now --rehearse)": gradients,
+        "normalisation statistics, then gradients of the units": lambda world: gradients(world, first=True),
+        "gradients of the units, then class statistics anew": anew,
+        "class statistics alone, goodness left out": lambda world: at_once(
+            SharedCovariance(training), model.examples, net, world
+        ),
+        "nearest class mean": lambda world: at_once(NearestMean(training), model.examples, net, world),
+        "k nearest neighbours": neighbours,
+        "streaming LDA, random Fourier features": fourier,
+        "backpropagation, the same replay": backpropagation,
+    }
+    for name, way in ways.items():
+        yield name, lambda way=way: measured(way, worlds)  # type: ignore[misc]
+
+
+def world_of(name: str, training: Examples, tested: Examples) -> World:
+    """A world's images: those that arrive are drawn as the demonstration draws them."""
+    order = np.random.default_rng([0, *map(ord, name)]).permutation(len(training))[:LEARNED]
+    taken, old = training.take(order), some(tested, MEASURED)
+    return World(
+        name,
+        Examples(change(name, taken.pixels), taken.labels),
+        Examples(change(name, old.pixels), old.labels),
+        old,
+    )
+
+
+def portions(arrives: Examples) -> list[Examples]:
+    """What arrives, in its order."""
+    return [arrives.take(slice(first, first + PORTION)) for first in range(0, len(arrives), PORTION)]
+
+
+def measured(way: Callable[[World], Learned], worlds: Mapping[str, World]) -> Row:
+    """A method in every world: accuracy there and in the old one, what is kept, processor seconds of learning in a
+    world, and its arithmetic."""
+    accuracies, seconds = {}, 0.0
+    for name, world in worlds.items():
+        start = time.process_time()
+        learned = way(world)
+        seconds += time.process_time() - start + learned.before
+        new, old = (
+            float((learned.scores(part.pixels).argmax(1) == part.labels).mean()) for part in (world.new, world.old)
+        )
+        accuracies[name] = {"new": new, "old": old}
+    return {
+        "accuracy": accuracies,
+        "mean": float(np.mean([one["new"] for one in accuracies.values()])),
+        "worst": float(min(one["new"] for one in accuracies.values())),
+        "old": float(np.mean([one["old"] for one in accuracies.values()])),
+        "kept": learned.kept,
+        "seconds": round(seconds / len(worlds), 1),
+        "learn_gmac": round(learned.macs / 1e9, 2),
+    }

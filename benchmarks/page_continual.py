@@ -1,0 +1,93 @@
+"""Of `docs/results.md`: learning on the device beside other methods. What has not been measured yet is left out."""
+
+from __future__ import annotations
+
+import statistics
+from typing import Any
+
+from page_text import measured, optional, percent, table
+
+NAME = "continual_class"
+COMMAND = "python benchmarks/continual.py nine.ff model.ff untrained.ff"
+SPLITS = {"split": "Split-MNIST", "fashion": "Split-Fashion-MNIST"}
+INTRODUCTION = """## Learning on, beside other methods
+
+By class goodness, on test images. *Kept* are statistics, pictures and features, beside the network's weights;
+seconds are of a processor core that other programs shared; GMAC are thousand millions of multiply-accumulates.
+Methods that take steps were run with fewer draws and seeds. `ffruntime …` is the device's own command; what names
+none is a method of the benchmark and of the demonstration.
+"""
+
+
+def section() -> str:
+    """The section, or nothing where nothing of it has been measured."""
+    parts = [_digit(), *(_split(part) for part in SPLITS), _worlds()]
+    there = [part for part in parts if part]
+    if not there:
+        return ""
+    return "\n".join([INTRODUCTION, *there, measured(NAME, COMMAND)])
+
+
+def _rows(part: str) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = optional(NAME).get(part, {}).get("methods", {})
+    return found
+
+
+def _spread(shares: list[float], digits: int = 1) -> str:
+    """Shares as per cent: their mean, and where there are several their standard deviation."""
+    deviation = f" ± {100 * statistics.stdev(shares):.{digits}f}" if len(shares) > 1 else ""
+    return f"{100 * statistics.mean(shares):.{digits}f}{deviation}"
+
+
+def _cost(row: dict[str, Any]) -> list[str]:
+    return [f"{row['kept'] / 1e3:.0f} kB", f"{row['seconds']:g}", f"{row['learn_gmac']:g}"]
+
+
+def _digit() -> str:
+    found, lines = _rows("digit"), []
+    if not found:
+        return ""
+    counts = list(next(iter(found.values()))["new"])
+    for name, row in found.items():
+        draws = len(next(iter(row["new"].values())))
+        cells = [_spread(row["new"][n]) if n in row["new"] else "–" for n in counts]
+        before = f"{100 * statistics.mean(row['before']):.1f} → " if row["before"] else ""
+        lines.append([name, str(draws), *cells, before + _spread(row["others"][counts[-1]]), *_cost(row)])
+    after = [f"{n} example{'s' * (n != '1')}" for n in counts]
+    head = ["method", "draws", *after, "the others, before → after", "kept", "seconds", "GMAC"]
+    return "### A digit never seen\n\nAccuracy in per cent.\n\n" + table(head, lines)
+
+
+def _split(part: str) -> str:
+    found = _rows(part)
+    if not found:
+        return ""
+    lines = [
+        [name, str(len(row["accuracy"])), _spread(row["accuracy"], 2), *_cost(row), f"{row['answer_mmac']:g}"]
+        for name, row in sorted(found.items(), key=lambda item: -statistics.mean(item[1]["accuracy"]))
+    ]
+    head = ["method", "seeds", "ACC, %", "kept", "seconds", "GMAC of learning", "MMAC of an answer"]
+    text = "One pass over five tasks of two classes, one answer of ten; ACC is the mean over the tasks in the end."
+    return f"### {SPLITS[part]}\n\n{text}\n\n" + table(head, lines)
+
+
+def _worlds() -> str:
+    found = _rows("worlds")
+    if not found:
+        return ""
+    worlds = list(next(iter(found.values()))["accuracy"])
+    lines = []
+    for name, row in found.items():
+        cells = [f"{100 * row['accuracy'][world]['new']:.1f}" for world in worlds]
+        summed = [f"{100 * row[what]:.1f}" for what in ("mean", "worst", "old")]
+        lines.append([name, *cells, *summed, *_cost(row)])
+    best = [
+        f"{world}: {max(found, key=lambda name: found[name]['accuracy'][world]['new'])} "
+        f"({percent(max(row['accuracy'][world]['new'] for row in found.values()), 1)})"
+        for world in worlds
+    ]
+    head = ["method", *worlds, "mean", "worst", "the old world", "kept", "seconds", "GMAC"]
+    return (
+        "### Changed worlds\n\nAccuracy in per cent after 320 labelled images of a world; the old world's is the "
+        "mean over the six.\n\n" + table(head, lines) + f"\nThe best in each world: {'; '.join(best)}.\n"
+    )

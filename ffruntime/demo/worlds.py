@@ -1,0 +1,95 @@
+"""Worlds in which digits arrive changed, and normalisation statistics anew from images without labels."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+from ..backend import in_chunks
+from ..core.architecture import EPS_BATCH, unit_name
+from ..core.data import to_unit_interval
+from ..core.layers import unit_tensors
+from ..embedding import class_input
+from ..model import Model
+from ..session import ALL_LABELS
+
+SPECKS = 0.2  # share of the pixels that are black or white in the world with salt and pepper
+CORNERS = (
+    (7, 8),
+    (22, 6),
+    (28, 27),
+    (0, 27),
+)  # where a picture's corners come to lie, from the upper left on, (x, y)
+
+
+def speckled(image: Image.Image) -> Image.Image:
+    """Salt and pepper: pixels drawn by chance are black or white. The image itself is the seed."""
+    pixels = np.array(image)
+    rng = np.random.default_rng(zlib.crc32(pixels.tobytes()))
+    drawn = rng.random(pixels.shape)
+    pixels[drawn < SPECKS / 2], pixels[drawn > 1 - SPECKS / 2] = 0, 255
+    return Image.fromarray(pixels)
+
+
+def tilted(image: Image.Image) -> Image.Image:
+    """Perspective: the upper edge is far away, the corners come to lie at `CORNERS`."""
+    w, h = image.size
+    return image.transform(
+        image.size, Image.Transform.PERSPECTIVE, perspective(CORNERS, (w, h)), Image.Resampling.BILINEAR
+    )
+
+
+def perspective(corners: tuple[tuple[int, int], ...], size: tuple[int, int]) -> tuple[float, ...]:
+    """The eight numbers with which Pillow finds, of a place in the result, the one in a picture of that size whose
+    corners come to lie at `corners`: ((a x + b y + c) / n, (d x + e y + f) / n) with n = g x + h y + 1."""
+    w, h = size
+    rows, values = [], []
+    for (x, y), (u, v) in zip(corners, ((0, 0), (w, 0), (w, h), (0, h)), strict=True):
+        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
+        values += [u, v]
+    return tuple(np.linalg.solve(np.array(rows, float), np.array(values, float)).tolist())
+
+
+# How images are changed in scene 2.
+WORLDS: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "inverted": ImageOps.invert,  # dark figures on light ground
+    "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(1.3)),  # out of focus
+    "rotated": lambda image: image.rotate(45, Image.Resampling.BILINEAR),  # the camera hangs askew
+    "thick": lambda image: image.filter(ImageFilter.MaxFilter(5)),  # a broad pen
+    "speckled": speckled,  # a bad sensor
+    "tilted": tilted,  # the camera looks from below
+}
+
+
+def change(world: str, pixels: np.ndarray) -> np.ndarray:
+    """Images uint8 (N, 1, H, W) as they arrive in a world (`WORLDS`), in the same shape."""
+    return np.stack([np.asarray(WORLDS[world](Image.fromarray(image[0])))[None] for image in pixels])
+
+
+def renormalised(model: Model, pixels: np.ndarray) -> dict[str, np.ndarray]:
+    """Normalisation statistics as images uint8 (N, C, H, W) have them, by their tensors' names: the mean and the
+    variance of every channel that a unit normalises by batch statistics, unit after unit. Nothing where none does.
+
+    For class goodness. An input is known as it is normalised now, y = (x − m) / √(v + ε), and so is x.
+    """
+    network = model.manifest.network
+    weights = {**model.bundle.weights(), **model.weights.tensors}
+    found: dict[str, np.ndarray] = {}
+    y = class_input(network, weights, to_unit_interval(pixels))
+    for index in range(len(network.units)):
+        names = {t.role: t.name for t in unit_tensors(network, index) if t.role in ("mean", "variance")}
+        if names:
+            axes = (0, *range(2, y.ndim))
+            mean, deviation = y.mean(axes), np.maximum(y.std(axes), 1e-3)
+            before, scale = weights[names["mean"]], np.sqrt(weights[names["variance"]] + EPS_BATCH)
+            found[names["mean"]] = (before + scale * mean).astype(np.float32)
+            found[names["variance"]] = np.square(scale * deviation).astype(np.float32)
+            shape = (1, -1, *[1] * (y.ndim - 2))
+            y = (y - mean.reshape(shape)) / deviation.reshape(shape)
+        if index + 1 < len(network.units):
+            graph = in_chunks(model.graph(unit_name(index)), model.session.batch, ALL_LABELS)
+            y = graph({"input": y.astype(np.float32)})["output"]
+    return found
