@@ -20,7 +20,6 @@ from msgspec import structs
 
 from ffruntime.backend import in_chunks
 from ffruntime.core.cost import goodness_macs
-from ffruntime.core.covariances import kept_bytes_each
 from ffruntime.core.data import IDX_FOLDERS, SPLIT, Examples, data_directory, read_idx_examples, to_unit_interval
 from ffruntime.core.projection import project
 from ffruntime.core.state import Weights
@@ -36,6 +35,8 @@ from ffruntime.demo.methods import (
     OwnCovariances,
     SharedCovariance,
     edges,
+    in_parts,
+    own_dimension,
     waves,
 )
 from ffruntime.demo.split_mnist import AUGMENT, CLASS_SETTINGS, QUICK, TASKS, SplitPlan
@@ -81,15 +82,17 @@ def methods(o: argparse.Namespace, data: str) -> Iterator[tuple[str, Callable[[]
     seeds = 1 if o.quick else SEEDS
     units = functools.lru_cache(maxsize=1)(functools.partial(of_units, model, found))
     shared = default_dimension(10**6, CLASSES)
-    each = next(d for d in range(shared, 0, -8) if kept_bytes_each(d, CLASSES) <= KEPT_BYTES)
+    each = own_dimension(CLASSES, KEPT_BYTES)
     net = goodness_macs(model.manifest.network, 1)
     edge = functools.lru_cache(maxsize=1)(lambda: [edges(part.pixels) for part in found])
 
     def projected(parts: list[np.ndarray], dimension: int, seed: int) -> list[np.ndarray]:
         return [in_parts(part, dimension, seed) for part in parts]
 
-    def at_once(make: Callable[[int], Method], x: Callable[[int], list[np.ndarray]], macs: int) -> Row:
-        return at_once_row(make, x, found, range(seeds), macs)
+    def at_once(
+        make: Callable[[int], Method], x: Callable[[int], list[np.ndarray]], macs: int, most: int = SEEDS
+    ) -> Row:
+        return at_once_row(make, x, found, range(min(seeds, most)), macs)
 
     def of_edges(dimension: int) -> Callable[[int], list[np.ndarray]]:
         return lambda seed: projected(edge(), min(dimension, DIRECTIONS * CELLS**2), seed)
@@ -113,11 +116,11 @@ def methods(o: argparse.Namespace, data: str) -> Iterator[tuple[str, Callable[[]
     )
     yield (
         "class statistics, one covariance, untrained units",
-        lambda: at_once(lambda _: SharedCovariance(none(CLASSES, shared)), units, net + transform + shared**2),
+        lambda: at_once(lambda _: SharedCovariance(none(CLASSES, shared)), units, net + transform + shared**2, 1),
     )
     yield (
         "nearest class mean, untrained units",
-        lambda: at_once(lambda _: NearestMean(none(CLASSES, shared)), units, net + transform + CLASSES * shared),
+        lambda: at_once(lambda _: NearestMean(none(CLASSES, shared)), units, net + transform + CLASSES * shared, 1),
     )
     yield (
         "nearest class mean, edges",
@@ -136,8 +139,8 @@ def methods(o: argparse.Namespace, data: str) -> Iterator[tuple[str, Callable[[]
         lambda: at_once(lambda _: SharedCovariance(none(CLASSES, shared)), fourier, (IMAGE + shared) * shared),
     )
     yield "GDumb", lambda: gdumb(model, *found, plan, STEPPED)
-    yield "replay, gradients of the units (ffruntime)", lambda: replay(model, *found, plan, STEPPED)
     yield "replay, backpropagation", lambda: backpropagation(model, *found, plan, STEPPED)
+    yield "replay, gradients of the units (ffruntime)", lambda: replay(model, *found, plan, STEPPED)
 
 
 def at_once_row(
@@ -175,12 +178,6 @@ def of_units(model: Model, found: Images, seed: int) -> list[np.ndarray]:
             rows.append(project(in_chunks(graph, 100, 1)(shown)["features"], dimension, seed))
         parts.append(np.concatenate(rows))
     return parts
-
-
-def in_parts(features: np.ndarray, dimension: int, seed: int) -> np.ndarray:
-    """`project`, a thousand images at a time."""
-    parts = [project(features[k : k + 1000], dimension, seed) for k in range(0, len(features), 1000)]
-    return np.concatenate(parts)
 
 
 def row(accuracies: list[float], kept: int, seconds: float, learn: int, answer: int) -> Row:

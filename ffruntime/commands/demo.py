@@ -25,7 +25,7 @@ Examples:
   ffruntime demo                                every scene whose bundle is here
   ffruntime demo --scene new-class              a digit never seen; the bundle:
       fftrain mnist --classes 0-8 --out nine.ff && ffexport --model nine.ff
-  ffruntime demo --scene changed-world          inverted, blurred, rotated, thick digits; the bundle:
+  ffruntime demo --scene changed-world          inverted, blurred, rotated, … digits: six worlds; the bundle:
       fftrain mnist && ffexport
   ffruntime demo --scene split-mnist --seeds 5  five tasks, one pass, from nothing; the bundle:
       fftrain mnist --recipe stream --epochs 0 --out untrained.ff && ffexport --model untrained.ff
@@ -169,7 +169,9 @@ def _changed_world(stage: Stage) -> tuple[Scene, dict[str, Any]]:
     from ..demo import teach
     from ..demo.page import percent, show_changed_world
 
-    model, plan = stage.model, teach.QUICK_CHANGED_WORLD if stage.quick else teach.ChangedWorldPlan()
+    model = stage.model
+    whole = teach.CLASS_CHANGED_WORLD if _of_classes(model) else teach.ChangedWorldPlan()
+    plan = teach.QUICK_CHANGED_WORLD if stage.quick else whole
     bundle, training = model.bundle, stage.training
     taught = {world: teach.changed_world_portions(bundle, training, world, plan, 0) for world in teach.WORLDS}
     for world, portions in taught.items():

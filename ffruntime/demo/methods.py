@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from ..core.covariances import kept_bytes_each, scores_each, solve_each
+from ..core.projection import project
 from ..core.statistics import Shrinkage, Statistics, added, kept_bytes, none, of, scatter, scores, solve
 
 SHARED = (300.0, 0.1)  # examples that the covariance begins with, and its isotropic share, as training has them
@@ -55,6 +56,12 @@ def waves(pixels: np.ndarray, dimension: int, width: float, seed: int) -> np.nda
         some = flat[start : start + 1000].astype(np.float32) / 255
         found[start : start + 1000] = np.rint(64 * np.cos(some @ directions + phases))
     return found
+
+
+def in_parts(features: np.ndarray, dimension: int, seed: int) -> np.ndarray:
+    """`project`, a thousand images at a time, so that memory stays small."""
+    parts = [project(features[k : k + 1000], dimension, seed) for k in range(0, len(features), 1000)]
+    return np.concatenate(parts)
 
 
 # --- what they keep, and how they tell classes
@@ -166,6 +173,14 @@ class OwnCovariances:
 
     def scores(self, x: np.ndarray) -> np.ndarray:
         return scores_each(solve_each(self._each, self._examples, self._share), x)
+
+
+def own_dimension(classes: int, limit: int) -> int:
+    """The largest multiple of 8 for which a covariance of each class keeps to a number of bytes; 8 at least."""
+    dimension = 8
+    while kept_bytes_each(dimension + 8, classes) <= limit:
+        dimension += 8
+    return dimension
 
 
 def evenly(labels: np.ndarray, draws: np.ndarray, capacity: int) -> np.ndarray:

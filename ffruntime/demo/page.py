@@ -19,6 +19,7 @@ from msgspec import Struct
 from PIL import Image
 
 from ..core.data import Examples
+from ..core.manifest import MODES
 from .digits import SHAPE
 from .split_mnist import TASKS, Method, SplitPlan, summary
 from .teach import ChangedWorldPlan, Measurement, NewClassPlan
@@ -26,10 +27,19 @@ from .teach import ChangedWorldPlan, Measurement, NewClassPlan
 CLASSES = ", by class goodness"
 QUICK = "QUICK: far fewer images and steps than the protocol says"
 PICTURES = 20
-METHODS = {"replay": "replay + rehearsal", "naive": "naive", "gdumb": "GDumb"}
+METHODS = {
+    "replay": "replay + rehearsal",
+    "naive": "naive",
+    "gdumb": "GDumb",
+    "each": "a covariance of each class",
+    "shared": "one covariance",
+    "neighbours": "nearest neighbours",
+    "mean": "nearest class mean",
+}
+GRADIENTS = "gradients, replay"  # the learner's updates, where other methods are shown beside
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-DASHES = ("", "7 4", "2 3", "9 3 2 3", "14 4", "4 2")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
+DASHES = ("", "7 4", "2 3", "9 3 2 3", "14 4", "4 2", "1 4")
 WIDTH = 480
 LEFT, RIGHT, TOP, BOTTOM = 48, 468, 34, 232  # of the plotted area; below it the axis, then the legend
 COLUMN, ROW = 210, 17  # of the legend
@@ -73,8 +83,9 @@ def show_new_class(
     return Scene(
         f"A class never seen: {digit}{CLASSES if of_classes else ''}",
         f"The network was trained without the digit {digit}. {last.examples} of them are learned on the device, a "
-        f"portion at a time, with the defaults of 'ffruntime learn': the new class takes a spare {takes}, the "
-        f"other digits are replayed from the bundle's exemplars. Measured on {plan.measured:,} {where} images.",
+        f"portion at a time, with the defaults of 'ffruntime learn --update now': the new class takes a spare "
+        f"{takes}, the other digits are replayed from the bundle's exemplars.{_beside(first)} Measured on "
+        f"{plan.measured:,} {where} images.",
         {
             f"{digit}s before": percent(first.new[mode]),
             f"{digit}s after {last.examples} examples": percent(last.new[mode]),
@@ -108,7 +119,7 @@ def show_changed_world(
             f"The world is {world}",
             "labelled images learned",
             {
-                f"{what}, {mode}": [(p.examples, getattr(p, part)[mode]) for p in points]
+                f"{what}, {_named(mode, points[0])}": [(p.examples, getattr(p, part)[mode]) for p in points]
                 for part, what in (("new", world), ("old", "as it was"))
                 for mode in points[0].new
             },
@@ -118,9 +129,11 @@ def show_changed_world(
     return Scene(
         f"A changed world{CLASSES if of_classes else ''}",
         f"The digits begin to arrive {', '.join(worlds)}. In each of these worlds, from the shipped network, "
-        f"{plan.portions} portions of {plan.portion} labelled images are learned with the defaults of 'ffruntime "
-        f"learn'; then the device rests, and rehearses what it has stored for {plan.rehearsal} steps. Measured on "
-        f"{plan.measured:,} {where} images, changed and as they were.",
+        f"{plan.portions} portions of {plan.portion} labelled images are learned by updates of all units, "
+        f"{plan.settings.steps} steps at a rate of {plan.settings.lr:g}, {100 * plan.settings.fresh:.0f} % of the "
+        f"images new; then the device rests, and rehearses what it has stored for {plan.rehearsal} steps."
+        f"{_beside(next(iter(worlds.values()))[0])} Measured on {plan.measured:,} {where} images, changed and as "
+        "they were.",
         headline,
         charts,
         [picture for world in worlds for picture in _pictures(taught[world], 8, f"{world}: ")],
@@ -137,7 +150,8 @@ def show_split_mnist(
     tasks = [f"{a} {b}" for a, b in TASKS]
     so_far = {
         METHODS[name]: _so_far(np.mean([method.r for method in found[name]], axis=0))
-        for name in ("replay", "naive")
+        for name in METHODS
+        if name != "gdumb"
     }
     end = float(len(tasks))
     return Scene(
@@ -147,7 +161,9 @@ def show_split_mnist(
         f"of ten digits. At most {plan.stored} examples are stored, {plan.stored * int(np.prod(SHAPE)):,} bytes; "
         f"after each task the device rests and rehearses them for {plan.rehearsal} steps. In memory, without a "
         "state directory. Naive: the same steps, nothing stored. GDumb: a fresh network of the same kind, which "
-        f"learns only the same {plan.stored} examples, for {plan.gdumb} steps. ACC, BWT and forgetting are by "
+        f"learns only the same {plan.stored} examples, for {plan.gdumb} steps. The others see edges and take no "
+        "steps: class statistics with a covariance of each class, or with one; neighbours among stored features; "
+        "the nearest class mean. ACC, BWT and forgetting are by "
         f"{'goodness' if of_classes else 'the classifier'}, on all {where} images; goodness on "
         f"{plan.goodness:,} of them. Seeds: {', '.join(map(str, seeds))}.",
         {f"ACC, {METHODS[name]}": _spread(summary(methods)["acc"], len(seeds)) for name, methods in found.items()},
@@ -169,8 +185,8 @@ def show_split_mnist(
                 f"Split-MNIST; mean ± standard deviation of {len(seeds)} seeds"
                 if len(seeds) > 1
                 else "Split-MNIST",
-                ("method", "ACC", "BWT", "forgetting", "ACC by goodness", "examples", "bytes", "steps", "seconds"),
-                tuple(_method(METHODS[name], methods, name, plan) for name, methods in found.items()),
+                ("method", "ACC", "BWT", "forgetting", "ACC by goodness", "bytes kept", "steps", "seconds"),
+                tuple(_method(METHODS[name], methods) for name, methods in found.items()),
             ),
             Table(
                 "R: accuracy on each task (column) after each task (row), replay + rehearsal",
@@ -202,26 +218,46 @@ def _spread(share: tuple[float, float] | None, seeds: int) -> str:
     return f"{mean} ± {deviation} %" if seeds > 1 else f"{mean} %"
 
 
-def _method(title: str, methods: Sequence[Method], name: str, plan: SplitPlan) -> tuple[str, ...]:
-    stored, figures = 0 if name == "naive" else plan.stored, summary(methods)
+def _method(title: str, methods: Sequence[Method]) -> tuple[str, ...]:
+    figures = summary(methods)
     return (
         title,
         *(_spread(figures[figure], len(methods)) for figure in ("acc", "bwt", "forgetting", "acc_by_goodness")),
-        f"{stored:,}",
-        f"{stored * int(np.prod(SHAPE)):,}",
+        f"{methods[0].kept:,}",
         f"{methods[0].steps:,}",
         f"{np.mean([method.seconds for method in methods]):.0f}",
     )
 
 
 def _chart(title: str, points: Sequence[Measurement], part: Callable[[Measurement], dict[str, float]]) -> str:
-    lines = {mode: [(point.examples, part(point)[mode]) for point in points] for mode in points[0].new}
+    lines = {
+        _named(mode, points[0]): [(point.examples, part(point)[mode]) for point in points] for mode in points[0].new
+    }
     return lines_svg(title, "examples learned", lines)
+
+
+def _others(point: Measurement) -> list[str]:
+    """Methods that were measured beside the learner's updates."""
+    return [name for name in point.new if name not in MODES]
+
+
+def _named(mode: str, point: Measurement) -> str:
+    """A line's name: an inference mode or, where methods are compared, what the learner does."""
+    return GRADIENTS if mode == "goodness" and _others(point) else mode
+
+
+def _beside(point: Measurement) -> str:
+    """What is shown beside the learner's updates."""
+    others = _others(point)
+    return (
+        f" Beside it, from the features of the shipped units, without steps: {', '.join(others)}." if others else ""
+    )
 
 
 def _points(caption: str, points: Sequence[Measurement]) -> Table:
     modes = list(points[0].new)
-    header = ("examples", *(f"new, {mode}" for mode in modes), *(f"old, {mode}" for mode in modes), "s", "")
+    named = [_named(mode, points[0]) for mode in modes]
+    header = ("examples", *(f"new, {name}" for name in named), *(f"old, {name}" for name in named), "s", "")
     rows = tuple(
         (
             str(point.examples),

@@ -2,7 +2,8 @@
 
 The device's learner learns as examples arrive (`learning/stream.py`), in memory, without a state directory. Beside
 it, with the same network and the same kind of step: *naive*, which replays nothing, and *GDumb* (Prabhu et al.
-2020), a fresh network that learns only the examples that are stored in the end.
+2020), a fresh network that learns only the examples that are stored in the end. Without a network, methods that
+take no steps, from edges (`methods.py`).
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from ..core.errors import BundleError
 from ..core.layers import tensors
 from ..core.learning import Augment
 from ..core.manifest import Mode
+from ..core.statistics import KEPT_BYTES, default_dimension, none
 from ..learning.learner import Learner
 from ..learning.step import Arrays, Settings, learning_units
 from ..learning.stream import Stream
 from ..model import Model
+from . import methods
 from .digits import DIGITS, SHAPE, accuracy, names, require_digits, showing, some
+from .methods import NearestMean, Neighbours, OwnCovariances, SharedCovariance, edges, in_parts, own_dimension
 
 TASKS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 SETTINGS = Settings(batch=64, micro_batch=32, fresh=0.25, lr=4e-3, head_lr=2e-3)
@@ -58,9 +62,10 @@ class Method(Struct, frozen=True):
     acc: float
     bwt: float | None
     forgetting: float | None
-    goodness: list[float]  # in the end, by goodness of every label
+    goodness: list[float]  # in the end, by goodness of every label; of methods without a network none
     steps: int
     seconds: float
+    kept: int  # bytes
 
 
 def mode(network: Network) -> Mode:
@@ -77,7 +82,7 @@ def require(bundle: Bundle) -> None:
 
 
 def steps(training: Examples, plan: SplitPlan) -> int:
-    """Steps of all three methods."""
+    """Steps of the three methods that take some."""
     counts = (min(len(showing(training, *task)), plan.per_task) for task in TASKS)
     arrivals = sum(-(-count // plan.arriving) for count in counts)
     return 2 * arrivals + len(TASKS) * plan.rehearsal + plan.gdumb
@@ -86,7 +91,7 @@ def steps(training: Examples, plan: SplitPlan) -> int:
 def run(
     model: Model, training: Examples, tested: Examples, plan: SplitPlan, seed: int, stepped: Callable[[], None]
 ) -> Iterator[tuple[str, Method]]:
-    """The three methods, one after the other, from the same weights and on the same stream.
+    """All methods, one after the other, on the same stream; those that take steps from the same weights.
 
     `seed` draws the weights, the order of the stream, and what is replayed.
     """
@@ -98,16 +103,48 @@ def run(
     with contextlib.closing(in_memory(model, plan.stored)) as learner:
         stream, start = begin(learner, seed, stepped), time.perf_counter()
         rows = learn(learner, stream, training, arriving, tested, plan)
-        yield "replay", _method(learner.model, rows, measured, stream.steps, start)
+        kept = plan.stored * int(np.prod(SHAPE))
+        yield "replay", _method(learner.model, rows, measured, stream.steps, start, kept)
         with contextlib.closing(in_memory(model, 0)) as forgetful:
             stream, start = begin(forgetful, seed, stepped), time.perf_counter()
             rows = learn(forgetful, stream, training, arriving, tested, plan)
-            yield "naive", _method(forgetful.model, rows, measured, stream.steps, start)
+            yield "naive", _method(forgetful.model, rows, measured, stream.steps, start, 0)
         stream, start = begin(learner, seed, stepped), time.perf_counter()  # what is stored stays
         stream.rehearse(plan.gdumb)
         stream.adopt()
         rows = [by_task(learner.model, tested, len(TASKS))]
-        yield "gdumb", _method(learner.model, rows, measured, stream.steps, start)
+        yield "gdumb", _method(learner.model, rows, measured, stream.steps, start, kept)
+    yield from at_once(training, tested, arriving, seed)
+
+
+def at_once(
+    training: Examples, tested: Examples, arriving: Sequence[np.ndarray], seed: int
+) -> Iterator[tuple[str, Method]]:
+    """Methods that take no steps, on the edges of the same images, projected by the seed."""
+    start = time.perf_counter()
+    shown = [training.take(places) for places in arriving]
+    all_shown, asked = [edges(new.pixels) for new in shown], edges(tested.pixels)
+    seeing, labels = time.perf_counter() - start, tested.labels
+    flat, each = asked.shape[1], own_dimension(len(DIGITS), KEPT_BYTES)
+    shared = min(default_dimension(flat, len(DIGITS)), flat)
+    made: dict[str, tuple[int, methods.Method]] = {
+        "each": (each, OwnCovariances(len(DIGITS), each)),
+        "shared": (shared, SharedCovariance(none(len(DIGITS), shared))),
+        "neighbours": (each, Neighbours(len(DIGITS), each, KEPT_BYTES, seed=seed)),
+        "mean": (shared, NearestMean(none(len(DIGITS), shared))),
+    }
+    for name, (dimension, method) in made.items():
+        start, rows = time.perf_counter(), []
+        x = in_parts(asked, dimension, seed)
+        for number, (new, seen) in enumerate(zip(shown, all_shown, strict=True), 1):
+            method.add(in_parts(seen, dimension, seed), new.labels.astype(np.int64))
+            right = method.scores(x).argmax(1) == labels
+            rows.append(
+                [float(right[np.isin(labels, task)].mean()) if k < number else 0.0 for k, task in enumerate(TASKS)]
+            )
+        r = np.array(rows)
+        seconds = time.perf_counter() - start + seeing
+        yield name, Method(rows, acc(r), bwt(r), forgetting(r), [], 0, seconds, method.kept)
 
 
 def in_memory(model: Model, stored: int) -> Learner:
@@ -176,13 +213,13 @@ def by_task(model: Model, tested: Examples, met: int, asked: Mode | None = None)
 
 
 def _method(
-    model: Model, rows: list[list[float]], measured: tuple[Examples, Examples], steps: int, start: float
+    model: Model, rows: list[list[float]], measured: tuple[Examples, Examples], steps: int, start: float, kept: int
 ) -> Method:
     seconds, r = time.perf_counter() - start, np.array(rows)
     whole = len(r) == len(TASKS)
     goodness = by_task(model, measured[1], len(TASKS), "goodness")
     return Method(
-        rows, acc(r), bwt(r) if whole else None, forgetting(r) if whole else None, goodness, steps, seconds
+        rows, acc(r), bwt(r) if whole else None, forgetting(r) if whole else None, goodness, steps, seconds, kept
     )
 
 
@@ -211,7 +248,7 @@ def summary(methods: Sequence[Method]) -> dict[str, tuple[float, float] | None]:
     """Mean and standard deviation over the seeds (0 of a single one) of each figure that the method has."""
     found: dict[str, list[float | None]] = {
         "acc": [method.acc for method in methods],
-        "acc_by_goodness": [float(np.mean(method.goodness)) for method in methods],
+        "acc_by_goodness": [float(np.mean(method.goodness)) if method.goodness else None for method in methods],
         "bwt": [method.bwt for method in methods],
         "forgetting": [method.forgetting for method in methods],
     }

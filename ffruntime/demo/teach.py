@@ -1,6 +1,7 @@
 """Scenes 1 and 2: a device's learner is taught portion after portion, and measured after each.
 
-Scene 1: a digit that the network never saw. Scene 2: the digits begin to arrive changed, in each of four worlds.
+Scene 1: a digit that the network never saw. Scene 2: the digits begin to arrive changed, in each of six worlds.
+Where the bundle has class statistics, methods that take no steps learn beside the learner, from the same features.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from pathlib import Path
 import numpy as np
 from msgspec import Struct, structs
 
-from ..core.architecture import Network
+from ..core.architecture import Network, class_goodness
 from ..core.bundle import Bundle
 from ..core.data import Examples
 from ..core.errors import BundleError
+from ..core.manifest import EXIT
+from ..core.statistics import KEPT_BYTES, with_classes
 from ..learning.learner import Learner
 from ..learning.step import Settings, learning_units, update_steps
 from ..model import Model
 from .digits import DIGITS, accuracy, known, names, require_digits, showing, some
+from .methods import Method, NearestMean, Neighbours, SharedCovariance
 from .worlds import WORLDS, change
 
 NEW_CLASS_REMEDY = "fftrain mnist --classes 0-8 --out nine.ff && ffexport --model nine.ff"
@@ -46,6 +50,8 @@ class ChangedWorldPlan(Struct, frozen=True):
     settings: Settings = Settings()  # the defaults of `ffruntime learn`
 
 
+# With class goodness: chosen on validation images (benchmarks/README.md).
+CLASS_CHANGED_WORLD = ChangedWorldPlan(rehearsal=100, settings=Settings(fresh=0.5, lr=2e-3))
 QUICK_NEW_CLASS = NewClassPlan(taught=(5, 10), measured=200, settings=Settings(steps=10, head_steps=10))
 QUICK_CHANGED_WORLD = ChangedWorldPlan(
     portions=1, portion=32, rehearsal=5, measured=100, settings=Settings(steps=10, head_steps=10)
@@ -53,7 +59,8 @@ QUICK_CHANGED_WORLD = ChangedWorldPlan(
 
 
 class Measurement(Struct, frozen=True):
-    """How it stands after so many examples. Accuracies are by inference mode, shares of right answers."""
+    """How it stands after so many examples. Accuracies are shares of right answers, by the inference mode of what
+    the learner has made, then by method beside it (`Beside`)."""
 
     examples: int  # that were stored so far
     rehearsed: int  # steps of rehearsal so far
@@ -108,7 +115,7 @@ def teach_new_class(
     measured = some(tested, plan.measured)
     new, old = (showing(measured, *digits) for digits in ([new_digit(model.bundle)], known(model.bundle)))
     with contextlib.closing(Learner(model, state, plan.settings, frozen=False)) as learner:
-        yield from _teach(learner, portions, new, old, stepped)
+        yield from _teach(learner, Beside(model), portions, new, old, stepped)
 
 
 # --- scene 2
@@ -152,14 +159,53 @@ def teach_changed_world(
     old = some(showing(tested, *known(model.bundle)), plan.measured)
     new = Examples(change(world, old.pixels), old.labels)
     with contextlib.closing(Learner(model, state, plan.settings, frozen=False)) as learner:
-        yield from _teach(learner, portions, new, old, stepped, plan.rehearsal)
+        yield from _teach(learner, Beside(model), portions, new, old, stepped, plan.rehearsal)
 
 
 # --- both
 
 
+class Beside:
+    """Methods that learn at once, from the features of a model's units, which stay: none where the model has no
+    class statistics. What they begin with is in the bundle."""
+
+    def __init__(self, model: Model) -> None:
+        self._model, self._methods = model, dict[str, Method]()
+        self._classes = (*model.manifest.classes, *(name for name in DIGITS if name not in model.manifest.classes))
+        if model.manifest.counted and class_goodness(model.manifest.network):
+            training = with_classes(model.bundle.statistics(), len(self._classes))
+            near, stored = Neighbours(len(self._classes), training.dimension, KEPT_BYTES), model.bundle.exemplars()
+            near.add(model.examples(stored.pixels), stored.labels.astype(np.int64))
+            self._methods = {
+                "class statistics": SharedCovariance(training),
+                "nearest class mean": NearestMean(training),
+                "nearest neighbours": near,
+            }
+
+    def learn(self, portion: Examples) -> None:
+        """Examples of digits, by their labels."""
+        if self._methods:
+            x = self._model.examples(portion.pixels)
+            labels = np.array([self._classes.index(name) for name in names(portion)])
+            for method in self._methods.values():
+                method.add(x, labels)
+
+    def see(self, images: Examples) -> np.ndarray:
+        """The features of images that are to be measured; without methods none are needed."""
+        return self._model.examples(images.pixels) if self._methods else np.empty((0, 0), np.int8)
+
+    def shares(self, x: np.ndarray, images: Examples) -> dict[str, float]:
+        """Share of right answers of each method, by its name, of images and their features."""
+        classes, right = np.array(self._classes), images.labels.astype(str)
+        return {
+            name: float(np.mean(classes[method.scores(x).argmax(1)] == right))
+            for name, method in self._methods.items()
+        }
+
+
 def _teach(
     learner: Learner,
+    beside: Beside,
     portions: Sequence[Examples],
     new: Examples,
     old: Examples,
@@ -168,10 +214,15 @@ def _teach(
 ) -> Iterator[Measurement]:
     """A point before anything is learned, one after each portion, and one after `rehearsal` steps of rehearsal."""
 
+    shown = [(images, beside.see(images)) for images in (new, old)]
+
     def point(examples: int, rehearsed: int, adopted: bool, seconds: float) -> Measurement:
         model = learner.model
-        modes: list[str] = [*model.modes()]
-        on_new, on_old = ({mode: accuracy(model, images, mode) for mode in modes} for images in (new, old))
+        modes: list[str] = [mode for mode in model.modes() if mode != EXIT]  # refuses classes without a row
+        on_new, on_old = (
+            {mode: accuracy(model, images, mode) for mode in modes} | beside.shares(x, images)
+            for images, x in shown
+        )
         return Measurement(examples, rehearsed, adopted, seconds, on_new, on_old)
 
     examples = 0
@@ -183,6 +234,7 @@ def _teach(
         )
         for outcome in lessons:
             adopted = outcome.adopted
+        beside.learn(portion)
         examples += len(portion)
         yield point(examples, 0, adopted, time.perf_counter() - start)
     if rehearsal and (rehearsed := learner.rehearse(rehearsal, stepped)):

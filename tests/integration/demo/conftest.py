@@ -12,7 +12,7 @@ from mnist_writer import write_mnist
 from ffexport.export import export_onnx
 from ffruntime.core.data import SPLIT, data_directory
 from fftrain.dataset import Dataset, load_dataset
-from fftrain.pack import pack_run
+from fftrain.pack import completed, pack_run
 from fftrain.recipe import load_recipe
 from fftrain.run import start
 
@@ -33,10 +33,14 @@ def data(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
-def _untrained(path: Path, classes: str | None, recipe_name: str = "tiny") -> Path:
+def _untrained(path: Path, classes: str | None, recipe_name: str = "tiny", counted: bool = False) -> Path:
     recipe = load_recipe(str(TESTS / f"{recipe_name}.toml"), [("schedule.epochs", 0)])
-    run = start(recipe, load_dataset("mnist", data_directory(None), classes), 0, torch.device("cpu"), torch.float32)
-    pack_run(path, run, recipe_name, "cpu", "fp32", {})
+    digits = load_dataset("mnist", data_directory(None), classes)
+    bundle = pack_run(
+        path, start(recipe, digits, 0, torch.device("cpu"), torch.float32), recipe_name, "cpu", "fp32", {}
+    )
+    if counted:
+        completed(bundle, digits)
     export_onnx(path)
     return path
 
@@ -61,5 +65,5 @@ def untrained_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def nine_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With class goodness, one that has never heard of 9."""
-    return _untrained(tmp_path_factory.mktemp("nine") / "classes.ff", "0-8", "classes")
+    """With class goodness and class statistics, one that has never heard of 9."""
+    return _untrained(tmp_path_factory.mktemp("nine") / "classes.ff", "0-8", "classes", counted=True)

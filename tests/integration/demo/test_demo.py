@@ -38,11 +38,11 @@ def test_all_scenes_are_measured_shown_and_written(demo: Callable[..., Result], 
     assert new_class["digit"] == 9
     assert [point["examples"] for point in new_class["points"]] == [0, 5, 10]
     assert set(new_class["points"][0]["new"].values()) == {0.0}  # it has no name for it
-    assert set(changed["worlds"]) == {"inverted", "blurred", "rotated", "thick"}
-    assert set(split["seeds"]["0"]) == {"replay", "naive", "gdumb"}
+    assert set(changed["worlds"]) == {"inverted", "blurred", "rotated", "thick", "speckled", "tilted"}
+    assert set(split["seeds"]["0"]) == {"replay", "naive", "gdumb", "each", "shared", "neighbours", "mean"}
     html, svg = Path(written["page"]).read_text(), Path(written["picture"]).read_text()
     assert html.count("<h2>") == 4
-    assert html.count("<svg ") == svg.count("<svg ") - 1 == 2 + 4 + 2
+    assert html.count("<svg ") == svg.count("<svg ") - 1 == 2 + 6 + 2
     assert "QUICK" in html
     assert "QUICK" in svg
     assert {path.name for path in (tmp_path / "state").iterdir()} == {"new-class", "changed-world"}
@@ -65,10 +65,13 @@ def test_class_goodness_is_shown_beside_labels_in_the_input(
     ]
     assert ["classifier" in row["points"][0]["new"] for row in rows[:2]] == [True, False]
     assert rows[2]["mode"] == "goodness"
+    beside = {"class statistics", "nearest class mean", "nearest neighbours"}
+    assert [set(row["points"][-1]["new"]) & beside for row in rows[:2]] == [set(), beside]
     assert {path.name for path in (tmp_path / "state").iterdir()} == {"new-class", "new-class-2"}
     bundles_of = [fact for fact in written["machine"] if fact.startswith("bundle of ")]
     assert bundles_of == ["bundle of new-class", "bundle of new-class-2", "bundle of split-mnist"]
     html = Path(written["page"]).read_text()
+    assert html.count(">nearest class mean</text>") == 3  # scene 1 twice, scene 3 once
     assert "<h2>A class never seen: 9</h2>" in html
     assert "<h2>A class never seen: 9, by class goodness</h2>" in html
     assert "<h2>Split-MNIST: ten digits in five tasks, by class goodness</h2>" in html
