@@ -11,8 +11,9 @@ from typing import Protocol
 import numpy as np
 
 from ..core.covariances import kept_bytes_each, scores_each, solve_each
+from ..core.gaussians import Shrinkage, scores, solve
 from ..core.projection import project
-from ..core.statistics import Shrinkage, Statistics, added, kept_bytes, none, of, scatter, scores, solve
+from ..core.statistics import Statistics, added, kept_bytes, none, of, scatter
 
 SHARED = (300.0, 0.1)  # examples that the covariance begins with, and its isotropic share, as training has them
 DIRECTIONS, CELLS = 12, 7  # of edges; tried on validation images, as OWN
