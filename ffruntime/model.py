@@ -390,6 +390,6 @@ def learned(bundle: Bundle, state: str | Path | Literal[False] | None = None) ->
     directory = Path(state) if state else bundle.state_directory
     if state is False or not state_there(directory):
         return None
-    from .learning.store import current
+    from .learning.directory import current
 
     return current(directory, bundle.manifest)

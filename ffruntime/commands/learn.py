@@ -178,9 +178,12 @@ def learn(
 
 
 def _labelled(paths: tuple[str, ...], label: str | None) -> list[tuple[str, str]]:
-    """What is shown, and a picture or a folder that shows it. Raises `UsageError` where nothing says so."""
+    """What is shown, and a picture or a folder that shows it; a bundle or a state among the folders is none. Raises
+    `UsageError` where nothing says so."""
     from ..core.errors import UsageError
     from ..core.folders import is_hidden, is_left_behind, part_of
+    from ..core.manifest import MANIFEST
+    from ..learning.database import DATABASE
 
     if label is not None:
         if not paths:
@@ -191,9 +194,12 @@ def _labelled(paths: tuple[str, ...], label: str | None) -> list[tuple[str, str]
         if not path.exists():
             raise UsageError(f"{path}: no such file or folder")
         below = sorted(f for f in path.iterdir() if f.is_dir() and not is_hidden(f.name)) if path.is_dir() else []
-        classes = [folder for folder in below if not is_left_behind(folder.name)]
+        ours = {folder for folder in below if (folder / MANIFEST).is_file() or (folder / DATABASE).is_file()}
+        classes = [folder for folder in below if folder not in ours and not is_left_behind(folder.name)]
         for folder in below:
-            if folder not in classes:
+            if folder in ours:
+                echo(f"left out: {folder} (a model, or what one has learned)", err=True)
+            elif folder not in classes:
                 echo(f"left out: {folder} (looks like no class; --label teaches it)", err=True)
         if not classes:
             raise UsageError(
@@ -325,4 +331,6 @@ def _outcome_line(outcome: Outcome) -> str:
     what = "adopted" if outcome.adopted else "refused"
     held_back = held_back_text(outcome.before, outcome.after)
     of = _examples(outcome.examples) if outcome.examples else "rehearsal"
+    if ours := outcome.judged:
+        held_back += f", of {ours.images} set aside {ours.before} → {ours.after} right"
     return f"version {outcome.version} {what}: {of}, {held_back}, {outcome.seconds:.1f} s"

@@ -202,12 +202,15 @@ def export_state(file: Path, model_path: str, state: Path | None, force: bool, a
     bundle = Bundle(model_path)
     with _opened(bundle, state) as store:
         now = store.current()
-    tensors = changed(bundle.weights(), now.weights.tensors)
-    written = write_state(file, bundle.manifest, replace(now.weights, tensors=tensors), now.updates, now.examples)
+        origins = store.origins(now.version)
+    tensors, told = changed(bundle.weights(), now.weights.tensors), now.weights.statistics
+    weights = replace(now.weights, tensors=tensors)
+    written = write_state(file, bundle.manifest, weights, now.updates, now.examples, origins)
     if as_json:
         echo(json.dumps({"version": now.version, "tensors": list(tensors), **to_builtins(written)}))
     else:
-        echo(f"{file}: version {now.version}; updates: {now.updates}, examples: {now.examples}")
+        counted = f"; class statistics of {told.counts.sum()} examples" if told and told.counts.any() else ""
+        echo(f"{file}: version {now.version}; updates: {now.updates}, examples: {now.examples}{counted}")
 
 
 @click.command("apply-state", epilog=EPILOG)
@@ -231,9 +234,14 @@ def apply_state(file: Path, model_path: str, state: Path | None, force: bool, as
     judged = held_back_text(outcome.before, outcome.after)
     if as_json:
         result = {"version": outcome.version, "adopted": outcome.adopted}
-        echo(json.dumps({**result, "before": outcome.before, "after": outcome.after}))
+        echo(json.dumps({**result, "before": outcome.before, "after": outcome.after, "own": outcome.own}))
     elif outcome.adopted:
-        echo(f"version {outcome.version} is current: {judged}")
+        own = (
+            "; its class statistics were left out: examples of this very state are among them"
+            if outcome.own
+            else ""
+        )
+        echo(f"version {outcome.version} is current: {judged}{own}")
     if not outcome.adopted:
         raise UpdateRefused(f"{file}: costs more than is tolerated: {judged}; --force takes it all the same")
 

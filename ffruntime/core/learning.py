@@ -20,6 +20,7 @@ LOWEST_GOODNESS = 1e-12  # the ratio loss takes a smaller goodness for this one
 
 # What the planner has to know of learning on a device, too.
 STEP = 32  # images in a step of an update, each with its negatives
+EVERY = 5  # with class statistics, every fifth example of a class judges updates
 PORTION = 64  # examples that one update takes
 MICRO_BATCH = 8  # images in one call of a gradient graph: more are hardly faster, benchmarks/README.md
 REPLAY_BYTES = 1 << 20  # of images that are stored to be replayed

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +61,7 @@ class State(Struct, frozen=True, forbid_unknown_fields=True):
     examples: NonNegative  # that they learned from
     ffedge: str  # version of what wrote the file
     statistics: Projected | None = None  # how images became examples of its class statistics; None: it has none
+    origins: tuple[str, ...] = ()  # identities of the states whose examples these are of
 
 
 def changed(weights: Mapping[str, np.ndarray], learned: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -74,8 +75,10 @@ def write_state(
     weights: Weights,
     updates: int,
     examples: int,
+    origins: Sequence[str] = (),
 ) -> State:
-    """Write what was learned on the bundle of `manifest`, by `updates` updates on so many `examples`.
+    """Write what was learned on the bundle of `manifest`, by `updates` updates on so many `examples`; `origins`:
+    identities of the states whose examples its class statistics are of.
 
     Raises `BundleError` where `read_state` would refuse it, `StorageError`, with what was at `path` unchanged.
     """
@@ -85,7 +88,8 @@ def write_state(
     own = manifest.files[WEIGHTS].sha256
     told, how = weights.statistics, _projected(manifest)
     told = told if told is not None and told.counts.any() else None
-    state = State(FORMAT, own, weights.classes, undertrained, updates, examples, __version__, how if told else None)
+    how, origins = (how, tuple(origins)) if told else (None, ())
+    state = State(FORMAT, own, weights.classes, undertrained, updates, examples, __version__, how, origins)
     _check(path, manifest, weights.tensors, state)
     text = msgspec.json.encode(state).decode()
     more = {f"{STATISTICS}.{name}": array for name, array in to_tensors(told).items()} if told else {}

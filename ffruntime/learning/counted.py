@@ -1,8 +1,9 @@
-"""Class statistics of what a device was shown, durable: the features of every stored example, in its row, and a
-snapshot of the examples that are no longer stored.
+"""Class statistics of what a device was shown, durable: the features of every stored example, in its row, a
+snapshot of the examples that are no longer stored, and what states from elsewhere have counted.
 
-Statistics are the snapshot and the rows together. A row is written with its example, so that what is acknowledged
-is counted; the snapshot is written where examples leave the store, in the same transaction.
+Statistics are all of these together. A row is written with its example, so that what is acknowledged is counted;
+the snapshot is written where examples leave the store, in the same transaction. Those from elsewhere count while a
+version does that they came with, or that was made from it.
 """
 
 from __future__ import annotations
@@ -11,16 +12,37 @@ import sqlite3
 from collections.abc import Sequence
 
 import numpy as np
+from msgspec import Struct
 
 from ..core.errors import BundleError
+from ..core.learning import EVERY
 from ..core.manifest import WEIGHTS, Manifest
-from ..core.statistics import FORMAT, Origin, Statistics, added, decode, encode, none, of, with_classes
-from .database import BUNDLES, PENDING, Database
+from ..core.statistics import (
+    FORMAT,
+    Origin,
+    Statistics,
+    added,
+    decode,
+    encode,
+    none,
+    of,
+    with_classes,
+    without_class,
+)
+from .database import BUNDLES, JUDGING, PENDING, Database
 
-SNAPSHOT = "statistics"  # the setting that is the snapshot
-# What is counted, in one statement and so of one moment: the snapshot, and the rows.
-COUNTED = """SELECT -1, value, 0 FROM settings WHERE name = 'statistics'
+# Settings: the snapshot; by the hash of a state from elsewhere its statistics, and whose examples are in them; with
+# a version and that hash, that they came with the version.
+SNAPSHOT, OF, FROM, IN = "statistics", "statistics_of_", "statistics_from_", "statistics_in_"
+BRANCH = "WITH RECURSIVE branch (id) AS (VALUES (?) UNION SELECT parent FROM versions JOIN branch USING (id))"
+# The hashes that count in a version.
+ELSEWHERE = f"""SELECT substr(name, -64) FROM settings
+    WHERE name >= '{IN}' AND name < '{IN}~' AND value IN (SELECT id FROM branch)"""
+# What is counted, in one statement and so of one moment: the snapshot, those from elsewhere, and the rows.
+COUNTED = f"""{BRANCH} SELECT -1, value, 0 FROM settings
+    WHERE name = '{SNAPSHOT}' OR name IN (SELECT '{OF}' || hash FROM ({ELSEWHERE.replace("64)", "64) AS hash")}))
     UNION ALL SELECT id, features, label FROM examples WHERE features IS NOT NULL"""
+SET = "INSERT OR REPLACE INTO settings VALUES (?, ?)"
 CHANGES = "SELECT value FROM settings WHERE name = 'statistics_changes'"  # how often they were changed
 CHANGED = """INSERT INTO settings VALUES ('statistics_changes', 1)
     ON CONFLICT (name) DO UPDATE SET value = value + 1"""
@@ -35,35 +57,44 @@ def grew(before: Statistics, x: np.ndarray, labels: np.ndarray, after: Statistic
     return not more.any()
 
 
+class Told(Struct, frozen=True):
+    """Class statistics of a state from elsewhere."""
+
+    file: str  # the hash of its file
+    statistics: Statistics
+    origins: tuple[str, ...]  # identities of the states whose examples they are of
+
+
 class Counted:
     """The class statistics in a state's database. For a bundle whose manifest says how they are made."""
 
     def __init__(self, database: Database, manifest: Manifest) -> None:
         assert manifest.counted
         self._db, self._manifest, self._how = database, manifest, manifest.counted
-        self._last: tuple[int, Statistics] | None = None  # what was read or made last, after which change
+        self._last: tuple[int, int, Statistics] | None = None  # read or made last: after which change, in a version
 
-    def statistics(self) -> Statistics:
-        """All that the device was shown. Raises `StateError` where it is damaged."""
+    def statistics(self, version: int) -> Statistics:
+        """All that the device was shown, where this version counts. Raises `StateError` where it is damaged."""
         changes = self.changes()
-        if self._last and self._last[0] == changes:
-            return self._last[1]
-        total, labels, rows = self._nothing(), list[int](), list[bytes]()
-        for id, value, label in self._db.all(COUNTED):
+        if self._last and self._last[:2] == (changes, version):
+            return self._last[2]
+        total, labels, rows = [self._nothing()], list[int](), list[bytes]()
+        for id, value, label in self._db.all(COUNTED, (version,)):
             if id < 0:
-                total = self._decoded(value)
+                total.append(self._decoded(value))
             else:
                 rows.append(value)
                 labels.append(label)
-        found = added(total, self._of(rows, labels))
-        self._last = changes, found
+        found = added(*total, self._of(rows, labels))
+        self._last = changes, version, found
         return found
 
     def go_on(self, change: int, x: np.ndarray, labels: np.ndarray) -> None:
         """A transaction that was this change has added rows with these features, and no more: what was read before
         it goes on with them."""
         if self._last and self._last[0] == change - 1 and len(x):
-            self._last = change, added(self._last[1], of(x, labels, int(labels.max()) + 1))
+            _, version, before = self._last
+            self._last = change, version, added(before, of(x, labels, int(labels.max()) + 1))
 
     def changes(self) -> int:
         """How often statistics were changed, by whichever process."""
@@ -76,6 +107,14 @@ class Counted:
         """A transaction changes them, by rows or by the snapshot: the number of the change."""
         db.execute(CHANGED)
         return self.changes()
+
+    def statuses(self, labels: Sequence[int], version: int) -> list[str]:
+        """Of examples that are about to be stored, by their labels: every fifth one of a class judges updates."""
+        found, counts = list[str](), dict(enumerate(self.statistics(version).counts.tolist()))
+        for label in labels:
+            counts[label] = counts.get(label, 0) + 1
+            found.append(PENDING if counts[label] % EVERY else JUDGING)
+        return found
 
     def absorb(self, db: sqlite3.Connection, examples: Sequence[int]) -> None:
         """Examples are about to be evicted, in a transaction: they go on to count, in the snapshot."""
@@ -96,18 +135,52 @@ class Counted:
         found = self._db.all("SELECT value FROM settings WHERE name = ?", (SNAPSHOT,))
         return self._decoded(found[0][0]) if found else self._nothing()
 
-    def write(self, db: sqlite3.Connection, snapshot: Statistics) -> None:
-        """Replace the snapshot, in a transaction."""
-        db.execute("INSERT OR REPLACE INTO settings VALUES (?, ?)", (SNAPSHOT, encode(snapshot, self._origin())))
+    def write(self, db: sqlite3.Connection, some: Statistics, name: str = SNAPSHOT) -> None:
+        """Replace the snapshot, or another setting that is statistics, in a transaction."""
+        db.execute(SET, (name, encode(some, self._origin())))
         self.changed(db)
 
-    def take(self, db: sqlite3.Connection, file: str, some: Statistics) -> None:
-        """Statistics that another device has made, in a transaction: they count from now on, in the snapshot. Those
-        of a file of that hash count once, however often it is applied."""
-        name = f"{SNAPSHOT}_of_{file}"
-        if not db.execute("SELECT 1 FROM settings WHERE name = ?", (name,)).fetchone():
-            db.execute("INSERT INTO settings VALUES (?, 1)", (name,))
-            self.write(db, added(self.snapshot(), some))
+    def without_class(self, db: sqlite3.Connection, label: int) -> int:
+        """Take a class's count and mean out of the snapshot and of all from elsewhere, in a transaction; how many
+        examples they were of."""
+        gone = 0
+        query = f"SELECT name, value FROM settings WHERE name = '{SNAPSHOT}' OR (name >= '{OF}' AND name < '{OF}~')"
+        for name, value in self._db.all(query):
+            some = self._decoded(value)
+            if label < some.classes and some.counts[label]:
+                gone += int(some.counts[label])
+                self.write(db, without_class(some, label), name)
+        return gone
+
+    # --- from elsewhere
+
+    def take(self, db: sqlite3.Connection, told: Told, version: int) -> None:
+        """Statistics from elsewhere come with a version, in a transaction. Those of a file of that hash count once,
+        however often it is applied."""
+        self.write(db, told.statistics, f"{OF}{told.file}")
+        db.execute(SET, (f"{FROM}{told.file}", " ".join(told.origins)))
+        self._tie(db, told.file, version)
+
+    def elsewhere(self, version: int) -> list[str]:
+        """Hashes of the states from elsewhere that count in a version."""
+        return sorted({file for (file,) in self._db.all(f"{BRANCH} {ELSEWHERE}", (version,))})
+
+    def keep(self, db: sqlite3.Connection, files: Sequence[str], version: int) -> None:
+        """What counted goes on to count in a version, although that came before it; in a transaction."""
+        for file in files:
+            self._tie(db, file, version)
+
+    def origins(self, version: int) -> set[str]:
+        """Whose examples count in a version, beside the device's own: identities of states."""
+        query, files = "SELECT value FROM settings WHERE name = ?", self.elsewhere(version)
+        rows = [row for file in files for row in self._db.all(query, (f"{FROM}{file}",))]
+        return {identity for (value,) in rows for identity in str(value).split()}
+
+    def _tie(self, db: sqlite3.Connection, file: str, version: int) -> None:
+        db.execute(SET, (f"{IN}{version}_{file}", version))
+        self.changed(db)
+
+    # --- rows without features
 
     def without(self) -> list[int]:
         """Ids of a device's examples whose features are not stored: from before the bundle had statistics."""

@@ -6,6 +6,7 @@ Application id and tables are checked; SQLite's errors become `StateError` or `S
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import shutil
 import sqlite3
@@ -25,7 +26,8 @@ FORMAT = 1
 APPLICATION = 0x46464544  # "FFED": SQLite's application_id of our databases
 DATABASE = "learning.db"
 PATIENCE = 30.0  # seconds to wait for another process that is writing
-BUNDLES, PENDING, LEARNED, REFUSED = "bundle", "pending", "learned", "refused"  # statuses of examples
+# Statuses of examples.
+BUNDLES, PENDING, LEARNED, REFUSED, JUDGING = "bundle", "pending", "learned", "refused", "judging"
 
 # These statements are part of the format, word for word. Types are checked when the database is opened for writing:
 # SQLite itself stores any type in any column.
@@ -36,8 +38,8 @@ SCHEMA = (
     id INTEGER PRIMARY KEY AUTOINCREMENT, label INTEGER NOT NULL CHECK (typeof(label) = 'integer'),
     image BLOB NOT NULL CHECK (typeof(image) = 'blob'),
     features BLOB CHECK (typeof(features) IN ('blob', 'null')),
-    status TEXT NOT NULL CHECK (status IN ('{BUNDLES}', '{PENDING}', '{LEARNED}', '{REFUSED}')), at TEXT NOT NULL,
-    first INTEGER
+    status TEXT NOT NULL CHECK (status IN ('{BUNDLES}', '{PENDING}', '{LEARNED}', '{REFUSED}', '{JUDGING}')),
+    at TEXT NOT NULL, first INTEGER
 )""",
     "CREATE INDEX examples_by_status ON examples (status, label)",
     """CREATE TABLE evictions (
@@ -297,6 +299,11 @@ def evict(db: sqlite3.Connection, examples: Sequence[int], version: int, at: str
         [(version, at, id, PENDING) for id in examples],
     )
     db.executemany("DELETE FROM examples WHERE id = ? AND status != ?", [(id, PENDING) for id in examples])
+
+
+def utc() -> str:
+    """Now, by the device's clock."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def _make_durably(directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""A state directory from outside: used by one learner at a time, deleted."""
+"""A state directory from outside: read, used by one learner at a time, deleted."""
 
 from __future__ import annotations
 
@@ -6,11 +6,25 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from ..core.bundle import state_there
 from ..core.errors import StateError, StorageError
+from ..core.manifest import Manifest
 from .database import DATABASE, BusyDatabase, Database, ForeignDatabase
-from .versions import OURS, VERSIONS
+from .store import Store
+from .versions import OURS, VERSIONS, Current
 
 LOCK = "learning.lock"
+
+
+def current(directory: Path, manifest: Manifest) -> Current | None:
+    """What was learned on the bundle of `manifest`, only reading; None where there is no `directory`.
+
+    Raises `StateError` for a damaged state or one of another bundle.
+    """
+    if not state_there(directory):
+        return None
+    with contextlib.closing(Store(directory, manifest, writing=False)) as store:
+        return store.current()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ from msgspec import Struct, structs
 from ..core.errors import StateError, UsageError
 from ..core.manifest import Manifest
 from ..core.state import Weights
-from ..core.statistics import without_class
 from .counted import Counted
 from .database import BUNDLES
 from .versions import Version
@@ -48,10 +47,7 @@ def forget_examples(
         counted.changed(db)
     gone = len(evicted)
     if counted and label is not None:
-        snapshot = counted.snapshot()
-        if label < snapshot.classes and snapshot.counts[label]:
-            gone = int(snapshot.counts[label])
-            counted.write(db, without_class(snapshot, label))
+        gone = max(gone, counted.without_class(db, label))
     if label is not None:
         db.execute("DELETE FROM evictions WHERE status != ? AND label = ?", (BUNDLES, label))
     seen = [first for _, first in (*stored, *evicted) if first is not None]

@@ -13,18 +13,20 @@ from msgspec import Struct, structs
 
 from ..core.architecture import class_goodness
 from ..core.bundle import HELD_BACK, REPLAY
-from ..core.data import require_images, to_unit_interval
+from ..core.data import Examples, require_images, to_unit_interval
 from ..core.durable import sha256
 from ..core.errors import BundleError, unknown
 from ..core.graphs import unit_gradient
 from ..core.layers import KNOWN, learned_tensors, of_readout
-from ..core.learning import PORTION, Augment
+from ..core.learning import EVERY, PORTION, Augment
 from ..core.state import Weights, read_state
 from ..model import Model
-from .counted import Counted, grew
+from .counted import Counted, Told, grew
+from .database import JUDGING
 from .directory import alone
 from .draws import augment, draw_balanced, evictions
 from .forgetting import Forgotten
+from .judging import Judged, beyond, costs, judged, share_right
 from .rows import MOST, begin_rows
 from .step import Arrays, Settings, learning_units, update_steps
 from .store import BUNDLES, LEARNED, REFUSED, Store
@@ -43,7 +45,7 @@ def _nothing(*_: object) -> None:
 
 
 class Outcome(Struct, frozen=True):
-    """What came of an update, or of a state that was applied: that has no examples and no losses."""
+    """What came of an update, or of a state that was applied: that has no examples, no losses and no `judged`."""
 
     version: int
     adopted: bool
@@ -53,6 +55,8 @@ class Outcome(Struct, frozen=True):
     losses: tuple[float, ...]  # of the units that learn, in the last step, and of the classifier
     evicted: int
     seconds: float
+    judged: Judged | None = None  # by the device's own judging examples
+    own: bool = False  # of a state: its class statistics have examples of this one, so they were left out
 
 
 class Learner:
@@ -240,18 +244,20 @@ class Learner:
         start = time.perf_counter()
         weights, state = read_state(file, self.model.manifest)
         with alone(self.store.directory):
-            now, shipped = self.refresh(), self._shipped()
-            after = self._judge(self.shipped.with_weights(weights))
-            adopted = force or not self._harmful(shipped, after)
+            now, shipped, own = self.refresh(), self._shipped(), self.store.identity in state.origins
+            after = share_right(self.shipped.with_weights(weights), self._held_back)
+            adopted = force or not costs(shipped, after, self.tolerance)
             if adopted:
-                told = (sha256(file), weights.statistics) if weights.statistics else None
+                some = None if own else weights.statistics
+                told = Told(sha256(file), some, state.origins) if some else None
                 number = self.store.adopt(
                     now.version, "applied", weights.tensors, (), (), shipped, after, state, told
                 )
                 self.refresh()
             else:
                 number = self.store.refuse(now.version, "applied", (), shipped, after)
-        return Outcome(number, adopted, (), shipped, after, (), 0, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return Outcome(number, adopted, (), shipped, after, (), 0, seconds, own=own)
 
     def _make_room(self) -> None:
         """Where no update follows that would: pending examples beyond what may be stored take the place of others,
@@ -297,15 +303,17 @@ class Learner:
             begin_rows(self.shipped, weights, classes, self.settings.micro_batch)
 
     def evictions(self, ids: Sequence[int], seen: Mapping[int, int], rng: np.random.Generator) -> list[int]:
-        """Stored examples that have to make room for `ids`: of refused updates first, then by the reservoir.
+        """Stored examples that have to make room for `ids`: judging ones beyond a fifth of the room, then of
+        refused updates, then by the reservoir.
 
         `seen`: label -> how many examples were ever learned from.
         """
-        stored, refused = self.store.ids(BUNDLES, LEARNED), self._refused()
+        stored, refused, judging = self.store.ids(BUNDLES, LEARNED), self._refused(), self.store.ids(JUDGING)
         arrived = list(zip(ids, self.store.read(ids).labels.tolist(), strict=True))
-        gone = self._beyond_budget(refused, len(ids) + sum(map(len, stored.values())))
-        capacity = self._capacity() - (len(refused) - len(gone))
-        return [*gone, *evictions(stored, seen, arrived, capacity, rng)]
+        done = beyond(judging, self._capacity() // EVERY)
+        room = self._capacity() - (sum(map(len, judging.values())) - len(done))
+        gone = refused[: max(0, len(ids) + sum(map(len, stored.values())) + len(refused) - room)]
+        return [*done, *gone, *evictions(stored, seen, arrived, room - (len(refused) - len(gone)), rng)]
 
     def settle(
         self,
@@ -318,19 +326,22 @@ class Learner:
         start: float,
     ) -> Outcome:
         """Judge what was made of the version `now`, and adopt or refuse it; `start`: when that began."""
-        shipped = self._shipped()
-        after = self._judge(self.model.with_weights(structs.replace(now.weights, tensors=tensors)))
+        shipped, made = self._shipped(), self.model.with_weights(structs.replace(now.weights, tensors=tensors))
+        after, ours = share_right(made, self._held_back), judged(self.model, made, self._judging())
         finite = all(np.isfinite(tensor).all() for tensor in tensors.values())
-        adopted = finite and not self._harmful(shipped, after)
+        harmful = costs(shipped, after, self.tolerance) or (ours is not None and ours.harmful(self.tolerance))
+        adopted = finite and not harmful
         if adopted:
             gone = self.evictions(ids, self.store.seen(), rng)
             version = self.store.adopt(now.version, kind, tensors, ids, gone, shipped, after)
             self.refresh()
         else:
-            stored = sum(map(len, self.store.ids(BUNDLES, LEARNED).values()))
-            gone = self._beyond_budget(self._refused(), stored + len(ids))  # those of now can be tried again
+            others = sum(map(len, self.store.ids(BUNDLES, LEARNED, JUDGING).values())) + len(ids)
+            refused = self._refused()  # those of now can be tried again
+            gone = refused[: max(0, others + len(refused) - self._capacity())]
             version = self.store.refuse(now.version, kind, ids, shipped, after, gone)
-        return Outcome(version, adopted, tuple(ids), shipped, after, losses, len(gone), time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return Outcome(version, adopted, tuple(ids), shipped, after, losses, len(gone), seconds, ours)
 
     def _attempt(self, now: Current, ids: list[int], kind: str, settings: Settings, stepped: Stepped) -> Outcome:
         """Change the weights, judge them, and adopt or refuse them."""
@@ -352,30 +363,20 @@ class Learner:
         tensors = {tensor.name: weights[tensor.name] for tensor in learned}
         return {**now.weights.tensors, **tensors}, losses
 
-    def _judge(self, model: Model) -> float | None:
-        """Share of the held-back exemplars that a model classifies rightly, by its best mode."""
-        if not len(self._held_back):
-            return None
-        return float(np.mean(model.scores(self._held_back.pixels).argmax(1) == self._held_back.labels))
-
-    def _harmful(self, shipped: float | None, after: float | None) -> bool:
-        """Whether held-back examples cost more than is tolerated."""
-        return shipped is not None and after is not None and after < shipped - self.tolerance
+    def _judging(self) -> Examples:
+        """The device's own judging examples."""
+        return self.store.read([id for some in self.store.ids(JUDGING).values() for id in some])
 
     def _shipped(self) -> float | None:
-        """The same of the bundle's own weights, computed once in a state's life."""
+        """Share of the held-back exemplars that the bundle's own weights classify rightly, computed once in a
+        state's life."""
         share = self.store.setting("shipped")
         if share is None:
-            share = self._judge(
-                self.shipped.with_weights(self.shipped.weights)
-            )  # a copy, whose graphs are not kept
+            copy = self.shipped.with_weights(self.shipped.weights)  # whose graphs are not kept
+            share = share_right(copy, self._held_back)
             if share is not None:
                 self.store.set("shipped", share)
         return share
-
-    def _beyond_budget(self, refused: list[int], others: int) -> list[int]:
-        """The oldest examples of refused updates, as many as there is no room for beside `others`."""
-        return refused[: max(0, others + len(refused) - self._capacity())]
 
     def _capacity(self) -> int:
         """Examples that may be stored."""

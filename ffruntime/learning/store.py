@@ -6,9 +6,8 @@ is in which file, and the order of events that nothing can upset, is in `docs/le
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import math
+import secrets
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,15 +16,13 @@ from typing import TypeAlias
 import msgspec
 import numpy as np
 
-from ..core.bundle import state_there
 from ..core.data import Examples, require_images
 from ..core.errors import StateError, UsageError
 from ..core.learning import REPLAY_BYTES
 from ..core.manifest import WEIGHTS, Manifest
 from ..core.state import State, Weights
-from ..core.statistics import Statistics
-from .counted import Counted
-from .database import BUNDLES, LEARNED, PENDING, REFUSED, Database, create, evict, mark
+from .counted import Counted, Told
+from .database import BUNDLES, LEARNED, PENDING, REFUSED, Database, create, evict, mark, utc
 from .forgetting import Forgotten, forget_examples, with_elsewhere
 from .names import Names
 from .versions import VERSIONS, Current, Version, VersionWeights, forget, next_number, origin, record
@@ -34,17 +31,6 @@ WELL_KNOWN = 20  # examples of a new class from which on it is no longer undertr
 INSERT = "INSERT INTO examples (label, image, features, status, at) VALUES (?, ?, ?, ?, ?)"
 
 Seeds: TypeAlias = Callable[[], Examples]
-
-
-def current(directory: Path, manifest: Manifest) -> Current | None:
-    """What was learned on the bundle of `manifest`, only reading; None where there is no `directory`.
-
-    Raises `StateError` for a damaged state or one of another bundle.
-    """
-    if not state_there(directory):
-        return None
-    with contextlib.closing(Store(directory, manifest, writing=False)) as store:
-        return store.current()
 
 
 class Store:
@@ -89,9 +75,9 @@ class Store:
     def add(self, images: np.ndarray, names: Sequence[str], features: np.ndarray | None = None) -> list[int]:
         """Store images uint8 (N, C, H, W) with the names of their classes, durably, all or none; returns their ids.
 
-        `features`: the examples of class statistics that they are, int8 (N, d), which count from now on. A class
-        that is not known yet takes a spare pattern. Raises `UsageError` for images of another shape or more classes
-        than patterns, `StorageError` where they cannot be stored.
+        `features`: the examples of class statistics that they are, int8 (N, d), which count from now on; every
+        fifth of a class then judges updates. New classes take spare patterns. Raises `UsageError` for images of
+        another shape or more classes than patterns, `StorageError` where they cannot be stored.
         """
         require_images(images, self.manifest.network.image.shape)
         if len(images) != len(names):
@@ -100,9 +86,10 @@ class Store:
         with self._db.transaction() as db:
             labels = self._names.labels(db, names)
             rows = [row.tobytes() for row in features] if features is not None else [None] * len(images)
+            statuses = counted.statuses(labels, self.current_version()) if counted else [PENDING] * len(images)
             ids = [
-                int(db.execute(INSERT, (label, image.tobytes(), row, PENDING, _now())).lastrowid or 0)
-                for label, image, row in zip(labels, images, rows, strict=True)
+                int(db.execute(INSERT, (label, image.tobytes(), row, status, utc())).lastrowid or 0)
+                for label, image, row, status in zip(labels, images, rows, statuses, strict=True)
             ]
             change = counted.changed(db) if counted else 0
         if counted and features is not None:
@@ -161,7 +148,10 @@ class Store:
             if label is not None:
                 found = with_elsewhere(found, label, self.manifest, self.history(), self._read)
             if found.first is not None:
+                elsewhere = self.counted.elsewhere(self.current_version()) if self.counted else []
                 self._drop_versions(db, found.first)
+                if self.counted:
+                    self.counted.keep(db, elsewhere, self.current_version())
         self._last = 0, Weights({}, self.manifest.classes)
         self.sweep()
         self._db.erase()
@@ -186,6 +176,15 @@ class Store:
     def classes(self) -> tuple[str, ...]:
         """The bundle's classes, then those that took a spare pattern here."""
         return self._names.all()
+
+    @property
+    def identity(self) -> str:
+        """Drawn at random when the state was begun."""
+        return str(self._value("identity"))
+
+    def origins(self, version: int) -> tuple[str, ...]:
+        """Identities of the states whose examples class statistics are of, where a version counts."""
+        return tuple(sorted({self.identity, *(self.counted.origins(version) if self.counted else ())}))
 
     def setting(self, name: str) -> float | None:
         """A figure that the state remembers: `replay_bytes`, `shipped` (accuracy on held-back examples)."""
@@ -216,7 +215,7 @@ class Store:
                     self._last = number, made
                 classes = self.classes()
                 unsure = {name for name in classes if name in made.undertrained or name not in made.classes}
-                counted = self.counted.statistics() if self.counted else None
+                counted = self.counted.statistics(number) if self.counted else None
                 weights = Weights(made.tensors, classes, frozenset(unsure), counted)
                 return Current(number, weights, updates, examples)
             except (StateError, UsageError):
@@ -251,13 +250,13 @@ class Store:
         before: float | None = None,
         after: float | None = None,
         learned: State | None = None,
-        told: tuple[str, Statistics] | None = None,
+        told: Told | None = None,
     ) -> int:
         """Make a version of these weights and make it current; its number. Older ones' weights make room.
 
         `tensors`: all that differ from the bundle's; they must not change any more. `examples` were learned from,
         `evicted` leave the store. `learned`: classes, updates and examples of a state that came from elsewhere, and
-        `told` the hash of its file with its class statistics, which are added once.
+        `told` its class statistics.
         Raises `StateError` where another process has changed the version meanwhile, `StorageError` where there is
         no room, `UsageError` where a pattern means one class here and another there; nothing is changed then.
         """
@@ -268,8 +267,6 @@ class Store:
             self.sweep()
             if learned:
                 self._names.take(db, learned.classes)
-            if told and self.counted:
-                self.counted.take(db, *told)
             updates = learned.updates if learned else (row.updates if row else 0) + 1
             total = learned.examples if learned else (row.learned if row else 0) + len(examples)
             number = next_number(db)
@@ -277,8 +274,10 @@ class Store:
             undertrained = self._hardly_seen(total).union(learned.undertrained if learned else ())
             weights = Weights(dict(tensors), learned.classes if learned else self.classes(), undertrained)
             digest = self._weights.write(number, weights, updates, total)
-            row = Version(number, parent, kind, True, len(examples), before, after, _now(), updates, total, digest)
+            row = Version(number, parent, kind, True, len(examples), before, after, utc(), updates, total, digest)
             record(db, row)
+            if told and self.counted:
+                self.counted.take(db, told, number)
             self._evict(db, evicted, number)
             db.execute("UPDATE settings SET value = ? WHERE name = 'current'", (number,))
             forget(db, number, parent)
@@ -302,7 +301,7 @@ class Store:
             row = self._row(parent)
             updates, total = (row.updates, row.learned) if row else (0, 0)
             number = next_number(db)
-            row = Version(number, parent, kind, False, len(examples), before, after, _now(), updates, total, None)
+            row = Version(number, parent, kind, False, len(examples), before, after, utc(), updates, total, None)
             record(db, row)
             mark(db, examples, REFUSED)
             self._evict(db, evicted, number)
@@ -341,7 +340,7 @@ class Store:
         """Examples leave the store, and class statistics keep them."""
         if self.counted and examples:
             self.counted.absorb(db, examples)
-        evict(db, examples, version, _now())
+        evict(db, examples, version, utc())
 
     def _read(self, number: int) -> Weights:
         """What a version was made with, checked."""
@@ -357,6 +356,7 @@ class Store:
         """Tables and the first examples, in one transaction."""
         first_examples = seeds() if seeds else Examples.none(self.manifest.network.image.shape)
         first = {"weights": self.manifest.files[WEIGHTS].sha256, "current": 0, "replay_bytes": REPLAY_BYTES}
+        first["identity"] = secrets.token_hex(8)
         with self._db.transaction() as db:
             if not self._db.empty:
                 return  # another process was faster
@@ -365,7 +365,7 @@ class Store:
             create(db)
             db.executemany("INSERT INTO settings VALUES (?, ?)", list(first.items()))
             for image, label in zip(first_examples.pixels, first_examples.labels, strict=True):
-                db.execute(INSERT, (int(label), image.tobytes(), None, BUNDLES, _now()))
+                db.execute(INSERT, (int(label), image.tobytes(), None, BUNDLES, utc()))
 
     def _hardly_seen(self, examples: int) -> frozenset[str]:
         """Learned classes that weights which learned from so many examples in all can have seen but few of."""
@@ -394,7 +394,3 @@ class Store:
             return msgspec.convert({**fields, "adopted": bool(fields["adopted"])}, Version)
         except msgspec.ValidationError as error:
             raise self._db.damaged(f"a version's row: {error}") from error
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")

@@ -35,10 +35,10 @@ from ffruntime.core import statistics
 from ffruntime.core.bundle import REPLAY
 from ffruntime.core.durable import sha256
 from ffruntime.core.errors import StateError, StorageError
-from ffruntime.learning.directory import alone, reset
+from ffruntime.learning.directory import alone, current, reset
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.step import Settings
-from ffruntime.learning.store import Store, current
+from ffruntime.learning.store import Store
 from ffruntime.model import Model
 from ffruntime.session import Session
 

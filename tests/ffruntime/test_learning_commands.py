@@ -69,9 +69,14 @@ def test_folders_say_what_is_in_them(run: Callable, picture_files: list[Path], t
     (tmp_path / "all" / "fresh").mkdir()
     shutil.copy(picture_files[7], tmp_path / "all" / "fresh")
     (tmp_path / "all" / "@eaDir").mkdir()
+    for ours in ("mnist.ff/manifest.json", "mnist.state/learning.db"):  # as where models lie
+        (tmp_path / "all" / ours).parent.mkdir()
+        (tmp_path / "all" / ours).touch()
     done = run("learn", *FEW, "--json", tmp_path / "all")
     assert lines(done)[0]["ids"] == list(range(49, 56))
     assert "@eaDir (looks like no class" in done.stderr
+    for name in ("mnist.ff", "mnist.state"):
+        assert f"left out: {tmp_path / 'all' / name} (a model, or what one has learned)" in done.stderr
     one = tmp_path / "all" / picture_files[0].stem.partition("-")[2]
     assert lines(run("learn", *FEW, "--json", one, "--label", "fresh"))[0]["ids"][0] == 56
     answer = run("classify", "--json", picture_files[7])

@@ -146,6 +146,51 @@ def test_gradients_teach_readouts_at_rest(model: Model, tmp_path: Path) -> None:
         assert learner.version == 3
 
 
+def test_every_fifth_example_judges(model: Model, tmp_path: Path) -> None:
+    """No gradient learns from it, and statistics have it; an update that loses more than one is refused."""
+    with closing(learner_of(model, tmp_path / "state", tolerance=1.0)) as learner:
+        for count in (3, 4, 8):
+            ids = learner.add(halves(count, count), [NEW] * count)
+        judging = learner.store.ids("judging")[6]
+        assert judging == [ids[0] - 7 + k for k in (4, 9, 14)]
+        learner.learn(halves(1, 30), [model.classes[0]], now=True)
+        assert set(learner.store.ids("learned")[6]).isdisjoint(judging)
+        assert learner.store.pending() == []
+        assert same(
+            learner.model.weights.statistics,
+            shown(model, np.concatenate([*(halves(n, n) for n in (3, 4, 8)), halves(1, 30)]), [6] * 15 + [0]),
+        )
+        learner.tolerance = 0.0
+        (outcome,) = learner.updates([(halves(1, 31), [NEW])], now=True)
+        assert outcome.judged
+        assert (outcome.judged.images, outcome.adopted) == (3, outcome.judged.after >= outcome.judged.before - 1)
+
+
+def test_what_loses_judging_examples_is_refused(model: Model, tmp_path: Path) -> None:
+    """Although the bundle's held-back ones are told as before."""
+    with closing(learner_of(model, tmp_path / "state")) as learner:
+        ids = learner.add(halves(20), [NEW] * 20)
+        weights = model.bundle.weights()
+        harmful = {name: weights[name].copy() for name in weights if name.endswith((KNOWN, ".readout.bias"))}
+        harmful[KNOWN][6] = 1  # a row that gives it less than any other
+        for bias in harmful.keys() - {KNOWN}:
+            harmful[bias][6] = -1e6
+        outcome = learner.settle(learner.refresh(), "update", harmful, (), ids[:4], np.random.default_rng(0), 0.0)
+        assert (outcome.before, outcome.adopted) == (outcome.after, False)
+        assert outcome.judged
+        assert (outcome.judged.images, outcome.judged.before, outcome.judged.after) == (4, 4, 0)
+
+
+def test_judging_examples_take_a_fifth_of_the_room_at_most(model: Model, tmp_path: Path) -> None:
+    with closing(learner_of(model, tmp_path / "state", replay_bytes=20 * 256, seeded=False)) as learner:
+        learner.learn(halves(40), [NEW] * 40)
+        stored = learner.store.ids("judging", "learned", "pending")[6]
+        judging = learner.store.ids("judging")[6]
+        assert (len(stored), len(judging)) == (20, 4)
+        assert min(judging) > 20  # the newest ones
+        assert same(learner.model.weights.statistics, shown(model, halves(40), [6] * 40))
+
+
 def test_units_may_learn_where_that_is_asked_for(model: Model, tmp_path: Path) -> None:
     """Then statistics no longer answer; what is shown goes on to be counted, by the bundle's units."""
     with closing(learner_of(model, tmp_path / "state", tolerance=1.0, frozen=False)) as learner:
@@ -216,15 +261,15 @@ def test_forgetting_is_exact(model: Model, tmp_path: Path) -> None:
         (last,) = learner.store.pending()
         found = learner.forget([last])
         assert (found.examples, found.first, learner.version) == ((last,), None, 2)
-        found = learner.forget([last - 2])  # the middle one of the second update
-        assert (found.examples, found.first, learner.version) == ((last - 2,), 2, 1)
-        kept = np.concatenate([halves(3), halves(3, 1)[[0, 2]]])
+        found = learner.forget([last - 1])  # the last one of the second update
+        assert (found.examples, found.first, learner.version) == ((last - 1,), 2, 1)
+        kept = np.concatenate([halves(3), halves(3, 1)[:2]])
         assert same(learner.model.weights.statistics, shown(model, kept, [6] * 5))
         with pytest.raises(UsageError, match="its weights are not kept"):
             learner.store.rollback(2)
         learner.forget([last - 6])
         assert learner.version == 0
-        assert learner.store.ids("learned") == {6: [last - 5, last - 4, last - 3, last - 1]}
+        assert learner.store.ids("learned") == {6: [last - 5, last - 4, last - 3]}
 
 
 def test_what_was_rolled_back_stays_so(model: Model, tmp_path: Path) -> None:
@@ -279,7 +324,7 @@ def test_what_cannot_be_forgotten(model: Model, tmp_path: Path) -> None:
     with closing(learner_of(model, tmp_path / "state", replay_bytes=room * 256)) as learner:
         ids = learner.add(halves(30), [NEW] * 30)
         learner.learn(halves(2, 1), [NEW] * 2)
-        stored = learner.store.ids("learned", "pending")[6]
+        stored = sorted(learner.store.ids("learned", "pending", "judging")[6])
         gone = sorted(set(ids) - set(stored))
         before, seed = learner.model.weights.statistics, learner.store.ids("bundle")[0][0]
         for id, said in ((gone[0], "was evicted"), (seed, "one of the bundle's"), (99_999, "there is none")):
@@ -328,6 +373,62 @@ def test_a_state_takes_them_along(model: Model, tmp_path: Path) -> None:
         assert (two.model.scores(halves(30, 1)).argmax(1) == 6).mean() > 0.9
         assert two.forget(name=NEW).evicted == 3
         assert same(two.model.weights.statistics, own)
+
+
+def test_a_file_can_be_applied_again_after_its_class_was_forgotten(model: Model, tmp_path: Path) -> None:
+    """What else is in it goes on to count, once, also where weights from it were dropped."""
+    images, labels = drawn(12)
+    names, file = [model.classes[label] for label in labels], tmp_path / "learned.state"
+    known, new = shown(model, images, labels.tolist()), shown(model, halves(3), [6] * 3)
+    export(model, tmp_path / "one", file, np.concatenate([images, halves(3)]), [*names, NEW, NEW, NEW])
+    with closing(learner_of(model, tmp_path / "two")) as two:
+        two.apply(file)
+        assert two.forget(name=NEW).evicted == 3
+        assert two.version == 0
+        left = two.model.weights.statistics
+        assert left
+        np.testing.assert_array_equal(left.sums[:6], known.sums[:6])
+        assert left.counts.sum() == 12
+        two.apply(file)
+        assert same(two.model.weights.statistics, statistics.added(known, new))
+
+
+def test_a_rollback_takes_back_what_a_state_counted(model: Model, tmp_path: Path) -> None:
+    """Of the device's own examples nothing; forwards again it counts again, with the versions made from it, too."""
+    file, own = tmp_path / "learned.state", shown(model, halves(2, 5), [6, 6])
+    export(model, tmp_path / "one", file, halves(3), [NEW] * 3)
+    with closing(learner_of(model, tmp_path / "two", tolerance=1.0)) as two:
+        two.add(halves(2, 5), [NEW] * 2)
+        assert two.apply(file).version == 1
+        both = statistics.added(own, shown(model, halves(3), [6] * 3))
+        two.update()
+        assert (two.version, same(two.model.weights.statistics, both)) == (2, True)
+        for version, expected in ((0, own), (2, both), (1, both)):
+            two.store.rollback(version)
+            two.refresh()
+            assert same(two.model.weights.statistics, expected)
+
+
+def test_a_devices_own_file_does_not_count_twice(model: Model, tmp_path: Path) -> None:
+    """Nor one from a device that had taken it."""
+    first, second = tmp_path / "first.state", tmp_path / "second.state"
+    export(model, tmp_path / "one", first, halves(3), [NEW] * 3)
+    with closing(learner_of(model, tmp_path / "two")) as two:
+        two.apply(first)
+    export(model, tmp_path / "two", second, halves(1, 3), [NEW])
+    with closing(learner_of(model, tmp_path / "one")) as one:
+        for file in (first, second):
+            assert one.apply(file).own
+            assert same(one.model.weights.statistics, shown(model, halves(3), [6] * 3))
+
+
+def export(model: Model, state: Path, file: Path, images: np.ndarray, names: list[str]) -> None:
+    """What a device has learned, after these examples, as `export-state` writes it."""
+    with closing(learner_of(model, state)) as learner:
+        learner.add(images, names)
+        now = learner.store.current()
+        origins = learner.store.origins(now.version)
+        write_state(file, model.manifest, now.weights, now.updates, now.examples, origins)
 
 
 def test_a_state_of_other_statistics_is_refused(model: Model, tmp_path: Path) -> None:

@@ -23,8 +23,8 @@ from ffruntime.core.manifest import Manifest
 from ffruntime.core.state import Weights, read_state, write_state
 from ffruntime.learning import database, versions
 from ffruntime.learning import store as module
-from ffruntime.learning.directory import reset
-from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, Store, current
+from ffruntime.learning.directory import current, reset
+from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED, Store
 
 IMAGES = np.arange(20 * BYTES, dtype=np.uint32).astype(np.uint8).reshape(20, *SHAPE)
 
@@ -219,7 +219,7 @@ def test_order_is_by_number_whatever_the_clock_says(
     store: Store, weights: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     year = iter(range(2030, 1970, -1))
-    monkeypatch.setattr(module, "_now", lambda: datetime.datetime(next(year), 1, 1).isoformat())
+    monkeypatch.setattr(module, "utc", lambda: datetime.datetime(next(year), 1, 1).isoformat())
     ids = store.add(IMAGES, ["dots"] * 20)
     assert adopt(store, weights, 4) == [1, 2, 3, 4]
     assert store.pending() == ids
