@@ -269,7 +269,7 @@ def run(
         if state is not None:
             if names := left_out(bundle, Path(state)):
                 echo(
-                    f"warning: left out, as only class statistics know it: {', '.join(names)}; 'ffruntime learn "
+                    f"warning: left out, as nothing was learned of it: {', '.join(names)}; 'ffruntime learn "
                     "--rehearse 150' before 'ffruntime export-state' gives it a row",
                     err=True,
                 )

@@ -110,10 +110,11 @@ def _export_state(
     weights = {**bundle.weights(), **learned.tensors}
     old = read_golden(bundle)
     exemplars = {EXEMPLARS: bundle.read(EXEMPLARS)} if EXEMPLARS in bundle else {}
+    whole = _statistics(bundle, weights, learned)
     if class_goodness(bundle.manifest.network):
-        learned = structs.replace(learned, classes=with_rows(state, learned.classes, weights[KNOWN]))
+        learned = structs.replace(learned, classes=told_apart(state, learned.classes, weights[KNOWN], whole))
     manifest = new_manifest(bundle.manifest, learned, origin, sha256(state))
-    told = _statistics(bundle, weights, learned)
+    told = _encoded(bundle, whole, len(learned.classes)) if whole else {}
     manifest = structs.replace(manifest, statistics=bundle.manifest.statistics if told else None)
     with scratch_folder() as folder:
         copy = write_bundle(folder / "model.ff", manifest, {WEIGHTS: save(weights), **exemplars})
@@ -131,40 +132,52 @@ def _export_state(
     return report
 
 
-def _statistics(bundle: Bundle, weights: Arrays, learned: Weights) -> dict[str, bytes]:
-    """The file of class statistics: the bundle's and the device's together, of the classes that the new bundle has;
-    nothing where the bundle has none, or the device's units are others."""
-    how, network = bundle.manifest.statistics, bundle.manifest.network
-    units = units_hash(network, weights)
-    if not how or units != bundle.units_hash:
-        return {}
-    whole, count = added(bundle.statistics(), learned.statistics or none(0, how.dimension)), len(learned.classes)
+def _statistics(bundle: Bundle, weights: Arrays, learned: Weights) -> Statistics | None:
+    """Class statistics, the bundle's and the device's together; None where the bundle has none, or the device's
+    units are others."""
+    how = bundle.manifest.statistics
+    if not how or units_hash(bundle.manifest.network, weights) != bundle.units_hash:
+        return None
+    return added(bundle.statistics(), learned.statistics or none(0, how.dimension))
+
+
+def _encoded(bundle: Bundle, whole: Statistics, count: int) -> dict[str, bytes]:
+    """The file of class statistics, of the first classes, so many."""
+    how = bundle.manifest.statistics
+    assert how
     whole = with_classes(whole, max(whole.classes, count))
     for label in range(count, whole.classes):
         whole = without_class(whole, label)
     found = Statistics(whole.counts[:count], whole.sums[:count], whole.moment, whole.rows)
-    return {STATISTICS: encode(found, Origin(FORMAT, units, how.dimension, how.seed))}
+    return {STATISTICS: encode(found, Origin(FORMAT, bundle.units_hash, how.dimension, how.seed))}
 
 
-def with_rows(state: Path, classes: tuple[str, ...], known: np.ndarray) -> tuple[str, ...]:
-    """The classes that the readouts have rows of: a class that was stored, and not learned from yet, has none.
+def told_apart(
+    state: Path, classes: tuple[str, ...], known: np.ndarray, statistics: Statistics | None
+) -> tuple[str, ...]:
+    """The classes that the readouts have rows of, or class statistics examples; a class that was stored, and not
+    learned from yet, may have neither.
 
     Raises `BundleError` where one is before others that have: a label is the number of a row.
     """
-    count = int(np.flatnonzero(known)[-1]) + 1
-    for name, row in zip(classes[:count], known[:count], strict=True):
-        if not row:
+    told = known[: len(classes)] > 0
+    if statistics:
+        told = told | (with_classes(statistics, max(statistics.classes, len(classes))).counts[: len(classes)] > 0)
+    count = int(np.flatnonzero(told)[-1]) + 1
+    for name, one in zip(classes[:count], told[:count], strict=True):
+        if not one:
             raise BundleError(f"{state}: class '{name}' has no row yet: learn from its examples first")
     return classes[:count]
 
 
 def left_out(bundle: Bundle, state: Path) -> tuple[str, ...]:
-    """Classes of a state that the bundle made of it will not have: only class statistics know them."""
+    """Classes of a state that the bundle made of it will not have: neither readouts nor statistics know them."""
     learned, _ = read_state(state, bundle.manifest)
     if not class_goodness(bundle.manifest.network):
         return ()
-    known = {**bundle.weights(), **learned.tensors}[KNOWN]
-    return learned.classes[len(with_rows(state, learned.classes, known)) :]
+    weights = {**bundle.weights(), **learned.tensors}
+    whole = _statistics(bundle, weights, learned)
+    return learned.classes[len(told_apart(state, learned.classes, weights[KNOWN], whole)) :]
 
 
 def new_manifest(manifest: Manifest, learned: Weights, state: State, digest: str) -> Manifest:

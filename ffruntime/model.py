@@ -186,7 +186,8 @@ class Model:
         return [mode for mode in self.manifest.inference_modes if mode not in calibrated or calibrated[mode]]
 
     def mode(self, asked: str | None = None, labels: int | None = None) -> Mode:
-        """The inference mode asked for, by default the model's best; with a number of `labels`, `shortlist`.
+        """The inference mode asked for, by default the model's best; with a number of `labels`, `shortlist`. In
+        place of `exit`, `goodness` where class statistics alone know a class.
 
         Raises `UsageError` where the model was not trained for it, or has no threshold for a shortlist or an early
         exit.
@@ -212,8 +213,8 @@ class Model:
                 f"{self.path}: has no thresholds for mode {EXIT}; export it again with 'ffexport --model "
                 f"{self.path}'"
             )
-        if mode == EXIT and self.counts:
-            told.require_rows(self.classes, self.known)
+        if mode == EXIT and self.counts and len(self.known) < len(self.classes):
+            return told.MODE  # no unit is sure that an image is not of a class that it does not know
         return mode
 
     def scores(self, images: np.ndarray, mode: str | None = None, labels: int | None = None) -> np.ndarray:
@@ -341,11 +342,13 @@ class Model:
         found = in_chunks(graph, self.session.batch, ALL_LABELS)({"images": images})
         return self._of_all(found["scores"]), np.array(exit_shares(network))[found["after"]]
 
-    @property
+    @functools.cached_property
     def known(self) -> np.ndarray:
         """With class goodness, labels of the classes that have rows in the readouts: (K,). A class that was stored
-        and not yet learned from has none."""
-        known, classes = self._weights.tensors.get(KNOWN), len(self.classes)
+        and not yet learned from has none, and was it so when its bundle was made of a state, there neither."""
+        known, classes, how = self._weights.tensors.get(KNOWN), len(self.classes), self.manifest.counted
+        if known is None and how and how.together < len(self.manifest.classes):
+            known = self._bundle.weights()[KNOWN]
         if known is None:
             return np.arange(min(classes, len(self.manifest.classes)))
         return np.flatnonzero(known[:classes])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from .core.bundle import Bundle
-from .core.errors import BundleError, UsageError
+from .core.errors import BundleError
 from .core.gaussians import Gaussians, combined, distances, scores, solve
 from .core.layers import feature_tensors
 from .core.manifest import ClassStatistics
@@ -26,15 +26,6 @@ def hold(bundle: Bundle, learned: Mapping[str, np.ndarray]) -> bool:
     held = [name for name in feature_tensors(bundle.manifest.network) if name in learned]
     own = bundle.weights() if held else {}
     return all(np.array_equal(learned[name], own[name]) for name in held)
-
-
-def require_rows(classes: Sequence[str], rows: np.ndarray) -> None:
-    """Raise `UsageError` where class statistics alone tell a class, as it has no row in the readouts."""
-    if strange := [name for row, name in enumerate(classes) if row not in rows]:
-        raise UsageError(
-            f"mode exit is of the units alone, which do not know {', '.join(strange)} yet; use mode {MODE}, or "
-            "teach their readouts: 'ffruntime learn --update now'"
-        )
 
 
 def gaussians(bundle: Bundle, how: ClassStatistics, device: Statistics | None, classes: int) -> Gaussians:

@@ -322,7 +322,8 @@ def _outcome_json(outcome: Outcome) -> str:
     from msgspec.structs import asdict
 
     event = "adopted" if outcome.adopted else "refused"
-    return encode({"event": event, **asdict(outcome)}).decode()  # what is no number is null
+    facts = {name: value for name, value in asdict(outcome).items() if name != "own"}  # which is of states
+    return encode({"event": event, **facts}).decode()  # what is no number is null
 
 
 def _outcome_line(outcome: Outcome) -> str:

@@ -189,11 +189,12 @@ def _check(path: Path, manifest: Manifest, tensors: Mapping[str, np.ndarray], st
     check_shapes(path, tensors, {name: shape for name, shape in shapes.items() if name in tensors})
     require_finite(path, tensors)
     if KNOWN in tensors:
-        _check_known(path, tensors[KNOWN], len(manifest.classes), len(state.classes))
+        how = manifest.counted  # beyond its first classes, statistics alone may know one
+        _check_known(path, tensors[KNOWN], how.together if how else len(manifest.classes), len(state.classes))
 
 
 def _check_known(path: Path, known: np.ndarray, first: int, classes: int) -> None:
-    """Rows are those of the bundle's classes, the `first` ones, and of others of the state's `classes`."""
+    """Rows are those of the bundle's `first` classes, and of others of the state's `classes`."""
     if not np.isin(known, (0, 1)).all():
         raise BundleError(f"{path}: '{KNOWN}' holds a value that is neither 0 nor 1")
     if not known[:first].all():

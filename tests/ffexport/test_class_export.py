@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from ffexport.artefacts import bundle_graphs
 from ffexport.engines import EngineLimits, build_engines, missing
 from ffexport.export import export_onnx
-from ffexport.from_state import export_state, with_rows
+from ffexport.from_state import export_state, told_apart
 from ffexport.providers import check_providers
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import to_unit_interval
@@ -229,11 +229,11 @@ def test_a_state_becomes_a_bundle_that_proves_itself(exported: Path, state: Path
 def test_a_class_without_a_row_is_left_out() -> None:
     """Stored, and not learned from yet; one before a class that has a row cannot be."""
     classes, state = ("0", "1", "stored", NEW), Path("b.state")
-    assert with_rows(state, classes, np.array([1, 1, 0, 0, 0])) == ("0", "1")
+    assert told_apart(state, classes, np.array([1, 1, 0, 0, 0]), None) == ("0", "1")
     with pytest.raises(
         BundleError, match=r"b\.state: class 'stored' has no row yet: learn from its examples first"
     ):
-        with_rows(state, classes, np.array([1, 1, 0, 1, 0]))
+        told_apart(state, classes, np.array([1, 1, 0, 1, 0]), None)
 
 
 # ---------------------------------------- engines ----------------------------------------
