@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,7 +16,7 @@ from .core.manifest import ClassStatistics
 from .core.projection import project
 from .core.statistics import Statistics, none, with_classes
 
-MODE = "goodness"  # in which class statistics have a part
+MODE: Literal["goodness"] = "goodness"  # in which class statistics have a part
 
 
 def hold(bundle: Bundle, learned: Mapping[str, np.ndarray]) -> bool:
