@@ -1,9 +1,7 @@
 """Any picture -> the network's input, prepared the way its training images were: digit, garment or photo.
 
-MNIST (LeCun, Cortes, Burges): the figure, antialiased, in a box of 20 × 20 pixels with its
-proportions kept, in a field of 28 × 28 with its centre of mass in the middle; light on black.
-Fashion-MNIST (Xiao et al. 2017): the figure as large as the field, in its middle; grey, light on black.
-Photo: the middle of the picture, in its colours.
+`figure.py` and `contrast.py` say where the figure is, `placing.py` puts it into the network's field. A photo is the
+middle of the picture, in its colours.
 """
 
 from __future__ import annotations
@@ -16,28 +14,31 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from PIL import ExifTags, Image, ImageFilter, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from .core.errors import ImageError
 from .core.manifest import Digit, Photo, Preprocessing
 from .core.reading import read_at_most
-from .picture_file import FORMATS, LARGE_DECODERS, clean, most_bytes, without_end
+from .picture_file import FORMATS, LARGE_DECODERS, clean, full_scale, most_bytes, white, without_end
 
 MAX_BYTES = 256 << 20
 MAX_SIDE = 16_384  # pixels
 MAX_PIXELS = 64_000_000
 WORKING_SIDE = 512  # larger pictures are averaged down first, which also averages noise away
-FIGURE_CONTRAST = 0.03  # of full scale: less than this is an empty picture
-CLEAN = 0.004  # of full scale, one grey level of 255: no surface is fitted to a background this even
-TRIM = 0.05  # of full scale: what differs less from the background is trimmed off a garment (Xiao et al.)
+PLAIN = 0.06  # of full scale: a photo of less contrast shows next to nothing
 LUMINANCE = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
 BAND = 16  # rows of the averaged picture that are converted at once; bounds the memory it takes
 PREPARING = 160  # bytes of memory for each pixel of the averaged picture while it is prepared; measured
 ORDINARY = 9 << 20  # bytes: what the planner's figure for a process has of a picture (`examples/three.png`)
 
+FULL_SIZE = "full size"  # what `Image.info` says of a picture that was decoded smaller: (width, height), upright
+ONE_COLOUR = "nearly all of one colour; there is next to nothing in it to tell by"
+CUT = "what it shows is cut by the border; show all of it, with background around"
+
+Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
 
 # What brings a picture upright whose `Orientation` is that (Exif 2.3, section 4.6.4).
 UPRIGHT = {
@@ -49,6 +50,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+ON_ITS_SIDE = {UPRIGHT[orientation] for orientation in (5, 6, 7, 8)}
 
 
 def display_name(path: str) -> str:
@@ -77,7 +79,9 @@ def decode_picture(data: bytes, name: str, memory_limit: int | None = None) -> I
         cleaned, doubtful = clean(data, name), without_end(data)
         picture = _open(cleaned, name)
         beside = len(data) + _decoder_bytes(picture) + (0 if cleaned is data else len(cleaned))
+        stored = picture.size
         picture.draft(None, (2 * WORKING_SIDE, 2 * WORKING_SIDE))
+        picture.info.update(full_scale(picture))
         if picture.format == "PNG" and "exif" not in picture.info:  # it may follow: looking for it decodes the PNG
             _require_memory(name, beside + _pixel_bytes(picture), memory_limit)
         copies = 1 + (_turn(picture) is not None) + (doubtful is not None)
@@ -86,6 +90,8 @@ def decode_picture(data: bytes, name: str, memory_limit: int | None = None) -> I
         if doubtful and not _same_pixels(picture, doubtful, name):
             raise ImageError(f"{name}: damaged image: cut off")
         turn = _turn(picture)  # of a TIFF, Pillow has done that by now
+        if stored != picture.size and picture.format == "JPEG":
+            picture.info[FULL_SIZE] = stored[::-1] if turn in ON_ITS_SIDE else stored
         return picture if turn is None else picture.transpose(turn)
 
 
@@ -197,7 +203,14 @@ def _read_bytes(path: str, name: str, memory_limit: int | None) -> bytes:
         raise ImageError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-Box: TypeAlias = tuple[int, int, int, int]  # left, top, right, bottom, in pixels
+class Prepared(NamedTuple):
+    """A picture, or a figure in it, as the network's image, and what it was made of."""
+
+    image: np.ndarray  # uint8 (C, H, W)
+    box: Box | None  # of the figure, in pixels of the upright picture; None where no figure is taken out of it
+    paper: np.ndarray | None = None  # the picture averaged down, RGB in [0, 1]: (h, w, 3)
+    ink: np.ndarray | None = None  # which of it is the figure's, in [0, 1]: (h, w); None where none is taken out
+    doubts: tuple[str, ...] = ()  # what whoever took the picture should know
 
 
 def shrink(picture: Image.Image, box: Box | None = None) -> Image.Image:
@@ -222,14 +235,15 @@ def _reduction(size: tuple[int, int]) -> int:
     return math.ceil(max(size) / WORKING_SIDE)
 
 
-def to_channels(picture: Image.Image) -> np.ndarray:
-    """RGBA -> colour times opacity, and opacity: (H, W, 4); F -> grey from least to most: (H, W, 1); in [0, 1].
+def to_channels(picture: Image.Image, full: float | None = None) -> np.ndarray:
+    """RGBA -> colour times opacity, and opacity: (H, W, 4); F -> grey from 0 to `full`, or without that from its
+    least to its most: (H, W, 1); in [0, 1].
 
     Premultiplied, so that whatever hides behind full transparency does not count.
     """
     if picture.mode == "F":
         grey = np.asarray(picture, dtype=np.float64)[..., None]
-        return (grey - grey.min()) / (np.ptp(grey) or 1)
+        return (grey / full).clip(0, 1) if full else (grey - grey.min()) / (np.ptp(grey) or 1)
     channels = np.asarray(picture, dtype=np.float64) / 255
     channels[..., :3] *= channels[..., 3:]
     return channels
@@ -242,108 +256,6 @@ def flatten(channels: np.ndarray) -> np.ndarray:
     return channels[..., :3] + 1 - channels[..., 3:]
 
 
-def _border(channels: np.ndarray) -> np.ndarray:
-    """The outermost pixels: (H, W, C) -> (n, C)."""
-    return np.concatenate([channels[0], channels[-1], channels[:, 0], channels[:, -1]])
-
-
-def _even_border(deviation: np.ndarray) -> np.ndarray:
-    """Which pixels of the border are background, less the figure where it touches them: mask (H, W)."""
-    edge = np.ones(deviation.shape, bool)
-    edge[1:-1, 1:-1] = False
-    return edge & (deviation <= max(0.1 * deviation.max(), 6 * np.median(deviation[edge])))
-
-
-def find_ink(channels: np.ndarray) -> np.ndarray:
-    """How far each pixel is from the background: (H, W, C) -> (H, W) in [0, 1], 0 is background.
-
-    The background is the median of the picture's border, so it may be light, dark or coloured; where
-    the border is uneven (noise, shading, dark corners), the quadratic surface through it. What the border
-    still deviates from that is taken for background everywhere.
-    """
-    ink = np.abs(channels - np.median(_border(channels), axis=0)).max(axis=-1)
-    even = _even_border(ink)
-    ripple = np.percentile(ink[even], 95)
-    if ripple > CLEAN:
-        y, x = np.meshgrid(*(np.linspace(-1, 1, side) for side in ink.shape), indexing="ij")
-        surface = np.stack([np.ones(ink.shape), y, x, y * y, y * x, x * x], axis=-1)  # (H, W, 6)
-        coefficients = np.linalg.lstsq(surface[even], channels[even], rcond=None)[0]  # (6, C)
-        away = surface @ coefficients  # (H, W, C)
-        ink = np.abs(np.subtract(channels, away, out=away), out=away).max(axis=-1)
-        ripple = np.percentile(ink[_even_border(ink)], 95)
-    peak = ink.max()
-    if peak < max(FIGURE_CONTRAST, 3.5 * ripple):
-        return np.zeros_like(ink)
-    floor = max(1.25 * ripple, 0.1 * peak) if ripple > CLEAN else 0.0
-    return np.clip((ink - floor) / (peak - floor), 0, 1)
-
-
-def _bounding_box(mask: np.ndarray) -> tuple[slice, slice]:
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def _crop_figure(ink: np.ndarray, box: int) -> np.ndarray:
-    """The part of `ink` (H, W) that the figure fills, (h, w).
-
-    In a figure of MNIST's own size every pixel with any ink belongs to it. The larger it is, the more a
-    faint rim is blur, of which the outer half does not, and a pixel with no ink around it is a speck.
-    """
-    side = max(ink[_bounding_box(ink > 0)].shape)
-    inked = ink > 0.5 * max(0.0, 1 - box / side)
-    around = ImageFilter.BoxBlur(max(0.0, side / box - 1) / 2)
-    stroke = inked & (np.asarray(Image.fromarray(np.uint8(255 * inked)).filter(around)) > 0.15 * 255)
-    return ink[_bounding_box(stroke if 2 * stroke.sum() > inked.sum() else inked)]
-
-
-def _scale(figure: np.ndarray, box: int) -> np.ndarray:
-    """The figure, its longer side `box` pixels, its proportions kept: (h, w) in [0, 1] -> (h', w') in [0, 1]."""
-    scale = box / max(figure.shape)
-    height, width = (max(1, round(side * scale)) for side in figure.shape)
-    resized = Image.fromarray(figure.astype(np.float32)).resize(
-        (width, height), Image.Resampling.LANCZOS, reducing_gap=3.0
-    )
-    return np.clip(np.asarray(resized), 0, 1)
-
-
-def _place(figure: np.ndarray, size: tuple[int, int], centre: Sequence[float]) -> np.ndarray:
-    """The figure (h, w) in a field of `size`, its `centre` as near to the field's as it gets within it; else 0."""
-    top, left = (  # never off the field
-        min(max(round(full / 2 - middle), 0), full - side)
-        for full, middle, side in zip(size, centre, figure.shape, strict=True)
-    )
-    field = np.zeros(size, np.float32)
-    field[top : top + figure.shape[0], left : left + figure.shape[1]] = figure
-    return field
-
-
-def place_digit(ink: np.ndarray, size: tuple[int, int], box: int) -> np.ndarray:
-    """The figure scaled into `box` and centred by mass: (h, w) in [0, 1] -> `size` (H, W), 0 to exactly 1."""
-    figure = _scale(_crop_figure(ink.astype(np.float32), box), box)
-    figure = figure / figure.max()  # thin strokes come out faint; all of MNIST's images reach full scale
-    centre = [
-        (figure.sum(axis=1 - axis) @ np.arange(side)) / figure.sum() for axis, side in enumerate(figure.shape)
-    ]
-    return _place(figure, size, centre)
-
-
-def place_garment(ink: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The figure scaled to fill the field and centred by its box: (h, w) in [0, 1] -> `size` (H, W) in [0, 1]."""
-    figure = _scale(ink[_bounding_box(ink > min(TRIM, 0.5 * ink.max()))], min(size))
-    return _place(figure, size, [side / 2 for side in figure.shape])
-
-
-def garment_ink(channels: np.ndarray) -> np.ndarray:
-    """How far the grey of each pixel is from the background's: (H, W, 4 or 1) -> (H, W) in [0, 1].
-
-    1 is as far as a grey can be from that background: black on light paper, white on dark.
-    """
-    grey = flatten(channels) @ LUMINANCE  # (H, W)
-    background = np.median(_border(grey[..., None]))
-    reach = np.abs(grey - background).max() / max(background, 1 - background)
-    return find_ink(grey[..., None]) * reach
-
-
 def middle(picture_size: tuple[int, int], size: tuple[int, int]) -> Box:
     """The largest box in the middle of a picture (width, height) that has the proportions of `size` (H, W)."""
     scale = min(full / side for full, side in zip(picture_size, size[::-1], strict=True))
@@ -352,30 +264,91 @@ def middle(picture_size: tuple[int, int], size: tuple[int, int]) -> Box:
     return left, top, left + width, top + height
 
 
-def place_photo(channels: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
-    """What `to_channels` gives, scaled: (h, w, 4 or 1) -> uint8 `shape` (C, H, W), grey where C is 1."""
-    photo = Image.fromarray(np.rint(flatten(channels) * 255).astype(np.uint8))
-    return _to_array(photo.resize(shape[:0:-1], Image.Resampling.BICUBIC), shape[0])
-
-
 def prepare(
     picture: Image.Image, name: str, preprocessing: Preprocessing, shape: tuple[int, int, int]
 ) -> np.ndarray:
-    """Picture -> uint8 (C, H, W), as the training images are. Raises `ImageError` where there is no figure."""
+    """Picture -> uint8 (C, H, W), as the training images are. Raises `ImageError` where there is no figure, or more
+    than one."""
+    found = prepare_all(picture, name, preprocessing, shape)
+    if len(found) > 1:
+        raise several(name, found)
+    return found[0].image
+
+
+def several(name: str, found: Sequence[Prepared]) -> ImageError:
+    """What is said of a picture with more than one figure, where one is asked for."""
+    boxes = ["({}, {}, {}, {})".format(*(one.box or ())) for one in found[:3]] + ["…"] * (len(found) > 3)
+    where = f"several figures, at (left, top, right, bottom) {', '.join(boxes)}"
+    return ImageError(f"{name}: {where}; crop to one, or --figures all answers each")
+
+
+def prepare_all(
+    picture: Image.Image, name: str, preprocessing: Preprocessing, shape: tuple[int, int, int]
+) -> list[Prepared]:
+    """Picture -> an image for every figure in it, from left to right; of a garment or photo, one. Raises
+    `ImageError` where there is none."""
     small = shrink(picture, middle(picture.size, shape[1:]) if isinstance(preprocessing, Photo) else None)
     if not np.isfinite(np.asarray(small)).all():
         raise ImageError(f"{name}: pixels that are not numbers (NaN or infinite)")
-    channels = to_channels(small)
+    if isinstance(preprocessing, Digit):
+        return _digits(picture, small, name, shape, preprocessing.box)
+    channels = to_channels(small, white(picture, name, np.asarray(small)) if small.mode == "F" else None)
     if isinstance(preprocessing, Photo):
-        return place_photo(channels, shape)
-    ink = find_ink(channels) if isinstance(preprocessing, Digit) else garment_ink(channels)
+        paper = flatten(channels)
+        whole = Image.fromarray(np.rint(paper * 255).astype(np.uint8))
+        image = _to_array(whole.resize(shape[:0:-1], Image.Resampling.BICUBIC), shape[0])
+        return [Prepared(image, None, paper, None, (ONE_COLOUR,) if _one_colour(paper) else ())]
+    return [_garment(picture, channels, name, shape)]
+
+
+def _digits(
+    picture: Image.Image, small: Image.Image, name: str, shape: tuple[int, int, int], box: int
+) -> list[Prepared]:
+    """Every figure of a picture and of the same averaged down, as an image of a digit."""
+    from .figure import find
+    from .placing import place_digit
+
+    channels = to_channels(small)
+    paper = flatten(channels)
+    found = find(channels, paper)
+    if not found.figures:
+        raise ImageError(f"{name}: {found.why}")
+    return [
+        Prepared(_image(place_digit(ink, shape[1:], box), shape), _in_picture(where, picture), paper, ink)
+        for ink, where in found.figures
+    ]
+
+
+def _garment(picture: Image.Image, channels: np.ndarray, name: str, shape: tuple[int, int, int]) -> Prepared:
+    """A picture and what `to_channels` gives of it, as an image of a garment."""
+    from .contrast import garment_ink, is_cut
+    from .placing import box_of, garment_mask, place_garment
+
+    paper = flatten(channels)
+    ink = garment_ink(paper @ LUMINANCE)
     if not ink.any():
         raise ImageError(f"{name}: no figure in it, all of it looks like background")
-    if isinstance(preprocessing, Digit):
-        field = place_digit(ink, shape[1:], preprocessing.box)
-    else:
-        field = place_garment(ink, shape[1:])
+    where, image = box_of(garment_mask(ink)), _image(place_garment(ink, shape[1:]), shape)
+    return Prepared(image, _in_picture(where, picture), paper, ink, (CUT,) if is_cut(ink) else ())
+
+
+def _image(field: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """A field (H, W) in [0, 1] -> uint8 `shape` (C, H, W)."""
     return np.rint(field * 255).astype(np.uint8)[None].repeat(shape[0], axis=0)
+
+
+def _in_picture(box: Box, picture: Image.Image) -> Box:
+    """A box of a picture averaged down, in pixels of the upright picture as it lies in its file."""
+    full = picture.info.get(FULL_SIZE, picture.size)
+    scale = [_reduction(picture.size) * whole / side for whole, side in zip(full, picture.size, strict=True)]
+    left, top, right, bottom = (round(at * scale[i % 2]) for i, at in enumerate(box))
+    return left, top, min(right, full[0]), min(bottom, full[1])
+
+
+def _one_colour(paper: np.ndarray) -> bool:
+    """Whether a photo (h, w, 3) shows next to nothing."""
+    least, most = np.percentile(paper, (1, 99), axis=(0, 1))
+    return bool((most - least).max() < PLAIN)
 
 
 def take_as_is(picture: Image.Image, name: str, shape: tuple[int, int, int]) -> np.ndarray:
@@ -383,8 +356,9 @@ def take_as_is(picture: Image.Image, name: str, shape: tuple[int, int, int]) -> 
     channels, height, width = shape
     if picture.size != (width, height) or picture.mode == "F":
         raise ImageError(f"{name}: --no-preprocess takes {width} × {height} pixels of 8 or 16 bits, as they are")
-    if picture.mode.startswith("I"):  # 16 bits; older versions of Pillow open a PNG of them as I
-        picture = Image.fromarray(np.rint(np.asarray(picture, np.float32).clip(0, 65535) / 257).astype(np.uint8))
+    if picture.mode.startswith("I"):
+        grey = np.asarray(picture, np.float64)
+        picture = Image.fromarray(np.rint((grey / white(picture, name, grey)).clip(0, 1) * 255).astype(np.uint8))
     return _to_array(picture, channels)
 
 

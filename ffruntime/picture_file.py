@@ -1,5 +1,5 @@
 """Which kinds of picture files there are, and what stands in one beside its pixels: it never costs them, and never
-more than a moment.
+more than a moment. And what white is in it.
 
 A header or a list of parts without end is refused. Parts of a PNG that no pixel needs are left out, whatever is
 wrong with them (PNG specification, third edition, section 5); a JPEG without its end marker gets one.
@@ -12,10 +12,15 @@ import functools
 import re
 import struct
 import zlib
+from typing import TYPE_CHECKING
 
 from PIL import __version__ as PILLOW
 
 from .core.errors import ImageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
 
 READS_AVIF = tuple(map(int, PILLOW.split(".")[:2])) >= (11, 3)
 # Not EPS, for which Pillow starts Ghostscript.
@@ -33,6 +38,8 @@ END_OF_JPEG = b"\xff\xd9"
 PARTS = 100_000  # of a file; a PNG of 64 megapixels has some 10,000
 HEADER = 1 << 16  # bytes of a netpbm file before its pixels, comments included
 SAMPLE = 16  # bytes of a number in a netpbm file that is written as text, with what is around it
+BITS, SIGN, SIGNED = 258, 339, 2  # tags of TIFF: BitsPerSample and SampleFormat (TIFF 6.0, sections 8 and 19)
+FULL_SCALE = "full scale"  # what `Image.info` says white is in a grey picture of more than 8 bits
 NEEDED = (b"IHDR", b"PLTE", b"tRNS")  # before the pixels of a PNG
 BLANK = rb"(?:[\s]|#[^\r\n]*[\r\n])"
 SIZES = 2 * (BLANK + rb"+[0-9]+")
@@ -126,3 +133,34 @@ def _count_segments(data: bytes, name: str) -> None:
         fill = data[at + 1] == 0xFF
         at += 1 if fill else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
     raise ImageError(f"{name}: damaged image: of more than {PARTS // 10:,} parts")
+
+
+def full_scale(picture: Image.Image) -> dict[str, float]:
+    """What white is in a grey picture of more than 8 bits as it is opened, by its format's rule, for `Image.info`.
+
+    PNG and netpbm: 65535 (Pillow has scaled another MAXVAL to that). TIFF: the greatest number of so many bits,
+    with a sign or without one. Floating point has no such rule.
+    """
+    if not picture.mode.startswith("I"):
+        return {}
+    tags = getattr(picture, "tag_v2", {})
+    bits = int(tags.get(BITS, (16,))[0]) - (SIGNED in tags.get(SIGN, ()))
+    return {FULL_SCALE: 2.0**bits - 1}
+
+
+def white(picture: Image.Image, name: str, grey: np.ndarray) -> float:
+    """What white is in a grey picture of more than 8 bits, with (some of) its values; never what happens to be the
+    most in it. Raises `ImageError` with the name where nothing says.
+
+    A program that has no 16 bits stores them in 32: where no value needs more, white is 65535.
+    """
+    most = float(grey.max())
+    if picture.mode == "F":
+        if grey.min() < 0 or most > 1:
+            raise ImageError(
+                f"{name}: floating-point pixels from {grey.min():g} to {most:g}, and nothing says which is white: "
+                "scale them to 0 to 1, or save it with 8 or 16 bits"
+            )
+        return 1.0
+    full = float(picture.info.get(FULL_SCALE, 65535.0 if picture.mode != "I" else 2.0**31 - 1))
+    return 65535.0 if most <= 65535 < full else full

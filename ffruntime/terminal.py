@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from .golden import Check
     from .learning.versions import Current
 
+MARKED = 64  # pixels a side, at most, of a picture that is shown with its figures
+MARK = (0.85, 0.2, 0.0)  # red, green and blue of what was taken for the figure
+
 
 def check_table(checks: Sequence[Check]) -> str:
     """The golden check as a table."""
@@ -60,6 +63,21 @@ def draw(pixels: np.ndarray) -> str:
             cells = (f"\x1b[38;2;{t}m▀" for t in top)
         lines.append("".join(cells) + "\x1b[0m")
     return "\n".join(lines)
+
+
+def mark(paper: np.ndarray, inks: Sequence[np.ndarray]) -> np.ndarray:
+    """A picture (h, w, 3) in [0, 1], made small and pale, with the ink (h, w) of its figures in a colour: uint8
+    (3, h', w')."""
+    import numpy as np
+
+    step = -(-max(paper.shape) // MARKED)
+    ink = np.max(inks, axis=0)[..., None]
+    marked = (0.5 + paper / 2) * (1 - ink) + np.array(MARK) * ink
+    pads = [(0, -side % step) for side in paper.shape[:2]] + [(0, 0)]
+    padded = np.pad(marked, pads, "edge")
+    height, width = (side // step for side in padded.shape[:2])
+    small = padded.reshape(height, step, width, step, 3).mean(axis=(1, 3))
+    return np.rint(255 * small).astype(np.uint8).transpose(2, 0, 1)
 
 
 def _to_rgb(pixels: np.ndarray) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,10 @@ from ..core.errors import printable
 from .options import RunOptions, budget_options, json_option, running_options, within
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ..model import Answer, Model
+    from ..picture import Prepared
     from ..sources import PictureSource
 
 EPILOG = """\b
@@ -27,7 +30,8 @@ Examples:
   ffruntime classify --watch inbox --json       every picture that appears there, until Ctrl-C
   ffruntime classify --camera                   every frame of a camera
   curl … | ffruntime classify -                 from standard input
-  ffruntime classify --show photo.jpg           and what the network was shown
+  ffruntime classify --show photo.jpg           and what was taken for the figure, and what the network was shown
+  ffruntime classify --figures all sum.jpg      every figure of a picture, from left to right
   ffruntime classify --unsure 0.05 photo.jpg    "I don't know" sooner: of 5 % of ordinary pictures, too
   ffruntime classify --only-sure *.png          sure answers alone; exit code 11 where one is not
   ffruntime info; ffruntime verify; ffruntime devices
@@ -72,7 +76,19 @@ all the same), 6 backend, 7 a backend that fails the golden check, 9 learned sta
     flag_value="0",
     help="Every frame of camera N (default: 0); or of a video, a file or an address.",
 )
-@click.option("--show", is_flag=True, help="Draw what the network was shown.")
+@click.option(
+    "--figures",
+    type=click.Choice(("one", "all")),
+    default="one",
+    show_default=True,
+    help="A picture of several figures is refused, or each of them is answered: of digits, which are taken out of "
+    "their pictures.",
+)
+@click.option(
+    "--show",
+    is_flag=True,
+    help="Draw what was taken for the figure, on the picture, and what the network was shown.",
+)
 @budget_options
 @json_option
 def classify(
@@ -86,6 +102,7 @@ def classify(
     no_preprocess: bool,
     watch: str | None,
     camera: str | None,
+    figures: str,
     show: bool,
     device: str | None,
     memory: int | None,
@@ -98,7 +115,7 @@ def classify(
         raise click.UsageError("--watch and --camera both go on: ask for one of them")
     from ..core.errors import ImageError, NotSure
     from ..core.manifest import EXIT, SHORTLIST
-    from ..picture import display_name
+    from ..picture import display_name, several
 
     model = options.model()
     chosen, rate = model.mode(mode, labels), _rate(model, unsure, only_sure)
@@ -110,22 +127,26 @@ def classify(
         for path, get in _stream(images, watch, camera, budget.picture):
             model = newest() if newest else model
             try:
-                pixels = model.prepare(get(), display_name(path), not no_preprocess)
+                found = _prepared(model, get(), display_name(path), not no_preprocess)
+                if show:
+                    _show(found, as_json)
+                if len(found) > 1 and figures == "one":
+                    raise several(display_name(path), found)
             except ImageError as error:  # say so, and go on with the others
                 echo(f"error: {printable(str(error))}", err=True)
                 failed = True
                 continue
-            (answer,) = model.classify_batch(pixels[None], chosen, labels, rate)
-            costs[answer.passes] += 1
-            if show:
-                from ..terminal import draw
-
-                click.echo(draw(pixels), err=as_json)
-            if only_sure and not answer.sure:
-                not_sure += 1
-                echo(_answer_line(path, answer, top), err=True)
-            else:
-                echo(_answer_json(path, answer, top) if as_json else _answer_line(path, answer, top))
+            for number, figure in enumerate(found, 1):
+                for doubt in figure.doubts:
+                    echo(f"warning: {printable(display_name(path))}: {doubt}", err=True)
+                (answer,) = model.classify_batch(figure.image[None], chosen, labels, rate)
+                costs[answer.passes] += 1
+                line = _answer_line(path, answer, top, f", figure {number}" if len(found) > 1 else "")
+                if only_sure and not answer.sure:
+                    not_sure += 1
+                    echo(line, err=True)
+                else:
+                    echo(_answer_json(path, answer, top, figure) if as_json else line)
     finally:  # also after Ctrl-C, which ends a stream
         if costs.total() > 1 and not as_json and chosen in (SHORTLIST, EXIT):
             classes, undertrained = len(model.classes), len(model.undertrained)
@@ -135,6 +156,26 @@ def classify(
         raise click.exceptions.Exit(ImageError.exit_code)
     if not_sure:
         raise click.exceptions.Exit(NotSure.exit_code)
+
+
+def _prepared(model: Model, picture: Image, name: str, preprocess: bool) -> list[Prepared]:
+    """The images that a picture gives: one, or one for each figure. Raises `ImageError` with its name."""
+    from ..picture import Prepared, prepare_all
+
+    if preprocess:
+        return prepare_all(picture, name, model.manifest.preprocessing, model.manifest.network.image.shape)
+    return [Prepared(model.prepare(picture, name, preprocess=False), None)]
+
+
+def _show(found: Sequence[Prepared], as_json: bool) -> None:
+    """Draw a picture with what was taken for its figures, and what the network is shown of each."""
+    from ..terminal import draw, mark
+
+    inks, paper = [figure.ink for figure in found if figure.ink is not None], found[0].paper
+    if inks and paper is not None:
+        click.echo(draw(mark(paper, inks)), err=as_json)
+    for figure in found:
+        click.echo(draw(figure.image), err=as_json)
 
 
 def _rate(model: Model, asked: float | None, only_sure: bool) -> float:
@@ -184,10 +225,11 @@ def _stream(
     yield from frames(camera) if camera else appearing
 
 
-def _answer_json(path: str, answer: Answer, top: int) -> str:
+def _answer_json(path: str, answer: Answer, top: int, figure: Prepared) -> str:
     return json.dumps(
         {
             "path": path,
+            "box": figure.box,
             "label": answer.label,
             "probability": answer.probability,
             "typicality": answer.typicality,
@@ -202,9 +244,10 @@ def _answer_json(path: str, answer: Answer, top: int) -> str:
     )
 
 
-def _answer_line(path: str, answer: Answer, top: int) -> str:
+def _answer_line(path: str, answer: Answer, top: int, which: str) -> str:
     cost = "1 pass" if answer.passes == 1 else f"{_number(answer.passes)} passes"
-    return f"{printable(path)}: {_said(answer, top)}  [{answer.mode}, {cost}, {answer.backend}, {answer.ms:.1f} ms]"
+    how = f"{answer.mode}, {cost}, {answer.backend}, {answer.ms:.1f} ms"
+    return f"{printable(path)}{which}: {_said(answer, top)}  [{how}]"
 
 
 def _said(answer: Answer, top: int) -> str:
