@@ -100,6 +100,12 @@ def byte_count(text: str) -> int:
     help="Teach pictures that look like another class to the model, too. Without it, whoever is at the terminal is "
     "asked; else they are left out. With --json there is a warning, and they are taught.",
 )
+@click.option(
+    "--new-class",
+    is_flag=True,
+    help="A label that is nearly that of a known class is a new class. Without it, whoever is at the terminal is "
+    "asked; else it is an error.",
+)
 @click.option("--no-preprocess", is_flag=True, help="The images are ready: as the network was trained on.")
 @click.option("--backend", default="onnxruntime-cpu", show_default=True, help="An ONNX Runtime backend.")
 @click.option("--threads", type=THREADS, help="CPU threads; default: all cores.")
@@ -119,6 +125,7 @@ def learn(
     tolerance: float | None,
     replay_bytes: int | None,
     yes: bool,
+    new_class: bool,
     no_preprocess: bool,
     backend: str,
     threads: int | None,
@@ -148,12 +155,23 @@ def learn(
     asked = {"steps": steps, "head_steps": steps, "lr": lr, "micro_batch": micro_batch}
     settings = Settings(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
     learner = Learner(model, state, settings, TOLERANCE if tolerance is None else tolerance, replay_bytes)
+    _ask_about_new(learner, labelled, new_class)
     pictures = _Pictures(model, labelled, picture_limit, not no_preprocess)
     doubt = None if yes else _Doubt(learner, as_json)
 
+    known = learner.store.classes()
+
     def stored(ids: Sequence[int]) -> None:
+        nonlocal known
         pictures.stored = pictures.read
         echo(json.dumps({"event": "stored", "ids": ids}) if as_json else f"stored {_examples(ids)}")
+        now, left = learner.store.classes(), learner.store.names.spare()
+        for name in (name for name in now if name not in known):
+            if as_json:
+                echo(json.dumps({"event": "new_class", "label": name, "spare": left}))
+            else:
+                echo(f"new class {name}; room for {left} more (a mistyped one: ffruntime forget --label)", err=True)
+        known = now
 
     def progress(kind: str, length: int) -> AbstractContextManager[Callable[[], None]]:
         how_far = f"learning, {pictures.read} of {pictures.count}" if pictures.count > PORTION else "learning"
@@ -181,14 +199,14 @@ def _labelled(paths: tuple[str, ...], label: str | None) -> list[tuple[str, str]
     """What is shown, and a picture or a folder that shows it; a bundle or a state among the folders is none. Raises
     `UsageError` where nothing says so."""
     from ..core.errors import UsageError
-    from ..core.folders import is_hidden, is_left_behind, part_of
+    from ..core.folders import class_name, is_hidden, is_left_behind, part_of
     from ..core.manifest import MANIFEST
     from ..learning.database import DATABASE
 
     if label is not None:
         if not paths:
             raise UsageError("--label: of which pictures?")
-        return [(label, path) for path in paths]
+        return [(class_name(label), path) for path in paths]
     folders = []
     for path in map(Path, paths):
         if not path.exists():
@@ -208,7 +226,22 @@ def _labelled(paths: tuple[str, ...], label: str | None) -> list[tuple[str, str]
         if all(part_of(folder.name) for folder in classes):
             raise UsageError(f"{path}: {classes[0].name} looks like a part of a data set: name {classes[0]}")
         folders += classes
-    return [(folder.name, str(folder)) for folder in folders]
+    return [(class_name(folder.name), str(folder)) for folder in folders]
+
+
+def _ask_about_new(learner: Learner, labelled: Sequence[tuple[str, str]], new_class: bool) -> None:
+    """Raise `UsageError` for a label that is nearly that of a class, unless whoever is at the terminal means it."""
+    from ..core.errors import UsageError
+    from ..learning.names import by_name, near_miss
+
+    known = by_name(learner.store.classes())
+    for name in dict.fromkeys(label for label, _ in labelled):
+        near = None if new_class or name in known else near_miss(name, list(known))
+        if near is None:
+            continue
+        said = f"'{name}' is no class yet, and nearly '{near}'"
+        if not (sys.stdin.isatty() and click.confirm(f"{printable(said)}; teach a new class?", err=True)):
+            raise UsageError(f"{said}: say '{near}', or --new-class to mean another one")
 
 
 class _Pictures:

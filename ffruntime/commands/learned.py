@@ -109,6 +109,8 @@ def forget(ids: tuple[int, ...], label: str | None, model_path: str, state: Path
         said.append(
             f"of {found.evicted} no longer stored, their count and mean; how they were spread about it stays"
         )
+    if found.freed:
+        said.append("its pattern or row is free for another class")
     said.append(f"version {after} counts" if after == before else f"back from version {before} to {after}")
     echo("; ".join(said))
 

@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import Sequence
 
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from ..core.errors import BundleError
 from ..core.learning import EVERY
@@ -42,6 +42,7 @@ ELSEWHERE = f"""SELECT substr(name, -64) FROM settings
 COUNTED = f"""{BRANCH} SELECT -1, value, 0 FROM settings
     WHERE name = '{SNAPSHOT}' OR name IN (SELECT '{OF}' || hash FROM ({ELSEWHERE.replace("64)", "64) AS hash")}))
     UNION ALL SELECT id, features, label FROM examples WHERE features IS NOT NULL"""
+SNAPSHOTS = f"SELECT name, value FROM settings WHERE name = '{SNAPSHOT}' OR (name >= '{OF}' AND name < '{OF}~')"
 SET = "INSERT OR REPLACE INTO settings VALUES (?, ?)"
 CHANGES = "SELECT value FROM settings WHERE name = 'statistics_changes'"  # how often they were changed
 CHANGED = """INSERT INTO settings VALUES ('statistics_changes', 1)
@@ -144,13 +145,19 @@ class Counted:
         """Take a class's count and mean out of the snapshot and of all from elsewhere, in a transaction; how many
         examples they were of."""
         gone = 0
-        query = f"SELECT name, value FROM settings WHERE name = '{SNAPSHOT}' OR (name >= '{OF}' AND name < '{OF}~')"
-        for name, value in self._db.all(query):
+        for name, value in self._db.all(SNAPSHOTS):
             some = self._decoded(value)
             if label < some.classes and some.counts[label]:
                 gone += int(some.counts[label])
                 self.write(db, without_class(some, label), name)
         return gone
+
+    def shorten(self, db: sqlite3.Connection, classes: int) -> None:
+        """There are so many classes, in a transaction: those that are gone have nothing in any statistics."""
+        for name, value in self._db.all(SNAPSHOTS):
+            some = self._decoded(value)
+            if some.classes > classes:
+                self.write(db, structs.replace(some, counts=some.counts[:classes], sums=some.sums[:classes]), name)
 
     # --- from elsewhere
 

@@ -13,6 +13,7 @@ from ..core.manifest import Manifest
 from ..core.state import Weights
 from .counted import Counted
 from .database import BUNDLES
+from .names import Names
 from .versions import Version
 
 STORED = "SELECT id, first FROM examples WHERE status != ? AND"
@@ -25,6 +26,7 @@ class Forgotten(Struct, frozen=True):
     examples: tuple[int, ...]  # that were stored: they are gone, and class statistics are those without them
     evicted: int  # of the class, that were not stored any more: count and mean are gone from class statistics
     first: int | None  # version from which on weights may have learned from any of them, or the class elsewhere
+    freed: bool = False  # whether the class has given its pattern back: the next new one takes it
 
 
 def forget_examples(
@@ -68,6 +70,18 @@ def with_elsewhere(
                     continue
             return structs.replace(found, first=version.id)
     return found
+
+
+def released(
+    db: sqlite3.Connection, found: Forgotten, label: int, manifest: Manifest, names: Names, counted: Counted | None
+) -> Forgotten:
+    """The same where a class of the device's own, of which nothing is left, gives its pattern back."""
+    if label < len(manifest.classes):
+        return found
+    known = names.release(db, label)
+    if counted:
+        counted.shorten(db, known)
+    return structs.replace(found, freed=True)
 
 
 def _stored(db: sqlite3.Connection, id: int) -> tuple[int, int | None]:

@@ -16,6 +16,7 @@ from ..core.bundle import HELD_BACK, REPLAY
 from ..core.data import Examples, require_images, to_unit_interval
 from ..core.durable import sha256
 from ..core.errors import BundleError, unknown
+from ..core.folders import class_name
 from ..core.graphs import unit_gradient
 from ..core.layers import KNOWN, learned_tensors, of_readout
 from ..core.learning import EVERY, PORTION, Augment
@@ -27,6 +28,7 @@ from .directory import alone
 from .draws import augment, draw_balanced, evictions
 from .forgetting import Forgotten
 from .judging import Judged, beyond, costs, judged, share_right
+from .names import by_name, require_names
 from .rows import MOST, begin_rows
 from .step import Arrays, Settings, learning_units, update_steps
 from .store import BUNDLES, LEARNED, REFUSED, Store
@@ -153,12 +155,14 @@ class Learner:
         if not self.counted:
             return self.store.add(images, names)
         require_images(images, self.model.manifest.network.image.shape)
+        names = require_names(names, len(images))
         seeing, before = self.model if self.model.counts else self.shipped, self.model.weights.statistics
         x = seeing.examples(images)
         ids = self.store.add(images, names, x)
         now = self.store.current()
-        if now.version == self.version and before and now.weights.statistics:
-            labels, after = np.array([now.weights.classes.index(name) for name in names]), now.weights.statistics
+        known, after = by_name(now.weights.classes), now.weights.statistics
+        if now.version == self.version and before and after and known.keys() >= set(names):
+            labels = np.array([known[name] for name in names])
             if grew(before, x, labels, after):  # else another process has changed them, too
                 self.model = self.model.with_weights(now.weights, (x, labels) if len(x) <= ONE_BY_ONE else None)
                 return ids
@@ -227,10 +231,10 @@ class Learner:
         is learning.
         """
         with alone(self.store.directory):
-            classes = self.store.classes()
-            if name is not None and name not in classes:
+            classes = by_name(self.store.classes())
+            if name is not None and class_name(name) not in classes:
                 raise unknown("class", name, classes)
-            found = self.store.forget(examples, None if name is None else classes.index(name))
+            found = self.store.forget(examples, None if name is None else classes[class_name(name)])
             self.refresh()
         return found
 

@@ -2,13 +2,49 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..core.errors import UsageError
+from ..core.folders import class_name
 from ..core.manifest import LONGEST_NAME, Manifest
 from .database import Database
+
+FREE = "free:"  # settings: with a label behind it, one that was given back
+ALIKE = 0.8  # of difflib's ratio: names that are as alike may be one, mistyped
+
+
+def require_names(names: Iterable[object], count: int) -> list[str]:
+    """Names of classes as they are stored, one for each of so many images. Raises `UsageError`."""
+    if isinstance(names, (str, bytes)) or not isinstance(names, Iterable):
+        raise UsageError(f"names of classes: must be a list with one for each image, not {names!r}")
+    found = list(names)
+    for name in found:
+        if not isinstance(name, str):
+            raise UsageError(f"names of classes: must be text, not {name!r}")
+    if len(found) != count:
+        raise UsageError(f"examples: {count} images with {len(found)} names of classes: one for each")
+    return [class_name(str(name)) for name in found]
+
+
+def by_name(classes: Sequence[str]) -> dict[str, int]:
+    """Labels by the names of classes as `require_names` gives them."""
+    return {class_name(name): label for label, name in enumerate(classes)}
+
+
+def near_miss(name: str, classes: Sequence[str]) -> str | None:
+    """The class that was probably meant by a name which is none: the same but for capitals and signs, or nearly so.
+    Numbers that differ are meant to."""
+
+    def letters(text: str) -> str:
+        return re.sub(r"[\W_]+", "", text.casefold())
+
+    known = {letters(other): other for other in classes if re.findall(r"\d+", other) == re.findall(r"\d+", name)}
+    near = difflib.get_close_matches(letters(name), known, n=1, cutoff=ALIKE)
+    return known[near[0]] if near and near[0] else None
 
 
 class Names:
@@ -30,22 +66,60 @@ class Names:
         return names
 
     def labels(self, db: sqlite3.Connection, names: Sequence[str]) -> list[int]:
-        """The label of each class; new classes take the next spare pattern."""
-        known = {name: label for label, name in enumerate(self.all())}
+        """The label of each class; a new class takes a pattern that was freed, or the next spare one."""
+        known, free = by_name(self.all()), self._free()
         patterns = self._manifest.network.label.patterns
         for name in names:
-            if name in known:
+            label = known.get(name)
+            if label is not None:
+                if label in free:
+                    self._taken(db, label)
+                    free.remove(label)
                 continue
             if not name or not name.isprintable() or len(name) > LONGEST_NAME:
                 raise UsageError(f"{name!r} is no name for a class")
-            if len(known) == patterns:
+            if free:
+                label = free.pop(0)
+                self._taken(db, label)
+                db.execute("UPDATE classes SET name = ? WHERE label = ?", (name, label))
+                known = {other: place for other, place in known.items() if place != label}
+            elif len(known) == patterns:
                 raise UsageError(
                     f"'{name}' would be class number {patterns + 1}, but the bundle has {patterns} label patterns; "
                     f"known: {', '.join(known)}"
                 )
-            db.execute("INSERT INTO classes VALUES (?, ?)", (len(known), name))
-            known[name] = len(known)
+            else:
+                label = len(known)
+                db.execute("INSERT INTO classes VALUES (?, ?)", (label, name))
+            known[name] = label
         return [known[name] for name in names]
+
+    def spare(self) -> int:
+        """How many more classes there is room for."""
+        return self._manifest.network.label.patterns - len(self.all()) + len(self._free())
+
+    def release(self, db: sqlite3.Connection, label: int) -> int:
+        """A class of the device's own, of which nothing is left, gives its pattern back, in a transaction.
+
+        Returns how many classes there are then. One that others follow keeps its name until a new class comes.
+        """
+        free, known, first = {*self._free(), label}, len(self.all()), len(self._manifest.classes)
+        db.execute("INSERT OR REPLACE INTO settings VALUES (?, 1)", (f"{FREE}{label}",))
+        while known > first and known - 1 in free:
+            known -= 1
+            self._taken(db, known)
+            db.execute("DELETE FROM classes WHERE label = ?", (known,))
+        return known
+
+    def _free(self) -> list[int]:
+        """Labels that were given back, below others."""
+        rows = self._db.all("SELECT name FROM settings WHERE name LIKE ?", (f"{FREE}%",))
+        found = [name.removeprefix(FREE) for (name,) in rows if isinstance(name, str)]
+        own = range(len(self._manifest.classes), len(self.all()))
+        return sorted(int(label) for label in found if label.isdecimal() and int(label) in own)
+
+    def _taken(self, db: sqlite3.Connection, label: int) -> None:
+        db.execute("DELETE FROM settings WHERE name = ?", (f"{FREE}{label}",))
 
     def take(self, db: sqlite3.Connection, classes: Sequence[str]) -> None:
         """Know all of `classes`, which begin with those known here, or are the beginning of them."""

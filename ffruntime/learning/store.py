@@ -23,8 +23,8 @@ from ..core.manifest import WEIGHTS, Manifest
 from ..core.state import State, Weights
 from .counted import Counted, Told
 from .database import BUNDLES, LEARNED, PENDING, REFUSED, Database, create, evict, mark, utc
-from .forgetting import Forgotten, forget_examples, with_elsewhere
-from .names import Names
+from .forgetting import Forgotten, forget_examples, released, with_elsewhere
+from .names import Names, require_names
 from .versions import VERSIONS, Current, Version, VersionWeights, forget, next_number, origin, record
 
 WELL_KNOWN = 20  # examples of a new class from which on it is no longer undertrained
@@ -48,7 +48,7 @@ class Store:
         self._db = Database(directory, writing)
         self._weights = VersionWeights(directory and directory / VERSIONS, manifest)
         self._last = 0, Weights({}, manifest.classes)  # the version that was last read or adopted
-        self._names = Names(self._db, manifest, directory)
+        self.names = Names(self._db, manifest, directory)
         self.counted = Counted(self._db, manifest) if manifest.counted else None
         try:
             if self._db.empty:
@@ -80,11 +80,10 @@ class Store:
         another shape or more classes than patterns, `StorageError` where they cannot be stored.
         """
         require_images(images, self.manifest.network.image.shape)
-        if len(images) != len(names):
-            raise UsageError(f"examples: {len(images)} images with {len(names)} names of classes: one for each")
+        names = require_names(names, len(images))
         counted = self.counted if features is not None else None
         with self._db.transaction() as db:
-            labels = self._names.labels(db, names)
+            labels = self.names.labels(db, names)
             rows = [row.tobytes() for row in features] if features is not None else [None] * len(images)
             statuses = counted.statuses(labels, self.current_version()) if counted else [PENDING] * len(images)
             ids = [
@@ -147,6 +146,7 @@ class Store:
             found = forget_examples(db, self.counted, examples, label)
             if label is not None:
                 found = with_elsewhere(found, label, self.manifest, self.history(), self._read)
+                found = released(db, found, label, self.manifest, self.names, self.counted)
             if found.first is not None:
                 elsewhere = self.counted.elsewhere(self.current_version()) if self.counted else []
                 self._drop_versions(db, found.first)
@@ -175,7 +175,7 @@ class Store:
 
     def classes(self) -> tuple[str, ...]:
         """The bundle's classes, then those that took a spare pattern here."""
-        return self._names.all()
+        return self.names.all()
 
     @property
     def identity(self) -> str:
@@ -266,7 +266,7 @@ class Store:
                 raise StateError(f"{self.directory}: another process has changed the version meanwhile; try again")
             self.sweep()
             if learned:
-                self._names.take(db, learned.classes)
+                self.names.take(db, learned.classes)
             updates = learned.updates if learned else (row.updates if row else 0) + 1
             total = learned.examples if learned else (row.learned if row else 0) + len(examples)
             number = next_number(db)

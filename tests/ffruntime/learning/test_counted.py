@@ -452,7 +452,8 @@ def test_commands(model: Model, tmp_path: Path) -> None:
         files.append(str(tmp_path / f"{k}.png"))
         Image.fromarray(image[0]).save(files[-1])
     options = ("--no-preprocess", "--json", "--model", bundle)
-    stored = [json.loads(command("learn", file, "--label", NEW, *options).stdout)["ids"] for file in files]
+    said = [command("learn", file, "--label", NEW, *options).stdout.splitlines()[0] for file in files]
+    stored = [json.loads(line)["ids"] for line in said]
     assert json.loads(command("classify", files[2], *options).stdout)["label"] == NEW
     done = command("explain", files[2], "--label", NEW, *options, "--out", tmp_path / "map.png")
     assert (done.returncode, "has no row in the readouts" in done.stderr) == (2, True)
