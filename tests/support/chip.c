@@ -1,5 +1,6 @@
 /* A network in C as a process: commands come on stdin, answers go to stdout, both binary. Each arena is allocated in
  * its exact size, so that the sanitizers see whatever leaves it. `chip.py` is the other end. */
+#include "ff_flash.h"
 #include "ffedge.h"
 
 #include <stdio.h>
@@ -172,6 +173,84 @@ static void told(void)
     }
 }
 
+/* Flash that is a piece of memory: erased bytes are 0xff, programming clears bits, and after so many operations power
+ * is lost in the middle of one. */
+static struct {
+    unsigned char *bytes;
+    int32_t left, part; /* operations that succeed; bytes of the one after them that still happen; left -1: all */
+} chip;
+
+static int flash_read(void *context, uint32_t offset, void *bytes, uint32_t count)
+{
+    const struct ff_flash *flash = context;
+    if (offset > 2 * flash->slot || count > 2 * flash->slot - offset)
+        return 1;
+    memcpy(bytes, chip.bytes + offset, count);
+    return 0;
+}
+
+/* How much of an operation on `count` bytes happens. */
+static uint32_t happens(uint32_t count)
+{
+    uint32_t part = chip.left > 0 ? count : chip.part < (int32_t)count ? (uint32_t)chip.part : count;
+    if (chip.left < 0)
+        return count;
+    if (chip.left == 0)
+        chip.part = 0;
+    else
+        chip.left--;
+    return part;
+}
+
+static int flash_program(void *context, uint32_t offset, const void *bytes, uint32_t count)
+{
+    const struct ff_flash *flash = context;
+    uint32_t lost = chip.left == 0, part = happens(count);
+    if (count != flash->unit || offset % flash->unit || offset > 2 * flash->slot - count)
+        exit(2);
+    for (uint32_t i = 0; i < part; i++)
+        chip.bytes[offset + i] &= ((const unsigned char *)bytes)[i];
+    return lost != 0;
+}
+
+static int flash_erase(void *context, uint32_t offset)
+{
+    const struct ff_flash *flash = context;
+    uint32_t lost = chip.left == 0;
+    if (offset % flash->sector || offset > 2 * flash->slot - flash->sector)
+        exit(2);
+    memset(chip.bytes + offset, 0xff, happens(flash->sector));
+    return lost != 0;
+}
+
+static struct ff_flash flash = {flash_read, flash_program, flash_erase, &flash, 0, 0, 0};
+
+static void new_flash(void)
+{
+    flash.sector = (uint32_t)get_int();
+    flash.unit = (uint32_t)get_int();
+    flash.slot = FF_FLASH_SLOT((uint32_t)get_int(), flash.unit, flash.sector);
+    free(chip.bytes);
+    chip.bytes = malloc(2 * flash.slot);
+    memset(chip.bytes, 0xff, 2 * flash.slot);
+    give_int((int32_t)flash.slot);
+}
+
+static void flash_save(void)
+{
+    chip.left = get_int();
+    chip.part = get_int();
+    give_int((int32_t)ff_flash_save(&flash, &net));
+    chip.left = -1;
+}
+
+static void scribble(void)
+{
+    uint32_t offset = (uint32_t)get_int(), count = (uint32_t)get_int();
+    get(chip.bytes + offset, count);
+    give_int(0);
+}
+
 int main(void)
 {
     for (;;) {
@@ -188,6 +267,10 @@ int main(void)
         case 'g': golden(); break;
         case 'w': weights(); break;
         case 't': told(); break;
+        case 'F': new_flash(); break;
+        case 'S': flash_save(); break;
+        case 'R': give_int((int32_t)ff_flash_load(&flash, &net)); break;
+        case 'X': scribble(); break;
         case 'r': get(&net.rate, 4); get(&net.momentum, 4); give_int(0); break;
         default: return 1;
         }

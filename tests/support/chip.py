@@ -167,6 +167,25 @@ class Chip:
         self._ask(b"L" + struct.pack("<ii", calls, len(data)) + data)
         return self._error()
 
+    def new_flash(self, sector: int, unit: int) -> int:
+        """Two empty slots, which are erased and programmed so many bytes at a time. Returns a slot's bytes."""
+        self._ask(b"F" + struct.pack("<iii", sector, unit, self.arena.learned_bytes + self.arena.scratch_bytes))
+        return self._int()
+
+    def flash_save(self, operations: int = -1, part: int = 0) -> str:
+        """ff_flash_save, where power is lost after so many operations, `part` bytes into the next one."""
+        self._ask(b"S" + struct.pack("<ii", operations, part))
+        return self._error()
+
+    def flash_load(self) -> str:
+        self._ask(b"R")
+        return self._error()
+
+    def scribble(self, offset: int, data: bytes) -> None:
+        """Change what is in flash."""
+        self._ask(b"X" + struct.pack("<ii", offset, len(data)) + data)
+        self._int()
+
     def golden(self) -> tuple[str, float]:
         self._ask(b"g")
         return self._error(), float(self._floats(1)[0])
