@@ -20,7 +20,8 @@ from .sweeps import require_supported
 from .tables import header, source
 
 FOLDER = "c"
-SOURCES = tuple(sorted(path for path in (Path(__file__).parent / "src").rglob("*") if path.is_file()))
+SOURCE_FOLDER = Path(__file__).parent / "src"
+SOURCES = tuple(sorted(path for path in SOURCE_FOLDER.rglob("*") if path.is_file()))
 UNPROVEN = "not run: no C compiler here; ff_golden proves it on the chip"
 
 
@@ -48,7 +49,7 @@ def _export(
         raise BackendError(f"{bundle.path}: has no golden vectors to prove C by; train it again with fftrain")
     footprint = choose(manifest, precision, chip, device)
     golden, arena = bundle.tensors(GOLDEN), footprint.arena
-    files: Files = {str(file.relative_to(SOURCES[0].parent)): file.read_bytes() for file in SOURCES}
+    files: Files = {file.relative_to(SOURCE_FOLDER).as_posix(): file.read_bytes() for file in SOURCES}
     files["model.h"] = header(manifest, arena, chip.ram.usable_kib * 1024 if chip else None).encode()
     files["model.c"] = source(manifest, bundle.weights(), golden, arena, precision).encode()
     worst = golden_error(files)

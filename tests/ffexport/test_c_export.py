@@ -59,7 +59,7 @@ def test_a_project_is_added_to_the_bundle(model: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "all that was trained learns" in done.stdout
     files = Bundle(model).manifest.files
-    assert {"c/model.h", "c/model.c", "c/ffedge.h", "c/ffedge.c", "c/ffstate.c"} <= files.keys()
+    assert {"c/model.h", "c/model.c", "c/ffedge.h", "c/ffedge.c", "c/examples/qemu/memory.ld"} <= files.keys()
     assert files.keys() > Bundle(CLASSES).manifest.files.keys()
     assert ffexport("--model", model, "--format", "c").stdout == done.stdout  # again: the same
     assert Bundle(model).manifest.files == files

@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from chip import CLASSES, INCLUDE, STRICT, Chip, compile_c, manifest_of, needs_compiler
+from chip import CLASSES, INCLUDE, OWN, STRICT, Chip, compile_c, manifest_of, needs_compiler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ffexport.c.project import SOURCES
 from ffruntime import Model, Session
 from ffruntime.core.architecture import (
     AvgPool,
@@ -256,18 +255,17 @@ def test_learning_helps(tmp_path: Path, bundle: Bundle) -> None:
 def test_sources_compile_without_a_warning(tmp_path: Path, compiler: str) -> None:
     if shutil.which(compiler) is None:
         pytest.skip(f"no {compiler} here")
-    for file in SOURCES:
-        if file.suffix == ".c" and "examples" not in file.parts:
+    for file in OWN:
+        if file.suffix == ".c":
             compile_c([*STRICT, "-Os", f"-I{INCLUDE}", "-c", str(file), "-o", str(tmp_path / "o")], compiler)
 
 
 def test_of_libc_only_a_little() -> None:
-    """No heap, no stdio: what is included, and no function calls itself."""
-    for file in SOURCES:
-        if file.suffix in (".c", ".h") and "examples" not in file.parts:
-            included = {line.split()[1] for line in file.read_text().splitlines() if line.startswith("#include")}
-            allowed = {"<math.h>", "<string.h>", "<stdint.h>", "<stddef.h>"}
-            assert {name for name in included if name.startswith("<")} <= allowed, file.name
+    """No heap, no stdio: what is included."""
+    for file in OWN:
+        included = {line.split()[1] for line in file.read_text().splitlines() if line.startswith("#include")}
+        allowed = {"<math.h>", "<string.h>", "<stdint.h>", "<stddef.h>"}
+        assert {name for name in included if name.startswith("<")} <= allowed, file.name
 
 
 def test_errors_of_init_learn_and_new_class(tmp_path: Path, bundle: Bundle) -> None:

@@ -19,6 +19,7 @@ import pytest
 from msgspec import structs
 
 from ffexport.c.arena import Part, plan_arena
+from ffexport.c.project import SOURCE_FOLDER as INCLUDE
 from ffexport.c.project import SOURCES
 from ffexport.c.tables import header, source
 from ffruntime.core.architecture import Network
@@ -28,7 +29,7 @@ from ffruntime.core.learning import ClassLoss, Learning
 from ffruntime.core.manifest import GOLDEN, Manifest, Precision
 
 SUPPORT = Path(__file__).parent
-INCLUDE = SOURCES[0].parent
+OWN = [file for file in SOURCES if file.parent == INCLUDE]  # without the examples
 CLASSES = SUPPORT.parent / "fixtures" / "classes.ff"
 COMPILER = shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler: gcc, clang or cc")
@@ -51,7 +52,7 @@ def _objects() -> list[str]:
     """What is the same of all models, compiled once."""
     folder, objects = Path(tempfile.mkdtemp(prefix="ffedge-chip-")), list[str]()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for file in (*SOURCES, SUPPORT / "chip.c"):
+    for file in (*OWN, SUPPORT / "chip.c"):
         if file.suffix == ".c":
             objects.append(str(folder / f"{file.stem}.o"))
             compile_c([*SANITIZED, f"-I{INCLUDE}", "-c", str(file), "-o", objects[-1]])
