@@ -259,12 +259,21 @@ def in_chunks(graph: Graph, batch: int, labels: int) -> Graph:
     return run
 
 
-def gradient_in_chunks(graph: Graph, batch: int, rows: Collection[str], means: Collection[str]) -> Graph:
+def gradient_in_chunks(
+    graph: Graph,
+    batch: int,
+    rows: Collection[str],
+    means: Collection[str],
+    instead: Mapping[str, str] | None = None,
+) -> Graph:
     """A gradient graph, called with at most `batch` images.
 
     `rows` names the inputs that are of images: one row for each of them, or, as of negatives, all images' first
     ones first, then all second ones; so are outputs. Those named `means`, gradients and the loss, are means over
     the images, added up call by call: no more than two copies of a gradient are alive, however many calls.
+
+    An output that `instead` names is written over the input that it names it for, piece by piece, where both are of
+    one shape: the input is given up, and no second array of its size is needed.
     """
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -273,8 +282,11 @@ def gradient_in_chunks(graph: Graph, batch: int, rows: Collection[str], means: C
             return graph(inputs)
         whole: dict[str, np.ndarray] = {}
         for some in _pieces(count, batch):
-            part = {name: _rows(_columns(inputs[name], count)[:, some]) for name in rows}
-            _add(whole, graph({**inputs, **part}), some, count, means)
+            outputs = graph({**inputs, **{name: _rows(_columns(inputs[name], count)[:, some]) for name in rows}})
+            for output, given in (instead or {}).items():
+                if outputs[output].shape[1:] == inputs[given].shape[1:]:
+                    whole[output] = inputs[given]
+            _add(whole, outputs, some, count, means)
         return whole
 
     return run

@@ -86,3 +86,9 @@ def return_freed_blocks() -> None:
     """
     with contextlib.suppress(AttributeError, OSError, TypeError):  # the last: Windows, where None is no library
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, BLOCK)
+
+
+def return_free_memory() -> None:
+    """Give what is free now back to the system, as far as the C library can (glibc)."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -249,15 +249,17 @@ def update_memory(
 def _unit_steps(network: Network, micro_batch: int) -> Iterator[Memory]:
     """Steps of each unit, and never of two.
 
-    Its inputs and outputs are there for the whole step, everything between for one call, its gradient as that of
-    the call and as the sum of those before. To an image there are two rows, the positive and a negative one; with
-    class goodness, one.
+    Its inputs and outputs are there for the whole step, the outputs in the inputs' place where both are of one
+    shape and there are several calls. Everything between is there for one call, its gradient as that of the call
+    and as the sum of those before. To an image there are two rows, the positive and a negative one; with class
+    goodness, one.
     """
     rows = 1 if class_goodness(network) else 2
     moments = MOMENTS * (learned_bytes(network) - _bytes(head_parameters(network)))
     unchanged = weights_bytes(network, "fp32") - learned_bytes(network)
     for index, (unit, (below, above)) in enumerate(zip(network.units, unit_shapes(network), strict=True)):
-        activations = rows * STEP * (math.prod(below) + math.prod(above)) * FLOAT
+        in_place = unit.trained and below == above and micro_batch < STEP
+        activations = rows * STEP * (math.prod(below) + (0 if in_place else math.prod(above))) * FLOAT
         gradient = 0
         if unit.trained:
             activations += rows * micro_batch * gradient_bytes(network, index)

@@ -93,9 +93,11 @@ class Learner:
             raise BundleError(f"{model.path}: its manifest does not say how its units learn; train it again")
         self.learning = manifest.learning
         self.settings, self.tolerance, self._frozen = settings or Settings(), tolerance, frozen
-        self.shipped = model.with_weights(Weights({}, manifest.classes))  # its gradient graphs serve all versions
+        self.shipped = model.with_weights(Weights({}, manifest.classes))
+        # Its gradient graphs serve all versions; what a call needs goes back after it, or it would add up with depth.
+        self.gradients = self.shipped.with_session(structs.replace(model.session, arena=False))
         first = unit_gradient(manifest.network, units[0]).name
-        self.shipped.graph(first)  # a backend that cannot run says so before anything is stored
+        self.gradients.graph(first)  # a backend that cannot run says so before anything is stored
         self._held_back = bundle.exemplars(HELD_BACK)
         self.version, self.model = 0, self.shipped
         directory = None if state is False else state or bundle.state_directory
@@ -304,7 +306,7 @@ class Learner:
             by_label.setdefault(label, []).append(id)
         if not (weights[KNOWN][list(by_label)] > 0).all():
             classes = [self.store.read(some[-MOST:]) for some in by_label.values()]
-            begin_rows(self.shipped, weights, classes, self.settings.micro_batch)
+            begin_rows(self.gradients, weights, classes, self.settings.micro_batch)
 
     def evictions(self, ids: Sequence[int], seen: Mapping[int, int], rng: np.random.Generator) -> list[int]:
         """Stored examples that have to make room for `ids`: judging ones beyond a fifth of the room, then of
@@ -362,7 +364,7 @@ class Learner:
         self.begin_rows(weights, ids)
         batches = self.batches(ids, self.learning.augment, settings, rng)
         frozen = self._frozen and self.counted is not None
-        losses = change(self.model, self.shipped, weights, batches, self.learning, settings, rng, stepped, frozen)
+        losses = change(self.model, self.gradients, weights, batches, self.learning, settings, rng, stepped, frozen)
         learned = (tensor for tensor in self.learned if not frozen or tensor.unit is None or of_readout(tensor))
         tensors = {tensor.name: weights[tensor.name] for tensor in learned}
         return {**now.weights.tensors, **tensors}, losses

@@ -21,6 +21,7 @@ from ..core.graphs import head_gradient, unit_gradient
 from ..core.layers import Tensor, head_parameters, readout_parameters, unit_parameters
 from ..core.learning import MICRO_BATCH, STEP, Hybrids, WrongLabels
 from ..embedding import class_input, first_input
+from ..session import return_free_memory
 from .draws import choose_negatives, hybrids
 
 if TYPE_CHECKING:
@@ -81,8 +82,9 @@ class Chain:
 
     def run(self, inputs: Arrays, weights: Tensors, visit: Changed, labels: Arrays | None = None) -> None:
         """From what the first unit receives, by the names that gradient graphs have for it, up to the last unit
-        that learns: `visit` each of these. What goes on to the next is from before its visit. `labels`, of each
-        image, are for every gradient graph."""
+        that learns: `visit` each of these. What goes on to the next is from before its visit, and takes the place
+        of what came in: the arrays in `inputs` are given up. `labels`, of each image, are for every gradient
+        graph. Memory goes back after each unit, so that what is left over does not add up with depth."""
         given = labels or {}
         for index in range(max(self.units) + 1):
             if index in self.units:
@@ -92,10 +94,11 @@ class Chain:
             else:
                 graph = in_chunks(self._graph(unit_name(index)), len(inputs) * self._micro_batch, 1)
                 inputs = {name: graph({"input": x})["output"] for name, x in inputs.items()}
+            return_free_memory()
 
     def _gradient(self, index: int, rows: Arrays, weights: Tensors) -> Arrays:
-        graph = unit_gradient(self._network, index)
-        run = gradient_in_chunks(self._graph(graph.name), self._micro_batch, rows, graph.means)
+        graph, instead = unit_gradient(self._network, index), {NEXT[name]: name for name in rows if name in NEXT}
+        run = gradient_in_chunks(self._graph(graph.name), self._micro_batch, rows, graph.means, instead)
         return run({**rows, **{name: weights[name] for name in graph.takes}})
 
 
@@ -164,7 +167,7 @@ class UnitSteps(LocalSteps):
         return positive, np.concatenate(negative)
 
     def descend(self, positive: np.ndarray, negative: np.ndarray, rate: float = 1.0) -> None:
-        """Every unit updated from its own input, the first one's being given, as of `pairs`."""
+        """Every unit updated from its own input, the first one's being given, as of `pairs`; both are given up."""
         self._descend({"positive": positive, "negative": negative}, rate)
 
 

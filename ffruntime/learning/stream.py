@@ -92,7 +92,7 @@ class Stream:
 
     def _class_step(self) -> Take:
         """A step of the units, by class goodness."""
-        units = ClassSteps(self._learner.shipped, self._weights, self._learner.settings)
+        units = ClassSteps(self._learner.gradients, self._weights, self._learner.settings)
 
         def take(images: np.ndarray, labels: np.ndarray, rate: float) -> tuple[float, ...]:
             units.step(images, labels, rate)
@@ -103,8 +103,8 @@ class Stream:
     def _pair_step(self) -> Take:
         """A step of the units, by goodness of pairs, and of the classifier."""
         learner, settings, weights = self._learner, self._learner.settings, self._weights
-        units = UnitSteps(learner.shipped, weights, settings, learner.learning.negatives, self._rng)
-        head = HeadSteps(learner.shipped, weights, settings)
+        units = UnitSteps(learner.gradients, weights, settings, learner.learning.negatives, self._rng)
+        head = HeadSteps(learner.gradients, weights, settings)
         met = np.zeros(learner.model.manifest.network.label.patterns, bool)  # labels, in some step
         looking = self._look()
 

@@ -23,7 +23,7 @@ Stepped: TypeAlias = Callable[[], None]  # called after each step
 
 def change(
     model: Model,
-    shipped: Model,
+    lender: Model,
     weights: Arrays,
     batches: Batches,
     learning: Learning,
@@ -33,18 +33,18 @@ def change(
     frozen: bool = False,
 ) -> tuple[float, ...]:
     """Change the weights of `model`, given as `weights`, and return the last losses: of the units that learn, and
-    of the classifier. `shipped` lends its gradient graphs. With class goodness and `frozen` readouts alone change.
+    of the classifier. `lender` lends its gradient graphs. With class goodness and `frozen` readouts alone change.
 
     First come all steps of the units, then all of the classifier, on the features of the units as they are then:
     only one of the two optimizers is in memory at a time.
     """
     if class_goodness(model.manifest.network):
-        steps = ClassSteps(shipped, weights, settings, frozen)
+        steps = ClassSteps(lender, weights, settings, frozen)
         for images, labels in islice(batches, settings.steps):
             steps.step(images, labels)
             stepped()
         return steps.losses
-    units, scores = UnitSteps(shipped, weights, settings, learning.negatives, rng), plausibility(model, settings)
+    units, scores = UnitSteps(lender, weights, settings, learning.negatives, rng), plausibility(model, settings)
     for images, labels in islice(batches, settings.steps):
         units.step(images, labels, scores)
         stepped()
@@ -55,7 +55,7 @@ def change(
     changed = {tensor.name: weights[tensor.name] for tensor in learned if not tensor.of_head}
     deeper = model.with_weights(structs.replace(now, tensors={**now.tensors, **changed}))
     classify = in_chunks(deeper.graph("classifier"), settings.micro_batch, 1)
-    head = HeadSteps(shipped, weights, settings)
+    head = HeadSteps(lender, weights, settings)
     for images, labels in islice(batches, settings.head_steps):
         head.step(classify({"images": images})["features"], labels)
         stepped()
