@@ -94,7 +94,7 @@ class Learner:
         self.learning = manifest.learning
         self.settings, self.tolerance, self._frozen = settings or Settings(), tolerance, frozen
         self.shipped = model.with_weights(Weights({}, manifest.classes))
-        # Its gradient graphs serve all versions; what a call needs goes back after it, or it would add up with depth.
+        # Its gradient graphs serve all versions; what a call needs goes back after it: it would add up.
         self.gradients = self.shipped.with_session(structs.replace(model.session, arena=False))
         first = unit_gradient(manifest.network, units[0]).name
         self.gradients.graph(first)  # a backend that cannot run says so before anything is stored
