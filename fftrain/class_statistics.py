@@ -20,7 +20,7 @@ from ffruntime.core.gaussians import Gaussians, Shrinkage, Weight
 from ffruntime.core.layers import statistics_features
 from ffruntime.core.manifest import ClassStatistics
 from ffruntime.core.projection import project
-from ffruntime.core.statistics import Origin, Statistics
+from ffruntime.core.statistics import KEPT_BYTES, Origin, Statistics
 
 from . import network as net
 from .calibration import fit_temperature
@@ -81,10 +81,11 @@ def gather(
     validation: Examples,
     scores: Mapping[str, np.ndarray],
     classes: int,
+    limit: int = KEPT_BYTES,
 ) -> Made:
-    """Statistics of all training images, with shrinkage and weights chosen on the validation images, whose own
-    `scores` (N, classes) by trained mode are given."""
-    dimension = statistics.default_dimension(statistics_features(network), network.label.patterns)
+    """Statistics of all training images, of at most `limit` bytes, with shrinkage and weights chosen on the
+    validation images, whose own `scores` (N, classes) by trained mode are given."""
+    dimension = statistics.default_dimension(statistics_features(network), network.label.patterns, limit)
     x = examples(network, tensors, train, dimension, SEED)
     found = statistics.of(x, train.labels.cpu().numpy(), classes)
     own, labels = examples(network, tensors, validation, dimension, SEED), validation.labels.cpu().numpy()

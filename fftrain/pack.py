@@ -30,6 +30,7 @@ from ffruntime.core.manifest import (
     Manifest,
     Training,
 )
+from ffruntime.core.statistics import KEPT_BYTES
 
 from . import network as net
 from .checkpoint import checkpoint_path
@@ -199,16 +200,16 @@ def pack_run(
     )
 
 
-def completed(bundle: Bundle, dataset: Dataset) -> Bundle:
-    """A bundle of a run that ended before there were class statistics and calibration, with those that training
-    would give it now, from its data set. Its graphs are left out: export it again. Raises `StorageError`.
+def completed(bundle: Bundle, dataset: Dataset, limit: int = KEPT_BYTES) -> Bundle:
+    """A bundle without class statistics or calibration, with those that training would give it now, from its data
+    set; statistics of at most `limit` bytes. Its graphs are left out: export it again. Raises `StorageError`.
     """
     manifest, tensors = bundle.manifest, load_tensors(bundle, torch.device("cpu"))
     network, validation, classes = manifest.network, dataset.validation, len(manifest.classes)
     scores, far = predict(network, tensors, validation, classes, modes=manifest.modes), None
     made = of_bundle(bundle)
     if manifest.learning and not made:
-        made = gather(network, tensors, dataset.train, validation, scores, classes)
+        made = gather(network, tensors, dataset.train, validation, scores, classes, limit)
     if made:
         scores, far = with_statistics(made, network, tensors, validation, scores)
     found = calibrate(network, tensors, validation, scores, manifest.logit_weight, far)
