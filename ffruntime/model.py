@@ -150,13 +150,13 @@ class Model:
     def counts(self) -> bool:
         """Whether class statistics have a part in its answers: the bundle says how, and the units are those whose
         features they are made of."""
-        return told.hold(self._bundle, self._weights.tensors)
+        return told.hold(self._bundle, self._weights)
 
     def gaussians(self) -> Gaussians:
         """Its classes as class statistics tell them. For a model that `counts`."""
         with self._lock:
             if self._told is None:
-                self._told = told.gaussians(self._bundle, self._how, self._weights.statistics, len(self.classes))
+                self._told = told.gaussians(self._bundle, self._how, self._weights)
             return self._told
 
     def examples(self, images: np.ndarray) -> np.ndarray:
@@ -296,7 +296,8 @@ class Model:
             (scores, distances), passes = self._with_statistics(images, classes), np.ones(len(images), int)
         else:
             (scores, passes), distances = self._scores(images, mode, labels), None
-        calibrated = self.manifest.calibration and self.manifest.calibration.distances
+        known = self.manifest.calibration  # of the bundle's units
+        calibrated = known and known.distances and not self._weights.alone
         ms = (time.perf_counter() - start) * 1000 / len(images)
         return Scored(mode, scores, passes, ms, distances if calibrated else None)
 

@@ -14,24 +14,30 @@ from .core.gaussians import Gaussians, combined, distances, scores, solve
 from .core.layers import feature_tensors
 from .core.manifest import ClassStatistics
 from .core.projection import project
-from .core.statistics import Statistics, none, with_classes
+from .core.state import Weights
+from .core.statistics import none, with_classes
 
 MODE: Literal["goodness"] = "goodness"  # in which class statistics have a part
 
 
-def hold(bundle: Bundle, learned: Mapping[str, np.ndarray]) -> bool:
-    """Whether a bundle's class statistics answer where these tensors are in place of its own: it has some, and the
-    units are those whose features they are made of."""
+def hold(bundle: Bundle, weights: Weights) -> bool:
+    """Whether class statistics answer where these weights are in place of a bundle's own: it has some, and the
+    units are those whose features they are made of; or the weights bring those of their own units."""
     if not bundle.manifest.counted:
         return False
+    learned = weights.tensors
+    if weights.alone:
+        return True
     held = [name for name in feature_tensors(bundle.manifest.network) if name in learned]
     own = bundle.weights() if held else {}
     return all(np.array_equal(learned[name], own[name]) for name in held)
 
 
-def gaussians(bundle: Bundle, how: ClassStatistics, device: Statistics | None, classes: int) -> Gaussians:
-    """So many classes, by the bundle's statistics and those of a device."""
-    return solve(bundle.statistics(), with_classes(device or none(0, how.dimension), classes), how.shrinkage)
+def gaussians(bundle: Bundle, how: ClassStatistics, weights: Weights) -> Gaussians:
+    """Classes, by the bundle's statistics and those of a device, or by the latter alone."""
+    nothing = none(0, how.dimension)
+    device = with_classes(weights.statistics or nothing, len(weights.classes))
+    return solve(nothing if weights.alone else bundle.statistics(), device, how.shrinkage)
 
 
 def examples(path: Path, outputs: Mapping[str, np.ndarray], how: ClassStatistics) -> np.ndarray:

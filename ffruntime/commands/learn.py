@@ -34,6 +34,7 @@ Examples:
   ffruntime learn                               what is stored and was not learned from, after Ctrl-C, say
   ffruntime learn --rehearse 150                that, and then rehearse what is stored
   ffruntime learn --update now                  that, in a model that answers by class statistics at once
+  ffruntime learn --update units                the units, too: where the world has changed
   ffruntime learn --retry --lr 1e-4             refused examples, more gently
   ffruntime learn odd.png --label 3 --yes       although it looks like another class, very probably
   ffruntime history; ffruntime diff; ffruntime rollback; ffruntime forget; ffruntime reset
@@ -72,9 +73,10 @@ def byte_count(text: str) -> int:
 )
 @click.option(
     "--update",
-    type=click.Choice(["now", "rest"]),
-    help="When gradients learn from the pictures: now, or at rest, with --rehearse. Default: now; at rest where "
-    "the model has class statistics, in which they count at once.",
+    type=click.Choice(["now", "rest", "units"]),
+    help="When gradients learn from the pictures: now, or at rest, with --rehearse; units: now, and the units, "
+    "too, which class statistics otherwise leave as they are. Default: now; at rest where the model has class "
+    "statistics, in which they count at once.",
 )
 @click.option("--steps", type=Count(1), help="Steps in an update, and as many of the classifier.")
 @click.option("--lr", type=Number(min=0, min_open=True), help="Learning rate of the units.")
@@ -154,7 +156,8 @@ def learn(
     micro_batch = micro_batch or (calls.micro_batch if calls else None)
     asked = {"steps": steps, "head_steps": steps, "lr": lr, "micro_batch": micro_batch}
     settings = Settings(**{name: value for name, value in asked.items() if value is not None})  # type: ignore[arg-type]
-    learner = Learner(model, state, settings, TOLERANCE if tolerance is None else tolerance, replay_bytes)
+    tolerated = TOLERANCE if tolerance is None else tolerance
+    learner = Learner(model, state, settings, tolerated, replay_bytes, units=update == "units")
     _ask_about_new(learner, labelled, new_class)
     pictures = _Pictures(model, labelled, picture_limit, not no_preprocess)
     doubt = None if yes else _Doubt(learner, as_json)
@@ -181,7 +184,7 @@ def learn(
     with contextlib.closing(learner), _hint_on_interrupt(learner, pictures):
         if retry:
             learner.store.retry()
-        now = None if update is None else update == "now"
+        now = None if update is None else update != "rest"
         for last in learner.updates(pictures.portions(PORTION, doubt), rehearse or 0, stored, progress, now):
             echo(_outcome_json(last) if as_json else _outcome_line(last))
     if last and not last.adopted:
@@ -367,4 +370,6 @@ def _outcome_line(outcome: Outcome) -> str:
     of = _examples(outcome.examples) if outcome.examples else "rehearsal"
     if ours := outcome.judged:
         held_back += f", of {ours.images} set aside {ours.before} → {ours.after} right"
+    if outcome.dropped is not None:
+        held_back += f", class statistics anew, {outcome.dropped} examples no longer count"
     return f"version {outcome.version} {what}: {of}, {held_back}, {outcome.seconds:.1f} s"

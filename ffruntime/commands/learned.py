@@ -70,8 +70,15 @@ def rollback(version: int | None, model_path: str, state: Path | None, as_json: 
     """Make an earlier VERSION count again; default: the one that the current one was made from. Examples stay."""
     from ..core.bundle import Bundle
 
-    with _opened(Bundle(model_path), state, writing=True) as store:
+    bundle = Bundle(model_path)
+    with _opened(bundle, state, writing=True) as store:
         number = store.rollback(version)
+        missing = store.counted is not None and store.counted.without(number)
+    if missing:  # features by the units that count now
+        from ..learning.learner import Learner
+        from ..model import Model
+
+        Learner(Model(bundle, state=False), state).close()
     echo(json.dumps({"version": number}) if as_json else f"version {number} is current")
 
 

@@ -41,6 +41,7 @@ class Weights(Struct, frozen=True):
     classes: tuple[str, ...]  # the bundle's, then those learned
     undertrained: frozenset[str] = frozenset()  # classes of which the linear classifier has seen few examples
     statistics: Statistics | None = None  # of what a device was shown, beside the training set's; None: nothing
+    alone: bool = False  # they are of these weights' own units: the training set's, of others, do not count
 
 
 class Projected(Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,7 +88,7 @@ def write_state(
     undertrained = tuple(name for name in weights.classes if name in weights.undertrained)
     own = manifest.files[WEIGHTS].sha256
     told, how = weights.statistics, _projected(manifest)
-    told = told if told is not None and told.counts.any() else None
+    told = told if told is not None and told.counts.any() and not weights.alone else None
     how, origins = (how, tuple(origins)) if told else (None, ())
     state = State(FORMAT, own, weights.classes, undertrained, updates, examples, __version__, how, origins)
     _check(path, manifest, weights.tensors, state)

@@ -40,9 +40,13 @@ ELSEWHERE = f"""SELECT substr(name, -64) FROM settings
     WHERE name >= '{IN}' AND name < '{IN}~' AND value IN (SELECT id FROM branch)"""
 # What is counted, in one statement and so of one moment: the snapshot, those from elsewhere, and the rows.
 COUNTED = f"""{BRANCH} SELECT -1, value, 0 FROM settings
-    WHERE name = '{SNAPSHOT}' OR name IN (SELECT '{OF}' || hash FROM ({ELSEWHERE.replace("64)", "64) AS hash")}))
-    UNION ALL SELECT id, features, label FROM examples WHERE features IS NOT NULL"""
-SNAPSHOTS = f"SELECT name, value FROM settings WHERE name = '{SNAPSHOT}' OR (name >= '{OF}' AND name < '{OF}~')"
+    WHERE name = ? OR (? AND name IN (SELECT '{OF}' || hash FROM ({ELSEWHERE.replace("64)", "64) AS hash")})))
+    UNION ALL SELECT id, features, label FROM examples WHERE features IS NOT NULL AND units = ?"""
+# The newest version of a branch that may have come with other units, and how.
+UNITS = f"""{BRANCH} SELECT id, kind FROM versions JOIN branch USING (id)
+    WHERE kind IN ('applied', 'stream', 'units') ORDER BY id DESC LIMIT 1"""
+SNAPSHOTS = f"""SELECT name, value FROM settings WHERE name = '{SNAPSHOT}'
+    OR (name >= '{SNAPSHOT}@' AND name < '{SNAPSHOT}@~') OR (name >= '{OF}' AND name < '{OF}~')"""
 SET = "INSERT OR REPLACE INTO settings VALUES (?, ?)"
 CHANGES = "SELECT value FROM settings WHERE name = 'statistics_changes'"  # how often they were changed
 CHANGED = """INSERT INTO settings VALUES ('statistics_changes', 1)
@@ -58,12 +62,25 @@ def grew(before: Statistics, x: np.ndarray, labels: np.ndarray, after: Statistic
     return not more.any()
 
 
+def _snapshot(units: int) -> str:
+    """The setting that is the snapshot by the units that a version taught, or the bundle's."""
+    return f"{SNAPSHOT}@{units}" if units else SNAPSHOT
+
+
 class Told(Struct, frozen=True):
     """Class statistics of a state from elsewhere."""
 
     file: str  # the hash of its file
     statistics: Statistics
     origins: tuple[str, ...]  # identities of the states whose examples they are of
+
+
+class Anew(Struct, frozen=True):
+    """What is stored, as other units see it."""
+
+    ids: tuple[int, ...]
+    examples: np.ndarray  # int8 (N, d)
+    statistics: Statistics
 
 
 class Counted:
@@ -73,6 +90,14 @@ class Counted:
         assert manifest.counted
         self._db, self._manifest, self._how = database, manifest, manifest.counted
         self._last: tuple[int, int, Statistics] | None = None  # read or made last: after which change, in a version
+        self._units = {0: 0}  # by version
+
+    def units(self, version: int) -> int:
+        """Which version taught the units that class statistics are of, where this one counts; 0: the bundle's."""
+        if version not in self._units:
+            found = self._db.all(UNITS, (version,))
+            self._units[version] = found[0][0] if found and found[0][1] == "units" else 0
+        return self._units[version]
 
     def statistics(self, version: int) -> Statistics:
         """All that the device was shown, where this version counts. Raises `StateError` where it is damaged."""
@@ -80,7 +105,8 @@ class Counted:
         if self._last and self._last[:2] == (changes, version):
             return self._last[2]
         total, labels, rows = [self._nothing()], list[int](), list[bytes]()
-        for id, value, label in self._db.all(COUNTED, (version,)):
+        units = self.units(version)
+        for id, value, label in self._db.all(COUNTED, (version, _snapshot(units), not units, units)):
             if id < 0:
                 total.append(self._decoded(value))
             else:
@@ -90,10 +116,10 @@ class Counted:
         self._last = changes, version, found
         return found
 
-    def go_on(self, change: int, x: np.ndarray, labels: np.ndarray) -> None:
+    def go_on(self, change: int, x: np.ndarray, labels: np.ndarray, units: int) -> None:
         """A transaction that was this change has added rows with these features, and no more: what was read before
         it goes on with them."""
-        if self._last and self._last[0] == change - 1 and len(x):
+        if self._last and self._last[0] == change - 1 and len(x) and self.units(self._last[1]) == units:
             _, version, before = self._last
             self._last = change, version, added(before, of(x, labels, int(labels.max()) + 1))
 
@@ -118,22 +144,16 @@ class Counted:
         return found
 
     def absorb(self, db: sqlite3.Connection, examples: Sequence[int]) -> None:
-        """Examples are about to be evicted, in a transaction: they go on to count, in the snapshot."""
-        rows = [
-            row
-            for id in examples
-            for row in db.execute(
-                "SELECT features, label FROM examples WHERE id = ? AND status != ? AND features IS NOT NULL",
-                (id, PENDING),
-            )
-        ]
-        if rows:
-            features, labels = zip(*rows, strict=True)
-            self.write(db, added(self.snapshot(), self._of(features, labels)))
+        """Examples are about to be evicted, in a transaction: they go on to count, in their units' snapshot."""
+        query = "SELECT units, features, label FROM examples WHERE id = ? AND status != ? AND features NOT NULL"
+        rows = [row for id in examples for row in db.execute(query, (id, PENDING))]
+        for units in sorted({units for units, *_ in rows}):
+            features, labels = zip(*((x, label) for of_units, x, label in rows if of_units == units), strict=True)
+            self.write(db, added(self.snapshot(units), self._of(features, labels)), _snapshot(units))
 
-    def snapshot(self) -> Statistics:
-        """Of the examples that are no longer stored."""
-        found = self._db.all("SELECT value FROM settings WHERE name = ?", (SNAPSHOT,))
+    def snapshot(self, units: int = 0) -> Statistics:
+        """Of the examples that are no longer stored, by these units."""
+        found = self._db.all("SELECT value FROM settings WHERE name = ?", (_snapshot(units),))
         return self._decoded(found[0][0]) if found else self._nothing()
 
     def write(self, db: sqlite3.Connection, some: Statistics, name: str = SNAPSHOT) -> None:
@@ -161,9 +181,12 @@ class Counted:
 
     # --- from elsewhere
 
-    def take(self, db: sqlite3.Connection, told: Told, version: int) -> None:
-        """Statistics from elsewhere come with a version, in a transaction. Those of a file of that hash count once,
-        however often it is applied."""
+    def take(self, db: sqlite3.Connection, told: Told | Anew, version: int) -> None:
+        """Statistics come with a version, in a transaction: they begin anew, or are from elsewhere; those of a file
+        of that hash count once, however often it is applied."""
+        if isinstance(told, Anew):
+            self.refill(db, told.ids, told.examples, version)
+            return
         self.write(db, told.statistics, f"{OF}{told.file}")
         db.execute(SET, (f"{FROM}{told.file}", " ".join(told.origins)))
         self._tie(db, told.file, version)
@@ -187,21 +210,27 @@ class Counted:
         db.execute(SET, (f"{IN}{version}_{file}", version))
         self.changed(db)
 
-    # --- rows without features
+    # --- rows without features of the units that count
 
-    def without(self) -> list[int]:
-        """Ids of a device's examples whose features are not stored: from before the bundle had statistics."""
-        query = "SELECT id FROM examples WHERE features IS NULL AND status != ? ORDER BY id"
-        return [id for (id,) in self._db.all(query, (BUNDLES,))]
+    def without(self, version: int) -> list[int]:
+        """Ids of examples whose features of the units that count in a version are not stored: they were stored
+        before the bundle had statistics, or while others counted. The bundle's own are counted by it."""
+        query = "SELECT id FROM examples WHERE (features IS NULL OR units != ?) AND (status != ? OR ?) ORDER BY id"
+        units = self.units(version)
+        return [id for (id,) in self._db.all(query, (units, BUNDLES, units > 0))]
 
-    def fill(self, examples: Sequence[int], x: np.ndarray) -> None:
-        """Store the features of examples that have none, int8 (N, d)."""
+    def fill(self, examples: Sequence[int], x: np.ndarray, units: int) -> None:
+        """Store the features of examples, int8 (N, d), by these units."""
         with self._db.transaction() as db:
-            db.executemany(
-                "UPDATE examples SET features = ? WHERE id = ? AND features IS NULL",
-                [(row.tobytes(), id) for row, id in zip(x, examples, strict=True)],
-            )
-            self.changed(db)
+            self.refill(db, examples, x, units)
+
+    def refill(self, db: sqlite3.Connection, examples: Sequence[int], x: np.ndarray, units: int) -> None:
+        """The same in a transaction."""
+        db.executemany(
+            "UPDATE examples SET features = ?, units = ? WHERE id = ?",
+            [(row.tobytes(), units, id) for row, id in zip(x, examples, strict=True)],
+        )
+        self.changed(db)
 
     def _nothing(self) -> Statistics:
         return none(0, self._how.dimension)

@@ -38,6 +38,7 @@ SCHEMA = (
     id INTEGER PRIMARY KEY AUTOINCREMENT, label INTEGER NOT NULL CHECK (typeof(label) = 'integer'),
     image BLOB NOT NULL CHECK (typeof(image) = 'blob'),
     features BLOB CHECK (typeof(features) IN ('blob', 'null')),
+    units INTEGER NOT NULL CHECK (typeof(units) = 'integer'),
     status TEXT NOT NULL CHECK (status IN ('{BUNDLES}', '{PENDING}', '{LEARNED}', '{REFUSED}', '{JUDGING}')),
     at TEXT NOT NULL, first INTEGER
 )""",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 from msgspec import Struct
 
@@ -17,6 +15,10 @@ class Judged(Struct, frozen=True):
     images: int
     before: int  # of the version that the update began with
     after: int
+
+    @property
+    def better(self) -> bool:
+        return self.after > self.before
 
     def harmful(self, tolerance: float) -> bool:
         """Whether more than that share of them is lost, and more than one."""
@@ -38,14 +40,6 @@ def judged(before: Model, after: Model, examples: Examples) -> Judged | None:
 def costs(shipped: float | None, after: float | None, tolerance: float) -> bool:
     """Whether new weights cost more held-back examples than is tolerated, against the shipped ones."""
     return shipped is not None and after is not None and after < shipped - tolerance
-
-
-def beyond(judging: Mapping[int, Sequence[int]], most: int) -> list[int]:
-    """Of judging examples, ids by label, those that go so that `most` are left: the oldest of the largest class."""
-    kept, gone = {label: list(ids) for label, ids in judging.items()}, list[int]()
-    while sum(map(len, kept.values())) > most:
-        gone.append(max(kept.values(), key=len).pop(0))
-    return gone
 
 
 def _right(model: Model, examples: Examples) -> int:

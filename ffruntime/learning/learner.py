@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -13,25 +13,27 @@ from msgspec import Struct, structs
 
 from ..core.architecture import class_goodness
 from ..core.bundle import HELD_BACK, REPLAY
-from ..core.data import Examples, require_images, to_unit_interval
+from ..core.data import require_images, to_unit_interval
 from ..core.durable import sha256
 from ..core.errors import BundleError, unknown
 from ..core.folders import class_name
 from ..core.graphs import unit_gradient
 from ..core.layers import KNOWN, learned_tensors, of_readout
-from ..core.learning import EVERY, PORTION, Augment
+from ..core.learning import PORTION, Augment
 from ..core.state import Weights, read_state
 from ..model import Model
 from .counted import Counted, Told, grew
 from .database import JUDGING
 from .directory import alone
-from .draws import augment, draw_balanced, evictions
+from .draws import augment, draw_balanced
 from .forgetting import Forgotten
-from .judging import Judged, beyond, costs, judged, share_right
+from .judging import Judged, costs, judged, share_right
 from .names import by_name, require_names
+from .own_units import anew, joined
+from .room import capacity, evictions, of_refused
 from .rows import MOST, begin_rows
 from .step import Arrays, Settings, learning_units, update_steps
-from .store import BUNDLES, LEARNED, REFUSED, Store
+from .store import BUNDLES, LEARNED, Store
 from .update import Batch, Stepped, change
 from .versions import Current
 
@@ -57,7 +59,8 @@ class Outcome(Struct, frozen=True):
     losses: tuple[float, ...]  # of the units that learn, in the last step, and of the classifier
     evicted: int
     seconds: float
-    judged: Judged | None = None  # by the device's own judging examples
+    judged: Judged | None = None  # by the device's own judging examples; of units by held-back ones, too
+    dropped: int | None = None  # examples that new units' class statistics, begun anew, no longer count
     own: bool = False  # of a state: its class statistics have examples of this one, so they were left out
 
 
@@ -78,25 +81,29 @@ class Learner:
         replay_bytes: int | None = None,
         seeded: bool = True,
         frozen: bool = True,
+        units: bool = False,
     ) -> None:
         """Open the state directory, by default the bundle's, or make it; without `seeded` a new one begins with no
         example to replay. With class statistics gradients leave units as they are, so that these go on to answer,
-        unless it is not `frozen`. With `state=False`, what is learned and stored lives as long as the learner.
+        unless it is not `frozen`; with `units` they teach these, too, and statistics begin anew, of what is stored.
+        With `state=False`, what is learned and stored lives as long as the learner.
 
         `replay_bytes`: what stored images may take from now on. Raises `StateError`, `StorageError`, `BundleError`
         where the bundle has no gradient graphs or does not say how it learns, and what loading one raises.
         """
         bundle, manifest = model.bundle, model.manifest
-        units = learning_units(manifest.network, manifest.files)
-        self.learned = learned_tensors(manifest.network, units)
+        learning = learning_units(manifest.network, manifest.files)
+        self.learned = learned_tensors(manifest.network, learning)
         if manifest.learning is None:
             raise BundleError(f"{model.path}: its manifest does not say how its units learn; train it again")
         self.learning = manifest.learning
-        self.settings, self.tolerance, self._frozen = settings or Settings(), tolerance, frozen
+        self.settings, self.tolerance = settings or Settings(), tolerance
+        self._units = units and manifest.counted is not None
+        self._frozen = frozen and not self._units and manifest.counted is not None
         self.shipped = model.with_weights(Weights({}, manifest.classes))
         # Its gradient graphs serve all versions; what a call needs goes back after it: it would add up.
         self.gradients = self.shipped.with_session(structs.replace(model.session, arena=False))
-        first = unit_gradient(manifest.network, units[0]).name
+        first = unit_gradient(manifest.network, learning[0]).name
         self.gradients.graph(first)  # a backend that cannot run says so before anything is stored
         self._held_back = bundle.exemplars(HELD_BACK)
         self.version, self.model = 0, self.shipped
@@ -105,8 +112,6 @@ class Learner:
         try:
             if replay_bytes is not None:
                 self.store.set("replay_bytes", replay_bytes)
-            if self.counted and (some := self.counted.without()):
-                self.counted.fill(some, self.shipped.examples(self.store.read(some).pixels))
             self.refresh()
         except BaseException:
             self.close()
@@ -126,7 +131,19 @@ class Learner:
         now = self.store.current()
         like = self.model if now.version == self.version else self.shipped  # whose loaded graphs go on
         self.version, self.model = now.version, like.with_weights(now.weights)
+        if self.counted and (
+            some := self.counted.without(now.version)
+        ):  # of these units their features are missing
+            x = self._seeing.examples(self.store.read(some).pixels)
+            self.counted.fill(some, x, self.counted.units(now.version))
+            now = self.store.current()
+            self.model = self.model.with_weights(now.weights)
         return now
+
+    @property
+    def _seeing(self) -> Model:
+        """Whose units make the features that count."""
+        return self.model if self.model.counts else self.shipped
 
     # --- one call, or one outcome after the other
 
@@ -158,9 +175,8 @@ class Learner:
             return self.store.add(images, names)
         require_images(images, self.model.manifest.network.image.shape)
         names = require_names(names, len(images))
-        seeing, before = self.model if self.model.counts else self.shipped, self.model.weights.statistics
-        x = seeing.examples(images)
-        ids = self.store.add(images, names, x)
+        before, x = self.model.weights.statistics, self._seeing.examples(images)
+        ids = self.store.add(images, names, x, self.counted.units(self.version))
         now = self.store.current()
         known, after = by_name(now.weights.classes), now.weights.statistics
         if now.version == self.version and before and after and known.keys() >= set(names):
@@ -268,9 +284,9 @@ class Learner:
     def _make_room(self) -> None:
         """Where no update follows that would: pending examples beyond what may be stored take the place of others,
         by the replay policy."""
-        if self.store.count() > self._capacity() and (pending := self.store.pending()):
+        if self.store.count() > capacity(self.store) and (pending := self.store.pending()):
             rng = np.random.default_rng([len(pending), *pending[-1:]])
-            self.store.keep(pending, self.evictions(pending, self.store.seen(), rng))
+            self.store.keep(pending, evictions(self.store, pending, self.store.seen(), rng))
 
     def _of_rehearsal(self, steps: int) -> Settings:
         return structs.replace(self.settings, steps=steps, head_steps=steps)
@@ -308,19 +324,6 @@ class Learner:
             classes = [self.store.read(some[-MOST:]) for some in by_label.values()]
             begin_rows(self.gradients, weights, classes, self.settings.micro_batch)
 
-    def evictions(self, ids: Sequence[int], seen: Mapping[int, int], rng: np.random.Generator) -> list[int]:
-        """Stored examples that have to make room for `ids`: judging ones beyond a fifth of the room, then of
-        refused updates, then by the reservoir.
-
-        `seen`: label -> how many examples were ever learned from.
-        """
-        stored, refused, judging = self.store.ids(BUNDLES, LEARNED), self._refused(), self.store.ids(JUDGING)
-        arrived = list(zip(ids, self.store.read(ids).labels.tolist(), strict=True))
-        done = beyond(judging, self._capacity() // EVERY)
-        room = self._capacity() - (sum(map(len, judging.values())) - len(done))
-        gone = refused[: max(0, len(ids) + sum(map(len, stored.values())) + len(refused) - room)]
-        return [*done, *gone, *evictions(stored, seen, arrived, room - (len(refused) - len(gone)), rng)]
-
     def settle(
         self,
         now: Current,
@@ -333,21 +336,31 @@ class Learner:
     ) -> Outcome:
         """Judge what was made of the version `now`, and adopt or refuse it; `start`: when that began."""
         shipped, made = self._shipped(), self.model.with_weights(structs.replace(now.weights, tensors=tensors))
-        after, ours = share_right(made, self._held_back), judged(self.model, made, self._judging())
+        begun, judging, dropped = None, self.store.read(self._judging()), None
         finite = all(np.isfinite(tensor).all() for tensor in tensors.values())
+        if finite and self._units and kind != "stream":
+            begun = anew(self.store, made)
+            dropped = max(0, self._count(now.weights) - int(begun.statistics.counts.sum()))
+            made = made.with_weights(structs.replace(made.weights, statistics=begun.statistics, alone=True))
+            judging = joined(self._held_back, judging)
+        after, ours = share_right(made, self._held_back), judged(self.model, made, judging)
         harmful = costs(shipped, after, self.tolerance) or (ours is not None and ours.harmful(self.tolerance))
-        adopted = finite and not harmful
+        adopted = finite and not harmful and (not begun or (ours is not None and ours.better))
         if adopted:
-            gone = self.evictions(ids, self.store.seen(), rng)
-            version = self.store.adopt(now.version, kind, tensors, ids, gone, shipped, after)
+            gone = evictions(self.store, ids, self.store.seen(), rng)
+            kind = "units" if begun else kind
+            version = self.store.adopt(now.version, kind, tensors, ids, gone, shipped, after, told=begun)
             self.refresh()
         else:
-            others = sum(map(len, self.store.ids(BUNDLES, LEARNED, JUDGING).values())) + len(ids)
-            refused = self._refused()  # those of now can be tried again
-            gone = refused[: max(0, others + len(refused) - self._capacity())]
+            gone = of_refused(self.store, ids)
             version = self.store.refuse(now.version, kind, ids, shipped, after, gone)
         seconds = time.perf_counter() - start
-        return Outcome(version, adopted, tuple(ids), shipped, after, losses, len(gone), seconds, ours)
+        return Outcome(version, adopted, tuple(ids), shipped, after, losses, len(gone), seconds, ours, dropped)
+
+    def _count(self, weights: Weights) -> int:
+        """Examples that class statistics are of, the bundle's among them unless they are of other units."""
+        own = weights.statistics.counts.sum() if weights.statistics else 0
+        return int(own + (0 if weights.alone else self.model.bundle.statistics().counts.sum()))
 
     def _attempt(self, now: Current, ids: list[int], kind: str, settings: Settings, stepped: Stepped) -> Outcome:
         """Change the weights, judge them, and adopt or refuse them."""
@@ -363,15 +376,15 @@ class Learner:
         weights = self.weights(now)
         self.begin_rows(weights, ids)
         batches = self.batches(ids, self.learning.augment, settings, rng)
-        frozen = self._frozen and self.counted is not None
+        frozen = self._frozen
         losses = change(self.model, self.gradients, weights, batches, self.learning, settings, rng, stepped, frozen)
         learned = (tensor for tensor in self.learned if not frozen or tensor.unit is None or of_readout(tensor))
         tensors = {tensor.name: weights[tensor.name] for tensor in learned}
         return {**now.weights.tensors, **tensors}, losses
 
-    def _judging(self) -> Examples:
-        """The device's own judging examples."""
-        return self.store.read([id for some in self.store.ids(JUDGING).values() for id in some])
+    def _judging(self) -> list[int]:
+        """Ids of the device's own judging examples."""
+        return [id for some in self.store.ids(JUDGING).values() for id in some]
 
     def _shipped(self) -> float | None:
         """Share of the held-back exemplars that the bundle's own weights classify rightly, computed once in a
@@ -383,14 +396,6 @@ class Learner:
             if share is not None:
                 self.store.set("shipped", share)
         return share
-
-    def _capacity(self) -> int:
-        """Examples that may be stored."""
-        return int(self.store.setting("replay_bytes") or 0) // int(np.prod(self.model.manifest.network.image.shape))
-
-    def _refused(self) -> list[int]:
-        """Ids of examples of refused updates, oldest first."""
-        return sorted(id for some in self.store.ids(REFUSED).values() for id in some)
 
 
 def _within(progress: AbstractContextManager[Stepped], work: Callable[[Stepped], Outcome | None]) -> Outcome | None:

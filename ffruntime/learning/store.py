@@ -21,14 +21,14 @@ from ..core.errors import StateError, UsageError
 from ..core.learning import REPLAY_BYTES
 from ..core.manifest import WEIGHTS, Manifest
 from ..core.state import State, Weights
-from .counted import Counted, Told
+from .counted import Anew, Counted, Told
 from .database import BUNDLES, LEARNED, PENDING, REFUSED, Database, create, evict, mark, utc
 from .forgetting import Forgotten, forget_examples, released, with_elsewhere
 from .names import Names, require_names
 from .versions import VERSIONS, Current, Version, VersionWeights, forget, next_number, origin, record
 
 WELL_KNOWN = 20  # examples of a new class from which on it is no longer undertrained
-INSERT = "INSERT INTO examples (label, image, features, status, at) VALUES (?, ?, ?, ?, ?)"
+INSERT = "INSERT INTO examples (label, image, features, units, status, at) VALUES (?, ?, ?, ?, ?, ?)"
 
 Seeds: TypeAlias = Callable[[], Examples]
 
@@ -72,11 +72,14 @@ class Store:
 
     # --- examples
 
-    def add(self, images: np.ndarray, names: Sequence[str], features: np.ndarray | None = None) -> list[int]:
+    def add(
+        self, images: np.ndarray, names: Sequence[str], features: np.ndarray | None = None, units: int = 0
+    ) -> list[int]:
         """Store images uint8 (N, C, H, W) with the names of their classes, durably, all or none; returns their ids.
 
         `features`: the examples of class statistics that they are, int8 (N, d), which count from now on; every
-        fifth of a class then judges updates. New classes take spare patterns. Raises `UsageError` for images of
+        fifth of a class then judges updates. `units`: which version taught the units that made them, 0 for the
+        bundle's. New classes take spare patterns. Raises `UsageError` for images of
         another shape or more classes than patterns, `StorageError` where they cannot be stored.
         """
         require_images(images, self.manifest.network.image.shape)
@@ -87,12 +90,12 @@ class Store:
             rows = [row.tobytes() for row in features] if features is not None else [None] * len(images)
             statuses = counted.statuses(labels, self.current_version()) if counted else [PENDING] * len(images)
             ids = [
-                int(db.execute(INSERT, (label, image.tobytes(), row, status, utc())).lastrowid or 0)
+                int(db.execute(INSERT, (label, image.tobytes(), row, units, status, utc())).lastrowid or 0)
                 for label, image, row, status in zip(labels, images, rows, statuses, strict=True)
             ]
             change = counted.changed(db) if counted else 0
         if counted and features is not None:
-            counted.go_on(change, features, np.array(labels))
+            counted.go_on(change, features, np.array(labels), units)
         return ids
 
     def ids(self, *statuses: str) -> dict[int, list[int]]:
@@ -216,7 +219,8 @@ class Store:
                 classes = self.classes()
                 unsure = {name for name in classes if name in made.undertrained or name not in made.classes}
                 counted = self.counted.statistics(number) if self.counted else None
-                weights = Weights(made.tensors, classes, frozenset(unsure), counted)
+                alone = self.counted is not None and self.counted.units(number) > 0
+                weights = Weights(made.tensors, classes, frozenset(unsure), counted, alone)
                 return Current(number, weights, updates, examples)
             except (StateError, UsageError):
                 if self.current_version() == number:
@@ -250,13 +254,13 @@ class Store:
         before: float | None = None,
         after: float | None = None,
         learned: State | None = None,
-        told: Told | None = None,
+        told: Told | Anew | None = None,
     ) -> int:
         """Make a version of these weights and make it current; its number. Older ones' weights make room.
 
         `tensors`: all that differ from the bundle's; they must not change any more. `examples` were learned from,
         `evicted` leave the store. `learned`: classes, updates and examples of a state that came from elsewhere, and
-        `told` its class statistics.
+        `told` its class statistics, or those that begin anew with these weights' own units.
         Raises `StateError` where another process has changed the version meanwhile, `StorageError` where there is
         no room, `UsageError` where a pattern means one class here and another there; nothing is changed then.
         """
@@ -365,7 +369,7 @@ class Store:
             create(db)
             db.executemany("INSERT INTO settings VALUES (?, ?)", list(first.items()))
             for image, label in zip(first_examples.pixels, first_examples.labels, strict=True):
-                db.execute(INSERT, (int(label), image.tobytes(), None, BUNDLES, utc()))
+                db.execute(INSERT, (int(label), image.tobytes(), None, 0, BUNDLES, utc()))
 
     def _hardly_seen(self, examples: int) -> frozenset[str]:
         """Learned classes that weights which learned from so many examples in all can have seen but few of."""

@@ -21,6 +21,7 @@ from ..core.learning import Augment
 from ..model import Model
 from .directory import alone
 from .learner import Learner, Outcome
+from .room import evictions
 from .step import Arrays, ClassSteps, HeadSteps, UnitSteps
 from .store import BUNDLES, LEARNED
 from .update import Batch, Stepped
@@ -62,7 +63,7 @@ class Stream:
         ids = store.add(images, names)
         self._learner.begin_rows(self._weights, ids)
         self._step(next(self._batches(ids)), rate)
-        gone = self._learner.evictions(ids, self._seen, self._rng)
+        gone = evictions(store, ids, self._seen, self._rng)
         self._seen.update(store.read(ids).labels.tolist())
         store.keep(ids, gone)
 

@@ -24,6 +24,7 @@ from ffruntime.core.layers import KNOWN, feature_tensors
 from ffruntime.core.manifest import STATISTICS
 from ffruntime.core.state import Weights, read_state, write_state
 from ffruntime.core.statistics import Origin
+from ffruntime.learning.judging import Judged
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.step import Settings
 from ffruntime.learning.store import Store
@@ -200,6 +201,52 @@ def test_units_may_learn_where_that_is_asked_for(model: Model, tmp_path: Path) -
         learner.learn(halves(2, 1), [NEW] * 2)
         expected = shown(model, np.concatenate([halves(2), halves(2, 1)]), [6] * 4)
         assert same(learner.model.weights.statistics, expected)
+
+
+def test_units_that_are_taught_begin_statistics_of_their_own(
+    model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what is stored; adopted only where they are better. With the version they come and go."""
+    state = tmp_path / "state"
+    with closing(Learner(model, state, FEW, tolerance=1.0, units=True)) as learner:
+        learner.add(halves(6), [NEW] * 6)
+        (outcome,) = learner.updates([(np.empty(0), [])], now=True)
+        assert outcome.judged  # nothing is better than all right
+        assert (outcome.judged.before, outcome.adopted, learner.version) == (outcome.judged.images, False, 0)
+        assert same(learner.model.weights.statistics, shown(model, halves(6), [6] * 6))
+        monkeypatch.setattr(Judged, "better", True)
+        learner.store.retry()
+        (outcome,) = learner.updates([(np.empty(0), [])], now=True)
+        taught = learner.model
+        assert (outcome.adopted, taught.weights.alone, taught.counts) == (True, True, True)
+        assert learner.store.history()[-1].kind == "units"
+        seeds = model.bundle.exemplars(1)
+        training = int(model.bundle.statistics().counts.sum())
+        assert outcome.dropped == training + 6 - (len(seeds) + 6)
+        learner.learn(halves(2, 1), [NEW] * 2, now=False)  # by the units that were taught
+        pixels = np.concatenate([seeds.pixels, halves(6), halves(2, 1)])
+        anew = shown(taught, pixels, [*seeds.labels.tolist(), *[6] * 8])
+        assert same(learner.model.weights.statistics, anew)
+        assert not np.array_equal(taught.examples(halves(6)), model.examples(halves(6)))
+        now = learner.model.scores(halves(9, 3))
+        assert learner.model.classify(halves(1, 3)[0]).typicality is None  # calibrated by other units
+    np.testing.assert_allclose(Model(model.path, state=state).scores(halves(9, 3)), now, rtol=1e-4, atol=1e-4)
+    version = outcome.version
+    done = command("rollback", "--model", model.path, "--state", state)
+    assert done.returncode == 0
+    own = shown(model, np.concatenate([halves(6), halves(2, 1)]), [6] * 8)
+    with closing(Store(state, model.manifest, writing=False)) as store:
+        assert same(store.current().weights.statistics, own)
+    with closing(learner_of(model, state, tolerance=1.0)) as learner:
+        learner.store.rollback(version)
+        learner.refresh()
+        assert same(learner.model.weights.statistics, anew)
+        learner.learn(halves(1, 4), [NEW], now=True)  # readouts alone
+        assert learner.store.history()[-1].kind == "update"
+        assert learner.model.weights.alone
+        ids = [id for some in learner.store.ids("pending", "learned", "judging").values() for id in some]
+        learner.forget([ids[0]])
+        assert not learner.model.weights.alone
 
 
 def test_statistics_belong_to_the_bundles_units(model: Model) -> None:
