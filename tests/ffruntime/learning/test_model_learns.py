@@ -14,6 +14,7 @@ import pytest
 
 from ffruntime import Model
 from ffruntime.core.errors import StorageError
+from ffruntime.learning import learner as module
 from ffruntime.learning.learner import Learner, Outcome
 from ffruntime.learning.step import Settings
 
@@ -23,7 +24,7 @@ BRIEF = Settings(steps=10, head_steps=10)
 @pytest.fixture
 def model(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     """Whatever it learns is adopted: that some digits are of a new class does harm."""
-    monkeypatch.setattr(Learner, "_judge", lambda *_: None)
+    monkeypatch.setattr(module, "share_right", lambda *_: None)
     return Model(shutil.copytree(exported, tmp_path / "model.ff"))
 
 

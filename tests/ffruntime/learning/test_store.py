@@ -492,7 +492,7 @@ def test_reset_waits_for_who_is_storing(store: Store, place: Path, manifest: Man
         resetting.start()
         resetting.join(0.3)
         assert resetting.is_alive()
-        db.execute(module.INSERT, (0, IMAGES[0].tobytes(), None, PENDING, ""))
+        db.execute(module.INSERT, (0, IMAGES[0].tobytes(), None, 0, PENDING, ""))
     resetting.join()
     with closing(Store(place, manifest)) as other:
         assert other.pending() == []
