@@ -29,7 +29,7 @@ from .draws import augment, draw_balanced
 from .forgetting import Forgotten
 from .judging import Judged, costs, judged, share_right
 from .names import by_name, require_names
-from .own_units import anew, joined
+from .own_units import anew, examples_of, joined
 from .room import capacity, evictions, of_refused
 from .rows import MOST, begin_rows
 from .step import Arrays, Settings, learning_units, update_steps
@@ -340,7 +340,7 @@ class Learner:
         finite = all(np.isfinite(tensor).all() for tensor in tensors.values())
         if finite and self._units and kind != "stream":
             begun = anew(self.store, made)
-            dropped = max(0, self._count(now.weights) - int(begun.statistics.counts.sum()))
+            dropped = max(0, examples_of(self.model) - len(begun.ids))
             made = made.with_weights(structs.replace(made.weights, statistics=begun.statistics, alone=True))
             judging = joined(self._held_back, judging)
         after, ours = share_right(made, self._held_back), judged(self.model, made, judging)
@@ -356,11 +356,6 @@ class Learner:
             version = self.store.refuse(now.version, kind, ids, shipped, after, gone)
         seconds = time.perf_counter() - start
         return Outcome(version, adopted, tuple(ids), shipped, after, losses, len(gone), seconds, ours, dropped)
-
-    def _count(self, weights: Weights) -> int:
-        """Examples that class statistics are of, the bundle's among them unless they are of other units."""
-        own = weights.statistics.counts.sum() if weights.statistics else 0
-        return int(own + (0 if weights.alone else self.model.bundle.statistics().counts.sum()))
 
     def _attempt(self, now: Current, ids: list[int], kind: str, settings: Settings, stepped: Stepped) -> Outcome:
         """Change the weights, judge them, and adopt or refuse them."""

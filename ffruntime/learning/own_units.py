@@ -21,6 +21,14 @@ def anew(store: Store, model: Model) -> Anew:
     return Anew(tuple(ids), x, of(x, read.labels, len(store.classes())))
 
 
+def examples_of(model: Model) -> int:
+    """How many examples the class statistics of a model are of: the bundle's among them, unless they are of others'
+    units."""
+    weights = model.weights
+    own = weights.statistics.counts.sum() if weights.statistics else 0
+    return int(own + (0 if weights.alone else model.bundle.statistics().counts.sum()))
+
+
 def joined(*some: Examples) -> Examples:
     """All examples of some sets."""
     pixels, labels = zip(*((one.pixels, one.labels) for one in some), strict=True)
