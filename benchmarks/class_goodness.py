@@ -4,6 +4,7 @@
 
     mnist            trained as a user does, for 15 minutes of this machine, or for N steps, so that a busy machine
                      repeats what an idle one did in its minutes
+    clock            MNIST as a user types it, for M minutes of this machine, one seed
     fashion          Fashion-MNIST, 30 minutes, one seed
     backpropagation  the same network, steps and seeds as `mnist`, one loss for all of it, by its last readout
     time             seconds of a step beside recipe `cpu`'s, in turns, times the steps that each needs to
@@ -98,6 +99,12 @@ def keep(folder: Path, name: str, row: dict[str, Any]) -> None:
 def mnist(o: argparse.Namespace) -> Rows:
     for seed in range(o.seeds):
         yield f"mnist-{seed}", trained(o.folder / f"mnist-{seed}.ff", "mnist", seed, *how_long(o, "mnist"))
+
+
+def clock(o: argparse.Namespace) -> Rows:
+    minutes = f"{o.minutes or MINUTES['mnist']:g}"
+    row = trained(o.folder / "clock-0.ff", "mnist", 0, "--minutes", minutes)
+    yield "clock-0", {**row, "command": f"fftrain mnist --minutes {minutes} --seed 0"}
 
 
 def fashion(o: argparse.Namespace) -> Rows:
@@ -364,6 +371,7 @@ def this_command() -> str:
 
 PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "mnist": mnist,
+    "clock": clock,
     "fashion": fashion,
     "backpropagation": backpropagation,
     "time": time_to_target,

@@ -117,7 +117,9 @@ def test_each_part_alone(results: Path, part: str) -> None:
     section = page_class.section()
     assert SAYS[part] in section
     assert not any(said in section for other, said in SAYS.items() if other != part)
-    assert f"FOLDER {part}` on 2 cores of a processor" in section.replace("mnist fashion backpropagation", part)
+    assert f"FOLDER {part}` on 2 cores of a processor" in section.replace(
+        "mnist clock fashion backpropagation", part
+    )
     assert section in page_results.page()
 
 
