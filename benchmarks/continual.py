@@ -1,6 +1,6 @@
 """Learning on the device beside other methods that learn on, in one run: what is learned, and what it costs.
 
-    python benchmarks/continual.py NINE MODEL UNTRAINED [--only digit|split|fashion|worlds …] [--again] [--quick]
+    python benchmarks/continual.py NINE MODEL UNTRAINED [--only digit|split|fashion|worlds …] [--method TEXT]
     python benchmarks/continual.py NINE MODEL UNTRAINED --goodness pair [--seeds 5]
 
 The bundles: `fftrain mnist --classes 0-8 --out nine.ff`, `fftrain mnist`, `fftrain mnist --recipe class-stream
@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("untrained")
     parser.add_argument("--goodness", choices=("pair", "class"), default="class")
     parser.add_argument("--only", nargs="+", choices=(*PARTS,), default=[*PARTS])
+    parser.add_argument("--method", default="", help="only methods in whose name this is")
     parser.add_argument("--seeds", type=int, default=5, help="of the scenes")
     parser.add_argument("--split", default="test")
     parser.add_argument("--again", action="store_true")
@@ -69,7 +70,7 @@ def main() -> None:
         for method, run in PARTS[part](o):
             found = {key: value for key, value in recorded(name).items() if key != "machine"}
             rows = found.setdefault(part, {"bundles": {}, "methods": {}})
-            if o.again or method not in rows["methods"]:
+            if o.method in method and (o.again or method not in rows["methods"]):
                 print(f"{part}: {method}", file=sys.stderr)
                 rows["methods"][method] = {**run(), "measured_on": machine()}
                 rows["bundles"] = {path.name: described(path) for path in (*o.nines, o.model, o.untrained)}

@@ -21,6 +21,7 @@ from msgspec import structs
 from ffruntime.backend import in_chunks
 from ffruntime.core.cost import goodness_macs
 from ffruntime.core.data import IDX_FOLDERS, SPLIT, Examples, data_directory, read_idx_examples, to_unit_interval
+from ffruntime.core.layers import statistics_features
 from ffruntime.core.projection import project
 from ffruntime.core.state import Weights
 from ffruntime.core.statistics import KEPT_BYTES, default_dimension, none
@@ -81,7 +82,9 @@ def methods(o: argparse.Namespace, data: str) -> Iterator[tuple[str, Callable[[]
     plan = structs.replace(QUICK, per_task=64, gdumb=2, rehearsal=1) if o.quick else PLAN
     seeds = 1 if o.quick else SEEDS
     units = functools.lru_cache(maxsize=1)(functools.partial(of_units, model, found))
-    shared = default_dimension(10**6, CLASSES)
+    shared, of_network = (
+        default_dimension(n, CLASSES) for n in (10**6, statistics_features(model.manifest.network))
+    )
     each = own_dimension(CLASSES, KEPT_BYTES)
     net = goodness_macs(model.manifest.network, 1)
     edge = functools.lru_cache(maxsize=1)(lambda: [edges(part.pixels) for part in found])
@@ -116,11 +119,15 @@ def methods(o: argparse.Namespace, data: str) -> Iterator[tuple[str, Callable[[]
     )
     yield (
         "class statistics, one covariance, untrained units",
-        lambda: at_once(lambda _: SharedCovariance(none(CLASSES, shared)), units, net + transform + shared**2, 1),
+        lambda: at_once(
+            lambda _: SharedCovariance(none(CLASSES, of_network)), units, net + transform + of_network**2, 1
+        ),
     )
     yield (
         "nearest class mean, untrained units",
-        lambda: at_once(lambda _: NearestMean(none(CLASSES, shared)), units, net + transform + CLASSES * shared, 1),
+        lambda: at_once(
+            lambda _: NearestMean(none(CLASSES, of_network)), units, net + transform + CLASSES * of_network, 1
+        ),
     )
     yield (
         "nearest class mean, edges",
@@ -169,7 +176,7 @@ def of_units(model: Model, found: Images, seed: int) -> list[np.ndarray]:
     network, rng = model.manifest.network, np.random.default_rng([seed, 1])
     drawn = {n: t for n, t in split_mnist.untrained(network, rng).items() if n.startswith("unit")}
     graph = model.with_weights(Weights(drawn, DIGITS)).graph("goodness")
-    dimension = default_dimension(10**6, CLASSES)
+    dimension = default_dimension(statistics_features(network), CLASSES)
     parts = []
     for part in found:
         rows = []

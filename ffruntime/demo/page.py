@@ -38,8 +38,8 @@ METHODS = {
 }
 GRADIENTS = "gradients, replay"  # the learner's updates, where other methods are shown beside
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
-DASHES = ("", "7 4", "2 3", "9 3 2 3", "14 4", "4 2", "1 4")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#A6761D")
+DASHES = ("", "7 4", "2 3", "9 3 2 3", "14 4", "4 2", "1 4", "10 2 2 2 2 2")
 WIDTH = 480
 LEFT, RIGHT, TOP, BOTTOM = 48, 468, 34, 232  # of the plotted area; below it the axis, then the legend
 COLUMN, ROW = 210, 17  # of the legend

@@ -64,6 +64,12 @@ def untrained_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def counted_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With class goodness and class statistics, one that knows the names of all ten digits."""
+    return _untrained(tmp_path_factory.mktemp("counted") / "counted.ff", None, "classes", counted=True)
+
+
+@pytest.fixture(scope="session")
 def nine_classes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With class goodness and class statistics, one that has never heard of 9."""
     return _untrained(tmp_path_factory.mktemp("nine") / "classes.ff", "0-8", "classes", counted=True)
