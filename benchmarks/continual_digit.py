@@ -18,6 +18,7 @@ from ffruntime.backend import in_chunks
 from ffruntime.core.bundle import REPLAY
 from ffruntime.core.cost import goodness_macs
 from ffruntime.core.data import Examples, to_unit_interval
+from ffruntime.core.gaussians import combined, scores
 from ffruntime.core.projection import project
 from ffruntime.core.statistics import KEPT_BYTES, kept_bytes, of, with_classes
 from ffruntime.demo import split_mnist
@@ -61,7 +62,7 @@ class Scene(NamedTuple):
 def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Row]]]:
     """Every method by its name, and what runs it, over all networks."""
     scenes = [scene_of(Model(path, session=Session(threads=1), state=False), o) for path in o.nines]
-    stepped = 1 if o.quick else STEPPED
+    stepped, settings = (1, Settings(steps=2)) if o.quick else (STEPPED, Settings())
     ways: dict[str, Callable[[Scene], Row]] = {
         "class statistics (ffruntime learn)": statistics,
         "nearest class mean": nearest_mean,
@@ -70,8 +71,10 @@ def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Row]]]:
         "streaming LDA, untrained convolutions": lambda scene: untrained(
             scene, Model(o.untrained, session=Session(threads=1), state=False)
         ),
-        "replay, gradients of the units (ffruntime learn --update now)": lambda scene: gradients(scene, stepped),
-        "replay, backpropagation": lambda scene: backpropagation(scene, stepped),
+        "replay, gradients of the units (ffruntime learn --update now)": lambda scene: gradients(
+            scene, stepped, settings
+        ),
+        "replay, backpropagation": lambda scene: backpropagation(scene, stepped, settings),
         "GDumb": lambda scene: gdumb(scene, Model(o.untrained, state=False), 3 if o.quick else GDUMB),
     }
     for name, way in ways.items():
@@ -106,13 +109,13 @@ class Shares:
         self._digit, self._tested, self.row = scene.digit, tested, Row(new={}, others={})
         self.row["before"] = [self._share(before(tested.pixels))[1]]
 
-    def add(self, count: int, scores: np.ndarray) -> None:
+    def add(self, count: int, told: np.ndarray) -> None:
         """After so many examples: of every measured image the scores of all classes."""
-        for what, share in zip(("new", "others"), self._share(scores), strict=True):
+        for what, share in zip(("new", "others"), self._share(told), strict=True):
             self.row[what].setdefault(str(count), []).append(share)
 
-    def _share(self, scores: np.ndarray) -> tuple[float, float]:
-        right, new = scores.argmax(1) == self._tested.labels, self._tested.labels == self._digit
+    def _share(self, told: np.ndarray) -> tuple[float, float]:
+        right, new = told.argmax(1) == self._tested.labels, self._tested.labels == self._digit
         return float(right[new].mean()), float(right[~new].mean())
 
     def end(self, cost: Cost, seconds: float, draws: int) -> Row:
@@ -126,18 +129,19 @@ class Shares:
 
 def statistics(scene: Scene) -> Row:
     """The device's own way: examples count as soon as they are stored, units and readouts stay. What the network
-    says of a measured image, and its features, are computed once."""
+    says of a measured image, and its features, are computed once, and put together as `Model.scores` does."""
     model, how = scene.model, scene.model.manifest.statistics
     assert how
-    graph, parts = in_chunks(model.graph(told.MODE), 100, 100), []
+    graph, goodness, features = in_chunks(model.graph(told.MODE), 100, 100), [], []
     for start in range(0, len(scene.tested), 1000):
         shown = to_unit_interval(scene.tested.pixels[start : start + 1000])
-        parts.append(graph({"images": shown, "labels": model.known}))
+        found = graph({"images": shown, "labels": model.known})
+        goodness.append(found["total"])
+        features.append(project(found["features"], how.dimension, how.seed))
+    own, x = np.concatenate(goodness), np.concatenate(features)
 
     def answers(now: Model) -> np.ndarray:
-        return np.concatenate(
-            [told.answered(model.path, part, now.known, now.gaussians(), how)["scores"] for part in parts]
-        )
+        return combined(own, now.known, scores(now.gaussians(), x), how.weights[told.MODE], how.together)
 
     shares, seconds = Shares(scene, scene.tested, lambda _: answers(model)), 0.0
     for draw in scene.draws:
@@ -214,9 +218,9 @@ def untrained(scene: Scene, other: Model) -> Row:
     return at_once(scene, lambda: SharedCovariance(training), x, macs)
 
 
-def gradients(scene: Scene, draws: int) -> Row:
+def gradients(scene: Scene, draws: int, settings: Settings) -> Row:
     """The device's updates of all units, with replay of the bundle's exemplars, by its defaults."""
-    settings, seeds = Settings(), scene.model.bundle.exemplars(REPLAY)
+    seeds = scene.model.bundle.exemplars(REPLAY)
     shares, seconds = Shares(scene, scene.few, scene.model.scores), 0.0
     for draw in scene.draws[:draws]:
         with closing(Learner(scene.model, False, settings, frozen=False)) as learner:
@@ -230,9 +234,9 @@ def gradients(scene: Scene, draws: int) -> Row:
     return shares.end(cost, seconds, draws)
 
 
-def backpropagation(scene: Scene, draws: int) -> Row:
+def backpropagation(scene: Scene, draws: int, settings: Settings) -> Row:
     """The same steps and replay by backpropagation; the new class's rows begin at zero."""
-    settings, seeds = Settings(), scene.model.bundle.exemplars(REPLAY)
+    seeds = scene.model.bundle.exemplars(REPLAY)
     shares, seconds, macs = Shares(scene, scene.few, scene.model.scores), 0.0, 0
     for number, draw in enumerate(scene.draws[:draws]):
         rng, memory = np.random.default_rng(number), Memory(len(seeds) + TAUGHT[-1], number, seeds)
