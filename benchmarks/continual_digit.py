@@ -71,9 +71,7 @@ def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Row]]]:
         "streaming LDA, untrained convolutions": lambda scene: untrained(
             scene, Model(o.untrained, session=Session(threads=1), state=False)
         ),
-        "replay, gradients of the units (ffruntime learn --update now)": lambda scene: gradients(
-            scene, stepped, settings
-        ),
+        "replay, gradients of the units (Learner, frozen=False)": lambda scene: gradients(scene, stepped, settings),
         "replay, backpropagation": lambda scene: backpropagation(scene, stepped, settings),
         "GDumb": lambda scene: gdumb(scene, Model(o.untrained, state=False), 3 if o.quick else GDUMB),
     }

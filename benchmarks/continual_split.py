@@ -147,7 +147,7 @@ def methods(o: argparse.Namespace, data: str) -> Iterator[tuple[str, Callable[[]
     )
     yield "GDumb", lambda: gdumb(model, *found, plan, STEPPED)
     yield "replay, backpropagation", lambda: backpropagation(model, *found, plan, STEPPED)
-    yield "replay, gradients of the units (ffruntime)", lambda: replay(model, *found, plan, STEPPED)
+    yield "replay, gradients of the units (Stream)", lambda: replay(model, *found, plan, STEPPED)
 
 
 def at_once_row(

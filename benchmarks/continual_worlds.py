@@ -137,7 +137,7 @@ def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Row]]]:
         "nothing learned": nothing,
         "normalisation statistics alone, 320 images without labels": normalisation,
         "class statistics beside goodness (ffruntime learn)": statistics,
-        "gradients of the units, replay (ffruntime learn --update now --rehearse)": gradients,
+        "gradients of the units, replay (Learner, frozen=False)": gradients,
         "normalisation statistics, then gradients of the units": lambda world: gradients(world, first=True),
         "gradients of the units, then class statistics anew": anew,
         "class statistics alone, goodness left out": lambda world: at_once(

@@ -14,8 +14,9 @@ INTRODUCTION = """## Learning on, beside other methods
 
 By class goodness, on test images. *Kept* are statistics, pictures and features, beside the network's weights;
 seconds are of a processor core that other programs shared; GMAC are thousand millions of multiply-accumulates.
-Methods that take steps were run with fewer draws and seeds. `ffruntime …` is the device's own command; what names
-none is a method of the benchmark and of the demonstration.
+Methods that take steps were run with fewer draws and seeds. `ffruntime learn` is the device's own command; `Learner` and
+`Stream` are the device's program, called otherwise than the command calls it; what names none of them is a method of
+the benchmark and of the demonstration.
 """
 
 
@@ -81,13 +82,15 @@ def _worlds() -> str:
         cells = [f"{100 * row['accuracy'][world]['new']:.1f}" for world in worlds]
         summed = [f"{100 * row[what]:.1f}" for what in ("mean", "worst", "old")]
         lines.append([name, *cells, *summed, *_cost(row)])
-    best = [
-        f"{world}: {max(found, key=lambda name: found[name]['accuracy'][world]['new'])} "
-        f"({percent(max(row['accuracy'][world]['new'] for row in found.values()), 1)})"
-        for world in worlds
-    ]
+
+    def best(world: str) -> str:
+        name = max(found, key=lambda name: found[name]["accuracy"][world]["new"])
+        return f"{world}: {name} ({percent(found[name]['accuracy'][world]['new'], 1)})"
+
     head = ["method", *worlds, "mean", "worst", "the old world", "kept", "seconds", "GMAC"]
     return (
         "### Changed worlds\n\nAccuracy in per cent after 320 labelled images of a world; the old world's is the "
-        "mean over the six.\n\n" + table(head, lines) + f"\nThe best in each world: {'; '.join(best)}.\n"
+        "mean over the six.\n\n"
+        + table(head, lines)
+        + f"\nThe best in each world: {'; '.join(map(best, worlds))}.\n"
     )
