@@ -46,7 +46,7 @@ from ffruntime.session import Session
 
 Row: TypeAlias = dict[str, Any]
 IMAGE = 28 * 28  # bytes
-SEEDS, STEPPED = 3, 1  # of methods that learn from features at once, and of those that take steps
+SEEDS, STEPPED = 2, 1  # of methods that learn from features at once, and of those that take steps
 # Half the demonstration's steps: 128 images arrive together, 100 steps at rest after each task.
 PLAN = SplitPlan(arriving=128, rehearsal=100, gdumb=500, goodness=500)
 CLASSES = 10

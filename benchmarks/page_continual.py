@@ -14,9 +14,9 @@ INTRODUCTION = """## Learning on, beside other methods
 
 By class goodness, on test images. *Kept* are statistics, pictures and features, beside the network's weights;
 seconds are of a processor core that other programs shared; GMAC are thousand millions of multiply-accumulates.
-Methods that take steps were run with fewer draws and seeds. `ffruntime learn` is the device's own command; `Learner` and
-`Stream` are the device's program, called otherwise than the command calls it; what names none of them is a method of
-the benchmark and of the demonstration.
+Methods that take steps were run with fewer draws and seeds. `ffruntime learn` is the device's own command;
+`Learner` and `Stream` are the device's program, called otherwise than the command calls it; what names none of them
+is a method of the benchmark and of the demonstration.
 """
 
 
