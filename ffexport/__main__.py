@@ -1,5 +1,12 @@
-"""`python -m ffexport`."""
+"""`ffexport`, and `python -m ffexport`."""
 
-from .cli import main
+from ffruntime.start import start
 
-main()
+
+def main() -> None:
+    """Entry point of `ffexport`."""
+    start("ffexport.cli")
+
+
+if __name__ == "__main__":
+    main()

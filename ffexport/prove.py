@@ -15,6 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from msgspec import structs
 
+from ffruntime import lock
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import FFError, StorageError
@@ -39,8 +40,8 @@ def scratch_folder() -> Iterator[Path]:
     Raises `StorageError` where it cannot be made, or where there is no space for what the block writes to it.
     """
     try:
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            yield Path(folder)
+        with lock.scratch_folder() as folder:
+            yield folder
     except OSError as error:
         raise StorageError(
             f"{tempfile.gettempdir()}: no scratch copy can be made there: {error.strerror}"

@@ -8,7 +8,6 @@ that ran it.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from ffruntime.backend import PROVIDERS, SHAPE_OPS, open_session, require_no_oth
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.manifest import WEIGHTS, Precision, in_folder
 from ffruntime.golden import check, require
+from ffruntime.lock import scratch_folder
 from ffruntime.model import Model
 from ffruntime.session import Session
 
@@ -75,8 +75,8 @@ def require_provider(file: Path, nodes: Sequence[Node], provider: str) -> None:
 
 def placement(file: Path, backend: str) -> list[Node]:
     """Every node of a graph, optimised as `backend` has it, and where it runs: found out by running it once."""
-    with tempfile.TemporaryDirectory() as scratch:
-        session = open_session(file, backend, profile=Path(scratch) / "profile")
+    with scratch_folder() as scratch:
+        session = open_session(file, backend, profile=scratch / "profile")
         session.run(None, {value.name: _some(value) for value in session.get_inputs()})
         events = json.loads(Path(session.end_profiling()).read_text())
     return [_node(event) for event in events if event["name"].endswith("_kernel_time")]

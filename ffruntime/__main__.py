@@ -1,5 +1,12 @@
-"""`python -m ffruntime`."""
+"""`ffruntime`, and `python -m ffruntime`."""
 
-from .cli import main
+from ffruntime.start import start
 
-main()
+
+def main() -> None:
+    """Entry point of `ffruntime`."""
+    start("ffruntime.cli")
+
+
+if __name__ == "__main__":
+    main()

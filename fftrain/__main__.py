@@ -1,5 +1,12 @@
-"""`python -m fftrain`."""
+"""`fftrain`, and `python -m fftrain`."""
 
-from .cli import main
+from ffruntime.start import start
 
-main()
+
+def main() -> None:
+    """Entry point of `fftrain`."""
+    start("fftrain.cli")
+
+
+if __name__ == "__main__":
+    main()

@@ -87,7 +87,11 @@ def read_checkpoint(path: Path) -> tuple[Identity, Progress, Tensors]:
         if metadata["sha256"] != _digest(metadata["identity"], metadata["progress"], content):
             raise ValueError("its hash is not that of its content")
         return decode_json(metadata["identity"], Identity), decode_json(metadata["progress"], Progress), content
-    except (SafetensorError, KeyError, OSError, ValueError) as error:
+    except FileNotFoundError as error:
+        raise BundleError(f"{path}: no such checkpoint") from error
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (SafetensorError, KeyError, ValueError) as error:
         raise BundleError(f"{path}: damaged checkpoint: {error}; delete it to start again") from error
 
 

@@ -23,6 +23,7 @@ CONTRACT = {"numpy", "msgspec", "safetensors", "tomli", *sys.stdlib_module_names
 OF_RUNTIME = {
     "fftrain": {
         "ffruntime.command",  # how every command ends: one line and an exit code
+        "ffruntime.start",  # and how it begins
         "ffruntime.picture",  # pictures are read for training as a device reads them
         "ffruntime.picture_file",  # and so are those of a folder found
         "ffruntime.model",  # to explain what a device would answer
@@ -32,6 +33,7 @@ OF_RUNTIME = {
     },
     "ffexport": {
         "ffruntime.command",
+        "ffruntime.start",
         "ffruntime.backend",  # ONNX Runtime's providers: a graph is proven by running it
         "ffruntime.session",
         "ffruntime.engine",  # what a bundle says of an engine, and which one fits

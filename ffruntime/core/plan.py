@@ -200,9 +200,9 @@ def require_fit(wanted: Plan, others: Sequence[Plan] = ()) -> None:
     if wanted.fits:
         return
     short, remedies = [], []
-    if wanted.memory is not None and not any(found.fits for found in wanted.needs):
+    if not any(found.fits for found in wanted.needs):
         least = min(wanted.needs, key=lambda found: found.memory.total)
-        short.append(_short(least, wanted.memory))
+        short.append(_short(least, UNLIMITED.memory if wanted.memory is None else wanted.memory))
         remedies.append(f"{_mib(math.ceil(least.memory.total * MARGIN))} MiB for programs")
     if wanted.storage is not None and not wanted.flash_fits:
         size = _mib(wanted.flash.total)

@@ -6,12 +6,12 @@ Application id and tables are checked; SQLite's errors become `StateError` or `S
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import os
 import shutil
 import sqlite3
 import stat
-import tempfile
 import threading
 import time
 import weakref
@@ -21,6 +21,7 @@ from pathlib import Path
 from ..core.bundle import state_there
 from ..core.durable import sync_directory
 from ..core.errors import StateError, StorageError
+from ..lock import scratch_folder
 
 FORMAT = 1
 APPLICATION = 0x46464544  # "FFED": SQLite's application_id of our databases
@@ -84,9 +85,12 @@ class Database:
         self._directory, self._name = directory, directory or "what is kept in memory"
         self._inode: int | None = None  # of the file that was opened
         self._schema: int | None = None  # SQLite's count of changes of the tables; None: there are none yet
+        self._require_own_process()
+        self._process = os.getpid()
         self._guard = threading.RLock()
         self._closing = contextlib.ExitStack()
-        weakref.finalize(self, self._closing.close)
+        weakref.finalize(self, _close, self._closing, self._process)
+        _OPEN.add(self)
         try:
             with self.errors():
                 if directory:
@@ -98,12 +102,15 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Close it."""
-        with self._guard:
-            self._closing.close()
+        """Close it; in a forked process nothing is."""
+        if self._process == os.getpid():
+            with self._guard:
+                self._closing.close()
+                _OPEN.discard(self)
 
     def all(self, query: str, values: Sequence[object] = ()) -> list[tuple]:
         """The rows of a query."""
+        self._require_own_process()
         with self._guard, self.errors():
             return self._db.execute(query, tuple(values)).fetchall()
 
@@ -116,6 +123,7 @@ class Database:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """The block takes effect as a whole or not at all, and is durable when it ends; one block at a time in all
         processes. Raises `StateError` where it was reset since it was opened."""
+        self._require_own_process()
         with self._guard, self.errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -184,6 +192,15 @@ class Database:
                 if self._directory and self.empty:
                     (self._directory / DATABASE).unlink()
                 self._db.execute("ROLLBACK")
+
+    def _require_own_process(self) -> None:
+        """Raise `StateError` in a process that was forked while the file was open: neither SQLite's connections nor
+        its knowledge of locks follow a fork (https://sqlite.org/howtocorrupt.html, section 2.6)."""
+        if self._directory and str(self._directory.absolute()) in _INHERITED:
+            raise StateError(
+                f"{self._name}: was open when this process was forked; close it before that, or start the process "
+                "anew (multiprocessing: spawn)"
+            )
 
     def _was_reset(self) -> StateError:
         return StateError(f"{self._name}: was reset by another process; open it again")
@@ -259,7 +276,7 @@ class Database:
             log = file.with_name(f"{DATABASE}-wal")
             if not (log.exists() and log.stat().st_size):
                 return self._connect(file, "mode=ro&immutable=1")
-        folder = Path(self._closing.enter_context(tempfile.TemporaryDirectory()))
+        folder = self._closing.enter_context(scratch_folder())
         shutil.copy(file, folder)
         shutil.copy(log, folder)
         return self._connect(folder / DATABASE, "mode=rw")
@@ -275,6 +292,27 @@ class Database:
             raise
         self._closing.callback(db.close)
         return db
+
+
+def _close(closing: contextlib.ExitStack, process: int) -> None:
+    if process == os.getpid():
+        closing.close()
+
+
+def _abandon_connections() -> None:
+    """In a forked process: no connection of the parent is ever closed here, nor its file opened."""
+    for database in list(_OPEN):
+        if database._directory:
+            _INHERITED.add(str(database._directory.absolute()))
+        if (connection := getattr(database, "_db", None)) is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+    _OPEN.clear()
+
+
+_OPEN: weakref.WeakSet[Database] = weakref.WeakSet()  # in this process
+_INHERITED: set[str] = set()  # directories that were open when this process was forked
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_connections)
 
 
 def create(db: sqlite3.Connection) -> None:

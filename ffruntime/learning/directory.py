@@ -9,6 +9,7 @@ from pathlib import Path
 from ..core.bundle import state_there
 from ..core.errors import StateError, StorageError
 from ..core.manifest import Manifest
+from ..lock import held
 from .database import DATABASE, BusyDatabase, Database, ForeignDatabase
 from .store import Store
 from .versions import OURS, VERSIONS, Current
@@ -36,20 +37,9 @@ def alone(directory: Path | None) -> Iterator[None]:
     if directory is None:
         yield
         return
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(directory / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise StateError(f"{directory}: another process is learning; try again when it is done") from error
-    except (OSError, NotImplementedError) as error:
-        said = getattr(error, "strerror", None) or "the file system has no locks"
-        raise StorageError(f"{directory / LOCK}: {said}") from error
-    try:
+    busy = StateError(f"{directory}: another process is learning; try again when it is done")
+    with held(directory / LOCK, busy, str(directory / LOCK)):
         yield
-    finally:
-        lock.release()
 
 
 def reset(directory: Path) -> None:

@@ -213,6 +213,14 @@ def test_another_precision_may_fit(exported: Path) -> None:
         require_fit(msgspec.structs.replace(plans[0], storage=0), plans[1:])
 
 
+def test_a_refusal_always_has_a_reason(exported: Path) -> None:
+    """Also where nothing limits memory: a network beyond any."""
+    whole = plan(Bundle(exported).manifest, 6, "fp32", UNLIMITED)
+    beyond = structs.replace(whole, needs=tuple(structs.replace(need, fits=False) for need in whole.needs))
+    with pytest.raises(BackendError, match=r"does not fit: \w.* needs .* MiB .* would fit"):
+        require_fit(beyond)
+
+
 def test_flash_is_a_budget_too(exported: Path) -> None:
     manifest = bundle_of(exported, 32, files=8 * MIB)
     with pytest.raises(BackendError, match=r"of 1 MiB of flash; .* MiB of flash, or a narrower network, would fit"):

@@ -17,6 +17,10 @@ from ffruntime import command
 from ffruntime.core import durable
 from ffruntime.core.data import cache_directory
 from ffruntime.core.durable import sync_directory
+from ffruntime.core.errors import StateError, StorageError
+from ffruntime.learning.directory import alone
+from ffruntime.lock import SCRATCH, scratch_folder, writing
+from ffruntime.start import start as start_program
 
 
 def start(*arguments: object, closed: str = "", **options: object) -> subprocess.Popen:
@@ -87,3 +91,41 @@ def test_too_little_memory_is_one_line(capsys: pytest.CaptureFixture[str]) -> No
         command.run(greedy)
     assert ended.value.code == 1
     assert capsys.readouterr().err.startswith("error: not enough memory")
+
+
+def test_ctrl_c_while_a_program_is_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "loading.py").write_text("raise KeyboardInterrupt")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        start_program("loading")
+    assert ended.value.code == command.INTERRUPTED
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_scratch_folders_of_killed_processes_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dead, young, other = tmp_path / f"{SCRATCH}dead", tmp_path / f"{SCRATCH}young", tmp_path / "other"
+    for folder in (dead, young, other):
+        folder.mkdir()
+        (folder / "weights").write_bytes(b"x")
+    (tmp_path / f"{SCRATCH}link").symlink_to(other)
+    with scratch_folder() as alive:
+        for folder in (alive, dead, other):
+            os.utime(folder, (0, 0))
+        with scratch_folder():
+            assert alive.exists()
+            assert not dead.exists()
+    assert not alive.exists()
+    assert {file.name for file in tmp_path.iterdir()} == {young.name, other.name, f"{SCRATCH}link"}
+    assert (other / "weights").exists()
+
+
+@pytest.mark.parametrize("of", ["bundle", "state"])
+def test_a_lock_that_another_process_has_is_one_line(of: str, tmp_path: Path) -> None:
+    hold, kind = (writing, StorageError) if of == "bundle" else (alone, StateError)
+    with hold(tmp_path / "x"), pytest.raises(kind, match="another process is"), hold(tmp_path / "x"):
+        pass
+    with hold(tmp_path / "x"):  # it is free again
+        pass

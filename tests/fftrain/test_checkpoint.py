@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,3 +109,14 @@ def test_a_pipe_is_not_waited_for(dataset: Dataset, tmp_path: Path) -> None:
     checkpoint_path(tmp_path / "model.ff").symlink_to("/dev/zero")
     with pytest.raises(BundleError, match="no regular file"):
         next(train(new_run(dataset), tmp_path / "model.ff", True, lambda: False))
+
+
+def test_too_many_open_files_are_no_damage(
+    written: bytes, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(checkpoint, "open_regular", refuse)
+    with pytest.raises(BundleError, match=r"checkpoint: cannot be read: Too many open files$"):
+        resume(dataset, written, tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import shutil
 import sqlite3
 import threading
@@ -561,3 +562,26 @@ def test_nothing_is_written_through_a_link(name: str, learned: Path, manifest: M
     reset(learned)
     assert not learned.exists()
     assert [file.read_bytes() for file in files] == before
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_store_does_not_follow_a_fork(store: Store, place: Path, manifest: Manifest) -> None:
+    """What was open is refused in one line, what was closed is opened, and the parent goes on."""
+    store.add(IMAGES[:1], ["dots"])
+    closed = place.with_name("closed.state")
+    Store(closed, manifest).close()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        with contextlib.suppress(BaseException):
+            for use in (store.pending, lambda: store.add(IMAGES[:1], ["dots"]), lambda: Store(place, manifest)):
+                with pytest.raises(StateError, match="was open when this process was forked"):
+                    use()
+            store.close()
+            with closing(Store(closed, manifest)) as own:
+                own.add(IMAGES[:1], ["dots"])
+            code = 0
+        os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    store.add(IMAGES[:1], ["dots"])
+    assert store.pending() == [1, 2]
