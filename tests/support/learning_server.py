@@ -21,7 +21,7 @@ import onnxruntime  # noqa: F401  (so that no process waits for it)
 
 from ffruntime.core.bundle import CALIBRATION
 from ffruntime.core.errors import StateError
-from ffruntime.learning.database import LEARNED, PENDING, REFUSED
+from ffruntime.learning.database import JUDGING, LEARNED, PENDING, REFUSED
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.step import Settings
 from ffruntime.model import Model
@@ -59,7 +59,7 @@ def learn_for_ever(model: Model, state: Path, acknowledged: Path, seed: int) -> 
 
 def forget_one(learner: Learner, rng: np.random.Generator, said: TextIO) -> None:
     """Take back one of the examples that are stored."""
-    stored = [id for some in learner.store.ids(PENDING, LEARNED, REFUSED).values() for id in some]
+    stored = [id for some in learner.store.ids(PENDING, LEARNED, REFUSED, JUDGING).values() for id in some]
     if stored:
         id = int(rng.choice(stored))
         print(f"?{id}", file=said, flush=True)
