@@ -83,7 +83,7 @@ def added(*some: Statistics) -> Statistics:
     counts = reduce(np.add, (one.counts for one in grown))
     if counts.sum(dtype=float) > MOST:
         raise OverflowError(f"class statistics: more than {MOST} examples")
-    moments = [one.moment for one in grown if one.moment.any()] or [grown[0].moment]
+    moments = [one.moment for one in grown if one.moment.strides[0]] or [grown[0].moment]  # of some examples
     sums, rows = reduce(np.add, (one.sums for one in grown)), np.concatenate([one.rows for one in grown])
     return _few_rows(Statistics(counts, sums, reduce(np.add, moments), rows))
 
@@ -143,7 +143,7 @@ def scatter(statistics: Statistics) -> np.ndarray:
 
 
 def _no_products(dimension: int) -> np.ndarray:
-    """A moment of no example, which takes no memory."""
+    """A moment of no example, which takes no memory: its stride is 0."""
     return np.broadcast_to(np.int64(0), (dimension * (dimension + 1) // 2,))
 
 

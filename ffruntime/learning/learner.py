@@ -283,10 +283,11 @@ class Learner:
 
     def _make_room(self) -> None:
         """Where no update follows that would: pending examples beyond what may be stored take the place of others,
-        by the replay policy."""
-        if self.store.count() > capacity(self.store) and (pending := self.store.pending()):
+        by the replay policy; for some more at a time, or every example would take a transaction more."""
+        most = capacity(self.store)
+        if self.store.count() > most and (pending := self.store.pending()):
             rng = np.random.default_rng([len(pending), *pending[-1:]])
-            self.store.keep(pending, evictions(self.store, pending, self.store.seen(), rng))
+            self.store.keep(pending, evictions(self.store, pending, self.store.seen(), rng, min(16, most // 50)))
 
     def _of_rehearsal(self, steps: int) -> Settings:
         return structs.replace(self.settings, steps=steps, head_steps=steps)

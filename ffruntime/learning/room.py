@@ -18,16 +18,18 @@ def capacity(store: Store) -> int:
     return int(store.setting("replay_bytes") or 0) // math.prod(store.manifest.network.image.shape)
 
 
-def evictions(store: Store, ids: Sequence[int], seen: Mapping[int, int], rng: np.random.Generator) -> list[int]:
-    """Stored examples that have to make room for `ids`: judging ones beyond a fifth of the room, then of refused
-    updates, then by the reservoir.
+def evictions(
+    store: Store, ids: Sequence[int], seen: Mapping[int, int], rng: np.random.Generator, spare: int = 0
+) -> list[int]:
+    """Stored examples that have to make room for `ids`, and for `spare` more: judging ones beyond a fifth of the
+    room, then of refused updates, then by the reservoir.
 
     `seen`: label -> how many examples were ever learned from.
     """
     stored, refused, judging = store.ids(BUNDLES, LEARNED), _refused(store), store.ids(JUDGING)
     arrived = list(zip(ids, store.read(ids).labels.tolist(), strict=True))
     done = beyond(judging, capacity(store) // EVERY)
-    room = capacity(store) - (sum(map(len, judging.values())) - len(done))
+    room = capacity(store) - spare - (sum(map(len, judging.values())) - len(done))
     gone = refused[: max(0, len(ids) + sum(map(len, stored.values())) + len(refused) - room)]
     return [*done, *gone, *reservoir(stored, seen, arrived, room - (len(refused) - len(gone)), rng)]
 

@@ -182,6 +182,17 @@ def test_what_loses_judging_examples_is_refused(model: Model, tmp_path: Path) ->
         assert (outcome.judged.images, outcome.judged.before, outcome.judged.after) == (4, 4, 0)
 
 
+def test_room_is_made_for_some_at_a_time(model: Model, tmp_path: Path) -> None:
+    """Where the store is full, not every example takes a transaction that evicts one."""
+    with closing(learner_of(model, tmp_path / "state", replay_bytes=100 * 256, seeded=False)) as learner:
+        learner.learn(halves(100), [NEW] * 100)
+        counts = []
+        for k in range(4):
+            learner.learn(halves(1, k), [NEW])
+            counts.append(learner.store.count())
+        assert counts == [98, 99, 100, 98]
+
+
 def test_judging_examples_take_a_fifth_of_the_room_at_most(model: Model, tmp_path: Path) -> None:
     with closing(learner_of(model, tmp_path / "state", replay_bytes=20 * 256, seeded=False)) as learner:
         learner.learn(halves(40), [NEW] * 40)
