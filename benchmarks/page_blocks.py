@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import page_class
+import page_continual
 from page_text import NONE, optional, percent, result, table
 
 from ffruntime.demo.page import WIDTH, lines_svg
@@ -30,7 +31,8 @@ def highlights() -> str:
             f"20 examples, {percent(points[80]['new']['goodness'], 1)} after 80; the other digits fall from "
             f"{100 * points[0]['old']['goodness']:.1f} to {percent(points[80]['old']['goodness'], 1)}. "
             f"Split-MNIST from "
-            f"nothing in one pass, 500 images stored: {percent(split['replay']['acc'][0])}.",
+            f"nothing in one pass, 500 images stored: {percent(split['replay']['acc'][0])}."
+            f"{page_continual.sentence()}",
             f"- **Proof.** ONNX Runtime takes the same decision as PyTorch on {parity['equal_decisions']:,} of "
             f"{parity['images']:,} images.",
             f"- **Start-up.** `ffruntime classify` of one image, start to exit, takes {cold:.2f} of the time of "

@@ -9,6 +9,8 @@ from page_text import measured, optional, percent, table
 
 NAME = "continual_class"
 COMMAND = "python benchmarks/continual.py nine.ff model.ff untrained.ff"
+TAUGHT = "class statistics (ffruntime learn)"  # rows that the front page shows
+ONE_PASS = "class statistics, a covariance of each class, edges"
 SPLITS = {"split": "Split-MNIST", "fashion": "Split-Fashion-MNIST"}
 INTRODUCTION = """## Learning on, beside other methods
 
@@ -27,6 +29,25 @@ def section() -> str:
     if not there:
         return ""
     return "\n".join([INTRODUCTION, *there, measured(NAME, COMMAND)])
+
+
+def sentence() -> str:
+    """The front page's figures, as far as they have been measured."""
+    told = []
+    if found := _rows("digit").get(TAUGHT):
+        after = " / ".join(f"{100 * statistics.mean(shares):.1f}" for shares in found["new"].values())
+        others = (
+            f"{100 * statistics.mean(found['before']):.1f} to {_spread(found['others']['80']).partition(' ')[0]} %"
+        )
+        told.append(
+            f"a digit never seen {after} % after {' / '.join(found['new'])} examples, the others from {others}"
+        )
+    if found := _rows("split").get(ONE_PASS):
+        share = percent(statistics.mean(found["accuracy"]))
+        told.append(
+            f"Split-MNIST in one pass by class statistics alone, {found['kept'] / 1e3:.0f} kB kept, {share}"
+        )
+    return f" By class goodness: {'; '.join(told)}." if told else ""
 
 
 def _rows(part: str) -> dict[str, dict[str, Any]]:
