@@ -68,11 +68,13 @@ def main() -> None:
     name = "continual_class" + ("" if o.split == "test" else f"_{o.split}") + ("_quick" if o.quick else "")
     for part in o.only:
         for method, run in PARTS[part](o):
-            found = {key: value for key, value in recorded(name).items() if key != "machine"}
-            rows = found.setdefault(part, {"bundles": {}, "methods": {}})
-            if o.method in method and (o.again or method not in rows["methods"]):
+            there = recorded(name).get(part, {}).get("methods", {})
+            if o.method in method and (o.again or method not in there):
                 print(f"{part}: {method}", file=sys.stderr)
-                rows["methods"][method] = {**run(), "measured_on": machine()}
+                row = {**run(), "measured_on": machine()}
+                found = {key: value for key, value in recorded(name).items() if key != "machine"}  # as it is by now
+                rows = found.setdefault(part, {"methods": {}})
+                rows["methods"][method] = row
                 rows["bundles"] = {path.name: described(path) for path in (*o.nines, o.model, o.untrained)}
                 record(name, found)
 
