@@ -16,21 +16,24 @@ import numpy as np
 
 from .contrast import from_even_background
 from .placing import box_of
-from .strokes import Box, Strokes, closing, connected, gap, holds_square, near
+from .strokes import Box, Strokes, closing, connected, gap, holds_square, near, reconstructed
 
+GREY = np.array([[0.299], [0.587], [0.114]], np.float32)  # of red, green and blue (ITU-R BT.601)
 CONTRAST = 0.03  # of full scale: less than this is an empty picture
 LEAST = 0.1  # of a picture: less is no background to tell by, but the edges of strokes
 EVEN = 0.15  # of the strongest ink: a background that differs less from one colour is even
 LEVEL = 0.5  # of the strongest ink: what has more is a stroke
 DARKEST = 0.2  # of full scale: a background that is darker counts as if it were this, against noise
 WIDEST = 0.3  # of the picture's longer side: no stroke is wider, and no shadow or table within it narrower
+SLANT = 0.1  # of edges of shadows and tables, against the picture's
 SMALLEST = 0.03  # of the picture's longer side, and `FEWEST` pixels: nothing smaller is a figure
 FEWEST = 4
 AREA = 0.6  # of its own longer side: what holds a square so large is no stroke
+BROAD, FULL = 0.4, 0.72  # what is so broad, of its longer side, and fills so much of its box is no stroke, either
 OTHER = 0.4  # of the largest stroke's longer side: what is larger is no part or speck, but a figure
 NEAR, TOUCHING = 0.2, 0.08  # of the larger one's longer side: gaps between strokes of a figure
 PART = 0.4  # of a figure's longer side: a gap between it and a smaller part of it
-TIGHT = 0.7  # of the picture's longer side: a figure that touches the border and is so large is cut out tightly
+TIGHT = 0.7  # of the picture's sides: a figure that touches the border and is so large is cut out tightly
 TINY = 40  # pixels a side: a picture that is no larger is all figure
 MANY = 12  # figures: so many are no writing
 STRIKING = 2  # times what the background has, in its 95th percentile: less is noise
@@ -70,13 +73,21 @@ def find(channels: np.ndarray, paper: np.ndarray) -> Found:
         found = select(ink, floor=0.0 if rest <= 1 / 255 else max(1.25 * rest, 0.1 * peak))
         if found.figures and not found.more:
             return found
-    colours = paper[..., :1] if (paper == paper[..., :1]).all() else paper
+    colours = smooth(paper.astype(np.float32))
+    found = on_any_background(colours @ GREY)
+    if found.figures or (paper == paper[..., :1]).all():
+        return found
+    return on_any_background(colours)
+
+
+def on_any_background(colours: np.ndarray) -> Found:
+    """Figures that are darker than what is around them, or lighter: (H, W, C)."""
     dark, background = darker(colours)
     if not dark.figures:
         light, _ = darker(1 - colours)
         return light if light.figures else dark
-    dark_ink = np.any([figure.ink > 0 for figure in dark.figures], axis=0)
-    without = np.where(near(dark_ink, 2)[..., None], background, colours)
+    ink = np.any([figure.ink > 0 for figure in dark.figures], axis=0)
+    without = np.where(near(ink, 2)[..., None], background, colours)
     light, behind = darker(1 - without)  # what is light, and not only what is between dark strokes
     if weight(light, 1 - without, behind) > weight(dark, colours, background):
         return darker(1 - colours)[0]
@@ -116,8 +127,10 @@ def on_even_background(channels: np.ndarray) -> np.ndarray:
 
 
 def local_background(colours: np.ndarray) -> np.ndarray:
-    """What is around dark strokes in every place: (H, W, C) -> (H, W, C)."""
-    return closing(smooth(colours), max(3, round(WIDEST * max(colours.shape[:2]))))
+    """What is around dark strokes in every place: (H, W, C) -> (H, W, C). A square does not reach all along the
+    slanting edge of a dark area: what it leaves there is given back."""
+    reach = max(3, round(WIDEST * max(colours.shape[:2])))
+    return reconstructed(closing(colours, reach), colours, round(SLANT * reach))
 
 
 def on_uneven_background(colours: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, float]:
@@ -229,15 +242,13 @@ def figures_of(strokes: Strokes) -> tuple[list[list[int]], bool]:
     sides, boxes = strokes.sides, strokes.boxes
     at_border = (boxes[:, :2] == 0).any(axis=1) | (boxes[:, 2:] == (width, height)).any(axis=1)
     large = [index for index in np.argsort(-sides).tolist() if sides[index] >= least][: 8 * MANY]
-    inside = [
-        i for i in large if not at_border[i] and not holds_square(strokes.mask(i), math.ceil(AREA * sides[i]))
-    ]
+    inside = [i for i in large if not at_border[i] and not _is_area(strokes, i)]
     inside = [i for i in inside if not _is_frame(strokes, i, inside)]
     cut = [i for i in large if at_border[i] and _could_be_cut(strokes, i)]
     parts = [i for i in np.argsort(-sides).tolist() if not at_border[i]]
     if cut:
         groups = _groups(strokes, [*inside, *cut], parts)
-        if len(groups) == 1 and _side(strokes, groups[0]) >= TIGHT * longer:
+        if len(groups) == 1 and (_extent(strokes, groups[0]) >= TIGHT * np.array([width, height])).all():
             return groups, False
         if sides[cut[0]] > 2.5 * max((sides[i] for i in inside), default=0):
             return [], True
@@ -246,15 +257,24 @@ def figures_of(strokes: Strokes) -> tuple[list[list[int]], bool]:
 
 def _is_more(strokes: Strokes, groups: list[list[int]]) -> bool:
     """Whether there are strokes, or what is none, as large as a figure and in none of the groups."""
-    largest = max(_side(strokes, group) for group in groups)
+    largest = max(_extent(strokes, group).max() for group in groups)
     other = np.setdiff1d(np.flatnonzero(strokes.sides >= OTHER * largest), np.concatenate(groups))
     return len(other) > 0
 
 
-def _side(strokes: Strokes, group: list[int]) -> int:
-    """The longer side of the box around some strokes."""
+def _extent(strokes: Strokes, group: list[int]) -> np.ndarray:
+    """Width and height of the box around some strokes: (2,)."""
     boxes = strokes.boxes[group]
-    return int((boxes[:, 2:].max(axis=0) - boxes[:, :2].min(axis=0)).max())
+    extent: np.ndarray = boxes[:, 2:].max(axis=0) - boxes[:, :2].min(axis=0)
+    return extent
+
+
+def _is_area(strokes: Strokes, number: int) -> bool:
+    """Whether something is no stroke, but as wide as it is long, or fills its box."""
+    mask, side = strokes.mask(number), strokes.sides[number]
+    if holds_square(mask, math.ceil(AREA * side)):
+        return True
+    return min(mask.shape) > BROAD * side and mask.mean() > FULL
 
 
 def _groups(strokes: Strokes, candidates: list[int], parts: list[int]) -> list[list[int]]:
@@ -268,7 +288,7 @@ def _groups(strokes: Strokes, candidates: list[int], parts: list[int]) -> list[l
     for part in [i for i in parts if sides[i] < OTHER * largest][: 2 * MANY]:
         gaps = [min(gap(strokes, part, i, PART * largest) for i in group) for group in groups]
         nearest = int(np.argmin(gaps))
-        if gaps[nearest] <= PART * _side(strokes, groups[nearest]):
+        if gaps[nearest] <= PART * _extent(strokes, groups[nearest]).max():
             groups[nearest].append(part)
     return groups
 
@@ -316,7 +336,7 @@ def _could_be_cut(strokes: Strokes, number: int) -> bool:
     mask, longer = strokes.mask(number), max(height, width)
     if holds_square(mask, max(FEWEST, math.ceil(WIDEST * longer))):
         return False
-    if holds_square(mask, math.ceil(AREA * strokes.sides[number])):
+    if _is_area(strokes, number):
         return False
     here = strokes.labels == number + 1
     contact = [edge.mean() for edge in (here[0], here[-1], here[:, 0], here[:, -1])]
