@@ -25,6 +25,8 @@ EVEN = 0.15  # of the strongest ink: a background that differs less from one col
 LEVEL = 0.5  # of the strongest ink: what has more is a stroke
 DARKEST = 0.2  # of full scale: a background that is darker counts as if it were this, against noise
 WIDEST = 0.3  # of the picture's longer side: no stroke is wider, and no shadow or table within it narrower
+DEVIATION = 1.4826  # standard deviations of normal noise in a median absolute deviation
+UNSMOOTHED = 2.65  # the deviation of white noise that `smooth` was applied to, over what a second time takes of it
 SLANT = 0.1  # of edges of shadows and tables, against the picture's
 SMALLEST = 0.03  # of the picture's longer side, and `FEWEST` pixels: nothing smaller is a figure
 FEWEST = 4
@@ -138,7 +140,8 @@ def on_uneven_background(colours: np.ndarray, background: np.ndarray) -> tuple[n
     it. A share, not a difference, is the same in the light and in the shade."""
     ink = ((background - colours) / np.maximum(background, DARKEST)).max(axis=-1)
     ink = ink - np.median(ink)  # a closing lies above the noise of what it closes
-    noise = 6 * 1.4826 * float(np.median(np.abs(ink)))
+    grain = float(np.median(np.abs(colours - smooth(colours)))) / max(float(np.median(background)), DARKEST)
+    noise = max(6 * DEVIATION * float(np.median(np.abs(ink))), 12 * DEVIATION * UNSMOOTHED * grain)
     ink = ink.clip(0, None)
     level = max(noise, 0.3 * float(ink.max()))
     return without_rulings(without_rulings(ink, level).T, level).T, noise
