@@ -215,10 +215,12 @@ def export_state(file: Path, model_path: str, state: Path | None, force: bool, a
     tensors, told = changed(bundle.weights(), now.weights.tensors), now.weights.statistics
     weights = replace(now.weights, tensors=tensors)
     written = write_state(file, bundle.manifest, weights, now.updates, now.examples, origins)
+    if weights.alone:
+        echo("warning: class statistics of units that were taught here are left out", err=True)
     if as_json:
         echo(json.dumps({"version": now.version, "tensors": list(tensors), **to_builtins(written)}))
     else:
-        counted = f"; class statistics of {told.counts.sum()} examples" if told and told.counts.any() else ""
+        counted = f"; class statistics of {told.counts.sum()} examples" if told and written.statistics else ""
         echo(f"{file}: version {now.version}; updates: {now.updates}, examples: {now.examples}{counted}")
 
 

@@ -242,7 +242,12 @@ def test_units_that_are_taught_begin_statistics_of_their_own(
         now = learner.model.scores(halves(9, 3))
         assert learner.model.classify(halves(1, 3)[0]).typicality is None  # calibrated by other units
     np.testing.assert_allclose(Model(model.path, state=state).scores(halves(9, 3)), now, rtol=1e-4, atol=1e-4)
-    version = outcome.version
+    version, done = (
+        outcome.version,
+        command("export-state", tmp_path / "f", "--model", model.path, "--state", state),
+    )
+    assert done.stderr == "warning: class statistics of units that were taught here are left out\n"
+    assert read_state(tmp_path / "f", model.manifest)[0].statistics is None
     done = command("rollback", "--model", model.path, "--state", state)
     assert done.returncode == 0
     own = shown(model, np.concatenate([halves(6), halves(2, 1)]), [6] * 8)
@@ -515,6 +520,11 @@ def test_commands(model: Model, tmp_path: Path) -> None:
     assert json.loads(command("classify", files[2], *options).stdout)["label"] == NEW
     done = command("explain", files[2], "--label", NEW, *options, "--out", tmp_path / "map.png")
     assert (done.returncode, "has no row in the readouts" in done.stderr) == (2, True)
+    done = command("export-state", tmp_path / "three.state", "--model", bundle)
+    assert done.stdout.endswith("version 0; updates: 0, examples: 0; class statistics of 3 examples\n")
+    done = command("apply-state", tmp_path / "three.state", "--model", bundle)
+    assert "its class statistics were left out: examples of this very state are among them" in done.stdout
+    command("rollback", "--model", bundle)
     done = command("forget", *stored[0], "--model", bundle)
     assert (done.returncode, done.stdout) == (0, "forgot 1 example; version 0 counts\n")
     told = json.loads(command("forget", "--label", NEW, "--json", "--model", bundle).stdout)
