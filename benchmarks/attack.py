@@ -195,7 +195,7 @@ def main() -> None:
         state.write_text(
             json.dumps({"races": races(o.work, o.races, o.seed), "kills": kills(o.work, o.kills, o.seed)})
         )
-    found = {"seed": o.seed, **summary(campaign(o))}
+    found = {"seed": o.seed, "asked": o.tries, **summary(campaign(o))}
     if state.exists():
         found |= json.loads(state.read_text())
     if o.write:

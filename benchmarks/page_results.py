@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import page_at_once
+import page_attack
 import page_class
 import page_continual
 import page_unsure
@@ -39,7 +40,7 @@ what was tried.
 def page() -> str:
     """The whole page."""
     parts = [INTRODUCTION, accuracy(), page_class.section(), training(), export(), precision(), classifying()]
-    parts += [page_unsure.section(), memory(), page_at_once.section(), learning(), *scenes()]
+    parts += [page_unsure.section(), memory(), page_at_once.section(), learning(), *scenes(), page_attack.section()]
     return "\n".join(part for part in parts if part)
 
 
