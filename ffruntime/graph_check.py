@@ -8,7 +8,7 @@ onnx (https://protobuf.dev/programming-guides/encoding, https://github.com/onnx/
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,13 +17,15 @@ from .core.errors import BundleError
 from .core.graphs import GraphFile
 from .core.layers import Tensor, head_parameters, tensor_shapes, unit_parameters
 from .core.manifest import WEIGHTS
+from .graph_shapes import require_sizes
+from .protobuf import Fields, fields, messages, number, numbers, string, text
 
 Outputs: TypeAlias = dict[str, tuple[int | str, ...]]  # shapes; a word is an input whose number of rows it is
-Fields: TypeAlias = dict[int, list[int | memoryview]]  # of a message, by their numbers
 
 OPSET, IR_VERSION = 18, 10
 NODES = 50_000  # 1,000 units have fewer
 SIZE = 8 << 20  # bytes of a graph
+SLACK = 64  # times the elements of a network that the values of a graph may have in all; measured: 19 at most
 CONSTANT = 1 << 16  # values in a constant that lies in the graph, and the largest size that is one
 REDUCTION = frozenset({"keepdims", "noop_with_empty_axes"})
 WINDOW = frozenset({"auto_pad", "ceil_mode", "kernel_shape", "strides"})
@@ -55,7 +57,7 @@ def check_graph(file: Path, data: bytes, network: Network, graph: GraphFile) -> 
     try:
         if len(data) > SIZE:
             raise ValueError(f"{len(data):,} bytes")
-        _check(_fields(memoryview(data)), network, graph)
+        _check(fields(memoryview(data)), network, graph)
     except ValueError as error:
         raise BundleError(f"{file}: no graph of a bundle: {error}; export it again") from error
 
@@ -96,49 +98,56 @@ def require_outputs(
 
 
 def _check(model: Fields, network: Network, graph: GraphFile) -> None:
-    opsets = [_fields(opset) for opset in _messages(model, 8)]
-    if [(_text(opset, 1), _number(opset, 2)) for opset in opsets] != [("", OPSET)] or _number(
-        model, 1
-    ) > IR_VERSION:
+    opsets = [fields(opset) for opset in messages(model, 8)]
+    if [(text(opset, 1), number(opset, 2)) for opset in opsets] != [("", OPSET)] or number(model, 1) > IR_VERSION:
         raise ValueError(f"it is not of opset {OPSET} alone")
     if model.get(25) or model.get(20):
         raise ValueError("it has functions, or training")
-    (body,) = (_fields(part) for part in _messages(model, 7)) if len(model.get(7, [])) == 1 else ({},)
-    nodes = [_fields(node) for node in _messages(body, 1)]
+    (body,) = (fields(part) for part in messages(model, 7)) if len(model.get(7, [])) == 1 else ({},)
+    nodes = [fields(node) for node in messages(body, 1)]
     if not nodes or len(nodes) > NODES or body.get(15):
         raise ValueError(f"it has {len(nodes):,} nodes, or sparse tensors")
-    for tensor in _messages(body, 5):
-        _check_initializer(_fields(tensor))
+    for tensor in messages(body, 5):
+        _check_initializer(fields(tensor))
     largest = network.label.patterns * max(math.prod(shape) for shapes in unit_shapes(network) for shape in shapes)
-    makers = {_string(name): node for node in nodes for name in _messages(node, 2)}
+    makers = {string(name): node for node in nodes for name in messages(node, 2)}
     for node in nodes:
         _check_node(node, makers, largest)
-    outputs = {_text(_fields(output), 1) for output in _messages(body, 12)}
+    outputs = {text(fields(output), 1) for output in messages(body, 12)}
     if missing := outputs_of(network, graph).keys() - outputs:
         raise ValueError(f"it has no output '{min(missing)}'")
+    require_sizes(body, nodes, SLACK * _elements(network) + CONSTANT)
+
+
+def _elements(network: Network) -> int:
+    """Elements of all activations, with every label, in every step, and of all parameters."""
+    activations = sum(max(math.prod(shape) for shape in shapes) for shapes in unit_shapes(network))
+    parameters = sum(math.prod(shape) for shape in tensor_shapes(network).values())
+    steps = network.steps.count if network.steps else 1
+    return network.label.patterns * activations * steps + parameters
 
 
 def _check_initializer(tensor: Fields) -> None:
     """A tensor of the weights file beside it."""
-    places = {_text(entry, 1): _text(entry, 2) for entry in map(_fields, _messages(tensor, 13))}
+    places = {text(entry, 1): text(entry, 2) for entry in map(fields, messages(tensor, 13))}
     if places.get("location") != WEIGHTS or places.keys() > {"location", "offset", "length"}:
-        raise ValueError(f"'{_text(tensor, 8)}' does not lie in {WEIGHTS}")
+        raise ValueError(f"'{text(tensor, 8)}' does not lie in {WEIGHTS}")
 
 
 def _check_node(node: Fields, makers: Mapping[str, Fields], largest: int) -> None:
     """Raise `ValueError` for what `ffexport` does not write; no constant names more than `largest` values."""
-    kind, inputs = _text(node, 4), [_string(name) for name in _messages(node, 1)]
-    if kind not in OPERATORS or _text(node, 7):
+    kind, inputs = text(node, 4), [string(name) for name in messages(node, 1)]
+    if kind not in OPERATORS or text(node, 7):
         raise ValueError(f"operator {kind!r}")
-    for attribute in map(_fields, _messages(node, 5)):
-        name = _text(attribute, 1)
+    for attribute in map(fields, messages(node, 5)):
+        name = text(attribute, 1)
         if name not in OPERATORS[kind] or any(attribute.get(number) for number in (6, 11, 10, 15, 21, 22, 23)):
             raise ValueError(f"attribute {name!r} of {kind}")
-        if kind != "Cast" and any(abs(value) > CONSTANT for value in _numbers(attribute, 8)):
+        if kind != "Cast" and any(abs(value) > CONSTANT for value in numbers(attribute, 8)):
             raise ValueError(f"attribute {name!r} of {kind} is out of bounds")
         if kind == "Constant":
-            (tensor,) = map(_fields, _messages(attribute, 5))
-            if math.prod(_numbers(tensor, 1)) > CONSTANT or tensor.get(13):
+            (tensor,) = map(fields, messages(attribute, 5))
+            if math.prod(numbers(tensor, 1)) > CONSTANT or tensor.get(13):
                 raise ValueError("a constant that is too large, or elsewhere")
     if kind == "Pad" and not all(0 <= size <= CONSTANT for size in _constant(makers.get("".join(inputs[1:2])))):
         raise ValueError("Pad by a size that is out of bounds")
@@ -149,100 +158,25 @@ def _check_node(node: Fields, makers: Mapping[str, Fields], largest: int) -> Non
 def _named_size(name: str, makers: Mapping[str, Fields], depth: int = 0) -> int:
     """The product of all constants that a shape is made of; the other sizes are those of values that are there."""
     node = makers.get(name)
-    if node is None or _text(node, 4) == "Shape":
+    if node is None or text(node, 4) == "Shape":
         return 1
-    if _text(node, 4) == "Constant":
+    if text(node, 4) == "Constant":
         return math.prod(max(1, abs(size)) for size in _constant(node))
-    if _text(node, 4) not in SHAPE_OPS or depth > 4:
-        raise ValueError(f"a shape that is computed by {_text(node, 4)}")
-    made = [_string(source) for source in _messages(node, 1)]
+    if text(node, 4) not in SHAPE_OPS or depth > 4:
+        raise ValueError(f"a shape that is computed by {text(node, 4)}")
+    made = [string(source) for source in messages(node, 1)]
     if len(made) > 16:
         raise ValueError("a shape of many parts")
-    if _text(node, 4) != "Concat":
+    if text(node, 4) != "Concat":
         made = made[:1]  # the others are places
     return math.prod(_named_size(source, makers, depth + 1) for source in made)
 
 
 def _constant(node: Fields | None) -> list[int]:
     """The integers (int64) that a Constant node holds. Raises `ValueError` where it is none."""
-    if node is None or _text(node, 4) != "Constant":
+    if node is None or text(node, 4) != "Constant":
         raise ValueError("a size that is no constant")
-    (tensor,) = (_fields(part) for attribute in _messages(node, 5) for part in _messages(_fields(attribute), 5))
-    raw = b"".join(_messages(tensor, 9))
+    (tensor,) = (fields(part) for attribute in messages(node, 5) for part in messages(fields(attribute), 5))
+    raw = b"".join(messages(tensor, 9))
     found = [int.from_bytes(raw[at : at + 8], "little", signed=True) for at in range(0, len(raw), 8)]
-    return found + _numbers(tensor, 7)
-
-
-# --- protocol buffers: only what is asked for above
-
-
-def _fields(data: int | memoryview) -> Fields:
-    """A message's fields by their numbers: integers, and views of what is strings, messages or packed numbers."""
-    if isinstance(data, int):
-        raise ValueError("not a graph")
-    found: Fields = {}
-    at, end = 0, len(data)
-    while at < end:
-        key, at = _varint(data, at)
-        value: int | memoryview
-        if key & 7 == 0:
-            value, at = _varint(data, at)
-        elif key & 7 == 2:
-            size, at = _varint(data, at)
-            value, at = data[at : at + size], at + size
-        elif key & 7 in (1, 5):
-            size = 8 if key & 7 == 1 else 4
-            value, at = data[at : at + size], at + size
-        else:
-            raise ValueError("not a graph")
-        if at > end:
-            raise ValueError("cut off")
-        found.setdefault(key >> 3, []).append(value)
-    return found
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while at < len(data) and shift < 70:
-        byte = data[at]
-        value |= (byte & 127) << shift
-        at, shift = at + 1, shift + 7
-        if byte < 128:
-            return value - (1 << 64) if value >> 63 else value, at  # int64 in two's complement
-    raise ValueError("cut off")
-
-
-def _messages(fields: Fields, number: int) -> Iterator[memoryview]:
-    for value in fields.get(number, ()):
-        if isinstance(value, int):
-            raise ValueError("not a graph")
-        yield value
-
-
-def _string(data: memoryview) -> str:
-    return bytes(data).decode()
-
-
-def _text(fields: Fields, number: int) -> str:
-    return "".join(map(_string, _messages(fields, number)))
-
-
-def _number(fields: Fields, number: int) -> int:
-    value = (fields.get(number) or [0])[-1]
-    if not isinstance(value, int):
-        raise ValueError("not a graph")
-    return value
-
-
-def _numbers(fields: Fields, number: int) -> list[int]:
-    """Repeated integers, packed or not."""
-    found: list[int] = []
-    for value in fields.get(number, ()):
-        if isinstance(value, int):
-            found.append(value)
-            continue
-        at = 0
-        while at < len(value):
-            one, at = _varint(value, at)
-            found.append(one)
-    return found
+    return found + numbers(tensor, 7)

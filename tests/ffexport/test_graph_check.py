@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,34 @@ def external(model: onnx.ModelProto) -> None:
         entry.value = entry.value.replace("weights.safetensors", "../secret")
 
 
+def chain(operator: str, *more: str, times: int = 40, **attributes: object) -> Callable[[onnx.ModelProto], object]:
+    """An operator that doubles what it is given, again and again; `more`: its other inputs, `x` being the same."""
+
+    def change(model: onnx.ModelProto) -> None:
+        values = ["images", *(f"z{number}" for number in range(times))]
+        nodes = [
+            helper.make_node(operator, [x, *(x if name == "x" else name for name in more)], [y], **attributes)
+            for x, y in pairwise(values)
+        ]
+        pads, indices = constant("pads", [0, 0, 60, 60, 0, 0, 60, 60]), constant("indices", [[0] * 4] * 4)
+        prepend(model, pads, indices, *nodes)
+
+    return change
+
+
+def outer(model: onnx.ModelProto) -> None:
+    """Each value times itself, along axes of its own: it grows with the square of the images."""
+    nodes = [constant("flat", [-1, 1])]
+    for number in range(6):
+        x = f"y{number - 1}" if number else "images"
+        nodes += [
+            helper.make_node("Reshape", [x, "flat"], [f"a{number}"]),
+            helper.make_node("Transpose", [f"a{number}"], [f"b{number}"]),
+            helper.make_node("Mul", [f"a{number}", f"b{number}"], [f"y{number}"]),
+        ]
+    prepend(model, *nodes)
+
+
 HARM: dict[str, Callable[[onnx.ModelProto], object]] = {
     "an output less": lambda m: m.graph.output.pop(),
     "Loop": loop,
@@ -78,6 +107,12 @@ HARM: dict[str, Callable[[onnx.ModelProto], object]] = {
     ),
     "Pad": lambda m: prepend(m, constant("s", [HUGE] * 8), helper.make_node("Pad", ["images", "s"], ["z"])),
     "Pad by an input": lambda m: prepend(m, helper.make_node("Pad", ["images", "labels"], ["z"])),
+    "Concat that doubles": chain("Concat", "x", axis=1),
+    "Pad after Pad": chain("Pad", "pads", times=400),
+    "Gather that repeats": chain("Gather", "indices", axis=2),
+    "outer products": outer,
+    "a value that comes later": lambda m: prepend(m, helper.make_node("Relu", ["total"], ["z"])),
+    "a Reshape by an input": lambda m: prepend(m, helper.make_node("Reshape", ["images", "labels"], ["z"])),
     "an attribute": lambda m: prepend(m, helper.make_node("Conv", ["images", "images"], ["z"], dilations=[2, 2])),
     "an attribute out of bounds": lambda m: prepend(
         m, helper.make_node("Conv", ["images", "images"], ["z"], pads=[HUGE] * 4)
