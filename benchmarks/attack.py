@@ -82,6 +82,7 @@ def portion(kind: str, seed: int, first: int, count: int, work: Path) -> dict[st
         **os.environ,
         "HOME": str(folders["home"]),
         "TMPDIR": str(folders["tmp"]),
+        "TORCHINDUCTOR_CACHE_DIR": str(folders["given"]),  # which torch makes when it is loaded
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), str(Path(__file__).parent)]),
     }

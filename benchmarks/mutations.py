@@ -78,5 +78,5 @@ def tensors_altered(tensors: dict[str, np.ndarray], rng: random.Random) -> dict[
     elif kind == 4:
         changed[f"{name}.odd"] = tensor.copy()
     else:
-        changed[name] = tensor[None]
+        changed[name] = tensor[None].copy()
     return changed
