@@ -77,7 +77,12 @@ def _digit() -> str:
         lines.append([name, str(draws), *cells, before + _spread(row["others"][counts[-1]]), *_cost(row)])
     after = [f"{n} example{'s' * (n != '1')}" for n in counts]
     head = ["method", "draws", *after, "the others, before → after", "kept", "seconds", "GMAC"]
-    return "### A digit never seen\n\nAccuracy in per cent.\n\n" + table(head, lines)
+    networks = next(iter(found.values()))["networks"]
+    of = f"{networks} networks, each" if networks > 1 else "one network"
+    text = (
+        f"Accuracy in per cent; of {of} trained without the digit; standard deviations are over draws of examples."
+    )
+    return f"### A digit never seen\n\n{text}\n\n" + table(head, lines)
 
 
 def _split(part: str) -> str:
@@ -89,7 +94,10 @@ def _split(part: str) -> str:
         for name, row in sorted(found.items(), key=lambda item: -statistics.mean(item[1]["accuracy"]))
     ]
     head = ["method", "seeds", "ACC, %", "kept", "seconds", "GMAC of learning", "MMAC of an answer"]
-    text = "One pass over five tasks of two classes, one answer of ten; ACC is the mean over the tasks in the end."
+    text = (
+        "One pass over five tasks of two classes, one answer of ten; ACC is the mean over the tasks in the end. Methods "
+        "that take steps store 500 images, and take half the steps of the demonstration ([demo.md](demo.md))."
+    )
     return f"### {SPLITS[part]}\n\n{text}\n\n" + table(head, lines)
 
 
