@@ -96,7 +96,7 @@ def _split(part: str) -> str:
     head = ["method", "seeds", "ACC, %", "kept", "seconds", "GMAC of learning", "MMAC of an answer"]
     text = (
         "One pass over five tasks of two classes, one answer of ten; ACC is the mean over the tasks in the end. "
-        "Methods that take steps store 500 images, and take half the steps of the demonstration ([demo.md](demo.md))."
+        "Methods that take steps store 500 images, and take half the demonstration's ([demo.md](demo.md))."
     )
     return f"### {SPLITS[part]}\n\n{text}\n\n" + table(head, lines)
 
