@@ -110,6 +110,13 @@ def comparison() -> str:
             "yes",
             "TinyEngine: do not compile (issues 49, 65, 112)",
         ],
+        [
+            "runs on microcontrollers",
+            "yes, and learns there, in 256 KB; so far on an emulated one",
+            "with TensorFlow Lite Micro, which does not train",
+            "no",
+            "yes, and they train there; TinyEngine in 256 KB",
+        ],
     ]
     step = [
         f"time of a learning step, {DEEP} layers, over a plain loop's",
@@ -128,13 +135,6 @@ def comparison() -> str:
         _locally_connected(),
         *worse,
         ["begins with a pretrained backbone", "no", "yes", "no", NONE],
-        [
-            "runs on microcontrollers",
-            "no",
-            "with TensorFlow Lite Micro, which does not train",
-            "no",
-            "yes, and they train there; TinyEngine in 256 KB",
-        ],
         ["released", "no", "yes", "no", "TinyEngine's last commit is of 2024-11"],
     ]
     loop = {"torch_ff": "Forward-Forward", "torch_local": "layer-local"}[plain]

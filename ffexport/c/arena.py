@@ -20,6 +20,7 @@ from ffruntime.core.manifest import Manifest, Precision
 
 from .sweeps import Sweep, sweeps
 
+BLOCK = 4  # channels that src/ffedge.c computes at a time
 NAME_BYTES = 64  # FF_NAME_BYTES of src/ffedge.h
 STACK_BYTES = 2048  # the deepest call, ff_load, on a Cortex-M: measured, docs/microcontrollers.md
 HEADER_ROOM = 1024  # of a state file's header, beside what is counted one by one
@@ -99,9 +100,9 @@ def _aligned(size: int) -> int:
 
 
 def _converted(network: Network, own: set[str], precision: Precision) -> int:
-    """Bytes of the longest row of weights that is float16 in flash."""
+    """Bytes of the longest rows of weights that are float16 in flash, as many as are computed at a time."""
     rows = [
-        4 * math.prod(tensor.shape[1:])
+        4 * BLOCK * math.prod(tensor.shape[1:])
         for tensor in tensors(network)
         if flash_precision(tensor, tensor.name in own, precision) == "fp16"
     ]

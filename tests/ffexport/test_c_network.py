@@ -77,7 +77,7 @@ def networks(draw: st.DrawFn) -> Network:
     shape: tuple[int, ...] = tuple(draw(st.integers(low, high)) for low, high in ((1, 2), (4, 9), (4, 9)))
     image, units = Image(shape, 0.3, 0.25), list[Unit]()
     for _ in range(2):
-        kinds = ["none", "divisive", "batch", "layer", *(["instance", "group"] if len(shape) == 3 else [])]
+        kinds = ["none", "divisive", "batch", "layer", *(["instance", "group"] if math.prod(shape[1:]) > 1 else [])]
         kind = draw(st.sampled_from(kinds))
         groups = 2 if kind == "group" and shape[0] % 2 == 0 else 1
         ops, after = draw(operations(shape))

@@ -47,15 +47,15 @@ def manifest_of(network: Network, classes: int, loss: ClassLoss | None = None) -
     return structs.replace(whole, network=network, classes=names, learning=learning, exit=None, statistics=None)
 
 
-@functools.lru_cache(maxsize=1)
-def _objects() -> list[str]:
+@functools.lru_cache(maxsize=2)
+def _objects(flags: tuple[str, ...]) -> list[str]:
     """What is the same of all models, compiled once."""
     folder, objects = Path(tempfile.mkdtemp(prefix="ffedge-chip-")), list[str]()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for file in (*OWN, SUPPORT / "chip.c"):
         if file.suffix == ".c":
             objects.append(str(folder / f"{file.stem}.o"))
-            compile_c([*SANITIZED, f"-I{INCLUDE}", "-c", str(file), "-o", objects[-1]])
+            compile_c([*flags, f"-I{INCLUDE}", "-c", str(file), "-o", objects[-1]])
     return objects
 
 
@@ -77,6 +77,7 @@ class Chip:
         golden: Mapping[str, np.ndarray] | None = None,
         part: Part = "all",
         precision: Precision = "fp32",
+        flags: tuple[str, ...] = SANITIZED,
     ) -> None:
         self.manifest, self.arena = manifest, plan_arena(manifest, part, precision)
         rows, units = manifest.network.label.patterns, len(manifest.network.units)
@@ -87,14 +88,22 @@ class Chip:
         (folder / "model.h").write_text(header(manifest, self.arena, None))
         (folder / "model.c").write_text(source(manifest, weights, golden, self.arena, precision))
         program = folder / "chip"
-        compile_c([*SANITIZED, f"-I{INCLUDE}", str(folder / "model.c"), *_objects(), "-lm", "-o", str(program)])
+        model = [f"-I{INCLUDE}", str(folder / "model.c"), *_objects(flags)]
+        compile_c([*flags, *model, "-lm", "-o", str(program)])
         self._process = subprocess.Popen([str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self.begin(self.arena.learn_bytes) == "OK"
 
     @classmethod
-    def of(cls, folder: Path, bundle: Bundle, part: Part = "all", precision: Precision = "fp32") -> Chip:
+    def of(
+        cls,
+        folder: Path,
+        bundle: Bundle,
+        part: Part = "all",
+        precision: Precision = "fp32",
+        flags: tuple[str, ...] = SANITIZED,
+    ) -> Chip:
         """A bundle's."""
-        return cls(folder, bundle.manifest, bundle.weights(), bundle.tensors(GOLDEN), part, precision)
+        return cls(folder, bundle.manifest, bundle.weights(), bundle.tensors(GOLDEN), part, precision, flags)
 
     def __enter__(self) -> Chip:
         return self

@@ -21,7 +21,7 @@ extern "C" {
 #define FF_FLASH_LARGEST_UNIT 256  /* bytes that are programmed at a time, at most */
 #define FF_FLASH_MARK 20           /* bytes of a mark */
 
-/* Bytes of a slot for a state of so many bytes: its mark is a whole number of units, and it a whole number of sectors. */
+/* Bytes of a slot for a state of so many bytes. Its mark is a whole number of units, and it of sectors. */
 #define FF_FLASH_HEAD(unit) ((FF_FLASH_MARK + (unit) - 1) / (unit) * (unit))
 #define FF_FLASH_SLOT(state, unit, sector) \
     ((FF_FLASH_HEAD(unit) + (state) + (unit) + (sector) - 1) / (sector) * (sector))

@@ -8,6 +8,7 @@
 
 #define EPS_DIVISIVE 1e-8f
 #define EPS_BATCH 1e-5f
+#define BLOCK 4 /* channels that are computed at a time */
 
 /* ------------------------------------------------ memory ------------------------------------------------ */
 
@@ -35,8 +36,8 @@ static float from_half(uint16_t half)
     return value;
 }
 
-/* Row `index` of a tensor of rows of `length` numbers, for reading: in RAM, in flash, or converted from float16. */
-static const float *row(const struct ff_net *net, int32_t tensor, int32_t index, int32_t length)
+/* Rows of a tensor, from `index` on, `length` numbers each, to be read: in RAM, in flash, or converted from float16. */
+static const float *rows_of(const struct ff_net *net, int32_t tensor, int32_t index, int32_t length, int32_t rows)
 {
     const struct ff_tensor *t = &net->model->tensors[tensor];
     if (learns(net, tensor))
@@ -46,10 +47,15 @@ static const float *row(const struct ff_net *net, int32_t tensor, int32_t index,
     {
         const uint16_t *halves = (const uint16_t *)t->data + index * length;
         float *out = floats(net, net->model->row);
-        for (int32_t i = 0; i < length; i++)
+        for (int32_t i = 0; i < rows * length; i++)
             out[i] = from_half(halves[i]);
         return out;
     }
+}
+
+static const float *row(const struct ff_net *net, int32_t tensor, int32_t index, int32_t length)
+{
+    return rows_of(net, tensor, index, length, 1);
 }
 
 static float number(const struct ff_net *net, int32_t tensor, int32_t index)
@@ -73,10 +79,13 @@ static void add_scaled(float *to, const float *from, float scale, int32_t count)
         to[i] += scale * from[i];
 }
 
-/* The window of a convolution at output (i, j): which taps lie inside the input, and where the first of them does. */
+/* What a row of weights meets at output (i, j): of every plane of the input a window, in which some taps lie outside. A
+ * linear layer has one plane and one line of taps, all of its input. */
 struct window {
-    int32_t taps_down, taps_across; /* how many */
-    int32_t tap, pixel;             /* index of the first one, in a channel of the weights and of the input */
+    int32_t planes;                 /* of the input */
+    int32_t plane_taps, plane_pixels; /* numbers of each, in the weights and in the input */
+    int32_t taps_down, taps_across; /* inside */
+    int32_t tap, pixel;             /* index of the first of these, in a plane of the weights and of the input */
 };
 
 static struct window window_at(const struct ff_layer *l, int32_t i, int32_t j)
@@ -84,15 +93,22 @@ static struct window window_at(const struct ff_layer *l, int32_t i, int32_t j)
     int32_t top = i * l->stride - l->padding, left = j * l->stride - l->padding;
     int32_t first_down = top < 0 ? -top : 0, first_across = left < 0 ? -left : 0;
     int32_t end_down = l->in_h - top, end_across = l->in_w - left;
-    struct window at;
+    struct window at = {1, 0, 0, 1, 0, 0, 0};
+    if (l->op == FF_LINEAR) {
+        at.taps_across = l->in_c * l->in_h * l->in_w;
+        return at;
+    }
+    at.planes = l->in_c;
+    at.plane_taps = l->kernel * l->kernel;
+    at.plane_pixels = l->in_h * l->in_w;
     if (end_down > l->kernel)
         end_down = l->kernel;
     if (end_across > l->kernel)
         end_across = l->kernel;
     at.taps_down = end_down - first_down;
     at.taps_across = end_across - first_across;
-    if (at.taps_down < 1 || at.taps_across < 1) { /* padding alone */
-        at.taps_down = at.taps_across = at.tap = at.pixel = 0;
+    if (at.taps_down < 1 || at.taps_across < 1) {
+        at.planes = 0; /* padding alone */
         return at;
     }
     at.tap = first_down * l->kernel + first_across;
@@ -100,75 +116,95 @@ static struct window window_at(const struct ff_layer *l, int32_t i, int32_t j)
     return at;
 }
 
-/* What an operation makes at channel c and (i, j), before pooling, without the bias. w is the channel's row. */
-static float operate(const struct ff_layer *l, const float *w, const float *x, int32_t c, int32_t i, int32_t j)
-{
-    float sum = 0.0f;
-    if (l->op == FF_NOTHING)
-        return x[(c * l->in_h + i) * l->in_w + j];
-    if (l->op == FF_LINEAR)
-        return dot(w, x, l->in_c * l->in_h * l->in_w);
-    {
-        struct window at = window_at(l, i, j);
-        for (int32_t a = 0; a < l->in_c; a++) {
-            const float *taps = w + a * l->kernel * l->kernel + at.tap;
-            const float *pixels = x + a * l->in_h * l->in_w + at.pixel;
-            for (int32_t u = 0; u < at.taps_down; u++, taps += l->kernel, pixels += l->in_w)
-                for (int32_t v = 0; v < at.taps_across; v++)
-                    sum += taps[v] * pixels[v];
-        }
-    }
-    return sum;
-}
-
 static int32_t row_length(const struct ff_layer *l)
 {
     return l->op == FF_CONV ? l->in_c * l->kernel * l->kernel : l->in_c * l->in_h * l->in_w;
 }
 
-static const float *channel_weights(const struct ff_net *net, const struct ff_layer *l, int32_t c)
+/* What an operation makes at (i, j) of `rows` channels from c on, before pooling, without the bias: w are the weights
+ * of the first of them. A pixel is loaded once for BLOCK channels. */
+static void operate(const struct ff_layer *l, const float *w, int32_t rows, const float *x, int32_t c, int32_t i,
+                    int32_t j, float *sums)
 {
-    return l->op == FF_NOTHING ? NULL : row(net, l->weight, c, row_length(l));
-}
-
-/* The values of a pooling window at (i, j) as one: their maximum, with its place in the window, or their mean. */
-static float pool(const struct ff_layer *l, const float *w, const float *x, int32_t c, int32_t i, int32_t j,
-                  uint8_t *best)
-{
-    float result = 0.0f;
-    for (int32_t u = 0; u < l->size; u++)
-        for (int32_t v = 0; v < l->size; v++) {
-            float value = operate(l, w, x, c, i * l->size + u, j * l->size + v);
-            if (l->pool == FF_POOL_MEAN)
-                result += value;
-            else if ((u == 0 && v == 0) || value > result) {
-                result = value;
-                *best = (uint8_t)(u * l->size + v);
+    int32_t length = row_length(l);
+    struct window at = window_at(l, i, j);
+    float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f, s3 = 0.0f;
+    if (l->op == FF_NOTHING) {
+        for (int32_t r = 0; r < rows; r++)
+            sums[r] = x[((c + r) * l->in_h + i) * l->in_w + j];
+        return;
+    }
+    memset(sums, 0, BLOCK * sizeof *sums);
+    for (int32_t a = 0; a < at.planes; a++) {
+        const float *taps = w + a * at.plane_taps + at.tap, *pixels = x + a * at.plane_pixels + at.pixel;
+        for (int32_t u = 0; u < at.taps_down; u++, taps += l->kernel, pixels += l->in_w) {
+            const float *tap = taps;
+            if (rows == BLOCK) {
+                for (int32_t v = 0; v < at.taps_across; v++, tap++) {
+                    float pixel = pixels[v];
+                    s0 += tap[0] * pixel;
+                    s1 += tap[length] * pixel;
+                    s2 += tap[2 * length] * pixel;
+                    s3 += tap[3 * length] * pixel;
+                }
+            } else {
+                for (int32_t r = 0; r < rows; r++, tap += length)
+                    sums[r] += dot(tap, pixels, at.taps_across);
             }
         }
-    return l->pool == FF_POOL_MEAN ? result / (float)(l->size * l->size) : result;
+    }
+    if (rows == BLOCK) {
+        sums[0] = s0;
+        sums[1] = s1;
+        sums[2] = s2;
+        sums[3] = s3;
+    }
+}
+
+/* The values of a pooling window at (i, j) as one, of `rows` channels: their maximum, with its place in the window, or
+ * their mean. */
+static void pool(const struct ff_layer *l, const float *w, int32_t rows, const float *x, int32_t c, int32_t i,
+                 int32_t j, float *values, uint8_t *best)
+{
+    float sums[BLOCK], area = (float)(l->size * l->size);
+    for (int32_t u = 0; u < l->size; u++)
+        for (int32_t v = 0; v < l->size; v++) {
+            int first = u == 0 && v == 0;
+            operate(l, w, rows, x, c, i * l->size + u, j * l->size + v, sums);
+            for (int32_t r = 0; r < rows; r++) {
+                if (l->pool == FF_POOL_MEAN) {
+                    values[r] = (first ? 0.0f : values[r]) + sums[r] / area;
+                } else if (first || sums[r] > values[r]) {
+                    values[r] = sums[r];
+                    best[r] = (uint8_t)(u * l->size + v);
+                }
+            }
+        }
 }
 
 /* A layer in one sweep: operation, pooling, `added` (NULL: nothing), activation. The places of maxima are kept where
  * the net is `learning`. */
 static void run_layer(const struct ff_net *net, const struct ff_layer *l, const float *added, int learning)
 {
-    const float *x = floats(net, l->x);
-    float *y = floats(net, l->y);
-    uint8_t *best = learning && l->pool == FF_POOL_MAX ? net->arena + l->best : NULL;
-    for (int32_t c = 0; c < l->c; c++) {
-        float bias = number(net, l->bias, c);
-        const float *w = channel_weights(net, l, c);
+    const float *x = floats(net, l->x), *w = NULL;
+    float *y = floats(net, l->y), values[BLOCK];
+    uint8_t *best = learning && l->pool == FF_POOL_MAX ? net->arena + l->best : NULL, places[BLOCK];
+    for (int32_t c = 0; c < l->c; c += BLOCK) {
+        int32_t rows = l->c - c < BLOCK ? l->c - c : BLOCK;
+        if (l->op != FF_NOTHING)
+            w = rows_of(net, l->weight, c, row_length(l), rows);
         for (int32_t i = 0; i < l->h; i++)
             for (int32_t j = 0; j < l->w; j++) {
-                int32_t at = (c * l->h + i) * l->w + j;
-                uint8_t place = 0;
-                float value = bias + pool(l, w, x, c, i, j, &place);
-                if (added)
-                    value += added[at];
-                y[at] = value > 0.0f ? value : l->slope * value;
-                if (best)
-                    best[at] = place;
+                pool(l, w, rows, x, c, i, j, values, places);
+                for (int32_t r = 0; r < rows; r++) {
+                    int32_t at = ((c + r) * l->h + i) * l->w + j;
+                    float value = values[r] + number(net, l->bias, c + r);
+                    if (added)
+                        value += added[at];
+                    y[at] = value > 0.0f ? value : l->slope * value;
+                    if (best)
+                        best[at] = places[r];
+                }
             }
     }
 }
@@ -242,10 +278,12 @@ static float read_features(const struct ff_net *net, const struct ff_unit *unit)
     const float *y = floats(net, last->y);
     float *z = floats(net, unit->z);
     for (int32_t c = 0; c < last->c; c++, y += last->h * last->w)
-        for (int32_t r = 0; r < unit->cell_rows; r++)
+        for (int32_t r = 0; r < unit->cell_rows; r++) {
+            int32_t top = edge(r, last->h, unit->cell_rows), bottom = edge(r + 1, last->h, unit->cell_rows);
             for (int32_t s = 0; s < unit->cell_columns; s++)
-                *z++ = average_cell(y, last->w, edge(r, last->h, unit->cell_rows), edge(r + 1, last->h, unit->cell_rows),
-                                    edge(s, last->w, unit->cell_columns), edge(s + 1, last->w, unit->cell_columns));
+                *z++ = average_cell(y, last->w, top, bottom, edge(s, last->w, unit->cell_columns),
+                                    edge(s + 1, last->w, unit->cell_columns));
+        }
     return divide_by_root(floats(net, unit->z), unit->features, EPS_DIVISIVE);
 }
 
@@ -508,34 +546,30 @@ static void fill_plane(const struct ff_net *net, const struct ff_unit *unit, int
 /* Of an error at (i, j) of channel c: its share of dx. */
 static void to_input(const struct ff_layer *l, const float *w, float *dx, int32_t c, int32_t i, int32_t j, float error)
 {
+    struct window at = window_at(l, i, j);
     if (l->op == FF_NOTHING) {
         dx[(c * l->in_h + i) * l->in_w + j] += error;
-    } else if (l->op == FF_LINEAR) {
-        add_scaled(dx, w, error, l->in_c * l->in_h * l->in_w);
-    } else {
-        struct window at = window_at(l, i, j);
-        for (int32_t a = 0; a < l->in_c; a++) {
-            const float *taps = w + a * l->kernel * l->kernel + at.tap;
-            float *pixels = dx + a * l->in_h * l->in_w + at.pixel;
-            for (int32_t u = 0; u < at.taps_down; u++, taps += l->kernel, pixels += l->in_w)
-                add_scaled(pixels, taps, error, at.taps_across);
-        }
+        return;
+    }
+    for (int32_t a = 0; a < at.planes; a++) {
+        const float *taps = w + a * at.plane_taps + at.tap;
+        float *pixels = dx + a * at.plane_pixels + at.pixel;
+        for (int32_t u = 0; u < at.taps_down; u++, taps += l->kernel, pixels += l->in_w)
+            for (int32_t v = 0; v < at.taps_across; v++)
+                pixels[v] += error * taps[v];
     }
 }
 
 /* Of an error at (i, j): its share of the gradient of the channel's weights, to wherever a step adds it. */
 static void to_weights(const struct ff_layer *l, float *to, const float *x, int32_t i, int32_t j, float error)
 {
-    if (l->op == FF_LINEAR) {
-        add_scaled(to, x, error, l->in_c * l->in_h * l->in_w);
-    } else {
-        struct window at = window_at(l, i, j);
-        for (int32_t a = 0; a < l->in_c; a++) {
-            float *taps = to + a * l->kernel * l->kernel + at.tap;
-            const float *pixels = x + a * l->in_h * l->in_w + at.pixel;
-            for (int32_t u = 0; u < at.taps_down; u++, taps += l->kernel, pixels += l->in_w)
-                add_scaled(taps, pixels, error, at.taps_across);
-        }
+    struct window at = window_at(l, i, j);
+    for (int32_t a = 0; a < at.planes; a++) {
+        float *taps = to + a * at.plane_taps + at.tap;
+        const float *pixels = x + a * at.plane_pixels + at.pixel;
+        for (int32_t u = 0; u < at.taps_down; u++, taps += l->kernel, pixels += l->in_w)
+            for (int32_t v = 0; v < at.taps_across; v++)
+                taps[v] += error * pixels[v];
     }
 }
 
@@ -552,7 +586,7 @@ static void learn_layer(const struct ff_net *net, const struct ff_unit *unit, in
         float sum = 0.0f;
         fill_plane(net, unit, layer, plane, c);
         if (dx) {
-            const float *w = channel_weights(net, l, c);
+            const float *w = l->op == FF_NOTHING ? NULL : row(net, l->weight, c, length);
             for (int32_t i = 0; i < height; i++)
                 for (int32_t j = 0; j < width; j++)
                     if (plane[i * width + j] < 0.0f || plane[i * width + j] > 0.0f)
@@ -644,7 +678,7 @@ enum ff_error ff_init(struct ff_net *net, const struct ff_model *model, void *ar
 
 /* ------------------------------------------------ the golden check ------------------------------------------------ */
 
-/* The largest error over the classes, as a share of the largest value: `step` numbers lie between a row and the next. */
+/* The largest error over the rows, as a share of the largest value: `step` numbers lie between a row and the next. */
 static float share_of_error(const float *own, const float *golden, int32_t rows, int32_t step, float largest)
 {
     float worst = 0.0f;

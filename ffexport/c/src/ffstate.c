@@ -11,7 +11,7 @@
 #define FORMAT 1
 #define PIECE 64 /* bytes that are read at a time */
 
-/* ------------------------------------------------ SHA-256 (FIPS 180-4) ------------------------------------------------ */
+/* ------------------------------------------------ SHA-256, FIPS 180-4 ------------------------------------------ */
 
 struct sha {
     uint32_t state[8];
@@ -45,8 +45,9 @@ static void sha_block(struct sha *s)
     memcpy(v, s->state, sizeof v);
     for (int i = 0; i < 64; i++) {
         uint32_t a = v[0], e = v[4], x = w[(i + 1) & 15], y = w[(i + 14) & 15];
-        uint32_t first = v[7] + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & v[5]) ^ (~e & v[6])) + sha_round[i] + w[i & 15];
+        uint32_t first = v[7] + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & v[5]) ^ (~e & v[6]));
         uint32_t second = (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]));
+        first += sha_round[i] + w[i & 15];
         memmove(v + 1, v, 7 * sizeof *v);
         v[4] += first;
         v[0] = first + second;
@@ -125,7 +126,7 @@ static uint32_t printable(const char *text, const char *end)
     }
     if ((bytes == 3 && point < 0x800) || (bytes == 4 && point < 0x10000) || point > 0x10ffff)
         return 0;
-    if (point < 0x20 || (point >= 0x7f && point < 0xa0) || (point >= 0xd800 && point < 0xe000)) /* control, surrogates */
+    if (point < 0x20 || (point >= 0x7f && point < 0xa0) || (point >= 0xd800 && point < 0xe000)) /* control, surrogate */
         return 0;
     if (point == 0x61c || point == 0x200e || point == 0x200f || (point >= 0x2028 && point <= 0x202e) ||
         (point >= 0x2066 && point <= 0x2069)) /* lines' ends, and marks of direction */
@@ -261,7 +262,8 @@ static int has_changed(const struct ff_net *net, const struct ff_tensor *t)
     return t->ram != FF_FIXED && memcmp(net->arena + t->ram, t->data, (size_t)t->count * sizeof(float)) != 0;
 }
 
-static void put_header(struct sink *sink, const struct ff_net *net, const char *state, uint32_t length, const char *hash)
+static void put_header(struct sink *sink, const struct ff_net *net, const char *state, uint32_t length,
+                       const char *hash)
 {
     uint32_t offset = 0;
     put_text(sink, "{\"__metadata__\":{\"state\":");
@@ -295,7 +297,7 @@ static void put_header(struct sink *sink, const struct ff_net *net, const char *
 
 static int is_finite(const uint8_t *bytes)
 {
-    return (bytes[3] & 0x7fu) != 0x7fu || (bytes[2] & 0x80u) == 0; /* of float32, not all bits of its exponent are set */
+    return (bytes[3] & 0x7fu) != 0x7fu || (bytes[2] & 0x80u) == 0; /* of float32: not all exponent bits are set */
 }
 
 enum ff_error ff_save(struct ff_net *net, ff_write write, void *context)
@@ -689,7 +691,7 @@ static const char *name_in(const struct file *f, int32_t label)
     return label < f->net->model->classes ? f->net->model->names[label] : (const char *)f->net->arena + f->name[label];
 }
 
-/* The names of a file's classes: the bundle's, then others, all different. Each is closed by a 0 where its quote was. */
+/* The names of a file's classes: the bundle's, then others, all different, each closed by a 0 where its quote was. */
 static void read_classes(struct file *f, struct text *t)
 {
     const struct ff_model *m = f->net->model;
