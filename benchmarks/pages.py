@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 import page_blocks
+import page_microcontroller
 import page_results
 import page_systems
 
@@ -30,8 +31,9 @@ BLOCKS = {
     "highlights": page_blocks.highlights,
     "comparison": page_blocks.comparison,
     "recipes": page_blocks.recipes,
+    "microcontroller": page_microcontroller.block,
 }
-WITH_BLOCKS = ("README.md", "docs/recipes.md")
+WITH_BLOCKS = ("README.md", "docs/recipes.md", "docs/microcontrollers.md")
 PAGES = (*WHOLE, *WITH_BLOCKS)
 
 

@@ -1,0 +1,85 @@
+"""The figures of `docs/microcontrollers.md`, from `results/microcontroller.json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from page_text import measured, percent, result, table
+
+NAME = "microcontroller"
+
+
+def block() -> str:
+    """What a network takes on a chip, and what it is worth."""
+    found = result(NAME)
+    core, parts, stack = found["core"], found["parts"], found["core"]["learn_stack"]
+    whole = parts["all"]
+    rows = [
+        ["right answers of the C code, MNIST validation images, fp32 / weights in fp16", _validation(found)],
+        [
+            "right answers, MNIST test images (by `fftrain`, read once)",
+            percent(found["trained"]["test"]["goodness"]),
+        ],
+        ["RAM to classify, arena and stack", _kib(whole["classify"] + core["classify_stack"])],
+        *(
+            [f"RAM to learn, arena and stack: {words}", _kib(parts[part]["learn"] + stack)]
+            for part, words in (
+                ("all", "all of it learns"),
+                ("last", "the last unit and the readouts"),
+                ("readouts", "the readouts"),
+            )
+        ),
+        ["deepest stack: to classify / to learn / to load a state", _stacks(core)],
+        ["code, `-Os`: to classify / with learning and state files", _code(core, "code")],
+        ["of libc beside it", _code(core, "libc")],
+        ["weights in flash; two slots of what was learned", f"{_kib(whole['weights'])}; {_kib(whole['slots'])}"],
+        ["instructions of a pass", _millions(core["classify_instructions"])],
+        ["instructions of a learning step, all units", _millions(core["learn_instructions"])],
+        *_general(found),
+    ]
+    command = "python benchmarks/microcontroller.py --emx emx-onnx-cgen micro.ff"
+    return (
+        f"Recipe `{found['recipe']}`, {found['epochs']} epochs on one core; a Cortex-M4F that QEMU emulates "
+        f"(`mps2-an386`), arm-none-eabi-gcc `-Os`. Instructions are exact, and are not cycles.\n\n"
+        f"{table(['', ''], rows)}\n{measured(NAME, command)}"
+    )
+
+
+def _validation(found: dict[str, Any]) -> str:
+    return f"{percent(found['validation']['fp32'])} / {percent(found['validation']['fp16'])}"
+
+
+def _stacks(core: dict[str, int]) -> str:
+    return f"{core['classify_stack']} / {core['learn_stack']} / {core['load_stack']} bytes"
+
+
+def _code(core: dict[str, int], what: str) -> str:
+    return f"{_kib(core[f'classifying_{what}'])} / {_kib(core[f'learning_{what}'])}"
+
+
+def _general(found: dict[str, Any]) -> list[list[str]]:
+    """Beside the same units' gradient graphs through a general compiler."""
+    if "general_compiler" not in found:
+        return []
+    units, core, whole = found["general_compiler"]["units"], found["core"], found["parts"]["all"]
+    instructions, scratch = sum(row["instructions"] for row in units), max(row["stack"] for row in units)
+    own = whole["learn"] - whole["learned"] + core["learn_stack"]
+    name = f"the gradient graphs of its units through emx-onnx-cgen {found['general_compiler']['version']}"
+    return [
+        [
+            f"a step's instructions over those of {name}, which change no weight",
+            f"{core['learn_instructions'] / instructions:.2f} (of {_millions(instructions)})",
+        ],
+        [
+            "its memory beside the weights over theirs, which counts neither inputs nor outputs nor gradients",
+            f"{own / scratch:.3f} (of {_kib(scratch)})",
+        ],
+    ]
+
+
+def _kib(size: int) -> str:
+    return f"{size / 1024:,.1f} KiB"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:.1f} million"
