@@ -30,7 +30,7 @@ from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import read_idx
 from ffruntime.core.devices import Profile, profiles_folder, read_toml
 from ffruntime.core.graphs import graphs
-from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, STATISTICS, WEIGHTS, decode_manifest
+from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, STATISTICS, WEIGHTS, Photo, decode_manifest
 from ffruntime.core.plan import UNLIMITED, plan
 from ffruntime.core.shipped import MODEL
 from ffruntime.core.state import Weights, read_state, write_state
@@ -144,9 +144,10 @@ def picture_bytes(form: str) -> bytes:
 
 
 def _pictures(form: str, _: Path) -> Try:
-    whole, how, shape = picture_bytes(form), Bundle(MODEL).manifest.preprocessing, (1, 28, 28)
+    whole, digit = picture_bytes(form), Bundle(MODEL).manifest.preprocessing
 
     def once(rng: random.Random) -> None:
+        how, shape = rng.choice(((digit, (1, 28, 28)), (Photo(), (3, 16, 16))))
         prepare(decode_picture(flipped(whole, rng), "changed"), "changed", how, shape)
 
     return once
