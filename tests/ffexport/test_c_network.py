@@ -77,7 +77,8 @@ def networks(draw: st.DrawFn) -> Network:
     shape: tuple[int, ...] = tuple(draw(st.integers(low, high)) for low, high in ((1, 2), (4, 9), (4, 9)))
     image, units = Image(shape, 0.3, 0.25), list[Unit]()
     for _ in range(2):
-        kinds = ["none", "divisive", "batch", "layer", *(["instance", "group"] if math.prod(shape[1:]) > 1 else [])]
+        kinds = ["none", "divisive", "batch", *(["layer"] if math.prod(shape) > 1 else [])]  # not of one number
+        kinds += ["instance", "group"] if math.prod(shape[1:]) > 1 else []
         kind = draw(st.sampled_from(kinds))
         groups = 2 if kind == "group" and shape[0] % 2 == 0 else 1
         ops, after = draw(operations(shape))
@@ -126,7 +127,11 @@ def assert_close(own: np.ndarray, expected: np.ndarray, scale: float, what: str)
     assert np.abs(own - expected).max(initial=0) <= TOLERANCE * max(scale, 1e-3), what
 
 
-@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
 @given(network=networks(), label=st.integers(0, 2), smoothing=st.sampled_from([0, 0.1]), prototypes=st.booleans())
 def test_goodness_and_gradients_whatever_the_network(
     tmp_path: Path, network: Network, label: int, smoothing: float, prototypes: bool
