@@ -33,9 +33,10 @@ FEWEST = 4
 AREA = 0.6  # of its own longer side: what holds a square so large is no stroke
 BROAD, FULL = 0.4, 0.72  # what is so broad, of its longer side, and fills so much of its box is no stroke, either
 OTHER = 0.4  # of the largest stroke's longer side: what is larger is no part or speck, but a figure
-NEAR, TOUCHING = 0.2, 0.08  # of the larger one's longer side: gaps between strokes of a figure
+TOUCHING, BESIDE, ABOVE = 0.08, 0.2, 0.35  # of the larger one's longer side: gaps between strokes of a figure
+COLUMN = 2  # times their width: two strokes, one above the other, that together are so high are two figures
 PART = 0.4  # of a figure's longer side: a gap between it and a smaller part of it
-TIGHT = 0.7  # of the picture's sides: a figure that touches the border and is so large is cut out tightly
+TIGHT, NARROW = 0.6, 0.25  # of the picture's sides: what touches the border, and is so large, is cut out tightly
 TINY = 40  # pixels a side: a picture that is no larger is all figure
 MANY = 12  # figures: so many are no writing
 STRIKING = 2  # times what the background has, in its 95th percentile: less is noise
@@ -251,7 +252,7 @@ def figures_of(strokes: Strokes) -> tuple[list[list[int]], bool]:
     parts = [i for i in np.argsort(-sides).tolist() if not at_border[i]]
     if cut:
         groups = _groups(strokes, [*inside, *cut], parts)
-        if len(groups) == 1 and (_extent(strokes, groups[0]) >= TIGHT * np.array([width, height])).all():
+        if len(groups) == 1 and _fills(_extent(strokes, groups[0]) / (width, height)):
             return groups, False
         if sides[cut[0]] > 2.5 * max((sides[i] for i in inside), default=0):
             return [], True
@@ -270,6 +271,11 @@ def _extent(strokes: Strokes, group: list[int]) -> np.ndarray:
     boxes = strokes.boxes[group]
     extent: np.ndarray = boxes[:, 2:].max(axis=0) - boxes[:, :2].min(axis=0)
     return extent
+
+
+def _fills(shares: np.ndarray) -> bool:
+    """Whether a figure takes so much of the picture's width and height that it is cut out tightly."""
+    return bool(shares.max() >= TIGHT and shares.min() >= NARROW)
 
 
 def _is_area(strokes: Strokes, number: int) -> bool:
@@ -309,15 +315,17 @@ def _grouped(strokes: Strokes, mains: list[int]) -> list[list[int]]:
 
 
 def _belong_together(strokes: Strokes, one: int, other: int) -> bool:
-    """Whether two strokes are parts of one figure: they almost touch, or are near and not two tall ones side by
-    side."""
+    """Whether two strokes are parts of one figure: they almost touch; or one is near above the other, and together
+    they are no column; or they are near side by side, and not both tall."""
     boxes, side = strokes.boxes, max(strokes.sides[one], strokes.sides[other])
-    apart = gap(strokes, one, other, NEAR * side)
+    apart = gap(strokes, one, other, ABOVE * side)
     if apart <= TOUCHING * side:
         return True
+    if max(boxes[one, 0], boxes[other, 0]) < min(boxes[one, 2], boxes[other, 2]):
+        width, height = _extent(strokes, [one, other])
+        return bool(apart <= ABOVE * side and height <= COLUMN * width)
     heights = [boxes[i, 3] - boxes[i, 1] for i in (one, other)]
-    beside = max(boxes[one, 0], boxes[other, 0]) >= min(boxes[one, 2], boxes[other, 2])
-    return bool(apart <= NEAR * side and not (beside and min(heights) >= 0.7 * max(heights)))
+    return bool(apart <= BESIDE * side and min(heights) < 0.7 * max(heights))
 
 
 def _is_frame(strokes: Strokes, number: int, others: list[int]) -> bool:
@@ -334,7 +342,7 @@ def _is_frame(strokes: Strokes, number: int, others: list[int]) -> bool:
 
 
 def _could_be_cut(strokes: Strokes, number: int) -> bool:
-    """Whether what touches the border is a figure that is cut, or cut out tightly, and no table, shadow or edge."""
+    """Whether what touches the border is a figure that is cut, or cut out tightly; no table, shadow or edge."""
     height, width = strokes.labels.shape
     mask, longer = strokes.mask(number), max(height, width)
     if holds_square(mask, max(FEWEST, math.ceil(WIDEST * longer))):
