@@ -749,15 +749,15 @@ static void read_projection(struct file *f, struct text *t)
 static enum ff_error read_state(struct file *f, struct text *t, int *other)
 {
     static const char *const names[] = {"format",  "weights",  "classes", "undertrained",
-                                        "updates", "examples", "ffedge",  "statistics"};
+                                        "updates", "examples", "ffedge",  "statistics",   "origins"};
     uint32_t seen_fields = 0;
     expect(t, '{');
     for (uint32_t count = 0; more(t, count, '}'); count++) {
         struct string key = read_key(t);
         uint32_t field = 0;
-        while (field < 8 && !is(key, names[field]))
+        while (field < 9 && !is(key, names[field]))
             field++;
-        if (field == 8 || (seen_fields >> field & 1u) || (field == 3 && !(seen_fields & 4u)))
+        if (field == 9 || (seen_fields >> field & 1u) || (field == 3 && !(seen_fields & 4u)))
             t->bad = 1;
         if (t->bad)
             break;
@@ -794,11 +794,16 @@ static enum ff_error read_state(struct file *f, struct text *t, int *other)
         case 6:
             read_string(t);
             break;
-        default:
+        case 7:
             if (next_is(t, '{'))
                 read_projection(f, t);
             else
                 read_null(t);
+            break;
+        default: /* whose class statistics these are */
+            expect(t, '[');
+            for (uint32_t origin = 0; more(t, origin, ']'); origin++)
+                read_string(t);
         }
     }
     skip_space(t);
