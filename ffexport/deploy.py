@@ -86,7 +86,7 @@ class Offer(Struct, frozen=True):
 
 def availability() -> list[Offer]:
     """Every format and every provider. Touches no engine that could crash without a driver."""
-    return [_onnx(), *map(_engines, LIBRARIES), *map(_provider, NAMES)]
+    return [_onnx(), *map(_engines, LIBRARIES), Offer("format", "c", None), *map(_provider, NAMES)]
 
 
 def offer_table(offers: Sequence[Offer]) -> str:

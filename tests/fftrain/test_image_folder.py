@@ -376,7 +376,9 @@ def test_kinds_of_pictures(suffix: str, pets: Path) -> None:
     kind = {"avif": "AVIF", "pfm": "PPM"}.get(suffix, "JPEG")
     for number in range(3):
         image = picture(GREY, number)
-        (image.convert("F") if kind == "PPM" else image).save(pets / "Maulwürfe" / f"more{number}.{suffix}", kind)
+        if kind == "PPM":
+            image = image.convert("F").point(lambda value: value * (1 / 255))  # full scale of a floating-point file
+        image.save(pets / "Maulwürfe" / f"more{number}.{suffix}", kind)
     assert load_folder(pets).source.source.split("; ")[1] == "36 pictures of 3 classes"
     assert is_picture(pets / "Maulwürfe" / f"more0.{suffix}")  # to a device, too
 
