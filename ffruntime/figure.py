@@ -65,7 +65,8 @@ class Found(NamedTuple):
 
 
 def find(channels: np.ndarray, paper: np.ndarray) -> Found:
-    """The figures in a picture: channels (H, W, C) and the same on white paper, RGB (H, W, 3), in [0, 1]."""
+    """The figures in a picture: channels (H, W, C) and the same on white paper, RGB float32 (H, W, 3), in
+    [0, 1]."""
     if max(channels.shape[:2]) <= TINY:
         ink = from_even_background(channels)
         return Found((Figure(ink, box_of(ink > LEVEL * ink.max())),)) if ink.any() else Found((), why=NONE)
@@ -76,7 +77,7 @@ def find(channels: np.ndarray, paper: np.ndarray) -> Found:
         found = select(ink, floor=0.0 if rest <= 1 / 255 else max(1.25 * rest, 0.1 * peak))
         if found.figures and not found.more:
             return found
-    colours = smooth(paper.astype(np.float32))
+    colours = smooth(paper)
     found = on_any_background(colours @ GREY)
     if found.figures or (paper == paper[..., :1]).all():
         return found

@@ -309,7 +309,7 @@ def _digits(
     from .placing import place_digit
 
     channels = to_channels(small)
-    paper = flatten(channels)
+    paper = flatten(channels).astype(np.float32)
     found = find(channels, paper)
     if not found.figures:
         raise ImageError(f"{name}: {found.why}")
