@@ -45,7 +45,8 @@ def sentence() -> str:
     if found := _rows("split").get(ONE_PASS):
         share = percent(statistics.mean(found["accuracy"]))
         told.append(
-            f"Split-MNIST in one pass by class statistics alone, {found['kept'] / 1e3:.0f} kB kept, {share}"
+            f"Split-MNIST in one pass without a picture stored, {found['kept'] / 1e3:.0f} kB kept, {share} "
+            "(a method of the demonstration)"
         )
     return f" By class goodness: {'; '.join(told)}." if told else ""
 
