@@ -25,8 +25,8 @@ def highlights() -> str:
         [
             f"- **Accuracy.** {_of_classes()}{_of_labels()}",
             f"- **Flat memory.** An update of {DEEP} units takes {learning['learn_12_units_over_3']:.2f} of the "
-            f"memory that {SHALLOW} take, and {learning['learn_over_torch_bp_at_12']:.2f} of what a backpropagation "
-            "step of PyTorch takes.",
+            f"memory that {SHALLOW} take, and {learning['learn_over_torch_bp_at_12']:.2f} of what a step of "
+            "backpropagation in PyTorch takes.",
             f"- **Learning**, recipe `cpu`. A digit never seen: {percent(points[20]['new']['goodness'], 1)} after "
             f"20 examples, {percent(points[80]['new']['goodness'], 1)} after 80; the other digits fall from "
             f"{100 * points[0]['old']['goodness']:.1f} to {percent(points[80]['old']['goodness'], 1)}. "
