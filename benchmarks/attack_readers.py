@@ -39,8 +39,8 @@ from ffruntime.golden import check, read_golden
 from ffruntime.learning.directory import reset
 from ffruntime.learning.store import Store
 from ffruntime.model import Model
-from ffruntime.picture import decode_picture, prepare
-from ffruntime.picture_file import FORMATS
+from ffruntime.pictures.picture import decode_picture, prepare
+from ffruntime.pictures.picture_file import FORMATS
 from ffruntime.session import Session
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"

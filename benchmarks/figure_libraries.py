@@ -1,4 +1,4 @@
-"""What a library for images would cost a device that finds figures without one (`ffruntime/figure.py`).
+"""What a library for images would cost a device that finds figures without one (`ffruntime/pictures/figure.py`).
 
     python benchmarks/figure_libraries.py
 
@@ -20,7 +20,7 @@ IMPORTS = {
     "scipy": "scipy.ndimage",
     "cv2": "cv2",
     "skimage": "skimage.measure, skimage.morphology",
-    "ffruntime": "ffruntime.figure",
+    "ffruntime": "ffruntime.pictures.figure",
 }
 CODE = """
 import numpy, PIL.Image, PIL.ImageFilter, resource, time

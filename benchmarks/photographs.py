@@ -26,7 +26,7 @@ from ffruntime.core.errors import ImageError
 from ffruntime.core.shipped import MODEL
 from ffruntime.demo import digits
 from ffruntime.model import Model
-from ffruntime.picture import prepare_all
+from ffruntime.pictures.picture import prepare_all
 from ffruntime.session import Session
 
 PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "photographs.png"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 
-from . import early_exit, picture, shortlist, told
+from . import early_exit, shortlist, told
 from .answers import Answer, Scored, answers
 from .backend import Graph, in_chunks
 from .core.architecture import class_goodness
@@ -26,6 +26,7 @@ from .core.layers import KNOWN, TOTAL, tensors
 from .core.learning import PORTION
 from .core.manifest import EXIT, SHORTLIST, ClassStatistics, Manifest, Mode, Precision
 from .core.state import Weights
+from .pictures import picture
 from .session import ALL_LABELS, Session, load
 
 if TYPE_CHECKING:
@@ -266,7 +267,7 @@ class Model:
         elif isinstance(source, (str, Path)):
             image = self.read(str(source), preprocess)
         else:
-            from .sources import picture_of
+            from .pictures.sources import picture_of
 
             image = self.prepare(picture_of(source), "picture", preprocess)
         return self.classify_batch(image[None], mode, labels, unsure)[0]

@@ -18,13 +18,13 @@ from msgspec import Struct
 from rich.console import Console
 from rich.progress import track
 
-from ffruntime import picture
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import DataError, ImageError
 from ffruntime.core.folders import is_hidden
 from ffruntime.core.manifest import Photo
 from ffruntime.core.reading import open_regular, read_at_most
-from ffruntime.picture import MAX_BYTES
+from ffruntime.pictures import picture
+from ffruntime.pictures.picture import MAX_BYTES
 
 from .sets import choose_classes
 from .tree import NAMED, Labelled, Name, Parts, arrange, check, split, told

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from ffruntime.core.errors import DataError, UsageError
 from ffruntime.core.folders import UNCLEAR, class_name, is_left_behind, part_of
-from ffruntime.picture_file import SUFFIXES
+from ffruntime.pictures.picture_file import SUFFIXES
 
 SHARE = 0.1  # of the training pictures, for each part that the tree does not have
 FEWEST = 3  # training pictures of a class

@@ -24,8 +24,8 @@ OF_RUNTIME = {
     "fftrain": {
         "ffruntime.command",  # how every command ends: one line and an exit code
         "ffruntime.start",  # and how it begins
-        "ffruntime.picture",  # pictures are read for training as a device reads them
-        "ffruntime.picture_file",  # and so are those of a folder found
+        "ffruntime.pictures.picture",  # pictures are read for training as a device reads them
+        "ffruntime.pictures.picture_file",  # and so are those of a folder found
         "ffruntime.model",  # to explain what a device would answer
         "ffruntime.saliency",  # to explain what accuracy rests on
         "ffruntime.lock",  # one writer of a bundle at a time

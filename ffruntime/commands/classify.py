@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..model import Answer, Model
-    from ..picture import Prepared
-    from ..sources import PictureSource
+    from ..pictures.picture import Prepared
+    from ..pictures.sources import PictureSource
 
 EPILOG = """\b
 Examples:
@@ -115,7 +115,7 @@ def classify(
         raise click.UsageError("--watch and --camera both go on: ask for one of them")
     from ..core.errors import ImageError, NotSure
     from ..core.manifest import EXIT, SHORTLIST
-    from ..picture import display_name, several
+    from ..pictures.picture import display_name, several
 
     model = options.model()
     chosen, rate = model.mode(mode, labels), _rate(model, unsure, only_sure)
@@ -160,7 +160,7 @@ def classify(
 
 def _prepared(model: Model, picture: Image, name: str, preprocess: bool) -> list[Prepared]:
     """The images that a picture gives: one, or one for each figure. Raises `ImageError` with its name."""
-    from ..picture import Prepared, prepare_all
+    from ..pictures.picture import Prepared, prepare_all
 
     if preprocess:
         return prepare_all(picture, name, model.manifest.preprocessing, model.manifest.network.image.shape)
@@ -215,7 +215,7 @@ def _number(passes: float) -> str:
 def _stream(
     images: tuple[str, ...], watch: str | None, camera: str | None, memory_limit: int | None
 ) -> Iterator[PictureSource]:
-    from ..sources import arrivals, frames, pictures
+    from ..pictures.sources import arrivals, frames, pictures
 
     # What appears while the others are classified, too.
     appearing = arrivals(Path(watch), memory_limit=memory_limit) if watch else iter(())

@@ -140,7 +140,7 @@ def _pictures(model: Model, folder: Path, count: int, preprocess: bool, memory_l
 
     from ..core.data import Examples
     from ..core.errors import DataError
-    from ..sources import is_picture
+    from ..pictures.sources import is_picture
 
     found = []
     for label, name in enumerate(model.classes):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..answers import Answer
     from ..learning.learner import Learner, Outcome
     from ..model import Model
-    from ..sources import PictureSource
+    from ..pictures.sources import PictureSource
 
 EPILOG = """\b
 Examples:
@@ -253,7 +253,7 @@ class _Pictures:
     def __init__(
         self, model: Model, labelled: Sequence[tuple[str, str]], memory_limit: int | None, preprocess: bool
     ) -> None:
-        from ..sources import pictures
+        from ..pictures.sources import pictures
 
         self.count = sum(1 for _, path in labelled for _ in pictures([path]))
         self.read = self.stored = 0  # so many of them; those that cannot be read count as stored

@@ -149,7 +149,7 @@ def _pixels(image: str | None, size: int) -> np.ndarray:
         pixels, digits = load_offline_sample()
         picture = Image.fromarray(pixels[digits == 3][0, 0])
     else:
-        from ffruntime.picture import read_picture
+        from ffruntime.pictures.picture import read_picture
 
         picture = read_picture(image).convert("RGB")
     scaled = np.asarray(ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS))

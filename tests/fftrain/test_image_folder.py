@@ -25,9 +25,9 @@ from PIL import Image
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.errors import DataError, UsageError
 from ffruntime.core.manifest import Photo
-from ffruntime.picture import prepare, read_picture
-from ffruntime.picture_file import FORMATS
-from ffruntime.sources import is_picture
+from ffruntime.pictures.picture import prepare, read_picture
+from ffruntime.pictures.picture_file import FORMATS
+from ffruntime.pictures.sources import is_picture
 from fftrain.checkpoint import Progress, load_checkpoint, save_checkpoint
 from fftrain.dataset import load_folder, load_for_manifest
 from fftrain.folder import open_tree
@@ -247,7 +247,7 @@ def test_a_member_of_a_zip_is_bounded(pets: Path, tmp_path: Path, monkeypatch: p
     (pets / "class 2" / "bomb.png").write_bytes(bytes((1 << 20) + 100))
     path = pack(pets, tmp_path / "bomb.zip")
     assert path.stat().st_size < 1 << 20
-    monkeypatch.setattr("ffruntime.picture.MAX_BYTES", 1 << 20)
+    monkeypatch.setattr("ffruntime.pictures.picture.MAX_BYTES", 1 << 20)
     monkeypatch.setattr("fftrain.folder.MAX_BYTES", 1 << 20)
     with pytest.raises(DataError, match=r"bomb\.zip/pets/class 2/bomb\.png: more than 1 MiB"):
         load_folder(path)

@@ -25,12 +25,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ffruntime import picture
 from ffruntime.core.data import data_directory, read_idx
 from ffruntime.core.errors import DataError, ImageError
 from ffruntime.core.manifest import Digit, Garment, Photo
 from ffruntime.demo import digits as digits_files
-from ffruntime.picture import prepare, read_picture, take_as_is
+from ffruntime.pictures import picture
+from ffruntime.pictures.picture import prepare, read_picture, take_as_is
 
 SHAPE = (1, 28, 28)
 MNIST = Digit(box=20)
@@ -411,7 +411,7 @@ import sys
 from pathlib import Path
 from ffruntime.core.errors import ImageError
 from ffruntime.core.manifest import Digit, Garment, Photo
-from ffruntime.picture import prepare, read_picture
+from ffruntime.pictures.picture import prepare, read_picture
 
 def peak():
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
@@ -469,7 +469,7 @@ def test_a_picture_takes_no_more_than_its_refusal_says(name: str, digits: np.nda
     message = str(caught.value)
     assert message.startswith(f"{path}: takes ")
     takes = int(message.removeprefix(f"{path}: takes ").split()[0])
-    ordinary = Path(__file__).parents[2] / "examples" / "three.png"
+    ordinary = Path(__file__).parents[3] / "examples" / "three.png"
     command = [sys.executable, "-c", PEAK.replace("KIND", "Digit(20)"), path, str(ordinary)]
     grown = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
     assert 0.4 * takes < grown <= takes

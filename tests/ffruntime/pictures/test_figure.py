@@ -18,7 +18,7 @@ from ffruntime.core.manifest import Digit, Garment, Photo
 from ffruntime.core.shipped import MODEL
 from ffruntime.demo import digits as digits_files
 from ffruntime.model import Model
-from ffruntime.picture import decode_picture, prepare, prepare_all
+from ffruntime.pictures.picture import decode_picture, prepare, prepare_all
 from ffruntime.session import Session
 
 SHAPE, MNIST = (1, 28, 28), Digit(20)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from PIL import __version__ as PILLOW
 
-from .core.errors import ImageError
+from ..core.errors import ImageError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,9 +19,9 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from .core.errors import ImageError
-from .core.manifest import Digit, Photo, Preprocessing
-from .core.reading import read_at_most
+from ..core.errors import ImageError
+from ..core.manifest import Digit, Photo, Preprocessing
+from ..core.reading import read_at_most
 from .picture_file import FORMATS, LARGE_DECODERS, clean, full_scale, most_bytes, white, without_end
 
 MAX_BYTES = 256 << 20

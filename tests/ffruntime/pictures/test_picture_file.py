@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ffruntime import picture
 from ffruntime.core.errors import ImageError
-from ffruntime.picture import decode_picture
+from ffruntime.pictures import picture
+from ffruntime.pictures.picture import decode_picture
 
 GREY = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
 PICTURE = Image.fromarray(np.kron(GREY, np.ones((3, 3), np.uint8))).convert("RGB")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from PIL import Image
 
-from .core.errors import ImageError, MissingExtra, UsageError
+from ..core.errors import ImageError, MissingExtra, UsageError
 from .picture import MAX_BYTES, decode_picture, read_picture, upright
 from .picture_file import SUFFIXES
 

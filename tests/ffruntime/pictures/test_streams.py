@@ -17,13 +17,13 @@ import pytest
 from msgspec import structs
 from PIL import Image
 
-from ffruntime import sources as streams
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.errors import ImageError, MissingExtra
 from ffruntime.core.manifest import Digit
 from ffruntime.model import Model
-from ffruntime.picture import prepare
-from ffruntime.sources import arrivals, frames, pictures
+from ffruntime.pictures import sources as streams
+from ffruntime.pictures.picture import prepare
+from ffruntime.pictures.sources import arrivals, frames, pictures
 
 CLASSIFY = [sys.executable, "-m", "ffruntime", "classify"]
 

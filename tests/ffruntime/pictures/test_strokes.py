@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ffruntime.strokes import closing, connected, gap, holds_square, near
+from ffruntime.pictures.strokes import closing, connected, gap, holds_square, near
 
 
 def flooded(mask: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ffruntime.core.errors import ImageError
 from ffruntime.core.manifest import Garment, Photo, Preprocessing
-from ffruntime.picture import decode_picture, prepare
+from ffruntime.pictures.picture import decode_picture, prepare
 
 DIM = np.clip(50 * (0.6 + 0.4 * np.sin(np.mgrid[:24, :24][1] / 3)), 0, 255).astype(np.uint8)
 SHAPE = (1, 24, 24)
