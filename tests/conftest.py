@@ -48,6 +48,15 @@ SEED = int(os.environ.get("FF_TEST_SEED", "0"))
 PRECISION = os.environ.get("FF_TEST_PRECISION", "fp32")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Where pytest-xdist is installed, tests run side by side, in as many processes as there are cores; `-n 0`
+    runs them in this one."""
+    of_one_process = "PYTEST_XDIST_WORKER" in os.environ or not config.pluginmanager.hasplugin("xdist")
+    if not of_one_process and config.option.numprocesses is None:
+        config.option.numprocesses, config.option.dist = "auto", "worksteal"
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
     """Folders that are made once in a run of the tests, by whichever process asks for one first."""
