@@ -73,7 +73,7 @@ def find(channels: np.ndarray, paper: np.ndarray) -> Found:
     ink = on_even_background(channels)
     peak = float(ink.max())
     rest = background_ink(ink, ink > LEVEL * peak, 99)
-    if peak >= CONTRAST and rest <= EVEN * peak:
+    if peak >= CONTRAST and (rest <= EVEN * peak or _is_even(on_even_background(smooth(channels)))):
         found = select(ink, floor=0.0 if rest <= 1 / 255 else max(1.25 * rest, 0.1 * peak))
         if found.figures and not found.more:
             return found
@@ -82,6 +82,12 @@ def find(channels: np.ndarray, paper: np.ndarray) -> Found:
     if found.figures or (paper == paper[..., :1]).all():
         return found
     return on_any_background(colours)
+
+
+def _is_even(ink: np.ndarray) -> bool:
+    """Whether ink (H, W) is all that there is on its background."""
+    peak = float(ink.max())
+    return background_ink(ink, ink > LEVEL * peak, 99) <= EVEN * peak
 
 
 def on_any_background(colours: np.ndarray) -> Found:

@@ -91,7 +91,7 @@ SAYS = {
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of results without those of class goodness."""
     folder = Path(shutil.copytree(class_goodness.record.__globals__["RESULTS"], tmp_path / "results"))
-    for name in ("class_goodness", "learning_class", "training_class"):
+    for name in ("class_goodness", "continual_class", "learning_class", "training_class"):
         (folder / f"{name}.json").unlink(missing_ok=True)
     monkeypatch.setattr("page_text.RESULTS", folder)
     monkeypatch.setattr("common.RESULTS", folder)
@@ -139,7 +139,7 @@ def test_steps_of_class_goodness_are_on_the_front_page(results: Path) -> None:
     found["time_over_torch_local"] = found.pop("time_over_torch_ff")
     for who in ("learn", "limited"):
         found[f"{who}_over_torch_local_time_at_12"] = found.pop(f"{who}_over_torch_ff_time_at_12")
-    found["limited_12_units_over_3"] = 1.01
+    found["learn_12_units_over_3"] = 1.01
     (results / "learning_class.json").write_text(json.dumps(found))
     shutil.copy(results / "training.json", results / "training_class.json")
     assert "takes 1.01 of the memory that 3 take" in page_blocks.highlights()
