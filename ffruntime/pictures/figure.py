@@ -72,8 +72,9 @@ def find(channels: np.ndarray, paper: np.ndarray) -> Found:
         return Found((Figure(ink, box_of(ink > LEVEL * ink.max())),)) if ink.any() else Found((), why=NONE)
     ink = on_even_background(channels)
     peak = float(ink.max())
-    rest = background_ink(ink, ink > LEVEL * peak, 99)
-    if peak >= CONTRAST and (rest <= EVEN * peak or _is_even(on_even_background(smooth(channels)))):
+    strong = ink > LEVEL * peak
+    rest = background_ink(ink, strong, 99)
+    if peak >= CONTRAST and (rest <= EVEN * peak or is_noise(rest, strong, smooth(channels))):
         found = select(ink, floor=0.0 if rest <= 1 / 255 else max(1.25 * rest, 0.1 * peak))
         if found.figures and not found.more:
             return found
@@ -84,10 +85,11 @@ def find(channels: np.ndarray, paper: np.ndarray) -> Found:
     return on_any_background(colours)
 
 
-def _is_even(ink: np.ndarray) -> bool:
-    """Whether ink (H, W) is all that there is on its background."""
-    peak = float(ink.max())
-    return background_ink(ink, ink > LEVEL * peak, 99) <= EVEN * peak
+def is_noise(rest: float, strong: np.ndarray, smoothed: np.ndarray) -> bool:
+    """Whether what an even background has left of ink beside the strokes, `rest`, is noise: smoothing the picture
+    (H, W, C) takes half of it and more, of a shadow next to nothing."""
+    ink = on_even_background(smoothed)
+    return background_ink(ink, strong, 99) <= min(EVEN * float(ink.max()), rest / 2)
 
 
 def on_any_background(colours: np.ndarray) -> Found:
