@@ -6,36 +6,22 @@
 
 from __future__ import annotations
 
-import os
-import random
 from pathlib import Path
 
 import pytest
-from attack_readers import READERS
+from fuzzing import readers, try_reader
 
-from ffruntime.core.errors import BundleError, FFError
+from ffruntime.core.errors import BundleError
 from ffruntime.core.manifest import MANIFEST, decode_manifest
 
-TRIES = int(os.environ.get("FF_FUZZ", "100"))
 SLOW = ("golden vectors", "exemplars", "weights", "class statistics", "graphs", "databases")
-DEVICE = [
-    pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
-    for name, reader in READERS.items()
-    if not reader.training
-]
 
 
-@pytest.mark.parametrize("name", DEVICE)
+@pytest.mark.parametrize("name", readers(training=False, slow=SLOW))
 def test_what_is_changed_is_taken_or_refused_in_one_line(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
-    once = READERS[name].make(tmp_path)
-    for number in range(TRIES):
-        try:
-            once(random.Random(f"0 {name} {number}"))
-        except FFError as error:
-            assert "\n" not in str(error)  # noqa: PT017
-    assert capfd.readouterr().err == ""  # what Pillow, libtiff and numpy have to say is in the line
+    try_reader(name, tmp_path, capfd)
 
 
 def test_what_is_refused_stays_a_bundle_error(exported: Path) -> None:

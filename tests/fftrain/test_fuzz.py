@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import random
 from pathlib import Path
 
 import pytest
-from attack_readers import READERS
-
-from ffruntime.core.errors import FFError
-
-TRIES = int(os.environ.get("FF_FUZZ", "100"))
-SLOW = ("checkpoints", "recipes")
+from fuzzing import readers, try_reader
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
-        for name, reader in READERS.items()
-        if reader.training
-    ],
-)
+@pytest.mark.parametrize("name", readers(training=True, slow=("checkpoints", "recipes")))
 def test_what_is_changed_is_taken_or_refused_in_one_line(
     name: str, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
-    once = READERS[name].make(tmp_path)
-    for number in range(TRIES):
-        try:
-            once(random.Random(f"0 {name} {number}"))
-        except FFError as error:
-            assert "\n" not in str(error)  # noqa: PT017
-    assert capfd.readouterr().err == ""
+    try_reader(name, tmp_path, capfd)
