@@ -307,11 +307,9 @@ class Learner:
         fresh = round(settings.batch * (settings.fresh if ids else 0.0)) if replay else settings.batch
         while True:
             batch = examples.take(rng.choice(len(ids), fresh, replace=fresh > len(ids)))
-            pixels, labels = batch.pixels, batch.labels
             if fresh < settings.batch:
-                old = self.store.read(draw_balanced(replay, settings.batch - fresh, rng))
-                pixels, labels = np.concatenate([pixels, old.pixels]), np.concatenate([labels, old.labels])
-            yield to_unit_interval(augment(augmentation, pixels, rng)), labels
+                batch = joined(batch, self.store.read(draw_balanced(replay, settings.batch - fresh, rng)))
+            yield to_unit_interval(augment(augmentation, batch.pixels, rng)), batch.labels
 
     def begin_rows(self, weights: Arrays, ids: Sequence[int]) -> None:
         """With class goodness, give the classes of stored examples and pending ones, `ids`, that have no row one,

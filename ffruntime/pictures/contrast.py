@@ -6,7 +6,7 @@ import numpy as np
 
 from .placing import box_of, garment_mask
 
-FIGURE_CONTRAST = 0.03  # of full scale: less than this is an empty picture
+CONTRAST = 0.03  # of full scale: less than this is an empty picture
 CLEAN = 0.004  # of full scale, one grey level of 255: no surface is fitted to a background this even
 CUT, ROOM = 0.1, 0.02  # of a side: so much of a garment at one border, and so much room at the opposite one
 
@@ -23,6 +23,12 @@ def _even_border(deviation: np.ndarray) -> np.ndarray:
     return edge & (deviation <= max(0.1 * deviation.max(), 6 * np.median(deviation[edge])))
 
 
+def on_even_background(channels: np.ndarray) -> np.ndarray:
+    """How far each pixel is from the border's median, dark or light: (H, W, C) -> (H, W) in [0, 1]."""
+    ink: np.ndarray = np.abs(channels - np.median(_border(channels), axis=0)).max(axis=-1)
+    return ink
+
+
 def from_even_background(channels: np.ndarray) -> np.ndarray:
     """How far each pixel is from the background: (H, W, C) -> (H, W) in [0, 1], 0 is background.
 
@@ -30,7 +36,7 @@ def from_even_background(channels: np.ndarray) -> np.ndarray:
     the border is uneven (noise, shading, dark corners), the quadratic surface through it. What the border
     still deviates from that is taken for background everywhere.
     """
-    ink = np.abs(channels - np.median(_border(channels), axis=0)).max(axis=-1)
+    ink = on_even_background(channels)
     even = _even_border(ink)
     ripple = np.percentile(ink[even], 95)
     if ripple > CLEAN:
@@ -41,7 +47,7 @@ def from_even_background(channels: np.ndarray) -> np.ndarray:
         ink = np.abs(np.subtract(channels, away, out=away), out=away).max(axis=-1)
         ripple = np.percentile(ink[_even_border(ink)], 95)
     peak = ink.max()
-    if peak < max(FIGURE_CONTRAST, 3.5 * ripple):
+    if peak < max(CONTRAST, 3.5 * ripple):
         return np.zeros_like(ink)
     floor = max(1.25 * ripple, 0.1 * peak) if ripple > CLEAN else 0.0
     return np.clip((ink - floor) / (peak - floor), 0, 1)

@@ -14,12 +14,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .contrast import from_even_background
+from .contrast import CONTRAST, from_even_background, on_even_background
 from .placing import box_of
 from .strokes import Box, Strokes, closing, connected, gap, holds_square, near, reconstructed
 
 GREY = np.array([[0.299], [0.587], [0.114]], np.float32)  # of red, green and blue (ITU-R BT.601)
-CONTRAST = 0.03  # of full scale: less than this is an empty picture
 LEAST = 0.1  # of a picture: less is no background to tell by, but the edges of strokes
 EVEN = 0.15  # of the strongest ink: a background that differs less from one colour is even
 LEVEL = 0.5  # of the strongest ink: what has more is a stroke
@@ -125,17 +124,6 @@ def weight(found: Found, colours: np.ndarray, background: np.ndarray) -> float:
 
 
 # --- ink: how far each pixel is from the background
-
-
-def border(channels: np.ndarray) -> np.ndarray:
-    """The outermost pixels: (H, W, C) -> (n, C)."""
-    return np.concatenate([channels[0], channels[-1], channels[:, 0], channels[:, -1]])
-
-
-def on_even_background(channels: np.ndarray) -> np.ndarray:
-    """How far each pixel is from the border's median, dark or light: (H, W, C) -> (H, W) in [0, 1]."""
-    ink: np.ndarray = np.abs(channels - np.median(border(channels), axis=0)).max(axis=-1)
-    return ink
 
 
 def local_background(colours: np.ndarray) -> np.ndarray:
