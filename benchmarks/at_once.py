@@ -21,16 +21,16 @@ from pathlib import Path
 from common import record
 
 from ffruntime.core.data import SPLIT, data_directory, read_idx_examples
+from ffruntime.core.shipped import MODEL
 from ffruntime.learning.learner import Learner
 from ffruntime.model import Model
 from ffruntime.session import Session
 
 ROUNDS = 200
-SHIPPED = Path(__file__).parents[1] / "ffruntime" / "models" / "mnist.ff"
 
 
 def main() -> None:
-    path = sys.argv[1] if len(sys.argv) > 1 else SHIPPED
+    path = sys.argv[1] if len(sys.argv) > 1 else MODEL
     raw = data_directory(None) / "MNIST" / "raw"
     pictures = read_idx_examples(raw, "train")
     pictures = pictures.take(SPLIT.places(len(pictures.labels))[1])
