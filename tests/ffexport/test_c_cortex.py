@@ -22,6 +22,7 @@ TOOLS = ("make", "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm")
 MISSING = [tool for tool in TOOLS if shutil.which(tool) is None]
 REMEDY = "apt-get install make gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
 pytestmark = [
+    pytest.mark.slow,
     needs_compiler,
     pytest.mark.skipif(bool(MISSING), reason=f"no {', '.join(MISSING)} here: {REMEDY}"),
 ]

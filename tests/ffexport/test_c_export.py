@@ -54,6 +54,7 @@ def small(folder: Path, ram: int, flash: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_project_is_added_to_the_bundle(model: Path) -> None:
     done = ffexport("--model", model, "--format", "c")
     assert done.returncode == 0, done.stderr
@@ -96,6 +97,7 @@ def _wrong(*given: object) -> str:
     return source(*given).replace(".image_std = 0.", ".image_std = 1.")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_as_much_learns_as_fits(model: Path, tmp_path: Path) -> None:
     """17.5 KiB for all, 14.2 for the last unit and all readouts, 11.9 for the readouts."""
     for ram, words in ((20, "all that was trained"), (16, "the last unit and all readouts"), (13, "the readouts")):

@@ -127,6 +127,7 @@ def assert_close(own: np.ndarray, expected: np.ndarray, scale: float, what: str)
     assert np.abs(own - expected).max(initial=0) <= TOLERANCE * max(scale, 1e-3), what
 
 
+@pytest.mark.slow
 @settings(
     max_examples=12,
     derandomize=True,
@@ -256,7 +257,9 @@ def test_learning_helps(tmp_path: Path, bundle: Bundle) -> None:
 # ---------------------------------------- sources and errors ----------------------------------------
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "clang", "arm-none-eabi-gcc"])
+@pytest.mark.parametrize(
+    "compiler", ["gcc", *(pytest.param(name, marks=pytest.mark.slow) for name in ("clang", "arm-none-eabi-gcc"))]
+)
 def test_sources_compile_without_a_warning(tmp_path: Path, compiler: str) -> None:
     if shutil.which(compiler) is None:
         pytest.skip(f"no {compiler} here")

@@ -418,6 +418,7 @@ def test_a_folder_is_known_by_its_content(pets: Path, tmp_path: Path) -> None:
     assert after.content != before.content
 
 
+@pytest.mark.slow
 def test_a_changed_folder_is_not_evaluated(pets: Path, exported: Path) -> None:
     manifest, data = Bundle(exported).manifest, load_folder(pets, size=28, channels=1).source
     structs = msgspec.structs
