@@ -22,8 +22,10 @@ LONG = (
     "learn-known",
     "learn-new",
     "learn-refused",
+    "recipes",
     "sweep",
     "train",
+    "train-explain",
 )
 
 

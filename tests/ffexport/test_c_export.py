@@ -82,6 +82,7 @@ def test_without_a_compiler_the_table_says_so(model: Path, monkeypatch: pytest.M
     assert project.UNPROVEN in done.stdout
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_what_computes_something_else_is_not_added(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ffexport.c.project.source", lambda *given: _wrong(*given))

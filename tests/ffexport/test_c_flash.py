@@ -12,7 +12,7 @@ from chip import CLASSES, Chip, needs_compiler
 
 from ffruntime.core.bundle import Bundle
 
-pytestmark = needs_compiler
+pytestmark = [pytest.mark.slow, needs_compiler]
 LOSSES = int(os.environ.get("FF_FUZZ", "200"))
 
 

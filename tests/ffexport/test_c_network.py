@@ -195,6 +195,7 @@ def test_answers_are_those_of_ffruntime(tmp_path: Path, bundle: Bundle) -> None:
     assert len({units for _, units, _ in early}) > 1  # some are sure before the last unit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_twenty_updates_are_those_of_ffruntime(
     tmp_path: Path, bundle: Bundle, momentum: float, monkeypatch: pytest.MonkeyPatch

@@ -71,6 +71,7 @@ def exported(run: Run, once: Callable) -> Path:
     return once("class-exported", export) / "model.ff"
 
 
+@pytest.mark.slow
 def test_all_graphs_are_there_and_proven(exported: Path) -> None:
     """And none of the classifier's."""
     manifest = Bundle(exported).manifest
@@ -83,6 +84,7 @@ def test_all_graphs_are_there_and_proven(exported: Path) -> None:
     assert [row.verdict for row in check_providers(Bundle(exported), ["cpu"]) if "nodes" not in row.verdict] == []
 
 
+@pytest.mark.slow
 def test_decisions_are_torchs(exported: Path, run: Run) -> None:
     """Whatever labels are asked for, in one call."""
     pixels = run.dataset.validation.pixels[:200]
@@ -107,6 +109,7 @@ def test_the_command_says_what_an_early_exit_costs(exported: Path) -> None:
     assert "ffruntime classify" in last
 
 
+@pytest.mark.slow
 def test_check_repeats_all_checks(exported: Path) -> None:
     done = in_process_text("ffexport", "--model", exported, "--check", "--json", env={"FF_DATA": "/nonexistent"})
     assert done.returncode == 0, done.stderr
@@ -117,6 +120,7 @@ def test_check_repeats_all_checks(exported: Path) -> None:
     assert rows["unit1.onnx"]["exemplars"] is None
 
 
+@pytest.mark.slow
 def test_an_early_exit_is_as_calibrated(exported: Path) -> None:
     """Mode `exit`, by the unit graphs, gives on the exemplars what the manifest says, calibrated by `goodness`."""
     found, model, pixels = (
@@ -136,6 +140,7 @@ def test_an_early_exit_is_as_calibrated(exported: Path) -> None:
 # ---------------------------------------- precisions ----------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_golden_values_are_reproduced(precision: Precision, exported: Path) -> None:
     rows = check(Model(exported, session=Session(precision=precision), state=False))
@@ -143,6 +148,7 @@ def test_golden_values_are_reproduced(precision: Precision, exported: Path) -> N
     assert max(row.relative for row in rows) < TOLERANCES[precision]
 
 
+@pytest.mark.slow
 def test_readouts_are_float16_and_their_normalisation_is_not(exported: Path) -> None:
     stored = {name: load_file(exported / name / "weights.safetensors") for name in ("fp16", "int8")}
     for index in range(3):

@@ -114,6 +114,7 @@ def compare(network: Network, loss: ClassLoss, dtype: type, tolerance: float) ->
     assert np.abs(outputs["gradient.unit1.readout.weight"][CLASSES:]).max() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", UNITS)
 def test_gradients_are_autograds(unit: str) -> None:
     compare(network_of(UNITS[unit]), ClassLoss(), np.float64, 1e-7)

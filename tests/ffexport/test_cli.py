@@ -18,6 +18,7 @@ def ffexport(*arguments: object, **environment: str) -> subprocess.CompletedProc
     return in_process_text("ffexport", *arguments, env={"FF_DATA": "/nonexistent", **environment})
 
 
+@pytest.mark.slow
 def test_the_export_ends_with_a_table(bundle: Path) -> None:
     done = ffexport("--model", bundle)
     assert done.returncode == 0, done.stderr

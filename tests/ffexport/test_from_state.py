@@ -105,6 +105,7 @@ def learned(exported: Path, state: Path, tmp_path_factory: pytest.TempPathFactor
 # ---------------------------------------- the new bundle ----------------------------------------
 
 
+@pytest.mark.slow
 def test_the_new_bundle_proves_itself_and_knows_the_new_class(exported: Path, state: Path, learned: Path) -> None:
     old, model = Bundle(exported).manifest, Model(learned)
     new = model.manifest

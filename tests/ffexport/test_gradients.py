@@ -305,6 +305,7 @@ def test_micro_batches_add_up() -> None:
         np.testing.assert_allclose((halves[0][name] + halves[1][name]) / 2, whole[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", SOME_UNITS)
 def test_a_batch_can_be_fixed(unit: str) -> None:
     """For engines that want it static; else it is the only dimension that is open."""

@@ -152,6 +152,7 @@ def untrained(
     return run, path
 
 
+@pytest.mark.slow
 def test_every_recipe_reproduces_its_golden_vectors(untrained: tuple[Run, Path]) -> None:
     """Every graph that the network can have, and gradients where units have losses."""
     run, path = untrained
@@ -195,6 +196,7 @@ def test_weights_lie_in_the_safetensors_file_under_their_names(untrained: tuple[
     assert used | unused == tensor_shapes(run.network).keys()
 
 
+@pytest.mark.slow
 def test_exporting_twice_gives_the_same_bytes(untrained: tuple[Run, Path]) -> None:
     path = untrained[1]
     before = Bundle(path).manifest.files
@@ -231,6 +233,7 @@ def test_a_dead_image_is_no_nan(exported: Path) -> None:
     assert all(np.isfinite(value).all() for value in outputs.values())
 
 
+@pytest.mark.slow
 def test_weights_that_are_not_the_golden_ones_are_refused(bundle: Path) -> None:
     """Another network's weights, vouched for by the manifest: the golden check finds out."""
     from safetensors.numpy import load_file, save

@@ -42,6 +42,7 @@ UNITS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "label", [Label("add", 3), Label("channel", 3, 2), Label("morphology", 3, element=3)], ids=lambda x: x.placement
 )

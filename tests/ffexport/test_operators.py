@@ -182,6 +182,7 @@ def different() -> Iterator[ParameterSet]:
             yield pytest.param(name, marks=[] if name in FAST else pytest.mark.slow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(different()))
 def test_every_graph_of_every_recipe(name: str) -> None:
     network, loss = network_of(name)
@@ -198,6 +199,7 @@ def test_every_loss_in_every_kind_of_network(name: str, loss: PairLoss) -> None:
     check_all(network, all_gradient_graphs(network, loss))
 
 
+@pytest.mark.slow
 def test_every_operation_and_normalisation_beside_them() -> None:
     """What no recipe has."""
     units = (

@@ -66,6 +66,7 @@ def graph(path: Path, name: str) -> onnx.ModelProto:
     return onnx.load(path / name, load_external_data=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", LOWER)
 def test_graphs_are_valid_and_take_what_fp32_takes(precision: Precision, whole: Path) -> None:
     for name in ("unit1.onnx", "unit2.onnx", "unit3.onnx", "goodness.onnx", "classifier.onnx"):
@@ -80,6 +81,7 @@ def test_graphs_are_valid_and_take_what_fp32_takes(precision: Precision, whole: 
         assert [(entry.domain, entry.version) for entry in ours.opset_import] == [("", 18)]
 
 
+@pytest.mark.slow
 def test_fp16_is_in_the_types(whole: Path) -> None:
     types = {t.name: t.data_type for t in graph(whole, "fp16/classifier.onnx").graph.initializer}
     assert {name for name, kind in types.items() if kind == TensorProto.FLOAT16} == {
@@ -93,6 +95,7 @@ def test_fp16_is_in_the_types(whole: Path) -> None:
     assert all(kinds[node.output[0]] == TensorProto.FLOAT for node in squares)  # cast before it is squared
 
 
+@pytest.mark.slow
 def test_int8_is_symmetric_and_feeds_every_layer(whole: Path) -> None:
     model = graph(whole, "int8/classifier.onnx").graph
     makers = {node.output[0]: node for node in model.node}
@@ -109,6 +112,7 @@ def test_int8_is_symmetric_and_feeds_every_layer(whole: Path) -> None:
             assert not zero.any()
 
 
+@pytest.mark.slow
 def test_files_are_smaller_and_complete(whole: Path) -> None:
     sizes = {name: (whole / name / "weights.safetensors").stat().st_size for name in (".", *LOWER)}
     patterns = 4 * 12 * 28 * 28  # label patterns stay float32

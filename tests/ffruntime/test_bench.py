@@ -113,6 +113,7 @@ def test_calls_are_counted() -> None:
     assert seen == list(range(FEWEST))
 
 
+@pytest.mark.slow
 def test_the_peak_is_of_this_process() -> None:
     code = """
 from ffruntime.measure import peak_mib

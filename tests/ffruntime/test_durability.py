@@ -337,6 +337,7 @@ def test_a_full_disk_costs_nothing_that_was_saved(
     assert not state.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("most", [0, 10_000, 20_000])  # bytes; a version takes more
 def test_files_that_may_not_grow(most: int, model: Model, picture_files: list[Path], tmp_path: Path) -> None:
     state = tmp_path / "model.state"
@@ -444,6 +445,7 @@ def test_a_reset_below_an_open_learner(model: Model, tmp_path: Path) -> None:
         reset(state)
 
 
+@pytest.mark.slow
 def test_what_is_said_is_synced(bundle: Path, picture_files: list[Path], tmp_path: Path) -> None:
     """The order of system calls: nothing is acknowledged, or named, that a lost power supply could take away."""
     if not shutil.which("strace"):
@@ -476,6 +478,7 @@ def test_what_is_said_is_synced(bundle: Path, picture_files: list[Path], tmp_pat
     assert ("write", version) not in order
 
 
+@pytest.mark.slow
 def test_every_connection_syncs_every_commit(model: Model, tmp_path: Path) -> None:
     with closing(open_store(tmp_path / "model.state", model)) as store:
         assert store._db.all("PRAGMA synchronous") == [(2,)]  # FULL

@@ -70,6 +70,7 @@ def test_every_change_counts_and_nothing_is_read_without_one(
     assert len(warnings) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--shipped",)])
 def test_classify_watch_takes_up_what_is_learned(
     options: tuple[str, ...], bundle: Path, picture_files: list[Path], tmp_path: Path

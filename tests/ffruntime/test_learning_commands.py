@@ -61,6 +61,7 @@ def test_learn_says_stored_and_then_what_came_of_it(run: Callable, picture_files
     assert run("learn", *FEW).output == ""  # nothing is pending
 
 
+@pytest.mark.slow
 def test_folders_say_what_is_in_them(run: Callable, picture_files: list[Path], tmp_path: Path) -> None:
     for file in picture_files[:6]:
         folder = tmp_path / "all" / file.stem.partition("-")[2]
@@ -105,6 +106,7 @@ def test_a_large_folder_is_learned_in_portions(run: Callable, picture_files: lis
         assert db.execute("PRAGMA page_count").fetchone()[0] * 4096 < 52 * 1024 + 64 * BYTES + 48 * 4096
 
 
+@pytest.mark.slow
 def test_ctrl_c_between_portions_says_what_is_left(
     exported: Path, picture_files: list[Path], tmp_path: Path
 ) -> None:

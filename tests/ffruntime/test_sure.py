@@ -371,6 +371,7 @@ def test_it_is_taught_where_that_is_wanted(option: str, opinionated: Path, pictu
     assert "stored" in out[0]
 
 
+@pytest.mark.slow
 def test_a_class_that_the_bundle_was_not_trained_on_is_taught_as_it_is(
     opinionated: Path, picture_files: list[Path]
 ) -> None:

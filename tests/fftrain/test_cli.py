@@ -221,6 +221,7 @@ def test_a_recipe_with_a_typing_error_names_the_field(tmp_path: Path) -> None:
     assert_one_line(here("mnist", "--recipe", "mine.toml", cwd=tmp_path), 2, "mine.toml", "bach", "$.schedule")
 
 
+@pytest.mark.slow
 def test_a_recipe_that_does_not_fit_the_images(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(Path(TINY).read_text().replace("kernel = 5", "kernel = 55"))
     done = here("mnist", "--offline", "--recipe", "mine.toml", cwd=tmp_path)

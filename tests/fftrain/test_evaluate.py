@@ -61,6 +61,7 @@ def run_evaluate(*arguments: object) -> str:
     return result.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modes", [TRAINED_MODES, ("classifier",), ("goodness",)])
 def test_accuracy_is_that_of_the_predictions(trained_run: Run, modes: tuple[str, ...]) -> None:
     split, made = part(trained_run.dataset.validation, VALIDATION), []

@@ -73,6 +73,7 @@ def test_further_waves_begin_with_the_lowest_frequencies() -> None:
     assert frequencies == sorted(frequencies)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [28, 32, 64])
 @pytest.mark.parametrize(
     "kind",

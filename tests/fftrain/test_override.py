@@ -43,6 +43,7 @@ FIELDS = {
 }
 
 
+@pytest.mark.slow
 @given(st.data(), st.lists(st.sampled_from(sorted(FIELDS)), unique=True))
 def test_what_is_set_is_there_and_nothing_else_has_changed(data: st.DataObject, fields: list[str]) -> None:
     """Through the text of the command line, into the recipe; and back again, to the recipe as it was."""
@@ -56,6 +57,7 @@ def test_what_is_set_is_there_and_nothing_else_has_changed(data: st.DataObject, 
     assert convert(set_fields(changed, back, Recipe), Recipe) == LOADED
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.sampled_from(["schedule.lr", "patterns.intensity"]), st.floats(0.01, 1))))
 def test_the_last_one_counts_and_the_data_given_are_left_alone(overrides: list[Override]) -> None:
     before = to_builtins(LOADED)
@@ -122,6 +124,7 @@ def test_what_does_not_fit_is_one_line_that_names_the_field(text: str, words: tu
         assert word in str(raised.value)
 
 
+@pytest.mark.slow
 @given(st.text(alphabet="abcdelu.*01", max_size=20), st.sampled_from(["1", "x", "{}", "[]"]))
 def test_any_field_at_all_is_set_or_refused_with_a_line(field: str, value: str) -> None:
     with suppress(UsageError):
@@ -171,6 +174,7 @@ def test_loops_and_missing_files_are_refused(tmp_path: Path) -> None:
         load_recipe(extend(tmp_path, "d.toml", "papr", 'about = "d"\n'))
 
 
+@pytest.mark.slow
 def test_a_run_is_of_the_recipe_as_set(tmp_path: Path) -> None:
     """`fftrain mnist --set`: the bundle's manifest has the recipe as it was resolved."""
     tiny, out = str(Path(__file__).parents[1] / "tiny.toml"), tmp_path / "model.ff"

@@ -177,6 +177,7 @@ def test_goodness_is_that_of_the_plain_steps(name: str, dataset: Dataset) -> Non
     torch.testing.assert_close(goodness, expected.view(3, 4, -1).transpose(0, 1), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [*CHANGES, {"negatives": {"hard": 1.0, "source": "goodness"}}], ids=str)
 def test_the_arithmetic_that_is_counted_is_what_torch_does(change: dict[str, Any]) -> None:
     check_count(msgspec.convert({**to_builtins(narrow("hinton-recurrent")), **change}, Recipe))

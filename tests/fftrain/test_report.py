@@ -114,6 +114,7 @@ def reported(with_report: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(with_report.parent, tmp_path / "reported")) / with_report.name
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_whole_run(reported: Path) -> None:
     page, file = report_paths(reported)
     read, figures = Page(page.read_text()), msgspec.json.decode(file.read_bytes(), type=Figures)
@@ -141,6 +142,7 @@ def test_mistakes_are_validation_images_that_were_wrong(
         assert int(m.true) == few[0].validation.labels[m.index] != answers[m.index] == int(m.answers["goodness"][0])
 
 
+@pytest.mark.slow
 def test_fftrain_report_draws_the_same_page(reported: Path, tmp_path: Path) -> None:
     target = tmp_path / "again.html"
     done = CliRunner().invoke(report, [str(reported), "--out", str(target)], catch_exceptions=False)
@@ -206,6 +208,7 @@ def test_one_mode_and_missing_values_and_the_offline_sample(
     assert page.text.count("OFFLINE SAMPLE") > 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("placement", ["add", "channel"])
 def test_colours_and_a_hundred_classes(
     exported: Path, placement: Any, few: tuple[Dataset, dict[str, Scores]]

@@ -205,6 +205,7 @@ def test_without_a_classifier_nothing_of_it_changes(tiny_recipe: Recipe, dataset
     assert run.modes == ("goodness",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [Adam(), Sgd(0.9, 1e-4)], ids=str)
 def test_both_optimizers_lower_the_loss(optimizer: Adam | Sgd, tiny_recipe: Recipe, dataset: Dataset) -> None:
     schedule = msgspec.structs.replace(tiny_recipe.schedule, lr=3e-3 if isinstance(optimizer, Adam) else 0.05)
@@ -213,6 +214,7 @@ def test_both_optimizers_lower_the_loss(optimizer: Adam | Sgd, tiny_recipe: Reci
     assert (figures[-5:, :-1, 0].mean(0) < figures[:5, :-1, 0].mean(0)).all()
 
 
+@pytest.mark.slow
 @given(
     scores=st.lists(st.lists(st.floats(-50, 50), min_size=12, max_size=12), min_size=1, max_size=8),
     noise=st.lists(st.floats(0, 1, exclude_max=True, width=32), min_size=48, max_size=48),

@@ -33,6 +33,7 @@ def test_a_file_that_holds_no_studies_is_one_line(name: str, tmp_path: Path) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_study_of_another_program_is_refused(tmp_path: Path) -> None:
     storage = open_storage(f"sqlite:///{tmp_path / 'studies.db'}", True)
     optuna.create_study(study_name="theirs", storage=storage).optimize(

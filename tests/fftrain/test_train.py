@@ -68,6 +68,7 @@ def whole(tiny_recipe: Recipe, small: Dataset, tmp_path_factory: pytest.TempPath
     return run, finish(run, tmp_path_factory.mktemp("whole") / "model.ff")
 
 
+@pytest.mark.slow
 def test_same_seed_same_result(tiny_recipe: Recipe, small: Dataset, whole: tuple, tmp_path: Path) -> None:
     again, other = new_run(tiny_recipe, small), new_run(tiny_recipe, small, seed=1)
     assert finish(again, tmp_path / "a.ff") == whole[1]
@@ -76,6 +77,7 @@ def test_same_seed_same_result(tiny_recipe: Recipe, small: Dataset, whole: tuple
     assert not same(other, whole[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [1, 7, 10, 11, 13])
 def test_an_interrupted_run_ends_as_if_it_had_not_been(
     steps: int, tiny_recipe: Recipe, small: Dataset, whole: tuple, tmp_path: Path
@@ -88,6 +90,7 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(
     assert rows == whole[1][-len(rows) :]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_takes_long_waits_until_it_is_asked_for_or_the_end(
     tiny_recipe: Recipe, small: Dataset, whole: tuple, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,7 @@ def test_a_row_begins_where_the_class_is(model: Model, weights: Arrays) -> None:
     assert np.mean(imprinted.scores(squares(40, 70_000)).argmax(1) == ROW) > 0.6
 
 
+@pytest.mark.slow
 def test_a_new_class_is_learned_and_the_others_are_not_forgotten(model: Model, tmp_path: Path) -> None:
     images, labels = drawn(120)
     new = squares(40, 70_000)

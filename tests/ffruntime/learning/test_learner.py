@@ -56,6 +56,7 @@ def learn(learner: Learner, count: int, label: str = "dots") -> list[Outcome]:
     return list(learner.updates([(drawn(count)[0] if count else NONE, [label] * count)]))
 
 
+@pytest.mark.slow
 def test_a_new_class_is_learned_and_the_others_are_not_forgotten(model: Model, place: Path) -> None:
     """Dark on white: never seen, and after twenty of them told from the others."""
     images, labels = drawn(120)

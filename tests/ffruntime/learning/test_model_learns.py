@@ -77,6 +77,7 @@ def test_what_was_adopted_counts_where_a_later_update_fails(model: Model, monkey
     assert learner.model.weights.tensors
 
 
+@pytest.mark.slow
 def test_other_threads_classify_while_one_learns(model: Model) -> None:
     """Every score that they get is of one version: the one before, or the one after."""
     images, _ = _exemplars(model, 8)

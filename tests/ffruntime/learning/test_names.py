@@ -105,6 +105,7 @@ def test_a_pattern_below_others_is_taken_by_the_next_class(store: Store) -> None
     assert not store.forget(label=0).freed  # the bundle's
 
 
+@pytest.mark.slow
 def test_statistics_and_weights_of_a_class_that_is_gone(class_bundle: Path, tmp_path: Path) -> None:
     """Learned, evicted, forgotten: another class in its place begins with nothing of it."""
     bundle = with_statistics(class_bundle, tmp_path / "model.ff")

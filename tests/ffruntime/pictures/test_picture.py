@@ -241,12 +241,14 @@ SPOILT: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # ink (H, W) in [0, 1
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SPOILT)
 def test_a_spoilt_picture_comes_close(kind: str, digits: np.ndarray) -> None:
     images = [prepare(to_image(SPOILT[kind](enlarge(d, 9.3, smooth=True))), kind, MNIST, SHAPE) for d in digits]
     assert np.mean([difference(image, digit) for image, digit in zip(images, digits, strict=True)]) < 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.5, 2.3, 4, 8, 16, 40])
 def test_every_scale_comes_close(scale: float, digits: np.ndarray) -> None:
     images = [prepare(to_image(255 * enlarge(d, scale, smooth=True)), "large", MNIST, SHAPE) for d in digits]
@@ -521,6 +523,7 @@ GARMENTS: dict[str, Callable[[np.ndarray], Image.Image]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", GARMENTS)
 def test_a_garment_from_any_place_in_a_larger_picture_comes_close(kind: str, garments: np.ndarray) -> None:
     """For scale: two images of Fashion-MNIST differ by 71."""
