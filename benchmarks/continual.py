@@ -9,13 +9,14 @@ own, are named in one argument, with commas between. Bundles of former runs are 
 Needs MNIST and Fashion-MNIST in $FF_DATA.
 
     digit     a digit never seen, from 1, 5, 20 and 80 examples: 20 draws (of methods that take steps, 2)
-    split     Split-MNIST in one pass: five tasks of two digits, one answer of ten, 400 kB kept
+    split     Split-MNIST in one pass: five tasks of two digits, one answer of ten, 400 kB kept; --seeds
     fashion   the same with Fashion-MNIST
     worlds    six changed worlds, from 320 labelled images each
 
-What has been recorded is not run again, method by method, unless --again. Settings were chosen on validation images
-(--split validation; benchmarks/README.md has what was tried); the test images are what is recorded. `--goodness
-pair` runs the scenes of `ffruntime demo` (docs/demo.md), with bundles of recipes `cpu` and `stream`.
+What has been recorded is not run again, method by method, of the split sets seed by seed, unless --again. Settings
+were chosen on validation images (--split validation; benchmarks/README.md has what was tried); the test images are
+what is recorded. `--goodness pair` runs the scenes of `ffruntime demo` (docs/demo.md), with bundles of recipes
+`cpu` and `stream`.
 """
 
 from __future__ import annotations
@@ -36,12 +37,13 @@ from unsure import prepared
 
 from ffruntime.core.bundle import Bundle
 
-Rows = Iterator[tuple[str, Callable[[], dict[str, Any]]]]  # a method's name, and what runs it
+Row = dict[str, Any]
+Rows = Iterator[tuple[str, Callable[[Row], Row | None]]]  # a method's name, and what adds to its row, while it can
 PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
-    "digit": continual_digit.methods,
+    "digit": lambda o: at_once(continual_digit.methods(o)),
     "split": lambda o: continual_split.methods(o, "mnist"),
     "fashion": lambda o: continual_split.methods(o, "fashion-mnist"),
-    "worlds": continual_worlds.methods,
+    "worlds": lambda o: at_once(continual_worlds.methods(o)),
 }
 
 
@@ -53,7 +55,7 @@ def main() -> None:
     parser.add_argument("--goodness", choices=("pair", "class"), default="class")
     parser.add_argument("--only", nargs="+", choices=(*PARTS,), default=[*PARTS])
     parser.add_argument("--method", default="", help="only methods in whose name this is")
-    parser.add_argument("--seeds", type=int, default=5, help="of the scenes")
+    parser.add_argument("--seeds", type=int, default=5, help="of the split sets and of the scenes")
     parser.add_argument("--split", default="test")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try it; the results are no figures")
@@ -68,15 +70,23 @@ def main() -> None:
     name = "continual_class" + ("" if o.split == "test" else f"_{o.split}") + ("_quick" if o.quick else "")
     for part in o.only:
         for method, run in PARTS[part](o):
-            there = recorded(name).get(part, {}).get("methods", {})
-            if o.method in method and (o.again or method not in there):
-                print(f"{part}: {method}", file=sys.stderr)
-                row = {**run(), "measured_on": machine()}
+            if o.method not in method:
+                continue
+            print(f"{part}: {method}", file=sys.stderr)
+            row: Row = {} if o.again else recorded(name).get(part, {}).get("methods", {}).get(method, {})
+            while more := run(row):
+                row = {**more, "measured_on": machine()}
                 found = {key: value for key, value in recorded(name).items() if key != "machine"}  # as it is by now
                 rows = found.setdefault(part, {"methods": {}})
                 rows["methods"][method] = row
                 rows["bundles"] = {path.name: described(path) for path in (*o.nines, o.model, o.untrained)}
                 record(name, found)
+
+
+def at_once(rows: Iterator[tuple[str, Callable[[], Row]]]) -> Rows:
+    """Methods whose rows are made as a whole."""
+    for method, run in rows:
+        yield method, lambda there, run=run: None if there else run()  # type: ignore[misc]
 
 
 def ready(path: Path, work: Path) -> Path:

@@ -46,7 +46,6 @@ from ffruntime.session import Session
 
 Row: TypeAlias = dict[str, Any]
 IMAGE = 28 * 28  # bytes
-SEEDS, STEPPED = 2, 1  # of methods that learn from features at once, and of those that take steps
 # Half the demonstration's steps: 128 images arrive together, 100 steps at rest after each task.
 PLAN = SplitPlan(arriving=128, rehearsal=100, gdumb=500, goodness=500)
 CLASSES = 10
@@ -75,13 +74,12 @@ def images(name: str, split: str, quick: bool = False) -> Images:
     )
 
 
-def methods(o: argparse.Namespace, data: str) -> Iterator[tuple[str, Callable[[], Row]]]:
-    """Every method by its name, and what runs it."""
+def methods(o: argparse.Namespace, data: str) -> Iterator[tuple[str, Callable[[Row], Row | None]]]:
+    """Every method by its name, and what runs its next seed."""
     found = images(data, o.split, o.quick)
     model = Model(o.untrained, session=Session(threads=1), state=False)
     plan = structs.replace(QUICK, per_task=64, gdumb=2, rehearsal=1) if o.quick else PLAN
-    seeds = 1 if o.quick else SEEDS
-    units = functools.lru_cache(maxsize=1)(functools.partial(of_units, model, found))
+    units = functools.lru_cache(maxsize=o.seeds)(functools.partial(of_units, model, found))
     shared, of_network = (
         default_dimension(n, CLASSES) for n in (10**6, statistics_features(model.manifest.network))
     )
@@ -89,86 +87,77 @@ def methods(o: argparse.Namespace, data: str) -> Iterator[tuple[str, Callable[[]
     net = goodness_macs(model.manifest.network, 1)
     edge = functools.lru_cache(maxsize=1)(lambda: [edges(part.pixels) for part in found])
 
-    def projected(parts: list[np.ndarray], dimension: int, seed: int) -> list[np.ndarray]:
-        return [in_parts(part, dimension, seed) for part in parts]
-
     def at_once(
-        make: Callable[[int], Method], x: Callable[[int], list[np.ndarray]], macs: int, most: int = SEEDS
-    ) -> Row:
-        return at_once_row(make, x, found, range(min(seeds, most)), macs)
+        make: Callable[[int], Method], x: Callable[[int], list[np.ndarray]], macs: int
+    ) -> Callable[[int], Row]:
+        return lambda seed: at_once_row(make, x, found, seed, macs)
 
     def of_edges(dimension: int) -> Callable[[int], list[np.ndarray]]:
-        return lambda seed: projected(edge(), min(dimension, DIRECTIONS * CELLS**2), seed)
+        return lambda seed: [in_parts(part, min(dimension, DIRECTIONS * CELLS**2), seed) for part in edge()]
 
     def fourier(seed: int) -> list[np.ndarray]:
         return [waves(part.pixels, shared, WIDTH, seed) for part in found]
 
     flat = min(shared, DIRECTIONS * CELLS**2)
     transform = 10**4  # of the projection: additions of a Hadamard transform, counted as if they were multiplied
-    yield (
-        "class statistics, a covariance of each class, edges",
-        lambda: at_once(
+    ways: dict[str, Callable[[int], Row]] = {
+        "class statistics, a covariance of each class, edges": at_once(
             lambda _: OwnCovariances(CLASSES, each), of_edges(each), EDGE_MACS + transform + 10 * each**2
         ),
-    )
-    yield (
-        "class statistics, one covariance, edges",
-        lambda: at_once(
+        "class statistics, one covariance, edges": at_once(
             lambda _: SharedCovariance(none(CLASSES, flat)), of_edges(flat), EDGE_MACS + transform + flat**2
         ),
-    )
-    yield (
-        "class statistics, one covariance, untrained units",
-        lambda: at_once(
-            lambda _: SharedCovariance(none(CLASSES, of_network)), units, net + transform + of_network**2, 1
+        "class statistics, one covariance, untrained units": at_once(
+            lambda _: SharedCovariance(none(CLASSES, of_network)), units, net + transform + of_network**2
         ),
-    )
-    yield (
-        "nearest class mean, untrained units",
-        lambda: at_once(
-            lambda _: NearestMean(none(CLASSES, of_network)), units, net + transform + CLASSES * of_network, 1
+        "nearest class mean, untrained units": at_once(
+            lambda _: NearestMean(none(CLASSES, of_network)), units, net + transform + CLASSES * of_network
         ),
-    )
-    yield (
-        "nearest class mean, edges",
-        lambda: at_once(lambda _: NearestMean(none(CLASSES, flat)), of_edges(flat), EDGE_MACS + CLASSES * flat),
-    )
-    yield (
-        "k nearest neighbours, edges",
-        lambda: at_once(
-            lambda seed: Neighbours(CLASSES, each, KEPT_BYTES, seed=seed),
-            of_edges(each),
-            EDGE_MACS + KEPT_BYTES,
+        "nearest class mean, edges": at_once(
+            lambda _: NearestMean(none(CLASSES, flat)), of_edges(flat), EDGE_MACS + CLASSES * flat
         ),
-    )
-    yield (
-        "streaming LDA, random Fourier features",
-        lambda: at_once(lambda _: SharedCovariance(none(CLASSES, shared)), fourier, (IMAGE + shared) * shared),
-    )
-    yield "GDumb", lambda: gdumb(model, *found, plan, STEPPED)
-    yield "replay, backpropagation", lambda: backpropagation(model, *found, plan, STEPPED)
-    yield "replay, gradients of the units (Stream)", lambda: replay(model, *found, plan, STEPPED)
+        "k nearest neighbours, edges": at_once(
+            lambda seed: Neighbours(CLASSES, each, KEPT_BYTES, seed=seed), of_edges(each), EDGE_MACS + KEPT_BYTES
+        ),
+        "streaming LDA, random Fourier features": at_once(
+            lambda _: SharedCovariance(none(CLASSES, shared)), fourier, (IMAGE + shared) * shared
+        ),
+        "GDumb": lambda seed: gdumb(model, *found, plan, seed),
+        "replay, backpropagation": lambda seed: backpropagation(model, *found, plan, seed),
+        "replay, gradients of the units (Stream)": lambda seed: replay(model, *found, plan, seed),
+    }
+    for name, way in ways.items():
+        yield name, functools.partial(seed_more, way, 1 if o.quick else o.seeds)
+
+
+def seed_more(way: Callable[[int], Row], seeds: int, there: Row) -> Row | None:
+    """A method's row with the next seed beside those that are there; nothing where all are."""
+    seed = len(there.get("accuracy", ()))
+    if seed >= seeds:
+        return None
+    new = way(seed)
+    seconds = (seed * there.get("seconds", 0.0) + new["seconds"]) / (seed + 1)
+    accuracy = [*there.get("accuracy", ()), *new["accuracy"]]
+    return {**new, "accuracy": accuracy, "seconds": round(seconds, 1)}
 
 
 def at_once_row(
     make: Callable[[int], Method],
     features: Callable[[int], list[np.ndarray]],
     found: Images,
-    seeds: range,
+    seed: int,
     answer: int,
 ) -> Row:
     """A method that learns from features at once: task after task, in the order of the tasks."""
-    accuracies, seconds, kept = [], 0.0, 0
-    for seed in seeds:
-        start, method = time.process_time(), make(seed)
-        x, tested = features(seed)
-        for task in TASKS:
-            own = np.isin(found.training.labels, task)
-            method.add(x[own], found.training.labels[own].astype(np.int64))
-        right = method.scores(tested).argmax(1) == found.tested.labels
-        accuracies.append(float(np.mean([right[np.isin(found.tested.labels, task)].mean() for task in TASKS])))
-        seconds, kept = seconds + time.process_time() - start, method.kept
-    return row(accuracies, kept, seconds / len(seeds), answer * len(found.training), answer)
+    start, method = time.process_time(), make(seed)
+    x, tested = features(seed)
+    for task in TASKS:
+        own = np.isin(found.training.labels, task)
+        method.add(x[own], found.training.labels[own].astype(np.int64))
+    right = method.scores(tested).argmax(1) == found.tested.labels
+    accuracy = float(np.mean([right[np.isin(found.tested.labels, task)].mean() for task in TASKS]))
+    seconds = time.process_time() - start
+    return row(accuracy, method.kept, seconds, answer * len(found.training), answer)
 
 
 def of_units(model: Model, found: Images, seed: int) -> list[np.ndarray]:
@@ -187,68 +176,61 @@ def of_units(model: Model, found: Images, seed: int) -> list[np.ndarray]:
     return parts
 
 
-def row(accuracies: list[float], kept: int, seconds: float, learn: int, answer: int) -> Row:
-    """What is recorded of a method: accuracy by seed, bytes kept, processor seconds of one seed, the arithmetic of
-    learning from all that arrives, and of one answer."""
+def row(accuracy: float, kept: int, seconds: float, learn: int, answer: int) -> Row:
+    """What is recorded of a method's seed: accuracy, bytes kept, processor seconds, the arithmetic of learning from
+    all that arrives, and of one answer."""
     return {
-        "accuracy": accuracies,
+        "accuracy": [accuracy],
         "kept": kept,
-        "seconds": round(seconds, 1),
+        "seconds": seconds,
         "learn_gmac": round(learn / 1e9, 1),
         "answer_mmac": round(answer / 1e6, 2),
     }
 
 
-def replay(model: Model, training: Examples, tested: Examples, plan: SplitPlan, seeds: int) -> Row:
+def replay(model: Model, training: Examples, tested: Examples, plan: SplitPlan, seed: int) -> Row:
     """The device's own steps, with replay and rehearsal: the first method of the demonstration's scene."""
-    accuracies, seconds, steps = [], 0.0, 0
-    for seed in range(seeds):
-        start = time.process_time()
-        runs = split_mnist.run(model, training, tested, plan, seed, lambda: None)
-        _, found = next(runs)
-        runs.close()  # type: ignore[attr-defined]
-        accuracies.append(found.acc)
-        seconds, steps = seconds + time.process_time() - start, found.steps
+    start = time.process_time()
+    runs = split_mnist.run(model, training, tested, plan, seed, lambda: None)
+    _, found = next(runs)
+    runs.close()  # type: ignore[attr-defined]
     macs = goodness_macs(model.manifest.network, 1)
-    learned = 2 * macs * steps * CLASS_SETTINGS.batch  # a pass, and the gradients of weights
-    return row(accuracies, plan.stored * IMAGE, seconds / seeds, learned, macs)
+    learned = 2 * macs * found.steps * CLASS_SETTINGS.batch  # a pass, and the gradients of weights
+    return row(found.acc, plan.stored * IMAGE, time.process_time() - start, learned, macs)
 
 
-def backpropagation(model: Model, training: Examples, tested: Examples, plan: SplitPlan, seeds: int) -> Row:
+def backpropagation(model: Model, training: Examples, tested: Examples, plan: SplitPlan, seed: int) -> Row:
     """The same network, stream, store and steps, by backpropagation."""
-    accuracies, seconds, macs = [], 0.0, 0
-    for seed in range(seeds):
-        start = time.process_time()
-        order, rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
-        learner = Backpropagation(model, split_mnist.untrained(model.manifest.network, rng), CLASS_SETTINGS)
-        memory = Memory(plan.stored, seed)
-        for task in TASKS:
-            learner.know(task)
-            own = order.permutation(np.flatnonzero(np.isin(training.labels, task)))[: plan.per_task]
-            for first in range(0, len(own), plan.arriving):
-                new = training.take(own[first : first + plan.arriving])
-                learner.step(*next(batches(memory, new, CLASS_SETTINGS, AUGMENT, rng)), plan.stream_rate)
-                memory.add(new)
-            rehearse(learner, memory, plan.rehearsal, rng)
-        accuracies.append(mean_of_tasks(learner.scores, tested))
-        seconds, macs = seconds + time.process_time() - start, learner.macs
-    return row(accuracies, plan.stored * IMAGE, seconds / seeds, macs, goodness_macs(model.manifest.network, 1))
+    start = time.process_time()
+    order, rng = np.random.default_rng([seed, 0]), np.random.default_rng([seed, 1])
+    learner = Backpropagation(model, split_mnist.untrained(model.manifest.network, rng), CLASS_SETTINGS)
+    memory = Memory(plan.stored, seed)
+    for task in TASKS:
+        learner.know(task)
+        own = order.permutation(np.flatnonzero(np.isin(training.labels, task)))[: plan.per_task]
+        for first in range(0, len(own), plan.arriving):
+            new = training.take(own[first : first + plan.arriving])
+            learner.step(*next(batches(memory, new, CLASS_SETTINGS, AUGMENT, rng)), plan.stream_rate)
+            memory.add(new)
+        rehearse(learner, memory, plan.rehearsal, rng)
+    return _learned_row(model, learner, tested, plan, start)
 
 
-def gdumb(model: Model, training: Examples, tested: Examples, plan: SplitPlan, seeds: int) -> Row:
+def gdumb(model: Model, training: Examples, tested: Examples, plan: SplitPlan, seed: int) -> Row:
     """GDumb (Prabhu et al. 2020): a fresh network of the same kind learns, by backpropagation, only what is stored
     in the end."""
-    accuracies, seconds, macs = [], 0.0, 0
-    for seed in range(seeds):
-        start = time.process_time()
-        rng, memory = np.random.default_rng([seed, 1]), Memory(plan.stored, seed)
-        memory.add(training)
-        learner = Backpropagation(model, split_mnist.untrained(model.manifest.network, rng), CLASS_SETTINGS)
-        learner.know(range(10))
-        rehearse(learner, memory, plan.gdumb, rng)
-        accuracies.append(mean_of_tasks(learner.scores, tested))
-        seconds, macs = seconds + time.process_time() - start, learner.macs
-    return row(accuracies, plan.stored * IMAGE, seconds / seeds, macs, goodness_macs(model.manifest.network, 1))
+    start = time.process_time()
+    rng, memory = np.random.default_rng([seed, 1]), Memory(plan.stored, seed)
+    memory.add(training)
+    learner = Backpropagation(model, split_mnist.untrained(model.manifest.network, rng), CLASS_SETTINGS)
+    learner.know(range(10))
+    rehearse(learner, memory, plan.gdumb, rng)
+    return _learned_row(model, learner, tested, plan, start)
+
+
+def _learned_row(model: Model, learner: Backpropagation, tested: Examples, plan: SplitPlan, start: float) -> Row:
+    accuracy, answer = mean_of_tasks(learner.scores, tested), goodness_macs(model.manifest.network, 1)
+    return row(accuracy, plan.stored * IMAGE, time.process_time() - start, learner.macs, answer)
 
 
 def rehearse(learner: Backpropagation, memory: Memory, steps: int, rng: np.random.Generator) -> None:

@@ -11,7 +11,7 @@ import page_text
 import pytest
 from continual import untimed
 from continual_backprop import Memory, batches
-from continual_split import mean_of_tasks
+from continual_split import mean_of_tasks, row, seed_more
 
 from ffruntime.core.data import Examples
 from ffruntime.core.learning import Augment
@@ -49,6 +49,20 @@ def test_acc_is_a_mean_over_tasks() -> None:
     assert mean_of_tasks(lambda pixels: np.eye(12)[pixels[:, 0, 0, 0]], tested) == 1.0
     wrong = mean_of_tasks(lambda pixels: np.eye(12)[np.where(pixels == 2, 3, pixels)[:, 0, 0, 0]], tested)
     assert wrong == pytest.approx(0.8)
+
+
+def test_seeds_that_are_there_are_not_run_again() -> None:
+    there = {"accuracy": [0.9, 0.8], "kept": 5, "seconds": 1.0, "learn_gmac": 2.0, "answer_mmac": 3.0}
+    asked = []
+
+    def way(seed: int) -> dict:
+        asked.append(seed)
+        return row(0.7, 5, 4.0, 2 * 10**9, 3 * 10**6)
+
+    assert seed_more(way, 3, there) == {**there, "accuracy": [0.9, 0.8, 0.7], "seconds": 2.0}
+    assert seed_more(way, 2, there) is None
+    assert seed_more(way, 1, {}) == {**there, "accuracy": [0.7], "seconds": 4.0}
+    assert asked == [2, 0]
 
 
 def test_the_page_shows_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
