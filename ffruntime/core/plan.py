@@ -16,7 +16,7 @@ from .architecture import Network, class_goodness
 from .devices import Profile
 from .errors import BackendError
 from .learning import KEPT, MICRO_BATCH, REPLAY_BYTES
-from .manifest import Manifest, Mode, Precision, in_folder
+from .manifest import EXIT, Manifest, Mode, Precision, in_folder
 from .memory import PROCESS, Memory, inference_memory, learned_bytes, update_memory, weights_bytes
 from .statistics import kept_bytes
 
@@ -125,9 +125,10 @@ def plan(manifest: Manifest, classes: int, precision: Precision, limits: Limits,
 
 
 def beside_statistics(manifest: Manifest, use: Use, limits: Limits) -> Limits:
-    """The same limits where class statistics are in memory, too, as they answer in such a use."""
+    """The same limits where class statistics are in memory, too, as they answer in such a use: in mode `exit` while
+    they alone know a class. States that were applied add nothing: they are read one after the other."""
     how = manifest.counted
-    if not (how and use in ("goodness", "update")):
+    if not (how and use in ("goodness", EXIT, "update")):
         return limits
     return structs.replace(limits, process=limits.process + MATRICES * 8 * how.dimension**2)
 
@@ -187,12 +188,13 @@ def flash(manifest: Manifest, precision: Precision) -> Flash:
 
 
 def _counted(manifest: Manifest) -> int:
-    """What class statistics add to what is stored: features beside every picture, and the snapshot."""
+    """What class statistics add to what is stored: features beside every picture, the snapshot, and what came with
+    a version, as a state that was applied does, of as many as are kept."""
     how, network = manifest.counted, manifest.network
     if not how:
         return 0
     rows = REPLAY_BYTES // math.prod(network.image.shape)
-    return rows * how.dimension + kept_bytes(how.dimension, network.label.patterns)
+    return rows * how.dimension + (1 + KEPT) * kept_bytes(how.dimension, network.label.patterns)
 
 
 def require_fit(wanted: Plan, others: Sequence[Plan] = ()) -> None:

@@ -9,7 +9,8 @@ version does that they came with, or that was made from it.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 
 import numpy as np
 from msgspec import Struct, structs
@@ -45,8 +46,9 @@ COUNTED = f"""{BRANCH} SELECT -1, value, 0 FROM settings
 # The newest version of a branch that may have come with other units, and how.
 UNITS = f"""{BRANCH} SELECT id, kind FROM versions JOIN branch USING (id)
     WHERE kind IN ('applied', 'stream', 'units') ORDER BY id DESC LIMIT 1"""
-SNAPSHOTS = f"""SELECT name, value FROM settings WHERE name = '{SNAPSHOT}'
+SNAPSHOTS = f"""SELECT name FROM settings WHERE name = '{SNAPSHOT}'
     OR (name >= '{SNAPSHOT}@' AND name < '{SNAPSHOT}@~') OR (name >= '{OF}' AND name < '{OF}~')"""
+AT_ONCE = 512  # rows whose features are added up together
 SET = "INSERT OR REPLACE INTO settings VALUES (?, ?)"
 CHANGES = "SELECT value FROM settings WHERE name = 'statistics_changes'"  # how often they were changed
 CHANGED = """INSERT INTO settings VALUES ('statistics_changes', 1)
@@ -104,15 +106,18 @@ class Counted:
         changes = self.changes()
         if self._last and self._last[:2] == (changes, version):
             return self._last[2]
-        total, labels, rows = [self._nothing()], list[int](), list[bytes]()
+        found, labels, rows = self._nothing(), list[int](), list[bytes]()
         units = self.units(version)
-        for id, value, label in self._db.all(COUNTED, (version, _snapshot(units), not units, units)):
-            if id < 0:
-                total.append(self._decoded(value))
-            else:
+        with closing(self._db.each(COUNTED, (version, _snapshot(units), not units, units))) as all_of_them:
+            for id, value, label in all_of_them:
+                if id < 0:
+                    found = added(found, self._decoded(value))
+                    continue
                 rows.append(value)
                 labels.append(label)
-        found = added(*total, self._of(rows, labels))
+                if len(rows) == AT_ONCE:
+                    found, labels, rows = added(found, self._of(rows, labels)), [], []
+        found = added(found, self._of(rows, labels))
         self._last = changes, version, found
         return found
 
@@ -153,8 +158,17 @@ class Counted:
 
     def snapshot(self, units: int = 0) -> Statistics:
         """Of the examples that are no longer stored, by these units."""
-        found = self._db.all("SELECT value FROM settings WHERE name = ?", (_snapshot(units),))
+        return self._setting(_snapshot(units))
+
+    def _setting(self, name: str) -> Statistics:
+        """A setting that is statistics; none where it is not there."""
+        found = self._db.all("SELECT value FROM settings WHERE name = ?", (name,))
         return self._decoded(found[0][0]) if found else self._nothing()
+
+    def _snapshots(self) -> Iterator[tuple[str, Statistics]]:
+        """All settings that are statistics, one after the other: the snapshots, and those from elsewhere."""
+        for (name,) in self._db.all(SNAPSHOTS):
+            yield name, self._setting(name)
 
     def write(self, db: sqlite3.Connection, some: Statistics, name: str = SNAPSHOT) -> None:
         """Replace the snapshot, or another setting that is statistics, in a transaction."""
@@ -165,8 +179,7 @@ class Counted:
         """Take a class's count and mean out of the snapshot and of all from elsewhere, in a transaction; how many
         examples they were of."""
         gone = 0
-        for name, value in self._db.all(SNAPSHOTS):
-            some = self._decoded(value)
+        for name, some in self._snapshots():
             if label < some.classes and some.counts[label]:
                 gone += int(some.counts[label])
                 self.write(db, without_class(some, label), name)
@@ -174,8 +187,7 @@ class Counted:
 
     def shorten(self, db: sqlite3.Connection, classes: int) -> None:
         """There are so many classes, in a transaction: those that are gone have nothing in any statistics."""
-        for name, value in self._db.all(SNAPSHOTS):
-            some = self._decoded(value)
+        for name, some in self._snapshots():
             if some.classes > classes:
                 self.write(db, structs.replace(some, counts=some.counts[:classes], sums=some.sums[:classes]), name)
 

@@ -15,7 +15,7 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 
 from ..core.bundle import state_there
@@ -113,6 +113,12 @@ class Database:
         self._require_own_process()
         with self._guard, self.errors():
             return self._db.execute(query, tuple(values)).fetchall()
+
+    def each(self, query: str, values: Sequence[object] = ()) -> Generator[tuple, None, None]:
+        """The same one after the other, all of one moment; other threads wait until it is closed."""
+        self._require_own_process()
+        with self._guard, self.errors(), contextlib.closing(self._db.execute(query, tuple(values))) as rows:
+            yield from rows
 
     @property
     def empty(self) -> bool:

@@ -29,7 +29,7 @@ from .draws import augment, draw_balanced
 from .forgetting import Forgotten
 from .judging import Judged, costs, judged, share_right
 from .names import by_name, require_names
-from .own_units import anew, examples_of, joined
+from .own_units import anew, examples_of, joined, portions
 from .room import capacity, evictions, of_refused
 from .rows import MOST, begin_rows
 from .step import Arrays, Settings, learning_units, update_steps
@@ -134,8 +134,9 @@ class Learner:
         if self.counted and (
             some := self.counted.without(now.version)
         ):  # of these units their features are missing
-            x = self._seeing.examples(self.store.read(some).pixels)
-            self.counted.fill(some, x, self.counted.units(now.version))
+            for portion in portions(some):
+                x = self._seeing.examples(self.store.read(portion).pixels)
+                self.counted.fill(portion, x, self.counted.units(now.version))
             now = self.store.current()
             self.model = self.model.with_weights(now.weights)
         return now

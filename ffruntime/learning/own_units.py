@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..core.data import Examples
-from ..core.statistics import of
+from ..core.learning import PORTION
+from ..core.statistics import added, none, of
 from ..model import Model
 from .counted import Anew
 from .database import BUNDLES, JUDGING, LEARNED, PENDING, REFUSED
@@ -13,12 +16,22 @@ from .store import Store
 
 
 def anew(store: Store, model: Model) -> Anew:
-    """All that is stored, the bundle's examples among it, by the units of a model."""
-    stored = store.ids(BUNDLES, PENDING, LEARNED, REFUSED, JUDGING)
-    ids = [id for some in stored.values() for id in some]
-    read = store.read(ids)
-    x = model.examples(read.pixels)
-    return Anew(tuple(ids), x, of(x, read.labels, len(store.classes())))
+    """All that is stored, the bundle's examples among it, by the units of a model; a portion of the images at a
+    time."""
+    how, stored = model.manifest.counted, store.ids(BUNDLES, PENDING, LEARNED, REFUSED, JUDGING)
+    assert how
+    ids, seen = [id for some in stored.values() for id in some], list[np.ndarray]()
+    found = none(len(store.classes()), how.dimension)
+    for portion in portions(ids):
+        read = store.read(portion)
+        seen.append(model.examples(read.pixels))
+        found = added(found, of(seen[-1], read.labels, found.classes))
+    return Anew(tuple(ids), np.concatenate(seen), found)
+
+
+def portions(ids: Sequence[int]) -> list[Sequence[int]]:
+    """Ids of as many images at a time as are in memory together."""
+    return [ids[start : start + PORTION] for start in range(0, len(ids), PORTION)]
 
 
 def examples_of(model: Model) -> int:

@@ -35,7 +35,7 @@ from ffruntime.core.errors import BackendError
 from ffruntime.core.gaussians import Shrinkage, Weight
 from ffruntime.core.graphs import graphs
 from ffruntime.core.layers import tensor_shapes
-from ffruntime.core.learning import REPLAY_BYTES, STEP
+from ffruntime.core.learning import KEPT, REPLAY_BYTES, STEP
 from ffruntime.core.manifest import EXIT, MODES, PRECISIONS, ClassStatistics, Manifest, Mode, Precision
 from ffruntime.core.memory import inference_memory, learned_bytes, update_memory, weights_bytes
 from ffruntime.core.plan import (
@@ -234,7 +234,8 @@ def test_flash_is_a_budget_too(exported: Path) -> None:
 
 
 def test_class_statistics_are_planned(class_bundle: Path) -> None:
-    """In memory where they answer, and on flash beside every picture."""
+    """In memory where they answer, in mode `exit` while they alone know a class; and on flash beside every picture,
+    as a snapshot, and of as many applied states as versions are kept."""
     manifest = Bundle(class_bundle).manifest
     how = ClassStatistics(64, 0, Shrinkage(0.1, 1.0, 1.0), 6, {"goodness": Weight(0.0, 1.0)})
     before, after = (plan(structs.replace(manifest, statistics=some), 6, "fp32", UNLIMITED) for some in (None, how))
@@ -242,11 +243,11 @@ def test_class_statistics_are_planned(class_bundle: Path) -> None:
     matrices = MATRICES * 8 * 64**2
     assert dict(zip([row.use for row in after.needs], more, strict=True)) == {
         "goodness": matrices,
-        "exit": 0,
+        "exit": matrices,
         "update": matrices,
     }
     pictures = REPLAY_BYTES // 256
-    expected = pictures * 64 + kept_bytes(64, manifest.network.label.patterns)
+    expected = pictures * 64 + (1 + KEPT) * kept_bytes(64, manifest.network.label.patterns)
     assert after.flash.examples - before.flash.examples == expected
 
 

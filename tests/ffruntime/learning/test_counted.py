@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import tracemalloc
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,10 @@ from ffruntime.core.layers import KNOWN, feature_tensors
 from ffruntime.core.manifest import STATISTICS
 from ffruntime.core.state import Weights, read_state, write_state
 from ffruntime.core.statistics import Origin
+from ffruntime.learning.counted import Told
 from ffruntime.learning.judging import Judged
 from ffruntime.learning.learner import Learner
+from ffruntime.learning.own_units import anew
 from ffruntime.learning.step import Settings
 from ffruntime.learning.store import Store
 from ffruntime.learning.watch import watching
@@ -292,6 +295,40 @@ def test_examples_from_before_are_counted(model: Model, class_bundle: Path, tmp_
         learner.store.add(halves(3), [NEW] * 3)
     with closing(learner_of(model, tmp_path / "state")) as learner:
         assert same(learner.model.weights.statistics, shown(model, halves(3), [6] * 3))
+
+
+def test_images_are_read_in_portions(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are stored: where features are missing, and where other units begin statistics."""
+    images, labels = drawn(150)
+    names, read = [model.classes[label] for label in labels], list[int]()
+    with closing(Store(tmp_path / "state", model.manifest)) as store:
+        store.add(images, names)
+        whole = Store.read
+        monkeypatch.setattr(Store, "read", lambda self, ids: read.append(len(ids)) or whole(self, ids))
+        with closing(learner_of(model, tmp_path / "state")) as learner:
+            assert same(learner.model.weights.statistics, shown(model, images, labels.tolist()))
+        begun = anew(store, model)
+        first = whole(store, begun.ids[:3])
+    assert read == [64, 64, 22] * 2
+    assert same(begun.statistics, shown(model, images, labels.tolist()))
+    np.testing.assert_array_equal(begun.examples[:3], model.examples(first.pixels))
+
+
+def test_states_from_elsewhere_are_read_one_after_the_other(model: Model, tmp_path: Path) -> None:
+    """What is in memory while statistics are read does not grow with how many there are, and there may be."""
+    images, labels = drawn(100)
+    one, peaks = shown(model, images, labels.tolist()), []
+    with closing(Store(tmp_path / "state", model.manifest)) as store:
+        for files in (range(4), range(4, 80)):
+            with store._db.transaction() as db:
+                for file in files:
+                    store.counted.take(db, Told(f"{file:064x}", one, ()), 0)
+            tracemalloc.start()
+            found = store.counted.statistics(0)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+            assert int(found.counts.sum()) == 100 * (files[-1] + 1)
+    assert peaks[1] < peaks[0] + 50_000
 
 
 def test_damaged_features_are_refused(model: Model, tmp_path: Path) -> None:
