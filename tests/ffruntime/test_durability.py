@@ -15,7 +15,6 @@ import re
 import resource
 import shutil
 import signal
-import sqlite3
 import struct
 import subprocess
 import sys
@@ -28,51 +27,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commands import in_process_text
-from counting import same, with_statistics
+from counting import with_statistics
+from killing import (
+    LONGEST,
+    ROUNDS,
+    Server,
+    acknowledged_ids,
+    assert_whole,
+    killed_and_counted,
+    kills,
+    open_store,
+    wait_for,
+)
 from shapes import SEEDS, SHAPE
 
-from ffruntime.core import statistics
 from ffruntime.core.bundle import REPLAY
-from ffruntime.core.durable import sha256
 from ffruntime.core.errors import StateError, StorageError
 from ffruntime.learning.directory import alone, current, reset
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.step import Settings
-from ffruntime.learning.store import Store
 from ffruntime.model import Model
 from ffruntime.session import Session
 
-SUPPORT = Path(__file__).parents[1] / "support"
 KILLS = int(os.environ.get("FF_KILLS", "60"))
-LONGEST = 0.4  # seconds that a process learns before it is killed: some ten updates
 SMALL = Settings(steps=1, head_steps=1, batch=4)
 NOTHING = np.empty((0, *SHAPE), np.uint8), ()
-ROUNDS = 12  # kills of the processes on one state, before the next one begins
-
-
-class Server:
-    """`learning_server.py`, which starts processes that learn for ever."""
-
-    def __init__(self, model: Path) -> None:
-        command = [sys.executable, str(SUPPORT / "learning_server.py"), str(model)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)
-
-    def start(self, state: Path, acknowledged: Path, seed: int) -> int:
-        """The id of a process that learns."""
-        self._process.stdin.write(json.dumps([str(state), str(acknowledged), seed]) + "\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
-    def kill(self, process: int) -> None:
-        """End it at once, and wait until it has."""
-        os.kill(process, signal.SIGKILL)
-        assert self._process.stdout.readline() == "\n"
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait(10)
 
 
 @pytest.fixture(scope="module")
@@ -86,58 +65,10 @@ def model(exported: Path) -> Model:
     return Model(exported, session=Session(threads=1), state=False)
 
 
-def said_ids(file: Path, before: str = "") -> set[int]:
-    """Ids with that sign before them in all lines that were completely written."""
-    text = file.read_text() if file.exists() else ""
-    words = text[: text.rfind("\n") + 1].split()
-    return {int(word.removeprefix(before)) for word in words if word.rstrip("0123456789") == before}
-
-
-def acknowledged_ids(file: Path) -> set[int]:
-    """Ids that were said to be stored, and not to be forgotten."""
-    return said_ids(file) - said_ids(file, "?")
-
-
-def open_store(state: Path, model: Model) -> Store:
-    return Store(state, model.manifest, seeds=lambda: model.bundle.exemplars(REPLAY))
-
-
-def rows(state: Path, query: str) -> set[tuple]:
-    with closing(sqlite3.connect(state / "learning.db")) as db:
-        return set(db.execute(query).fetchall())
-
-
-def wait_for(happened: Callable[[], bool]) -> None:
-    """However slow the machine is; but not for ever."""
-    until = time.monotonic() + 120
-    while not happened():
-        assert time.monotonic() < until, "it has not happened in two minutes"
-        time.sleep(0.005)
-
-
 def newest(state: Path) -> int:
     """The number of the newest version that lies in the state; 0 where there is none."""
     files = (state / "versions").glob("[0-9]*.state")
     return max((int(file.stem) for file in files), default=0)
-
-
-def assert_whole(state: Path, model: Model, acknowledged: set[int]) -> None:
-    """All that was acknowledged is there, or its eviction is recorded; every version is whole, and one counts."""
-    with closing(open_store(state, model)) as store:
-        now, versions = store.current(), store.history()
-        for version in versions:
-            if version.kept:
-                store.weights(version.id)  # refuses what is not, byte for byte, what was adopted
-        store.sweep()
-    assert rows(state, "PRAGMA integrity_check") == {("ok",)}
-    stored = {id for (id,) in rows(state, "SELECT id FROM examples")}
-    evicted = {id for (id,) in rows(state, "SELECT id FROM evictions")}
-    assert not stored & evicted
-    assert acknowledged | set(range(1, SEEDS + 1)) <= stored | evicted
-    assert now.version in {0, *(version.id for version in versions if version.kept)}
-    assert [version.id for version in versions] == list(range(1, len(versions) + 1))  # no number is given twice
-    files = {file.name: sha256(file) for file in (state / "versions").iterdir()}
-    assert files == {f"{version.id}.state": version.sha256 for version in versions if version.kept}
 
 
 def learn_what_is_pending(state: Path, model: Model) -> None:
@@ -151,17 +82,13 @@ def learn_what_is_pending(state: Path, model: Model) -> None:
 
 @pytest.mark.slow
 def test_killed_at_any_moment(server: Server, model: Model, tmp_path: Path) -> None:
-    dice, lived = random.Random(0), 0
-    for count in range(KILLS):
-        state, said = tmp_path / f"{count // ROUNDS}.state", tmp_path / f"{count // ROUNDS}.ids"
-        process = server.start(state, said, count)
-        time.sleep(dice.uniform(0, LONGEST if count % ROUNDS else LONGEST / 10))  # a state's first moments, too
-        server.kill(process)
-        if (state / "learning.db").exists():
-            assert_whole(state, model, acknowledged_ids(said))
+    lived = 0
+    for killed in kills(server, tmp_path, KILLS, 0):
+        if killed.lived:
+            assert_whole(killed.state, model, acknowledged_ids(killed.said))
             lived += 1
-        if count % ROUNDS == ROUNDS - 1:
-            learn_what_is_pending(state, model)
+        if killed.last:
+            learn_what_is_pending(killed.state, model)
     assert lived > KILLS / 2
 
 
@@ -175,38 +102,9 @@ def counting(class_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_killed_while_examples_are_counted_and_forgotten(counting: Path, tmp_path: Path) -> None:
     """Nothing acknowledged is lost, nothing forgotten is there, and class statistics are, to the bit, the snapshot
     of what was evicted and those of the rows."""
-    dice, lived, forgotten = random.Random(1), 0, 0
-    model = Model(counting, session=Session(threads=1), state=False)
-    with closing(Server(counting)) as server:
-        for count in range(KILLS):
-            state, said = tmp_path / f"{count // ROUNDS}.state", tmp_path / f"{count // ROUNDS}.ids"
-            process = server.start(state, said, count)
-            time.sleep(dice.uniform(0, LONGEST if count % ROUNDS else LONGEST / 10))
-            server.kill(process)
-            if (state / "learning.db").exists():
-                assert_whole(state, model, acknowledged_ids(said))
-                assert_counted(state, model, said_ids(said, "-"))
-                lived, forgotten = lived + 1, max(forgotten, len(said_ids(said, "-")))
-    assert lived > KILLS / 2
-    assert forgotten
-
-
-def assert_counted(state: Path, model: Model, forgotten: set[int]) -> None:
-    """The rows' features are those of their images, and what counts is these and what was evicted."""
-    with closing(open_store(state, model)) as store:
-        assert store.counted
-        found, snapshot = store.current().weights.statistics, store.counted.snapshot()
-    stored = sorted(rows(state, "SELECT id, label, features, image FROM examples WHERE status != 'bundle'"))
-    evicted = {id for (id,) in rows(state, "SELECT id FROM evictions WHERE status != 'bundle'")}
-    assert not forgotten & (evicted | {id for id, *_ in stored})
-    assert int(snapshot.counts.sum()) == len(evicted)
-    again = snapshot
-    if stored:
-        x = np.array([np.frombuffer(features, np.int8) for _, _, features, _ in stored])
-        images = np.array([np.frombuffer(image, np.uint8).reshape(SHAPE) for *_, image in stored])
-        assert np.abs(model.examples(images).astype(int) - x).max() <= 1  # another batch rounds otherwise
-        again = statistics.added(snapshot, statistics.of(x, np.array([label for _, label, *_ in stored]), 12))
-    assert same(found, again)
+    found = killed_and_counted(counting, tmp_path, KILLS, 1)
+    assert found.lived > KILLS / 2
+    assert found.acknowledged > found.forgotten > 0
 
 
 @contextmanager
