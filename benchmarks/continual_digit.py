@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from continual_backprop import Backpropagation, Memory, batches
-from continual_split import WIDTH, images
+from continual_split import images
 
 from ffruntime import told
 from ffruntime.backend import in_chunks
@@ -23,7 +23,7 @@ from ffruntime.core.projection import project
 from ffruntime.core.statistics import KEPT_BYTES, kept_bytes, of, with_classes
 from ffruntime.demo import split_mnist
 from ffruntime.demo.digits import names, showing, some
-from ffruntime.demo.methods import Method, NearestMean, Neighbours, SharedCovariance, waves
+from ffruntime.demo.methods import WIDTH, Method, NearestMean, Neighbours, SharedCovariance, waves
 from ffruntime.demo.split_mnist import AUGMENT, CLASS_SETTINGS
 from ffruntime.demo.teach import new_digit
 from ffruntime.learning.learner import Learner

@@ -30,6 +30,7 @@ from ffruntime.demo.digits import DIGITS, showing
 from ffruntime.demo.methods import (
     CELLS,
     DIRECTIONS,
+    WIDTH,
     Method,
     NearestMean,
     Neighbours,
@@ -49,7 +50,6 @@ IMAGE = 28 * 28  # bytes
 # Half the demonstration's steps: 128 images arrive together, 100 steps at rest after each task.
 PLAN = SplitPlan(arriving=128, rehearsal=100, gdumb=500, goodness=500)
 CLASSES = 10
-WIDTH = 8.0  # of the kernel of random Fourier features: chosen on validation images
 EDGE_MACS = 25 * IMAGE * DIRECTIONS
 
 

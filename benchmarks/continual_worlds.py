@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from continual_backprop import Backpropagation, Memory, batches
-from continual_split import WIDTH, images
+from continual_split import images
 from msgspec import structs
 
 from ffruntime.core.bundle import REPLAY
@@ -19,7 +19,7 @@ from ffruntime.core.cost import goodness_macs
 from ffruntime.core.data import Examples
 from ffruntime.core.statistics import KEPT_BYTES, kept_bytes, none, of
 from ffruntime.demo.digits import names, some
-from ffruntime.demo.methods import Method, NearestMean, Neighbours, SharedCovariance, waves
+from ffruntime.demo.methods import WIDTH, Method, NearestMean, Neighbours, SharedCovariance, waves
 from ffruntime.demo.worlds import WORLDS, change, renormalised
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.step import Settings

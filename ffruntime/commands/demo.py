@@ -152,10 +152,11 @@ def _new_class(stage: Stage) -> tuple[Scene, dict[str, Any]]:
 
     model, plan = stage.model, teach.QUICK_NEW_CLASS if stage.quick else teach.NewClassPlan()
     digit, points = teach.new_digit(model.bundle), []
+    fourier = teach.fourier_statistics(model, stage.training)
     taught = teach.new_class_portions(model.bundle, stage.training, plan, 0)
     _draw(stage, f"a digit never seen: {digit}", taught[0])
     with _watched("new-class", teach.new_class_steps(model.manifest.network, plan)) as (stepped, say):
-        for point in teach.teach_new_class(model, taught, stage.tested, plan, stage.state, stepped):
+        for point in teach.teach_new_class(model, taught, stage.tested, plan, stage.state, stepped, fourier):
             points.append(point)
             mode = next(iter(point.new))
             say(f"{point.examples} learned: {percent(point.new[mode])}, others {percent(point.old[mode])}")
@@ -176,11 +177,14 @@ def _changed_world(stage: Stage) -> tuple[Scene, dict[str, Any]]:
     taught = {world: teach.changed_world_portions(bundle, training, world, plan, 0) for world in teach.WORLDS}
     for world, portions in taught.items():
         _draw(stage, f"the world is {world}", portions[0])
+    fourier = teach.fourier_statistics(model, training)
     worlds: dict[str, list[teach.Measurement]] = {world: [] for world in teach.WORLDS}
     with _watched("changed-world", teach.changed_world_steps(model.manifest.network, plan)) as (stepped, say):
         for world, points in worlds.items():
             state, portions = stage.state / world, taught[world]
-            for point in teach.teach_changed_world(model, world, portions, stage.tested, plan, state, stepped):
+            for point in teach.teach_changed_world(
+                model, world, portions, stage.tested, plan, state, stepped, fourier
+            ):
                 points.append(point)
                 say(f"{world}, {point.examples} learned: {percent(next(iter(point.new.values())))}")
     result = {"plan": to_builtins(plan), "worlds": to_builtins(worlds)}

@@ -17,6 +17,7 @@ from ..core.statistics import Statistics, added, kept_bytes, none, of, scatter
 
 SHARED = (300.0, 0.1)  # examples that the covariance begins with, and its isotropic share, as training has them
 DIRECTIONS, CELLS = 12, 7  # of edges; tried on validation images, as OWN
+WIDTH = 8.0  # of the kernel of random Fourier features: chosen on validation images
 OWN = (1000.0, 0.03)  # the same for a covariance of each class: chosen on validation images (benchmarks/README.md)
 
 

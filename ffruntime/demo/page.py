@@ -35,6 +35,7 @@ METHODS = {
     "shared": "one covariance",
     "neighbours": "nearest neighbours",
     "mean": "nearest class mean",
+    "waves": "random Fourier features",
 }
 GRADIENTS = "gradients, replay"  # the learner's updates, where other methods are shown beside
 
@@ -122,6 +123,7 @@ def show_changed_world(
                 f"{what}, {_named(mode, points[0])}": [(p.examples, getattr(p, part)[mode]) for p in points]
                 for part, what in (("new", world), ("old", "as it was"))
                 for mode in points[0].new
+                if part == "new" or mode in MODES  # of the others, the old world is in the table
             },
         )
         for world, points in worlds.items()
@@ -163,8 +165,8 @@ def show_split_mnist(
         "state directory. Naive: the same steps, nothing stored. GDumb: a fresh network of the same kind, which "
         f"learns only the same {plan.stored} examples, for {plan.gdumb} steps. The others see edges and take no "
         "steps: class statistics with a covariance of each class, or with one; neighbours among stored features; "
-        "the nearest class mean. ACC, BWT and forgetting are by "
-        f"{'goodness' if of_classes else 'the classifier'}, on all {where} images; goodness on "
+        "the nearest class mean; and one covariance of random Fourier features of pixels. ACC, BWT and forgetting "
+        f"are by {'goodness' if of_classes else 'the classifier'}, on all {where} images; goodness on "
         f"{plan.goodness:,} of them. Seeds: {', '.join(map(str, seeds))}.",
         {f"ACC, {METHODS[name]}": _spread(summary(methods)["acc"], len(seeds)) for name, methods in found.items()},
         [
@@ -249,9 +251,7 @@ def _named(mode: str, point: Measurement) -> str:
 def _beside(point: Measurement) -> str:
     """What is shown beside the learner's updates."""
     others = _others(point)
-    return (
-        f" Beside it, from the features of the shipped units, without steps: {', '.join(others)}." if others else ""
-    )
+    return f" Beside it, without steps: {', '.join(others)}." if others else ""
 
 
 def _points(caption: str, points: Sequence[Measurement]) -> Table:

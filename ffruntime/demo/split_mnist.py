@@ -3,7 +3,7 @@
 The device's learner learns as examples arrive (`learning/stream.py`), in memory, without a state directory. Beside
 it, with the same network and the same kind of step: *naive*, which replays nothing, and *GDumb* (Prabhu et al.
 2020), a fresh network that learns only the examples that are stored in the end. Without a network, methods that
-take no steps, from edges (`methods.py`).
+take no steps, from edges or pixels (`methods.py`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,17 @@ from ..learning.stream import Stream
 from ..model import Model
 from . import methods
 from .digits import DIGITS, SHAPE, accuracy, names, require_digits, showing, some
-from .methods import NearestMean, Neighbours, OwnCovariances, SharedCovariance, edges, in_parts, own_dimension
+from .methods import (
+    WIDTH,
+    NearestMean,
+    Neighbours,
+    OwnCovariances,
+    SharedCovariance,
+    edges,
+    in_parts,
+    own_dimension,
+    waves,
+)
 
 TASKS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 SETTINGS = Settings(batch=64, micro_batch=32, fresh=0.25, lr=4e-3, head_lr=2e-3)
@@ -120,30 +130,34 @@ def run(
 def at_once(
     training: Examples, tested: Examples, arriving: Sequence[np.ndarray], seed: int
 ) -> Iterator[tuple[str, Method]]:
-    """Methods that take no steps, on the edges of the same images, projected by the seed."""
+    """Methods that take no steps, on the edges of the same images, projected by the seed, or on random Fourier
+    features of their pixels, which the seed draws."""
     start = time.perf_counter()
-    shown = [training.take(places) for places in arriving]
-    all_shown, asked = [edges(new.pixels) for new in shown], edges(tested.pixels)
+    parts = [tested, *(training.take(places) for places in arriving)]
+    seen = [edges(part.pixels) for part in parts]
     seeing, labels = time.perf_counter() - start, tested.labels
-    flat, each = asked.shape[1], own_dimension(len(DIGITS), KEPT_BYTES)
+    flat, each = seen[0].shape[1], own_dimension(len(DIGITS), KEPT_BYTES)
     shared = min(default_dimension(flat, len(DIGITS)), flat)
-    made: dict[str, tuple[int, methods.Method]] = {
+    made: dict[str, tuple[int | None, methods.Method]] = {  # numbers that edges are projected to
         "each": (each, OwnCovariances(len(DIGITS), each)),
         "shared": (shared, SharedCovariance(none(len(DIGITS), shared))),
         "neighbours": (each, Neighbours(len(DIGITS), each, KEPT_BYTES, seed=seed)),
         "mean": (shared, NearestMean(none(len(DIGITS), shared))),
+        "waves": (None, SharedCovariance(none(len(DIGITS), shared))),
     }
     for name, (dimension, method) in made.items():
-        start, rows = time.perf_counter(), []
-        x = in_parts(asked, dimension, seed)
-        for number, (new, seen) in enumerate(zip(shown, all_shown, strict=True), 1):
-            method.add(in_parts(seen, dimension, seed), new.labels.astype(np.int64))
+        start, rows = time.perf_counter() - (seeing if dimension else 0), []
+        x, *arrives = (
+            in_parts(edge, dimension, seed) if dimension else waves(part.pixels, shared, WIDTH, seed)
+            for part, edge in zip(parts, seen, strict=True)
+        )
+        for number, (new, own) in enumerate(zip(parts[1:], arrives, strict=True), 1):
+            method.add(own, new.labels.astype(np.int64))
             right = method.scores(x).argmax(1) == labels
             rows.append(
                 [float(right[np.isin(labels, task)].mean()) if k < number else 0.0 for k, task in enumerate(TASKS)]
             )
-        r = np.array(rows)
-        seconds = time.perf_counter() - start + seeing
+        r, seconds = np.array(rows), time.perf_counter() - start
         yield name, Method(rows, acc(r), bwt(r), forgetting(r), [], 0, seconds, method.kept)
 
 

@@ -1,7 +1,7 @@
 """Scenes 1 and 2: a device's learner is taught portion after portion, and measured after each.
 
 Scene 1: a digit that the network never saw. Scene 2: the digits begin to arrive changed, in each of six worlds.
-Where the bundle has class statistics, methods that take no steps learn beside the learner, from the same features.
+Where the bundle has class statistics, methods that take no steps learn beside the learner.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from msgspec import Struct, structs
@@ -20,13 +21,16 @@ from ..core.bundle import Bundle
 from ..core.data import Examples
 from ..core.errors import BundleError
 from ..core.manifest import EXIT
-from ..core.statistics import KEPT_BYTES, with_classes
+from ..core.statistics import KEPT_BYTES, Statistics, of, with_classes
 from ..learning.learner import Learner
 from ..learning.step import Settings, learning_units, update_steps
 from ..model import Model
 from .digits import DIGITS, accuracy, known, names, require_digits, showing, some
-from .methods import Method, NearestMean, Neighbours, SharedCovariance
-from .worlds import WORLDS, change
+from .methods import WIDTH, Method, NearestMean, Neighbours, SharedCovariance, waves
+from .worlds import WORLDS, Renormalised, change
+
+Features: TypeAlias = Callable[[np.ndarray], np.ndarray]  # of images uint8 (N, C, H, W), what a method is told
+Seen: TypeAlias = dict[Features, np.ndarray]
 
 NEW_CLASS_REMEDY = "fftrain mnist --classes 0-8 --out nine.ff && ffexport --model nine.ff"
 CHANGED_WORLD_REMEDY = "fftrain mnist && ffexport"
@@ -110,12 +114,14 @@ def teach_new_class(
     plan: NewClassPlan,
     state: Path,
     stepped: Callable[[], None],
+    fourier: Statistics | None,
 ) -> Iterator[Measurement]:
-    """Teach the digit through the device's learner, with its defaults, in the state directory `state`."""
+    """Teach the digit through the device's learner, with its defaults, in the state directory `state`. `fourier`:
+    as `fourier_statistics` has them."""
     measured = some(tested, plan.measured)
     new, old = (showing(measured, *digits) for digits in ([new_digit(model.bundle)], known(model.bundle)))
     with contextlib.closing(Learner(model, state, plan.settings, frozen=False)) as learner:
-        yield from _teach(learner, Beside(model), portions, new, old, stepped)
+        yield from _teach(learner, Beside(model, fourier), portions, new, old, stepped)
 
 
 # --- scene 2
@@ -154,53 +160,83 @@ def teach_changed_world(
     plan: ChangedWorldPlan,
     state: Path,
     stepped: Callable[[], None],
+    fourier: Statistics | None,
 ) -> Iterator[Measurement]:
-    """One of `WORLDS`, learned by the device's learner, with its defaults, in the state directory `state`."""
+    """One of `WORLDS`, learned by the device's learner, with its defaults, in the state directory `state`.
+    `fourier`: as `fourier_statistics` has them."""
     old = some(showing(tested, *known(model.bundle)), plan.measured)
     new = Examples(change(world, old.pixels), old.labels)
     with contextlib.closing(Learner(model, state, plan.settings, frozen=False)) as learner:
-        yield from _teach(learner, Beside(model), portions, new, old, stepped, plan.rehearsal)
+        beside = Beside(model, fourier, drifting=True)
+        yield from _teach(learner, beside, portions, new, old, stepped, plan.rehearsal)
 
 
 # --- both
 
 
-class Beside:
-    """Methods that learn at once, from the features of a model's units, which stay: none where the model has no
-    class statistics. What they begin with is in the bundle."""
+def fourier_statistics(model: Model, training: Examples) -> Statistics | None:
+    """Class statistics of random Fourier features of the training set, of the digits that a model knows; None where
+    the bundle has no class statistics of its own."""
+    if not (model.manifest.counted and class_goodness(model.manifest.network)):
+        return None
+    own, classes = showing(training, *known(model.bundle)), _classes(model)
+    dimension = model.bundle.statistics().dimension
+    labels = np.array([classes.index(name) for name in names(own)])
+    return of(waves(own.pixels, dimension, WIDTH, 0), labels, len(classes))
 
-    def __init__(self, model: Model) -> None:
-        self._model, self._methods = model, dict[str, Method]()
-        self._classes = (*model.manifest.classes, *(name for name in DIGITS if name not in model.manifest.classes))
-        if model.manifest.counted and class_goodness(model.manifest.network):
+
+def _classes(model: Model) -> tuple[str, ...]:
+    """The bundle's classes, then the other digits."""
+    own = model.manifest.classes
+    return (*own, *(name for name in DIGITS if name not in own))
+
+
+class Beside:
+    """Methods that learn at once: none where the model has no class statistics. What they begin with is in the
+    bundle, but for Fourier features."""
+
+    def __init__(self, model: Model, fourier: Statistics | None, drifting: bool = False) -> None:
+        """`fourier`: as `fourier_statistics` has them. `drifting`: whether normalisation statistics follow, too."""
+        self._classes, self._methods = _classes(model), dict[str, tuple[Features, Method]]()
+        if fourier:
             training = with_classes(model.bundle.statistics(), len(self._classes))
             near, stored = Neighbours(len(self._classes), training.dimension, KEPT_BYTES), model.bundle.exemplars()
             near.add(model.examples(stored.pixels), stored.labels.astype(np.int64))
             self._methods = {
-                "class statistics": SharedCovariance(training),
-                "nearest class mean": NearestMean(training),
-                "nearest neighbours": near,
+                "class statistics": (model.examples, SharedCovariance(training)),
+                "nearest class mean": (model.examples, NearestMean(training)),
+                "nearest neighbours": (model.examples, near),
+                "random Fourier features": (_waves(fourier.dimension), SharedCovariance(fourier)),
             }
+            if drifting:
+                self._methods["normalisation statistics"] = _pixels, Renormalised(model)
 
     def learn(self, portion: Examples) -> None:
         """Examples of digits, by their labels."""
-        if self._methods:
-            x = self._model.examples(portion.pixels)
-            labels = np.array([self._classes.index(name) for name in names(portion)])
-            for method in self._methods.values():
-                method.add(x, labels)
+        labels, seen = np.array([self._classes.index(name) for name in names(portion)]), self.see(portion)
+        for features, method in self._methods.values():
+            method.add(seen[features], labels)
 
-    def see(self, images: Examples) -> np.ndarray:
-        """The features of images that are to be measured; without methods none are needed."""
-        return self._model.examples(images.pixels) if self._methods else np.empty((0, 0), np.int8)
+    def see(self, images: Examples) -> Seen:
+        """What methods are told of images; without methods, nothing."""
+        told = {features for features, _ in self._methods.values()}
+        return {features: features(images.pixels) for features in told}
 
-    def shares(self, x: np.ndarray, images: Examples) -> dict[str, float]:
-        """Share of right answers of each method, by its name, of images and their features."""
+    def shares(self, seen: Seen, images: Examples) -> dict[str, float]:
+        """Share of right answers of each method, by its name, of images and what is told of them."""
         classes, right = np.array(self._classes), images.labels.astype(str)
         return {
-            name: float(np.mean(classes[method.scores(x).argmax(1)] == right))
-            for name, method in self._methods.items()
+            name: float(np.mean(classes[method.scores(seen[features]).argmax(1)] == right))
+            for name, (features, method) in self._methods.items()
         }
+
+
+def _waves(dimension: int) -> Features:
+    return lambda pixels: waves(pixels, dimension, WIDTH, 0)
+
+
+def _pixels(pixels: np.ndarray) -> np.ndarray:
+    return pixels
 
 
 def _teach(

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
+from msgspec import structs
 from PIL import Image, ImageFilter, ImageOps
 
 from ..backend import in_chunks
@@ -67,6 +68,25 @@ WORLDS: dict[str, Callable[[Image.Image], Image.Image]] = {
 def change(world: str, pixels: np.ndarray) -> np.ndarray:
     """Images uint8 (N, 1, H, W) as they arrive in a world (`WORLDS`), in the same shape."""
     return np.stack([np.asarray(WORLDS[world](Image.fromarray(image[0])))[None] for image in pixels])
+
+
+class Renormalised:
+    """A method (`methods.py`) that is told images, uint8 (N, C, H, W): normalisation statistics are those of all
+    that came, whose labels it does not look at, and the network's goodness answers."""
+
+    kept = 0
+
+    def __init__(self, model: Model) -> None:
+        self._model, self._now = model, model
+        self._came = np.empty((0, *model.manifest.network.image.shape), np.uint8)
+
+    def add(self, x: np.ndarray, labels: np.ndarray) -> None:  # noqa: ARG002
+        self._came, weights = np.concatenate([self._came, x]), self._model.weights
+        tensors = {**weights.tensors, **renormalised(self._model, self._came)}
+        self._now = self._model.with_weights(structs.replace(weights, tensors=tensors))
+
+    def scores(self, x: np.ndarray) -> np.ndarray:
+        return self._now.scores(x)
 
 
 def renormalised(model: Model, pixels: np.ndarray) -> dict[str, np.ndarray]:

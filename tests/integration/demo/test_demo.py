@@ -13,6 +13,7 @@ from msgspec import structs
 from ffruntime.cli import cli
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.errors import BundleError, DataError, FFError, UsageError
+from ffruntime.core.manifest import MODES
 from ffruntime.demo.digits import require_digits
 
 pytestmark = pytest.mark.slow
@@ -39,7 +40,7 @@ def test_all_scenes_are_measured_shown_and_written(demo: Callable[..., Result], 
     assert [point["examples"] for point in new_class["points"]] == [0, 5, 10]
     assert set(new_class["points"][0]["new"].values()) == {0.0}  # it has no name for it
     assert set(changed["worlds"]) == {"inverted", "blurred", "rotated", "thick", "speckled", "tilted"}
-    assert set(split["seeds"]["0"]) == {"replay", "naive", "gdumb", "each", "shared", "neighbours", "mean"}
+    assert set(split["seeds"]["0"]) == {"replay", "naive", "gdumb", "each", "shared", "neighbours", "mean", "waves"}
     html, svg = Path(written["page"]).read_text(), Path(written["picture"]).read_text()
     assert html.count("<h2>") == 4
     assert html.count("<svg ") == svg.count("<svg ") - 1 == 2 + 6 + 2
@@ -53,25 +54,31 @@ def test_all_scenes_are_measured_shown_and_written(demo: Callable[..., Result], 
 def test_class_goodness_is_shown_beside_labels_in_the_input(
     demo: Callable[..., Result], nine: Path, nine_classes: Path, untrained_classes: Path, tmp_path: Path
 ) -> None:
-    bundles = ("--nine", nine, "--nine", nine_classes, "--untrained", untrained_classes)
-    scenes = ("--scene", "new-class", "--scene", "split-mnist", "--state", tmp_path / "state", "--json")
-    done = demo(*bundles, *scenes)
+    bundles = ("--nine", nine, "--nine", nine_classes, "--model", nine_classes, "--untrained", untrained_classes)
+    done = demo(*bundles, "--state", tmp_path / "state", "--json")
     assert done.exit_code == 0, done.output
     *rows, written = (json.loads(line) for line in done.stdout.splitlines())
     assert [(row["scene"], row["bundle"]) for row in rows] == [
         ("new-class", str(nine)),
         ("new-class", str(nine_classes)),
+        ("changed-world", str(nine_classes)),
         ("split-mnist", str(untrained_classes)),
     ]
     assert ["classifier" in row["points"][0]["new"] for row in rows[:2]] == [True, False]
-    assert rows[2]["mode"] == "goodness"
-    beside = {"class statistics", "nearest class mean", "nearest neighbours"}
-    assert [set(row["points"][-1]["new"]) & beside for row in rows[:2]] == [set(), beside]
-    assert {path.name for path in (tmp_path / "state").iterdir()} == {"new-class", "new-class-2"}
-    bundles_of = [fact for fact in written["machine"] if fact.startswith("bundle of ")]
-    assert bundles_of == ["bundle of new-class", "bundle of new-class-2", "bundle of split-mnist"]
+    assert rows[3]["mode"] == "goodness"
+    beside = {"class statistics", "nearest class mean", "nearest neighbours", "random Fourier features"}
+    assert [set(row["points"][-1]["new"]) - set(MODES) for row in rows[:2]] == [set(), beside]
+    *_, point = rows[2]["worlds"]["blurred"]
+    assert set(point["new"]) == {"goodness", "normalisation statistics", *beside}
+    assert {path.name for path in (tmp_path / "state").iterdir()} == {"new-class", "new-class-2", "changed-world"}
+    bundles_of = [fact.removeprefix("bundle of ") for fact in written["machine"] if fact.startswith("bundle of ")]
+    assert bundles_of == ["new-class", "new-class-2", "changed-world", "split-mnist"]
     html = Path(written["page"]).read_text()
-    assert html.count(">nearest class mean</text>") == 3  # scene 1 twice, scene 3 once
+    # Scene 1 twice, scene 3 once, and of six worlds the new one.
+    assert html.count(">nearest class mean</text>") == 3
+    assert html.count(">random Fourier features</text>") == 3
+    assert html.count(">blurred, normalisation statistics</text>") == 1
+    assert html.count(">as it was, ") == 6
     assert "<h2>A class never seen: 9</h2>" in html
     assert "<h2>A class never seen: 9, by class goodness</h2>" in html
     assert "<h2>Split-MNIST: ten digits in five tasks, by class goodness</h2>" in html

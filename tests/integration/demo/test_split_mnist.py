@@ -52,7 +52,7 @@ def test_a_seed_is_a_run(model: Model, digits: tuple[Examples, Examples]) -> Non
 def test_classes_are_not_answered_before_they_came(model: Model, digits: tuple[Examples, Examples]) -> None:
     taken: list[None] = []
     found = dict(split_mnist.run(model, *digits, PLAN, 0, lambda: taken.append(None)))
-    assert list(found) == ["replay", "naive", "gdumb", "each", "shared", "neighbours", "mean"]
+    assert list(found) == ["replay", "naive", "gdumb", "each", "shared", "neighbours", "mean", "waves"]
     for name in set(found) - {"gdumb"}:
         r = np.array(found[name].r)
         assert r.shape == (5, 5)
