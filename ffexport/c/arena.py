@@ -2,7 +2,8 @@
 
 All is computed here: `src/ffedge.c` has no allocator. Places and sizes are bytes, multiples of 4.
 From the arena's start: what classifying needs; what a learning step needs beside it; the tensors that learn; names
-of the classes learned; moments. So an arena that is only for classifying is the first part of one that learns.
+of the classes learned; class statistics; moments. So an arena that is only for classifying is the first part of
+one that learns.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from ffruntime.core.layers import Tensor, of_readout, readout_layer, tensors, un
 from ffruntime.core.learning import ClassLoss, Learning
 from ffruntime.core.manifest import Manifest, Precision
 
+from .counting import ORIGIN_BYTES, buffers, dimension_on_chip
 from .sweeps import Sweep, sweeps
 
 BLOCK = 4  # channels that src/ffedge.c computes at a time
@@ -49,6 +51,12 @@ class Arena(Struct, frozen=True):
     learned: int
     learned_bytes: int
     names: int
+    counting_bytes: int = 0
+
+    @property
+    def state_bytes(self) -> int:
+        """Of a state file, at most; 0: nothing learns."""
+        return self.learned_bytes + self.scratch_bytes + self.counting_bytes if self.learned_bytes else 0
 
 
 def learned(network: Network, learning: Learning | None, part: Part) -> list[Tensor]:
@@ -89,10 +97,12 @@ def plan_arena(manifest: Manifest, part: Part, precision: Precision) -> Arena:
         places[tensor.name] = end
         end += 4 * math.prod(tensor.shape)
     learned_bytes, rows = end - start, network.label.patterns
-    learn_bytes = _aligned(end + (rows - len(manifest.classes)) * NAME_BYTES + rows)
-    return Arena(
-        places, classify_bytes, learn_bytes, learn_bytes + learned_bytes, scratch, start, learned_bytes, end
-    )
+    begin = learn_bytes = _aligned(end + (rows - len(manifest.classes)) * NAME_BYTES + rows)
+    for name, size in buffers(manifest).items():
+        places[name] = learn_bytes
+        learn_bytes += _aligned(size)
+    whole, counted = learn_bytes + learned_bytes, learn_bytes - begin
+    return Arena(places, classify_bytes, learn_bytes, whole, scratch, start, learned_bytes, end, counted)
 
 
 def _aligned(size: int) -> int:
@@ -173,7 +183,8 @@ def _header_bytes(manifest: Manifest, changing: Sequence[Tensor]) -> int:
     rows, classes = manifest.network.label.patterns, manifest.classes
     names = sum(len(name.encode()) + 8 for name in classes) + (rows - len(classes)) * (NAME_BYTES + 8)
     entries = sum(len(tensor.name) + 100 for tensor in changing) + 4 * (len(tensors(manifest.network)) + 3)
-    return _aligned(HEADER_ROOM + entries + 4 * names)
+    counted = 4 * ORIGIN_BYTES + 3 * 120 if dimension_on_chip(manifest) else 0
+    return _aligned(HEADER_ROOM + entries + 4 * names + counted)
 
 
 def _place(places: dict[str, int], buffers: Sequence[Buffer], start: int) -> int:

@@ -12,6 +12,7 @@ from ffruntime.core.layers import tensors
 from ffruntime.core.manifest import Manifest, Precision
 
 from .arena import PARTS, STACK_BYTES, Arena, Part, flash_precision, plan_arena
+from .counting import flash_bytes
 
 CODE_BYTES = (
     16 << 10
@@ -64,8 +65,8 @@ def footprint(
         (2 if flash_precision(t, t.name in arena.places, precision) == "fp16" else 4) * math.prod(t.shape)
         for t in tensors(manifest.network)
     )
-    state = arena.learned_bytes + arena.scratch_bytes if arena.learned_bytes else 0
-    slots = SLOTS * math.ceil(state / sector) * sector
+    weights += flash_bytes(manifest)
+    slots = SLOTS * math.ceil(arena.state_bytes / sector) * sector
     limits = (chip.ram.usable_kib * KIB, chip.flash.usable_kib * KIB) if chip else (None, None)
     return Footprint(part if arena.learned_bytes else None, precision, arena, weights, slots, device, *limits)
 
@@ -113,7 +114,8 @@ def ram_text(found: Footprint) -> str:
     parts = {
         "classifying": arena.classify_bytes,
         "a learning step beside it": arena.scratch_bytes - arena.classify_bytes,
-        "what learns": arena.learn_bytes - arena.scratch_bytes,
+        "what learns": arena.learn_bytes - arena.scratch_bytes - arena.counting_bytes,
+        "class statistics": arena.counting_bytes,
         "stack": STACK_BYTES,
     }
     return ", ".join(f"{name} {_kib(size)}" for name, size in parts.items() if size)

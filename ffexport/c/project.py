@@ -14,6 +14,7 @@ from ffruntime.lock import writing
 
 from ..artefacts import REPORT, Artefact, encode_report, read_report, with_rows
 from ..onnx_files import Files
+from .counting import counting
 from .footprint import Footprint, choose
 from .proof import golden_error
 from .sweeps import require_supported
@@ -51,7 +52,7 @@ def _export(
     golden, arena = bundle.tensors(GOLDEN), footprint.arena
     files: Files = {file.relative_to(SOURCE_FOLDER).as_posix(): file.read_bytes() for file in SOURCES}
     files["model.h"] = header(manifest, arena, chip.ram.usable_kib * 1024 if chip else None).encode()
-    files["model.c"] = source(manifest, bundle.weights(), golden, arena, precision).encode()
+    files["model.c"] = source(manifest, bundle.weights(), golden, arena, precision, counting(bundle)).encode()
     worst = golden_error(files)
     added = {f"{FOLDER}/{name}": data for name, data in files.items()}
     size, verdict = sum(map(len, files.values())), UNPROVEN if worst is None else "ok"

@@ -8,22 +8,28 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from ffruntime.core import __version__
-from ffruntime.core.architecture import AvgPool, Conv, Linear, MaxPool, Network, Shape, readout_cells, unit_shapes
+from ffruntime.core.architecture import (
+    AvgPool,
+    Conv,
+    Linear,
+    MaxPool,
+    Network,
+    Shape,
+    readout_cells,
+    scored_units,
+    unit_shapes,
+)
 from ffruntime.core.layers import KNOWN, TOTAL, Tensor, readout_layer, tensors, unit_tensors
 from ffruntime.core.learning import ClassLoss
 from ffruntime.core.manifest import TOLERANCES, WEIGHTS, Manifest, Precision
 
 from .arena import NAME_BYTES, STACK_BYTES, Arena, deep, features, flash_precision, output
+from .counting import COUNTS, MOMENT, NAMES, SUMS, Counting, state_shapes
 from .sweeps import Sweep, sweeps
 
 RATE = 0.01  # learning rate of a step of one image, to begin with
 NONE = -1  # the index of a tensor that there is not
 FIXED = "FF_FIXED"
-ELSEWHERE = (
-    "statistics.counts",
-    "statistics.moment",
-    "statistics.sums",
-)  # of a state file, and not kept on the chip
 NORMALISE = {"none": "NONE", "divisive": "DIVISIVE", "batch": "BATCH"}  # the others: GROUPS
 MARK = "/* Written by ffexport --format c"
 ARRAY = "static const {kind} {name}[{count}] = {{\n{rows}\n}};\n"
@@ -40,7 +46,7 @@ def header(manifest: Manifest, arena: Arena, ram: int | None) -> str:
         "FF_CLASSIFY_BYTES": (arena.classify_bytes, "of an arena that classifies"),
         "FF_LEARN_BYTES": (arena.learn_bytes, "of one that learns, too"),
         "FF_MOMENTUM_BYTES": (arena.momentum_bytes, "of one that learns with momentum"),
-        "FF_STATE_BYTES": (arena.learned_bytes + arena.scratch_bytes, "of a state file, at most"),
+        "FF_STATE_BYTES": (arena.state_bytes, "of a state file, at most"),
         "FF_STACK_BYTES": (STACK_BYTES, "of the deepest call, on a Cortex-M"),
     }
     lines = [f"#define {name} {value}{f'  /* {what} */' if what else ''}" for name, (value, what) in sizes.items()]
@@ -82,17 +88,20 @@ def source(
     golden: Mapping[str, np.ndarray] | None,
     arena: Arena,
     precision: Precision,
+    counting: Counting | None = None,
 ) -> str:
-    """`model.c`: the weights, each in its precision, and the tables that name them."""
+    """`model.c`: the weights, each in its precision, and the tables that name them; `counting`, where the arena has
+    a place for class statistics."""
     network = manifest.network
     known = {tensor.name: tensor for tensor in tensors(network)}
-    names = sorted([*known, *ELSEWHERE])
+    names = sorted([*known, *NAMES])
+    shapes = state_shapes(manifest) if arena.counting_bytes else {}
     index = {name: place for place, name in enumerate(names)}
     parts = [f'{MARK}: weights and tables of one network, all constant. */\n#include "model.h"\n']
     rows = []
     for place, name in enumerate(names):
-        if name in ELSEWHERE:
-            rows.append(f'    {{"{name}", NULL, {FIXED}, 0, {{0}}, 0, FF_ELSEWHERE}},')
+        if name in NAMES:
+            rows.append(_counted(name, shapes.get(name), arena))
             continue
         half = flash_precision(known[name], name in arena.places, precision) == "fp16"
         parts.append(_array(f"t{place}", weights[name], half, name))
@@ -112,10 +121,56 @@ def source(
     if manifest.exit:
         margins = np.array(manifest.exit.thresholds or [0.0], np.float32)
         parts.append(_array("margins", margins, False, "of early exit"))
+    if counting:
+        parts.append(_counting(counting, arena))
     parts.append(_model(manifest, arena, index, len(names)))
     if golden is not None:
         parts.append(_golden(golden, TOLERANCES[precision]))
     return "\n".join(parts)
+
+
+def _counted(name: str, shape: tuple[int, ...] | None, arena: Arena) -> str:
+    """Class statistics of a state file as a tensor."""
+    if shape is None:
+        return f'    {{"{name}", NULL, {FIXED}, 0, {{0}}, 0, FF_ELSEWHERE}},'
+    kind, sides = f"FF_{name.split('.')[1].upper()}", ", ".join(map(str, shape))
+    return f'    {{"{name}", NULL, {arena.places[name]}u, {math.prod(shape)}, {{{sides}}}, {len(shape)}, {kind}}},'
+
+
+def _counting(found: Counting, arena: Arena) -> str:
+    """The training set's class statistics, and how they answer."""
+    weight, places = found.how.weights["goodness"], arena.places
+    fields: dict[str, object] = {
+        "dimension": found.how.dimension,
+        "shift": found.shift,
+        "seed": f"{found.how.seed}u",
+        "rows": "kept",
+        "prior": "prior",
+        "counts": "trained",
+        "sums": "trained_sums",
+        "classes": found.statistics.classes,
+        "together": found.how.together,
+        "examples": number(found.examples),
+        "share": number(found.share),
+        "isotropic": number(found.how.shrinkage.isotropic),
+        "beside": number(weight.beside),
+        "alone": number(weight.alone),
+        "counted": places[COUNTS],
+        "sums_here": places[SUMS],
+        "moment": places[MOMENT],
+        **{name: places[name] for name in ("factor", "about", "x", "v", "origins")},
+    }
+    return "\n".join(
+        [
+            _array("kept", found.rows, False, "class statistics: rows of the Hadamard matrix"),
+            _array("prior", found.prior, False, "the covariance times the examples that it counts as"),
+            _array(
+                "trained", found.statistics.counts, False, "images of each class that the network was trained on"
+            ),
+            _array("trained_sums", found.statistics.sums, False, "their sums, as examples"),
+            f"static const struct ff_counting counting = {{{_fields(fields)}}};\n",
+        ]
+    )
 
 
 def quoted(text: str) -> str:
@@ -133,6 +188,11 @@ def number(value: float) -> str:
 def _array(name: str, values: np.ndarray, half: bool, what: str) -> str:
     if values.dtype == np.uint8:
         kind, texts = "uint8_t", [str(value) for value in values.ravel().tolist()]
+    elif values.dtype in (np.uint16, np.int64):
+        kind, texts = (
+            ("uint16_t" if values.dtype == np.uint16 else "int32_t"),
+            [str(v) for v in values.ravel().tolist()],
+        )
     elif half:
         kind, texts = (
             "uint16_t",
@@ -207,6 +267,7 @@ def _unit(network: Network, unit: int, arena: Arena, index: Mapping[str, int]) -
             "features": features(network, unit),
             "weight": index[f"{layer.name}.weight"],
             "bias": index[f"{layer.name}.bias"],
+            "first": sum(features(network, other) for other in scored_units(network) if other < unit),
             "z": arena.places[f"z{unit}"],
             "dz": arena.places.get(f"dz{unit}", 0),
         }
@@ -255,6 +316,7 @@ def _model(manifest: Manifest, arena: Arena, index: Mapping[str, int], count: in
         "learned_bytes": arena.learned_bytes,
         "learned_names": arena.names,
         "scratch_bytes": arena.scratch_bytes,
+        "counting": "&counting" if arena.counting_bytes else "NULL",
     }
     rows = _joined(f"    .{name} = {value}" for name, value in fields.items())
     check = f"typedef char ff_name_bytes_agree[FF_NAME_BYTES == {NAME_BYTES} ? 1 : -1];\n"

@@ -26,13 +26,18 @@ def project(features: np.ndarray, dimension: int, seed: int) -> np.ndarray:
     np.multiply(quantized, signs, out=padded[:, :count], casting="same_kind")
     mixed = left @ padded.reshape(-1, len(left), len(right)) @ right
     sums = mixed.reshape(padded.shape)[:, rows].astype(np.int64)
-    shift = _shift(count)
-    return np.clip((sums + (1 << shift >> 1)) >> shift, -LARGEST, LARGEST).astype(np.int8)
+    lost = shift(count)
+    return np.clip((sums + (1 << lost >> 1)) >> lost, -LARGEST, LARGEST).astype(np.int8)
 
 
-def _shift(count: int) -> int:
+def shift(count: int) -> int:
     """Bits that a sum loses, so that its root mean square, STEPS · √count, comes to lie between 16 and 32."""
     return max(0, math.ceil(math.log2(STEPS * math.sqrt(count) / 32)))
+
+
+def kept_rows(count: int, dimension: int, seed: int) -> np.ndarray:
+    """The rows of the Hadamard matrix that are kept of so many features, int64 (dimension,), rising."""
+    return _plan(count, dimension, seed)[1]
 
 
 @functools.lru_cache(maxsize=4)

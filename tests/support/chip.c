@@ -106,11 +106,11 @@ static void classify(int early)
     free(image);
 }
 
-static void learn(void)
+static void learn(int counting)
 {
     int32_t label = get_int();
     uint8_t *image = get_bytes(image_bytes());
-    give_int((int32_t)ff_learn(&net, image, label));
+    give_int((int32_t)(counting ? ff_count(&net, image, label) : ff_learn(&net, image, label)));
     free(image);
 }
 
@@ -156,7 +156,7 @@ static void weights(void)
 {
     for (int32_t i = 0; i < net.model->tensor_count; i++) {
         const struct ff_tensor *t = &net.model->tensors[i];
-        if (net.learns && t->ram != FF_FIXED)
+        if (net.learns && t->ram != FF_FIXED && t->type <= FF_FLOAT16)
             give(net.arena + t->ram, (size_t)t->count * sizeof(float));
     }
 }
@@ -260,7 +260,8 @@ int main(void)
         case 'i': initialise(); break;
         case 'c': classify(0); break;
         case 'e': classify(1); break;
-        case 'l': learn(); break;
+        case 'l': learn(0); break;
+        case 'C': learn(1); break;
         case 'n': new_class(); break;
         case 's': save(); break;
         case 'L': load(); break;
@@ -271,7 +272,7 @@ int main(void)
         case 'S': flash_save(); break;
         case 'R': give_int((int32_t)ff_flash_load(&flash, &net)); break;
         case 'X': scribble(); break;
-        case 'r': get(&net.rate, 4); get(&net.momentum, 4); give_int(0); break;
+        case 'r': get(&net.rate, 4); get(&net.momentum, 4); net.frozen = get_int() != 0; give_int(0); break;
         default: return 1;
         }
         fflush(stdout);

@@ -19,6 +19,7 @@ import pytest
 from msgspec import structs
 
 from ffexport.c.arena import Part, plan_arena
+from ffexport.c.counting import Counting, counting
 from ffexport.c.project import SOURCE_FOLDER as INCLUDE
 from ffexport.c.project import SOURCES
 from ffexport.c.tables import header, source
@@ -78,6 +79,7 @@ class Chip:
         part: Part = "all",
         precision: Precision = "fp32",
         flags: tuple[str, ...] = SANITIZED,
+        told: Counting | None = None,
     ) -> None:
         self.manifest, self.arena = manifest, plan_arena(manifest, part, precision)
         rows, units = manifest.network.label.patterns, len(manifest.network.units)
@@ -86,7 +88,7 @@ class Chip:
             golden = {"images": images, "goodness": np.zeros((1, rows, units)), "total": np.zeros((1, rows))}
         folder.mkdir(exist_ok=True)
         (folder / "model.h").write_text(header(manifest, self.arena, None))
-        (folder / "model.c").write_text(source(manifest, weights, golden, self.arena, precision))
+        (folder / "model.c").write_text(source(manifest, weights, golden, self.arena, precision, told))
         program = folder / "chip"
         model = [f"-I{INCLUDE}", str(folder / "model.c"), *_objects(flags)]
         compile_c([*flags, *model, "-lm", "-o", str(program)])
@@ -103,7 +105,8 @@ class Chip:
         flags: tuple[str, ...] = SANITIZED,
     ) -> Chip:
         """A bundle's."""
-        return cls(folder, bundle.manifest, bundle.weights(), bundle.tensors(GOLDEN), part, precision, flags)
+        golden, told = bundle.tensors(GOLDEN), counting(bundle)
+        return cls(folder, bundle.manifest, bundle.weights(), golden, part, precision, flags, told)
 
     def __enter__(self) -> Chip:
         return self
@@ -139,8 +142,8 @@ class Chip:
         self._ask(b"i" + struct.pack("<iii", size, shift, version))
         return self._error()
 
-    def settings(self, rate: float, momentum: float = 0.0) -> None:
-        self._ask(b"r" + struct.pack("<ff", rate, momentum))
+    def settings(self, rate: float, momentum: float = 0.0, frozen: bool = False) -> None:
+        self._ask(b"r" + struct.pack("<ffi", rate, momentum, frozen))
         self._int()
 
     def classify(self, image: np.ndarray) -> tuple[int, np.ndarray]:
@@ -162,6 +165,10 @@ class Chip:
         self._ask(b"l" + struct.pack("<i", label) + image.astype(np.uint8).tobytes())
         return self._error()
 
+    def count(self, image: np.ndarray, label: int) -> str:
+        self._ask(b"C" + struct.pack("<i", label) + image.astype(np.uint8).tobytes())
+        return self._error()
+
     def new_class(self, name: str | bytes) -> tuple[str, int]:
         data = name.encode() if isinstance(name, str) else name
         self._ask(b"n" + struct.pack("<i", len(data)) + data)
@@ -179,7 +186,7 @@ class Chip:
 
     def new_flash(self, sector: int, unit: int) -> int:
         """Two empty slots, which are erased and programmed so many bytes at a time. Returns a slot's bytes."""
-        self._ask(b"F" + struct.pack("<iii", sector, unit, self.arena.learned_bytes + self.arena.scratch_bytes))
+        self._ask(b"F" + struct.pack("<iii", sector, unit, self.arena.state_bytes))
         return self._int()
 
     def flash_save(self, operations: int = -1, part: int = 0) -> str:

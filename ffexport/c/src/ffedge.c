@@ -1,7 +1,7 @@
 /* Kernels, classification and learning. What they compute is specified in docs/bundle.md, "From an image to an answer"
  * and "learning.loss"; x is what a layer receives, y what it makes, dy and dx are gradients there. */
 
-#include "ffedge.h"
+#include "ffparts.h"
 
 #include <math.h>
 #include <string.h>
@@ -14,7 +14,7 @@
 
 static float *floats(const struct ff_net *net, uint32_t place)
 {
-    return (float *)(void *)(net->arena + place);
+    return ff_floats(net, place);
 }
 
 static int learns(const struct ff_net *net, int32_t tensor)
@@ -298,7 +298,7 @@ static void read_goodness(const struct ff_net *net, const struct ff_unit *unit)
 
 /* ------------------------------------------------ classifying ------------------------------------------------ */
 
-static int is_known(const struct ff_net *net, int32_t label)
+int ff_is_known(const struct ff_net *net, int32_t label)
 {
     return number(net, net->model->known, label) > 0.0f;
 }
@@ -309,7 +309,7 @@ static int32_t answer(const struct ff_net *net, const float *goodness, float *ma
 {
     int32_t best = -1, second = -1;
     for (int32_t p = 0; p < net->classes; p++) {
-        if (!is_known(net, p))
+        if (!ff_is_known(net, p))
             continue;
         if (best < 0 || goodness[p] > goodness[best]) {
             second = best;
@@ -341,8 +341,8 @@ static void hand_on(const struct ff_net *net, int32_t unit)
         normalise(net, &units[unit + 1], floats(net, last->y), last->c, last->h * last->w);
 }
 
-static enum ff_error classify(struct ff_net *net, const uint8_t *image, float *goodness, int32_t *label,
-                              const float *margins, int32_t *units)
+void ff_pass(const struct ff_net *net, const uint8_t *image, float *goodness, int32_t *label, const float *margins,
+             int32_t *units, int counting)
 {
     const struct ff_model *m = net->model;
     const float *own = floats(net, m->goodness);
@@ -357,6 +357,8 @@ static enum ff_error classify(struct ff_net *net, const uint8_t *image, float *g
         run_layers(net, unit, 0);
         if (unit->scored) {
             read_features(net, unit);
+            if (counting)
+                ff_project(net, unit);
             read_goodness(net, unit);
             add_scaled(goodness, own, number(net, m->total, k), m->rows);
             if (margins && k < last) {
@@ -364,7 +366,7 @@ static enum ff_error classify(struct ff_net *net, const uint8_t *image, float *g
                 if (margin > margins[scored++]) {
                     memcpy(goodness, own, (size_t)m->rows * sizeof *goodness);
                     *units = k + 1;
-                    return FF_OK;
+                    return;
                 }
             }
         }
@@ -372,19 +374,27 @@ static enum ff_error classify(struct ff_net *net, const uint8_t *image, float *g
     }
     *label = answer(net, goodness, &margin);
     *units = k;
-    return FF_OK;
 }
 
 enum ff_error ff_classify(struct ff_net *net, const uint8_t *image, float *goodness, int32_t *label)
 {
     int32_t units;
-    return classify(net, image, goodness, label, NULL, &units);
+    int counting = ff_counts_answer(net);
+    ff_pass(net, image, goodness, label, NULL, &units, counting);
+    if (counting)
+        *label = ff_answer(net, goodness);
+    return FF_OK;
 }
 
 enum ff_error ff_classify_exit(
     struct ff_net *net, const uint8_t *image, float *goodness, int32_t *label, int32_t *units)
 {
-    return classify(net, image, goodness, label, net->model->margins, units);
+    if (ff_counts_alone(net)) { /* no unit is sure that an image is not of a class that it does not know */
+        *units = net->model->unit_count;
+        return ff_classify(net, image, goodness, label);
+    }
+    ff_pass(net, image, goodness, label, net->model->margins, units, 0);
+    return FF_OK;
 }
 
 /* ------------------------------------------------ learning ------------------------------------------------ */
@@ -434,15 +444,15 @@ static void loss_slopes(const struct ff_net *net, const float *scores, int32_t l
     int32_t rows = net->model->rows, known = 0;
     float highest = 0.0f, sum = 0.0f, wrong = 0.0f, smoothing = net->model->smoothing;
     for (int32_t p = 0; p < rows; p++)
-        if (is_known(net, p) && (known++ == 0 || scores[p] > highest))
+        if (ff_is_known(net, p) && (known++ == 0 || scores[p] > highest))
             highest = scores[p];
     for (int32_t p = 0; p < rows; p++) {
-        slopes[p] = is_known(net, p) ? expf(scores[p] - highest) : 0.0f;
+        slopes[p] = ff_is_known(net, p) ? expf(scores[p] - highest) : 0.0f;
         sum += slopes[p];
     }
     for (int32_t p = 0; p < rows; p++) {
         float share = slopes[p] / sum;
-        if (!is_known(net, p))
+        if (!ff_is_known(net, p))
             continue;
         slopes[p] = share - smoothing / (float)known;
         if (p != label)
@@ -474,7 +484,7 @@ static void learn_readout(const struct ff_net *net, const struct ff_unit *unit, 
     memset(dz, 0, (size_t)features * sizeof *dz);
     for (int32_t p = 0; p < m->rows; p++) {
         struct step s;
-        if (!is_known(net, p))
+        if (!ff_is_known(net, p))
             continue;
         add_scaled(dz, row(net, unit->weight, p, features), error[p] + near[p], features);
         if (!learns(net, unit->weight))
@@ -487,6 +497,24 @@ static void learn_readout(const struct ff_net *net, const struct ff_unit *unit, 
         step_end(net, &s);
         step_number(net, unit->bias, p, error[p]);
     }
+}
+
+/* The row of a new class begins with its first image (imprinting: Qi et al. 2018): it points from the average of the
+ * other classes' features to that image's, with the length and the bias by which its goodness at both is what known rows
+ * have there. */
+static void begin_row(const struct ff_net *net, const struct ff_unit *unit, int32_t label)
+{
+    const struct ff_tensor *weight = &net->model->tensors[unit->weight], *bias = &net->model->tensors[unit->bias];
+    const float *z = floats(net, unit->z);
+    float *begun = floats(net, weight->ram) + label * unit->features, square;
+    if (!unit->average)
+        return;
+    memcpy(begun, z, (size_t)unit->features * sizeof *begun);
+    add_scaled(begun, unit->average, -1.0f, unit->features);
+    square = dot(begun, begun, unit->features);
+    for (int32_t f = 0; f < unit->features && square > 0.0f; f++)
+        begun[f] *= (unit->high - unit->low) / square;
+    floats(net, bias->ram)[label] = unit->high - dot(begun, z, unit->features);
 }
 
 /* dz becomes the gradient at the averages: (dz - z mean(dz z)) / root. */
@@ -619,23 +647,30 @@ static int layers_learn(const struct ff_net *net, const struct ff_unit *unit)
 enum ff_error ff_learn(struct ff_net *net, const uint8_t *image, int32_t label)
 {
     const struct ff_model *m = net->model;
+    int begins;
     if (!net->learns || (net->momentum > 0.0f && net->arena_bytes < m->momentum_bytes))
         return FF_ERROR_ARENA;
-    if (label < 0 || label >= net->classes || !is_known(net, label))
+    if (label < 0 || label >= net->classes)
         return FF_ERROR_LABEL;
+    begins = !ff_is_known(net, label);
+    floats(net, m->tensors[m->known].ram)[label] = 1.0f;
     receive_image(net, image);
     for (int32_t k = 0; k < m->unit_count; k++) {
         const struct ff_unit *unit = &m->units[k];
-        int deep = layers_learn(net, unit);
+        int deep = !net->frozen && layers_learn(net, unit);
         run_layers(net, unit, deep);
         if (deep || learns(net, unit->weight)) {
             float root = read_features(net, unit);
+            if (begins && learns(net, unit->weight))
+                begin_row(net, unit, label);
             read_goodness(net, unit);
             learn_readout(net, unit, label);
             through_normalisation(net, unit, root);
         }
         for (int32_t l = unit->count - 1; deep && l >= 0; l--)
             learn_layer(net, unit, l);
+        if (deep)
+            net->counts = 0;
         hand_on(net, k);
     }
     {
@@ -649,6 +684,17 @@ enum ff_error ff_learn(struct ff_net *net, const uint8_t *image, int32_t label)
 }
 
 /* ------------------------------------------------ beginning ------------------------------------------------ */
+
+void ff_begin_tensor(const struct ff_net *net, const struct ff_tensor *t)
+{
+    size_t bytes = (size_t)t->count * (t->type == FF_COUNTS ? 2 : 1) * sizeof(float);
+    if (t->ram == FF_FIXED)
+        return;
+    if (t->data)
+        memcpy(net->arena + t->ram, t->data, bytes);
+    else
+        memset(net->arena + t->ram, 0, bytes);
+}
 
 enum ff_error ff_init(struct ff_net *net, const struct ff_model *model, void *arena, size_t bytes)
 {
@@ -667,9 +713,9 @@ enum ff_error ff_init(struct ff_net *net, const struct ff_model *model, void *ar
         memset(net->arena + model->learned_names, 0,
                (size_t)(model->rows - model->classes) * FF_NAME_BYTES + (size_t)model->rows);
         for (int32_t t = 0; t < model->tensor_count; t++)
-            if (model->tensors[t].ram != FF_FIXED)
-                memcpy(net->arena + model->tensors[t].ram, model->tensors[t].data,
-                       (size_t)model->tensors[t].count * sizeof(float));
+            ff_begin_tensor(net, &model->tensors[t]);
+        if (model->counting)
+            ff_begin_counting(net);
         if (bytes >= model->momentum_bytes)
             memset(net->arena + model->learn_bytes, 0, model->momentum_bytes - model->learn_bytes);
     }

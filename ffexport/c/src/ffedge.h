@@ -29,7 +29,7 @@ enum ff_error {
     FF_OK = 0,
     FF_ERROR_MODEL,   /* model.c is of another version of ffedge.c: take both from one export */
     FF_ERROR_ARENA,   /* the arena is smaller than this needs (FF_..._BYTES of model.h), or not aligned to 4 bytes */
-    FF_ERROR_LABEL,   /* no class has this label, or it has no row in the readouts */
+    FF_ERROR_LABEL,   /* no class has this label */
     FF_ERROR_ROWS,    /* all spare rows are taken */
     FF_ERROR_NAME,    /* a class's name is empty, longer than FF_NAME_BYTES - 1, taken, or cannot be printed */
     FF_ERROR_IO,      /* a callback said that it failed */
@@ -40,7 +40,8 @@ enum ff_error {
     FF_ERROR_FIXED,   /* a state file that changes what lies in flash here */
     FF_ERROR_DIVERGED, /* a weight that learned is no number any more: nothing is saved; ff_load or ff_init */
     FF_ERROR_GOLDEN,  /* the golden vectors are not reproduced */
-    FF_ERROR_EMPTY    /* flash holds no state, ff_flash.h */
+    FF_ERROR_EMPTY,   /* flash holds no state, ff_flash.h */
+    FF_ERROR_COUNTS   /* no class statistics: the model has none, the units have learned, or there is no room for more */
 };
 
 /* ------------------------------------------------ the network ------------------------------------------------ */
@@ -51,16 +52,19 @@ enum ff_error {
 #define FF_VERSION 1           /* of these tables */
 #define FF_NAME_BYTES 64       /* of the name of a class that was learned here, with its closing 0 */
 #define FF_FIXED 0xffffffffu   /* in place of a place: stays in flash */
+#define FF_ORIGINS 8           /* identities of devices whose class statistics are in a file, at most */
+#define FF_ORIGIN_BYTES 17     /* of each, with its closing 0 */
 #define FF_WELL_KNOWN 20       /* examples of a new class from which on it is no longer undertrained */
 
-enum ff_type { FF_FLOAT32, FF_FLOAT16, FF_ELSEWHERE /* not kept here: class statistics in a state file */ };
+/* Of class statistics, int32 each and in a file int64, int32, int32; where the model has none they are `elsewhere`. */
+enum ff_type { FF_FLOAT32, FF_FLOAT16, FF_ELSEWHERE, FF_COUNTS, FF_SUMS, FF_MOMENT };
 enum ff_op { FF_NOTHING, FF_CONV, FF_LINEAR };
 enum ff_pool { FF_POOL_NONE, FF_POOL_MAX, FF_POOL_MEAN };
 enum ff_normalise { FF_NORMALISE_NONE, FF_NORMALISE_DIVISIVE, FF_NORMALISE_BATCH, FF_NORMALISE_GROUPS };
 
 struct ff_tensor {             /* sorted by name, as in the bundle's weights.safetensors */
     const char *name;
-    const void *data;          /* in flash */
+    const void *data;          /* in flash; NULL: all 0 */
     uint32_t ram;              /* place of its copy that learns, or FF_FIXED */
     int32_t count;             /* of numbers */
     int32_t shape[4];
@@ -93,7 +97,25 @@ struct ff_unit {
     int32_t cell_rows, cell_columns;  /* of the readout's averages; 0: it has no readout */
     int32_t features;          /* numbers that the readout reads */
     int32_t weight, bias;      /* indices of the readout's tensors */
+    int32_t first;             /* of the features, among those of all scored units */
+    const float *average;      /* of the features, over the bundle's classes; NULL: not known */
+    float high, low;           /* goodness of a known class there, and where the others are, on average */
     uint32_t z, dz;            /* places of the features and of the gradient there */
+};
+
+struct ff_counting {           /* class statistics, docs/bundle.md: how they are made, and how they answer */
+    int32_t dimension, shift;
+    uint32_t seed;             /* of the signs */
+    const uint16_t *rows;      /* of the Hadamard matrix, those that are kept */
+    const float *prior;        /* what the covariance begins with, times `examples`: its upper triangle, row by row */
+    const int32_t *counts, *sums;  /* of the training set, (classes), (classes, dimension) */
+    int32_t classes, together; /* of these; and those that the network was trained on */
+    float examples, share, isotropic;  /* that the prior counts as; what of that is isotropic; that, along an axis */
+    float beside, alone;       /* weights of their scores */
+    uint32_t counted, sums_here, moment;  /* places: (rows) int64, (rows, dimension) and the upper triangle, int32 */
+    uint32_t factor, about;    /* of the covariance: upper triangle, row by row; its examples and effective dimension */
+    uint32_t x, v;             /* an image as an example, int32; a difference from a mean, float */
+    uint32_t origins;
 };
 
 struct ff_model {
@@ -121,6 +143,7 @@ struct ff_model {
     uint32_t learned, learned_bytes;  /* place and size of all tensors that learn */
     uint32_t learned_names;    /* of the names of classes learned here, and of `seen` behind them */
     uint32_t scratch_bytes;    /* from the arena's start: for a state file's header */
+    const struct ff_counting *counting;  /* NULL: the model has no class statistics, or too many for a chip */
 };
 
 struct ff_golden {             /* what the trainer computed */
@@ -140,6 +163,9 @@ struct ff_net {
     float rate;                /* learning rate of ff_learn */
     float momentum;            /* 0: none. More needs an arena of FF_MOMENTUM_BYTES */
     uint8_t learns;            /* whether the arena has room to learn */
+    uint8_t frozen;            /* 1: the units stay as they are, and readouts alone learn */
+    uint8_t counts;            /* whether class statistics answer: the units are those that they are made of */
+    uint8_t solved;            /* whether the covariance's factor is that of what was counted */
 };
 
 /* ------------------------------------------------ the interface ------------------------------------------------ */
@@ -158,7 +184,13 @@ enum ff_error ff_classify_exit(
 /* One step of every unit that learns, each by its own loss, from one image with its label. */
 enum ff_error ff_learn(struct ff_net *net, const uint8_t *image, int32_t label);
 
-/* A class that the network never saw takes a spare row. Its name is UTF-8. */
+/* The image with its label counts from now on, in closed form, where the model has class statistics: nothing is
+ * learned by gradient, the order does not matter, and a new class is told from its first example. Once for an image.
+ * A step of ff_learn that changes the units ends that until ff_init; set `frozen`, or let the readouts alone learn. */
+enum ff_error ff_count(struct ff_net *net, const uint8_t *image, int32_t label);
+
+/* A class that the network never saw takes a spare row, which begins with the first image that ff_learn is given of it.
+ * Its name is UTF-8. */
 enum ff_error ff_new_class(struct ff_net *net, const char *name, int32_t *label);
 
 /* Name of a class; NULL: there is none of that label. */
@@ -171,7 +203,7 @@ enum ff_error ff_save(struct ff_net *net, ff_write write, void *context);
 
 /* A state file of so many bytes, of any device of this network, in place of what was learned. It is read three times,
  * and nothing changes before all of it was found right; where a read fails after that, nothing is learned any more.
- * Class statistics in it are passed over. */
+ * Class statistics in it are taken where the model has some, and else passed over. */
 typedef int (*ff_read)(void *context, uint32_t offset, void *bytes, uint32_t count);
 enum ff_error ff_load(struct ff_net *net, ff_read read, void *context, uint32_t bytes);
 

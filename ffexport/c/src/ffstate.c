@@ -1,6 +1,6 @@
 /* What was learned, as a file, and back: docs/state.md. A file is a safetensors file, whose header is JSON. */
 
-#include "ffedge.h"
+#include "ffparts.h"
 
 #include <string.h>
 
@@ -155,8 +155,6 @@ static int same(const char *name, const char *text, uint32_t length)
 
 enum ff_error ff_new_class(struct ff_net *net, const char *name, int32_t *label)
 {
-    const struct ff_tensor *known = &net->model->tensors[net->model->known];
-    float one = 1.0f;
     if (!net->learns)
         return FF_ERROR_ARENA;
     if (!is_name(name, (uint32_t)strlen(name)))
@@ -169,7 +167,6 @@ enum ff_error ff_new_class(struct ff_net *net, const char *name, int32_t *label)
     *label = net->classes++;
     strcpy(learned_name(net, *label), name);
     seen(net)[*label] = FF_WELL_KNOWN;
-    memcpy(net->arena + known->ram + (uint32_t)*label * sizeof one, &one, sizeof one);
     return FF_OK;
 }
 
@@ -240,6 +237,24 @@ static void put_names(struct sink *sink, const struct ff_net *net, int undertrai
     put_text(sink, "]");
 }
 
+/* How images became class statistics, and whose examples these are of. */
+static void put_counting(struct sink *sink, const struct ff_net *net)
+{
+    const struct ff_counting *s = net->model->counting;
+    const char *origin = (const char *)net->arena + s->origins, *comma = "";
+    put_text(sink, "{\"dimension\":");
+    put_number(sink, (uint32_t)s->dimension);
+    put_text(sink, ",\"seed\":");
+    put_number(sink, s->seed);
+    put_text(sink, "},\"origins\":[");
+    for (int i = 0; i < FF_ORIGINS && *origin; i++, origin += FF_ORIGIN_BYTES) {
+        put_text(sink, comma);
+        put_string(sink, origin, (uint32_t)strlen(origin));
+        comma = ",";
+    }
+    put_text(sink, "]}");
+}
+
 static void put_state(struct sink *sink, const struct ff_net *net)
 {
     put_text(sink, "{\"format\":1,\"weights\":\"");
@@ -254,12 +269,39 @@ static void put_state(struct sink *sink, const struct ff_net *net)
     put_number(sink, net->examples);
     put_text(sink, ",\"ffedge\":\"");
     put_text(sink, net->model->made_with);
-    put_text(sink, "\",\"statistics\":null}");
+    put_text(sink, "\",\"statistics\":");
+    if (ff_has_counted(net))
+        put_counting(sink, net);
+    else
+        put_text(sink, "null}");
 }
 
 static int has_changed(const struct ff_net *net, const struct ff_tensor *t)
 {
-    return t->ram != FF_FIXED && memcmp(net->arena + t->ram, t->data, (size_t)t->count * sizeof(float)) != 0;
+    if (t->ram == FF_FIXED)
+        return 0;
+    return t->data ? memcmp(net->arena + t->ram, t->data, (size_t)t->count * sizeof(float)) != 0 : ff_has_counted(net);
+}
+
+static int has_row_a_class(const struct ff_tensor *t)
+{
+    return t->type == FF_COUNTS || t->type == FF_SUMS;
+}
+
+static uint32_t number_bytes(const struct ff_tensor *t)
+{
+    return t->type == FF_COUNTS ? 8u : 4u;
+}
+
+/* Bytes of a tensor in a file of so many classes: class statistics have a row for each. */
+static uint32_t bytes_in_file(const struct ff_tensor *t, int32_t classes)
+{
+    return (uint32_t)(has_row_a_class(t) ? t->count / t->shape[0] * classes : t->count) * number_bytes(t);
+}
+
+static const char *type_in_file(const struct ff_tensor *t)
+{
+    return t->type == FF_COUNTS ? "I64" : t->type == FF_SUMS || t->type == FF_MOMENT ? "I32" : "F32";
 }
 
 static void put_header(struct sink *sink, const struct ff_net *net, const char *state, uint32_t length,
@@ -277,15 +319,17 @@ static void put_header(struct sink *sink, const struct ff_net *net, const char *
             continue;
         put_text(sink, ",\"");
         put_text(sink, t->name);
-        put_text(sink, "\":{\"dtype\":\"F32\",\"shape\":[");
+        put_text(sink, "\":{\"dtype\":\"");
+        put_text(sink, type_in_file(t));
+        put_text(sink, "\",\"shape\":[");
         for (int32_t d = 0; d < t->dimensions; d++) {
             if (d)
                 put_text(sink, ",");
-            put_number(sink, (uint32_t)t->shape[d]);
+            put_number(sink, (uint32_t)(d == 0 && has_row_a_class(t) ? net->classes : t->shape[d]));
         }
         put_text(sink, "],\"data_offsets\":[");
         put_number(sink, offset);
-        offset += (uint32_t)t->count * (uint32_t)sizeof(float);
+        offset += bytes_in_file(t, net->classes);
         put_text(sink, ",");
         put_number(sink, offset);
         put_text(sink, "]}");
@@ -295,9 +339,10 @@ static void put_header(struct sink *sink, const struct ff_net *net, const char *
         put_text(sink, " ");
 }
 
-static int is_finite(const uint8_t *bytes)
+/* Whether four bytes of a tensor may be there: a float32 is a number, not all of its exponent's bits are set. */
+static int is_finite(const struct ff_tensor *t, const uint8_t *bytes)
 {
-    return (bytes[3] & 0x7fu) != 0x7fu || (bytes[2] & 0x80u) == 0; /* of float32: not all exponent bits are set */
+    return t->type > FF_FLOAT16 || (bytes[3] & 0x7fu) != 0x7fu || (bytes[2] & 0x80u) == 0;
 }
 
 enum ff_error ff_save(struct ff_net *net, ff_write write, void *context)
@@ -318,11 +363,11 @@ enum ff_error ff_save(struct ff_net *net, ff_write write, void *context)
     sha_add(&sha, text.memory, text.count);
     for (int32_t i = 0; i < m->tensor_count; i++) {
         const struct ff_tensor *t = &m->tensors[i];
-        uint32_t bytes = (uint32_t)t->count * (uint32_t)sizeof(float);
+        uint32_t bytes = bytes_in_file(t, net->classes);
         if (!has_changed(net, t))
             continue;
         for (uint32_t at = 0; at < bytes; at += 4)
-            if (!is_finite(net->arena + t->ram + at))
+            if (!is_finite(t, net->arena + t->ram + at))
                 return FF_ERROR_DIVERGED;
         sha_add(&sha, t->name, (uint32_t)strlen(t->name));
         sha_add(&sha, net->arena + t->ram, bytes);
@@ -338,7 +383,7 @@ enum ff_error ff_save(struct ff_net *net, ff_write write, void *context)
     put_header(&file, net, text.memory, text.count, hash);
     for (int32_t i = 0; i < m->tensor_count; i++)
         if (has_changed(net, &m->tensors[i]))
-            put(&file, net->arena + m->tensors[i].ram, (uint32_t)m->tensors[i].count * (uint32_t)sizeof(float));
+            put(&file, net->arena + m->tensors[i].ram, bytes_in_file(&m->tensors[i], net->classes));
     return file.failed ? FF_ERROR_IO : FF_OK;
 }
 
@@ -518,6 +563,7 @@ struct file {          /* a state file while it is read; arrays lie in the arena
     struct string state, hash;
     uint32_t updates, examples;
     int32_t classes;
+    struct string origin[FF_ORIGINS];
     int counted;             /* whether it has class statistics */
 };
 
@@ -573,7 +619,7 @@ static int32_t find_tensor(const struct ff_model *m, struct string name)
 static void read_entry(struct file *f, struct text *t, int32_t index)
 {
     const struct ff_tensor *tensor = &f->net->model->tensors[index];
-    uint32_t fields = 0, dimensions = 0, begin = 0, end = 0;
+    uint32_t fields = 0, dimensions = 0, begin = 0, end = 0, count_of_rows = 0;
     int here = tensor->type != FF_ELSEWHERE;
     expect(t, '{');
     for (uint32_t count = 0; more(t, count, '}'); count++) {
@@ -581,15 +627,19 @@ static void read_entry(struct file *f, struct text *t, int32_t index)
         if (is(key, "dtype")) {
             struct string type = read_string(t);
             fields |= 1;
-            if (here ? !is(type, "F32") : !is(type, "I32") && !is(type, "I64"))
+            if (here ? !is(type, type_in_file(tensor)) : !is(type, "I32") && !is(type, "I64"))
                 t->bad = 1;
         } else if (is(key, "shape")) {
             fields |= 2;
             expect(t, '[');
             for (dimensions = 0; more(t, dimensions, ']'); dimensions++) {
                 uint32_t side = read_number(t);
-                if (here && (dimensions >= tensor->dimensions || side != (uint32_t)tensor->shape[dimensions]))
+                if (dimensions == 0 && has_row_a_class(tensor)) {
+                    count_of_rows = side;
+                    t->bad |= side > (uint32_t)tensor->shape[0];
+                } else if (here && (dimensions >= tensor->dimensions || side != (uint32_t)tensor->shape[dimensions])) {
                     t->bad = 1;
+                }
             }
         } else if (is(key, "data_offsets")) {
             fields |= 4;
@@ -604,7 +654,8 @@ static void read_entry(struct file *f, struct text *t, int32_t index)
     }
     if (fields != 7 || begin > end || end > f->end - f->data || f->begin[index] != FF_FIXED)
         t->bad = 1;
-    if (here && (dimensions != tensor->dimensions || end - begin != (uint32_t)tensor->count * sizeof(float)))
+    if (here && !t->bad &&
+        (dimensions != tensor->dimensions || end - begin != bytes_in_file(tensor, (int32_t)count_of_rows)))
         t->bad = 1;
     f->begin[index] = begin;
     f->bytes[index] = end - begin;
@@ -654,10 +705,47 @@ static enum ff_error read_tensors(struct file *f, struct text *t)
 /* Whether a number may be that of a row in labels.known: 1 of the bundle's classes, 0 beyond those of the file. */
 static int may_be_known(const struct file *f, int32_t row, const uint8_t *bytes)
 {
+    const struct ff_model *m = f->net->model;
     float value;
     memcpy(&value, bytes, sizeof value);
     return (row < f->classes && value >= 1.0f && value <= 1.0f) ||
-           (row >= f->net->model->classes && value >= 0.0f && value <= 0.0f);
+           ((row >= m->classes || ((const float *)m->tensors[m->known].data)[row] < 1.0f) && value >= 0.0f &&
+            value <= 0.0f);
+}
+
+/* Whether class statistics may be of examples: of each class few enough to be counted on, and a sum that so many of -127
+ * to 127 can have. Counts and sums are of the same classes, as many as the file has at most. */
+static enum ff_error check_counts(const struct file *f, int *wrong)
+{
+    const struct ff_tensor *tensors = f->net->model->tensors;
+    uint32_t counts = 0, sums = 0, row;
+    while (tensors[counts].type != FF_COUNTS)
+        counts++;
+    while (tensors[sums].type != FF_SUMS)
+        sums++;
+    if (f->begin[counts] == FF_FIXED || f->begin[sums] == FF_FIXED)
+        return FF_OK;
+    row = (uint32_t)tensors[sums].count / (uint32_t)tensors[sums].shape[0];
+    if (f->bytes[sums] != f->bytes[counts] / 2 * row || f->bytes[counts] > 8u * (uint32_t)f->classes) {
+        *wrong = 1;
+        return FF_OK;
+    }
+    for (uint32_t p = 0; p < f->bytes[counts] / 8; p++) {
+        int32_t count[2], sum;
+        if (f->read(f->context, f->data + f->begin[counts] + 8 * p, count, 8) != 0)
+            return FF_ERROR_IO;
+        if (count[1] != 0 || count[0] < 0 || count[0] > FF_MOST_COUNTED) {
+            *wrong = 1;
+            return FF_OK;
+        }
+        for (uint32_t i = 0; i < row; i++) {
+            if (f->read(f->context, f->data + f->begin[sums] + 4 * (p * row + i), &sum, 4) != 0)
+                return FF_ERROR_IO;
+            if (sum > 127 * count[0] || sum < -127 * count[0])
+                *wrong = 1;
+        }
+    }
+    return FF_OK;
 }
 
 /* The hash of the file's content is what it says; every number is finite, and no row is known that must not be. Flags
@@ -676,14 +764,16 @@ static enum ff_error check_content(struct file *f, struct sha *sha, int *wrong)
             if (f->read(f->context, f->data + f->begin[i] + at, piece, count) != 0)
                 return FF_ERROR_IO;
             sha_add(sha, piece, count);
-            for (uint32_t b = 0; b + 4 <= count && m->tensors[i].type != FF_ELSEWHERE; b += 4) {
-                if (!is_finite(piece + b) || (i == m->known && !may_be_known(f, (int32_t)((at + b) / 4), piece + b)))
+            for (uint32_t b = 0; b + 4 <= count; b += 4) {
+                if (!is_finite(&m->tensors[i], piece + b) || (i == m->known && !may_be_known(f, (int32_t)((at + b) / 4), piece + b)))
                     *wrong = 1;
             }
         }
     }
     sha_end(sha, hex);
-    return memcmp(hex, f->hash.at, 64) != 0 ? FF_ERROR_HASH : FF_OK;
+    if (memcmp(hex, f->hash.at, 64) != 0)
+        return FF_ERROR_HASH;
+    return m->counting ? check_counts(f, wrong) : FF_OK;
 }
 
 static const char *name_in(const struct file *f, int32_t label)
@@ -734,15 +824,34 @@ static void read_undertrained(struct file *f, struct text *t)
 
 static void read_projection(struct file *f, struct text *t)
 {
+    const struct ff_counting *s = f->net->model->counting;
     uint32_t fields = 0;
     f->counted = 1;
     for (uint32_t count = 0; more(t, count, '}'); count++) {
         struct string key = read_key(t);
-        fields |= is(key, "dimension") ? 1u : is(key, "seed") ? 2u : 4u;
-        read_number(t);
+        uint32_t field = is(key, "dimension") ? 1u : is(key, "seed") ? 2u : 4u, value = read_number(t);
+        fields |= field;
+        if (s && value != (field == 1 ? (uint32_t)s->dimension : s->seed))
+            t->bad = 1;
     }
     if (fields != 3)
         t->bad = 1;
+}
+
+/* Whose examples class statistics are of: each closed by a 0 where its quote was. */
+static void read_origins(struct file *f, struct text *t)
+{
+    expect(t, '[');
+    for (uint32_t count = 0; more(t, count, ']'); count++) {
+        struct string origin = read_string(t);
+        if (!f->net->model->counting)
+            continue;
+        if (t->bad || count == FF_ORIGINS || origin.length >= FF_ORIGIN_BYTES || !is_name(origin.at, origin.length)) {
+            t->bad = 1;
+            return;
+        }
+        f->origin[count] = origin;
+    }
 }
 
 /* The fields of the state. `classes` must come before `undertrained`, as it is written. */
@@ -800,10 +909,8 @@ static enum ff_error read_state(struct file *f, struct text *t, int *other)
             else
                 read_null(t);
             break;
-        default: /* whose class statistics these are */
-            expect(t, '[');
-            for (uint32_t origin = 0; more(t, origin, ']'); origin++)
-                read_string(t);
+        default:
+            read_origins(f, t);
         }
     }
     skip_space(t);
@@ -822,9 +929,9 @@ static enum ff_error take(struct file *f)
         const struct ff_tensor *t = &m->tensors[i];
         if (t->ram == FF_FIXED)
             continue;
-        if (f->begin[i] == FF_FIXED)
-            memcpy(net->arena + t->ram, t->data, (size_t)t->count * sizeof(float));
-        else if (f->read(f->context, f->data + f->begin[i], net->arena + t->ram, f->bytes[i]) != 0)
+        if (f->begin[i] == FF_FIXED || has_row_a_class(t))
+            ff_begin_tensor(net, t);
+        if (f->begin[i] != FF_FIXED && f->read(f->context, f->data + f->begin[i], net->arena + t->ram, f->bytes[i]) != 0)
             result = FF_ERROR_IO;
     }
     if (result != FF_OK) {
@@ -833,6 +940,11 @@ static enum ff_error take(struct file *f)
     }
     for (int32_t label = m->classes; label < f->classes; label++)
         strcpy(learned_name(net, label), name_in(f, label));
+    if (m->counting) {
+        ff_begin_counting(net);
+        for (int i = 0; i < FF_ORIGINS && f->origin[i].at; i++)
+            memcpy(net->arena + m->counting->origins + i * FF_ORIGIN_BYTES, f->origin[i].at, f->origin[i].length);
+    }
     memcpy(seen(net), f->lacking, (size_t)m->rows);
     net->classes = f->classes;
     net->updates = f->updates;
@@ -875,7 +987,7 @@ enum ff_error ff_load(struct ff_net *net, ff_read read, void *context, uint32_t 
     if (other)
         return FF_ERROR_OTHER;
     for (int32_t i = 0; i < m->tensor_count; i++) {
-        if (m->tensors[i].type == FF_ELSEWHERE)
+        if (m->tensors[i].type >= FF_ELSEWHERE)
             wrong |= (f.begin[i] != FF_FIXED) != f.counted;
         else if (f.begin[i] != FF_FIXED && m->tensors[i].ram == FF_FIXED)
             fixed = 1;
