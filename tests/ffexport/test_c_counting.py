@@ -66,6 +66,7 @@ def assert_answers(chip: Chip, model: Model, images: np.ndarray) -> None:
         assert label == int(np.argmax(expected))
 
 
+@pytest.mark.slow
 def test_a_class_is_told_from_its_first_example(chip: Chip) -> None:
     """In all modes; before that nothing knows it."""
     assert chip.new_class(NEW) == ("OK", 6)
@@ -97,6 +98,7 @@ def test_what_is_counted_and_answered_is_what_ffruntime_counts_and_answers(
         assert_answers(chip, model.with_weights(weights), new)
 
 
+@pytest.mark.slow
 def test_from_chip_to_ffruntime_to_another_chip_and_back(tmp_path: Path, chip: Chip, model: Model) -> None:
     """Equal at every stop: class statistics, whose they are, and what is answered."""
     teach(chip, model)
@@ -124,6 +126,7 @@ def test_from_chip_to_ffruntime_to_another_chip_and_back(tmp_path: Path, chip: C
     assert chip.classify(image)[0] == answer[0]
 
 
+@pytest.mark.slow
 def test_units_that_learn_end_it(tmp_path: Path, chip: Chip, model: Model) -> None:
     """What was counted stays, and is of the units as they were: no part in answers, until these come back."""
     expected, image = teach(chip, model), halves(1)[0]
@@ -143,6 +146,7 @@ def test_units_that_learn_end_it(tmp_path: Path, chip: Chip, model: Model) -> No
     assert chip.count(image, 6) == "COUNTS"
 
 
+@pytest.mark.slow
 def test_a_readout_that_learns_leaves_it(tmp_path: Path, model: Model) -> None:
     with Chip.of(tmp_path, model.bundle, "readouts") as chip:
         teach(chip, model)
@@ -150,6 +154,7 @@ def test_a_readout_that_learns_leaves_it(tmp_path: Path, model: Model) -> None:
         assert chip.count(halves(1)[0], 6) == "OK"
 
 
+@pytest.mark.slow
 def test_errors_of_count(tmp_path: Path, chip: Chip) -> None:
     """None of the model's, no room, and no class."""
     image = halves(1)[0]
@@ -168,6 +173,7 @@ def of(counts: list[int], sums: int = 0, products: int = 0) -> Statistics:
     return Statistics(np.array(counts, np.int64), *found, np.empty((0, d), np.int8))
 
 
+@pytest.mark.slow
 def test_what_is_refused(tmp_path: Path, chip: Chip, model: Model) -> None:
     """What cannot be of examples, what is projected otherwise, and more than there is room for."""
     path, image = tmp_path / "some.state", halves(1)[0]
@@ -195,6 +201,7 @@ def test_what_is_refused(tmp_path: Path, chip: Chip, model: Model) -> None:
     assert chip.count(image, 1) == "COUNTS"  # still what was taken last
 
 
+@pytest.mark.slow
 def test_hostile_statistics(tmp_path: Path, chip: Chip, model: Model) -> None:
     """Moments that no examples have: answers are answers, and nothing leaves its place. The sanitizers watch."""
     path, rng = tmp_path / "some.state", np.random.default_rng(0)
