@@ -1,4 +1,4 @@
-"""The command line of ffruntime: one module in `ffruntime/commands/` for each command."""
+"""The command line of ffruntime. The commands stand in `ffruntime/commands/`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Examples:
 \b
 Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 bundle, 4 image (the others are done all the
 same), 5 data set, 6 backend or device, 7 golden check, 8 cannot write, 9 learned state, 10 update refused,
-130 interrupted."""
+11 an answer is not sure, 12 a picture looks like another class, 130 interrupted."""
 
 
 @click.group(

@@ -19,8 +19,7 @@ from . import network as net
 from .epoch import Batch
 from .functional import Tensors, channels_last
 from .hardware import average
-from .optimizers import apply_gradients
-from .training import TrainingState, descend, nothing, with_gradients
+from .training import TrainingState, apply_gradients, descend, nothing, with_gradients
 
 
 def class_step(state: TrainingState, images: Tensor, batch: Batch) -> Tensor:

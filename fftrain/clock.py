@@ -11,8 +11,8 @@ from msgspec import Struct, structs
 from ffruntime.core.architecture import Network
 
 from .hardware import anyone, from_first, synchronise
-from .optimizers import trained_units
 from .recipe import Recipe
+from .training import trained_units
 
 WATCHED = 60.0  # seconds of steps, at most, by which the clock decides
 SAFELY = 0.8  # of the time in which nothing depends on the number of steps

@@ -30,8 +30,8 @@ from .calibration import fit
 from .dataset import Dataset
 from .drawing import png, to_picture
 from .evaluation import Measured, Scores, measure
-from .optimizers import trained_parts
 from .recipe import Recipe
+from .training import trained_parts
 
 MISTAKES = 24
 

@@ -27,11 +27,10 @@ from .epoch import Batch, epoch_batches
 from .evaluation import accuracy, unit_goodness
 from .hardware import anyone, average, graphed, rank, synchronise, world
 from .network import initialise
-from .optimizers import learning_rates, make_optimizers, set_learning_rates
 from .patterns import make_patterns
 from .recipe import NoLabel, Recipe, build_network, learning_of
 from .step import peer_means, training_step
-from .training import TrainingState
+from .training import TrainingState, learning_rates, make_optimizers, set_learning_rates
 from .weighing import weigh_units
 
 CHECKPOINT_SECONDS = 60.0

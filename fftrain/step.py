@@ -30,9 +30,8 @@ from .class_step import class_step
 from .epoch import Batch, choose_negatives, plausibility
 from .functional import Tensors, mean_square, relu_goodness
 from .hardware import average
-from .optimizers import apply_gradients
 from .recipe import Peer
-from .training import TrainingState, descend, nothing, with_gradients
+from .training import TrainingState, apply_gradients, descend, nothing, with_gradients
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
-"""What was learned, as a whole: `ffruntime history`, `rollback`, `reset`, `diff`, `export-state`, `apply-state`."""
+"""What was learned, as a whole: `ffruntime history`, `rollback`, `forget`, `reset`, `diff`, `export-state` and
+`apply-state`."""
 
 from __future__ import annotations
 

@@ -1,12 +1,8 @@
-"""All that is drawn at random for a step: changed images, negatives, replayed examples, and which are evicted.
-
-As in training, in numpy.
-"""
+"""What a step draws at random: images changed anew, and negatives. As in training, in numpy."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -102,53 +98,3 @@ def masks(count: int, height: int, width: int, blur: int, rng: np.random.Generat
 def _blurring(size: int, times: int) -> np.ndarray:
     one = np.eye(size, dtype=np.float32)
     return np.linalg.matrix_power(one / 2 + (np.roll(one, 1, 0) + np.roll(one, -1, 0)) / 4, times)
-
-
-# --- replay: which stored examples are shown again, and which make room for new ones
-
-
-def draw_balanced(stored: Mapping[int, Sequence[int]], count: int, rng: np.random.Generator) -> list[int]:
-    """`count` ids, each of a class drawn evenly, then evenly from the class: label -> ids of its examples."""
-    classes = sorted(label for label, ids in stored.items() if ids)
-    chosen = (stored[classes[int(rng.integers(len(classes)))]] for _ in range(count))
-    return [ids[int(rng.integers(len(ids)))] for ids in chosen]
-
-
-def evictions(
-    stored: Mapping[int, Sequence[int]],
-    seen: Mapping[int, int],
-    arrived: Sequence[tuple[int, int]],
-    capacity: int,
-    rng: np.random.Generator,
-) -> list[int]:
-    """Ids that have to go so that `capacity` examples are left: a class-balanced reservoir (Chrysakis, Moens 2020).
-
-    `stored`: label -> ids, those in `arrived` not among them; `seen`: label -> how many ever came, those in
-    `arrived` not counted; `arrived`: (id, label) in the order in which they came. While there is no room, a
-    newcomer of a class that is not the largest takes the place of one of the largest; of the largest class itself,
-    it stays with the chance that every one of its class ever seen has.
-    """
-    kept = {label: list(ids) for label, ids in stored.items()}
-    count, total, gone = dict(seen), sum(map(len, kept.values())), []
-    for new, label in arrived:
-        count[label] = count.get(label, 0) + 1
-        mine = kept.setdefault(label, [])
-        mine.append(new)
-        total += 1
-        if total <= capacity:
-            continue
-        largest = max(map(len, kept.values()))
-        if len(mine) == largest:
-            stays = rng.random() < (largest - 1) / count[label]
-            victims, index = mine, int(rng.integers(largest - 1)) if stays and largest > 1 else largest - 1
-        else:
-            full = sorted(other for other, ids in kept.items() if len(ids) == largest)
-            victims, index = kept[full[int(rng.integers(len(full)))]], int(rng.integers(largest))
-        gone.append(victims.pop(index))
-        total -= 1
-    while total > capacity:  # a budget that has become smaller
-        largest_label = max(sorted(kept), key=lambda one: len(kept[one]))
-        victims = kept[largest_label]
-        gone.append(victims.pop(int(rng.integers(len(victims)))))
-        total -= 1
-    return gone

@@ -25,16 +25,15 @@ from ..model import Model
 from .counted import Counted, Told, grew
 from .database import JUDGING
 from .directory import alone
-from .draws import augment, draw_balanced
+from .draws import augment
 from .forgetting import Forgotten
-from .judging import Judged, costs, judged, share_right
 from .names import by_name, require_names
 from .own_units import anew, examples_of, joined, portions
-from .room import capacity, evictions, of_refused
+from .replay import capacity, draw_balanced, evictions, of_refused
 from .rows import MOST, begin_rows
 from .step import Arrays, Settings, learning_units, update_steps
 from .store import BUNDLES, LEARNED, Store
-from .update import Batch, Stepped, change
+from .update import Batch, Judged, Stepped, change, costs, judged, share_right
 from .versions import Current
 
 ONE_BY_ONE = 64  # examples that change class statistics one by one: of more, solving anew takes less time

@@ -21,7 +21,7 @@ from ..core.learning import Augment
 from ..model import Model
 from .directory import alone
 from .learner import Learner, Outcome
-from .room import evictions
+from .replay import evictions
 from .step import Arrays, ClassSteps, HeadSteps, UnitSteps
 from .store import BUNDLES, LEARNED
 from .update import Batch, Stepped

@@ -1,4 +1,4 @@
-"""`fftrain evaluate`: how good a bundle is on any split, in both inference modes."""
+"""`fftrain evaluate`: how good a bundle is on any split, in every mode that it was trained for."""
 
 from __future__ import annotations
 

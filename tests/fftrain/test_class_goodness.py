@@ -40,12 +40,12 @@ from fftrain.epoch import Batch, epoch_batches
 from fftrain.evaluation import accuracy
 from fftrain.figures import collect
 from fftrain.functional import averaged, normalise_groups
-from fftrain.optimizers import make_optimizers
 from fftrain.pack import golden, pack_run
 from fftrain.recipe import Adam, Recipe, load_recipe, with_epochs
 from fftrain.report import render
 from fftrain.run import Run, start, train
 from fftrain.step import training_step
+from fftrain.training import make_optimizers
 
 ROOT = Path(__file__).parents[2]
 # As narrow as it goes, and with what is asked here, whatever the shipped recipe says.
@@ -107,7 +107,7 @@ def cells_of(y: np.ndarray, cells: int) -> np.ndarray:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("cells", [2, 4, 9])
 def test_a_readouts_gradient_is_the_closed_form(cells: int, smoothing: float) -> None:
-    """`references.md` of this project, "Class goodness: the closed form": ∂R = (p − t) zᵀ, and what flows back."""
+    """By hand in numpy: ∂R = (p − t) zᵀ, p the softmax of goodness and t the target, and what flows back."""
     network = network_of(Unit((Conv(3, 3, padding=1), Relu()), readout=Readout(cells)))
     tensors = initial(network)
     random = np.random.default_rng(0)

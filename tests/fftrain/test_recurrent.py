@@ -21,11 +21,10 @@ from fftrain.dataset import Dataset
 from fftrain.epoch import Batch
 from fftrain.figures import training_macs
 from fftrain.functional import Tensors, apply_op
-from fftrain.optimizers import make_optimizers
 from fftrain.patterns import make_patterns
 from fftrain.recipe import Recipe, build_network
 from fftrain.step import pair_loss, peer_means, recurrent_units, training_step
-from fftrain.training import TrainingState
+from fftrain.training import TrainingState, make_optimizers
 
 RATE = 0.5
 CHANGES: list[dict[str, Any]] = [{}, {"negatives": {"count": 2}}, {"peer": {"weight": 0.0}}]

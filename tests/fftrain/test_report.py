@@ -30,13 +30,12 @@ from fftrain.dataset import Dataset
 from fftrain.epoch import Batch
 from fftrain.evaluation import Scores, predict
 from fftrain.figures import Figures, collect, training_macs
-from fftrain.optimizers import make_optimizers
 from fftrain.patterns import make_patterns
 from fftrain.recipe import Recipe, build_network, load_recipe
 from fftrain.report import filters, render, report_paths, si, write_report
 from fftrain.run import Run
 from fftrain.step import training_step
-from fftrain.training import TrainingState
+from fftrain.training import TrainingState, make_optimizers
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 

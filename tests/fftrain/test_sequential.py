@@ -15,10 +15,10 @@ from ffruntime.core.errors import UsageError
 from fftrain.dataset import Dataset
 from fftrain.epoch import epoch_batches
 from fftrain.figures import training_macs
-from fftrain.optimizers import learning_rates
 from fftrain.recipe import Recipe, load_recipe
 from fftrain.run import Run, start, train
 from fftrain.step import training_step
+from fftrain.training import learning_rates
 
 
 def narrow(epochs: int, *more: tuple[str, object]) -> Recipe:

@@ -87,7 +87,7 @@ def test_the_fast_step_does_what_the_formulas_say(
 
 
 def start_optimizers(run: Run) -> dict[str, torch.optim.Optimizer]:
-    from fftrain.optimizers import make_optimizers
+    from fftrain.training import make_optimizers
 
     return make_optimizers(run.recipe, run.network, run.tensors)
 

@@ -16,10 +16,10 @@ from fftrain.checkpoint import checkpoint_path, read_checkpoint
 from fftrain.clock import Costs, Limit, Watch, decision_time, free_share, steps_in_time
 from fftrain.dataset import Dataset
 from fftrain.epoch import epoch_batches
-from fftrain.optimizers import learning_rate
 from fftrain.pack import pack_run
 from fftrain.recipe import Recipe, load_recipe, with_epochs
 from fftrain.run import Interrupted, Run, estimate, estimate_seconds, start, train
+from fftrain.training import learning_rate
 
 TINY = Path(__file__).parents[1] / "tiny.toml"
 

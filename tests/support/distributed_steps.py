@@ -14,10 +14,10 @@ from ffruntime.core.data import data_directory
 from fftrain.dataset import load_dataset
 from fftrain.epoch import epoch_batches
 from fftrain.hardware import join, leave, rank
-from fftrain.optimizers import make_optimizers
 from fftrain.recipe import load_recipe
 from fftrain.run import start
 from fftrain.step import training_step
+from fftrain.training import make_optimizers
 
 torch.set_num_threads(1)
 join("cpu")

@@ -26,11 +26,11 @@ from ffruntime.core.manifest import STATISTICS
 from ffruntime.core.state import Weights, read_state, write_state
 from ffruntime.core.statistics import Origin
 from ffruntime.learning.counted import Told
-from ffruntime.learning.judging import Judged
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.own_units import anew
 from ffruntime.learning.step import Settings
 from ffruntime.learning.store import Store
+from ffruntime.learning.update import Judged
 from ffruntime.learning.watch import watching
 from ffruntime.model import Model
 from ffruntime.session import Session

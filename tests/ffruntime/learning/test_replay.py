@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ffruntime.learning.draws import draw_balanced, evictions
+from ffruntime.learning.replay import draw_balanced, reservoir
 
 
 def test_classes_are_drawn_evenly_whatever_their_size() -> None:
@@ -35,12 +35,12 @@ def test_so_many_are_left_and_nobody_goes_twice(
     sizes: dict[int, int], stream: list[int], capacity: int, seed: int
 ) -> None:
     stored, arrived = numbered(sizes, stream)
-    gone = evictions(stored, sizes, arrived, capacity, np.random.default_rng(seed))
+    gone = reservoir(stored, sizes, arrived, capacity, np.random.default_rng(seed))
     there = {id for ids in stored.values() for id in ids} | {id for id, _ in arrived}
     assert len(gone) == len(set(gone))
     assert set(gone) <= there
     assert len(gone) == max(0, len(there) - capacity)  # and none where there is room
-    assert gone == evictions(stored, sizes, arrived, capacity, np.random.default_rng(seed))
+    assert gone == reservoir(stored, sizes, arrived, capacity, np.random.default_rng(seed))
     assert stored == numbered(sizes, stream)[0]  # what came in stays as it is
 
 
@@ -48,7 +48,7 @@ def test_so_many_are_left_and_nobody_goes_twice(
 def test_only_a_largest_class_gives_way(sizes: dict[int, int], stream: list[int], capacity: int, seed: int) -> None:
     """So a class that is smaller than an even share loses nothing, and from an even beginning none gets ahead."""
     stored, arrived = numbered(sizes, stream)
-    gone = set(evictions(stored, sizes, arrived, capacity, np.random.default_rng(seed)))
+    gone = set(reservoir(stored, sizes, arrived, capacity, np.random.default_rng(seed)))
     label = {id: one for one, ids in stored.items() for id in ids} | dict(arrived)
     came = Counter(label.values())
     left = Counter(one for id, one in label.items() if id not in gone)
@@ -61,7 +61,7 @@ def test_only_a_largest_class_gives_way(sizes: dict[int, int], stream: list[int]
 def test_balanced_within_one_whatever_the_order(capacity: int, seed: int) -> None:
     stream = [label for label in range(4) for _ in range(40)]  # class after class
     _, arrived = numbered({}, stream)
-    gone = set(evictions({}, {}, arrived, capacity, np.random.default_rng(seed)))
+    gone = set(reservoir({}, {}, arrived, capacity, np.random.default_rng(seed)))
     left = Counter(one for id, one in arrived if id not in gone)
     assert max(left.values()) - min(left[label] for label in range(4)) <= 1
 
@@ -70,6 +70,6 @@ def test_every_example_of_a_class_has_the_same_chance() -> None:
     """Early or late: an example of 40 stays in 10 places with a chance of a quarter (reservoir sampling)."""
     stayed = np.zeros(40)
     for seed in range(2000):
-        gone = evictions({}, {}, [(id, 0) for id in range(40)], 10, np.random.default_rng(seed))
+        gone = reservoir({}, {}, [(id, 0) for id in range(40)], 10, np.random.default_rng(seed))
         stayed[[id for id in range(40) if id not in gone]] += 1
     np.testing.assert_allclose(stayed / 2000, 0.25, atol=0.05)
