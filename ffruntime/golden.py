@@ -240,16 +240,16 @@ def _check_gradients(model: Model, golden: Arrays, weights: Arrays) -> list[Chec
     learning, n = model.manifest.learning, len(golden["images"])
     x, rows = golden_pairs(network, weights, golden), list[Check]()
     for index, (_, shape) in enumerate(unit_shapes(network)):
-        expected, name = model.graph(unit_name(index))({"input": x}), f"gradient{index + 1}"
-        if f"{name}.onnx" in model.bundle and learning and not isinstance(learning.loss, ClassLoss):
-            taken = {tensor: weights[tensor] for tensor in unit_gradient(network, index).takes}
-            outputs = model.graph(name)({"positive": x[:n], "negative": x[n:], **taken})
+        expected, graph = model.graph(unit_name(index))({"input": x}), unit_gradient(network, index)
+        if graph.file in model.bundle and learning and not isinstance(learning.loss, ClassLoss):
+            taken = {tensor: weights[tensor] for tensor in graph.takes}
+            outputs = model.graph(graph.name)({"positive": x[:n], "negative": x[n:], **taken})
             for output, same in (("next", "output"), ("goodness", "goodness")):
                 both = np.concatenate([outputs[f"{output}.positive"], outputs[f"{output}.negative"]])
-                rows.append(_row(name, output, both, expected[same]))
+                rows.append(_row(graph.name, output, both, expected[same]))
             keys = [t.gradient for t in unit_parameters(network, index) if t.gradient in golden]
             rounding = ROUNDING * sharpness(learning.loss, math.prod(shape), float(expected["goodness"].max()))
-            rows += _gradient_rows(name, keys, outputs, golden, max(1.0, rounding / TOLERANCE))
+            rows += _gradient_rows(graph.name, keys, outputs, golden, max(1.0, rounding / TOLERANCE))
         x = expected["output"]
     return rows
 

@@ -17,7 +17,7 @@ from ffruntime.core.errors import UsageError, unknown
 from .display import csv_cell
 from .study import Result
 
-MODES = ("classifier", "goodness")  # in the paper's order: linear / goodness
+ORDER = ("classifier", "goodness")  # in which Scodellaro et al. give a row's figures: linear / goodness
 
 
 class SweepRow(Struct, frozen=True):
@@ -124,7 +124,7 @@ def _cell(row: SweepRow) -> str:
         mean, deviation = row.accuracy[mode]
         return f"{100 * mean:.2f}" + (f" ± {100 * deviation:.2f}" if deviation is not None else "")
 
-    return " / ".join(map(figure, MODES))
+    return " / ".join(map(figure, ORDER))
 
 
 def table_text(lines: Sequence[Sequence[str]]) -> str:

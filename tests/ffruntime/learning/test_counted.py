@@ -277,7 +277,7 @@ def test_statistics_belong_to_the_bundles_units(model: Model) -> None:
     assert other.scores(halves(2)).shape == (2, 6)
 
 
-def test_a_following_model_hears_of_an_example(model: Model, tmp_path: Path) -> None:
+def test_a_watching_model_hears_of_an_example(model: Model, tmp_path: Path) -> None:
     state = tmp_path / "state"
     with closing(learner_of(model, state)) as learner:
         newest = watching(model, state, pytest.fail)

@@ -17,10 +17,9 @@ from pictures import CLASSES
 from shapes import SHAPE
 
 from ffruntime.core.bundle import Bundle, state_directory
-from ffruntime.learning import learner as module
+from ffruntime.learning import watch
 from ffruntime.learning.directory import reset
 from ffruntime.learning.store import Store
-from ffruntime.learning.watch import watching
 from ffruntime.model import Model
 
 
@@ -40,9 +39,9 @@ def test_every_change_counts_and_nothing_is_read_without_one(
     bundle: Path, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, warnings, opened = Model(bundle), [], []
-    newest = watching(model, store.directory, warnings.append)
-    real = module.Store
-    monkeypatch.setattr(module, "Store", lambda *a, **k: opened.append(1) or real(*a, **k))
+    newest = watch.watching(model, store.directory, warnings.append)
+    real = watch.Store
+    monkeypatch.setattr(watch, "Store", lambda *a, **k: opened.append(1) or real(*a, **k))
     image = np.full((1, *SHAPE), 99, np.uint8)
     shipped = model.scores(image)
     np.testing.assert_array_equal(newest().scores(image), shipped)
@@ -51,6 +50,7 @@ def test_every_change_counts_and_nothing_is_read_without_one(
     assert not np.array_equal(first.scores(image), shipped)
     np.testing.assert_array_equal(first.scores(image), Model(bundle).scores(image))
     looked = len(opened)
+    assert looked == 2
     assert all(newest() is first for _ in range(20))
     assert len(opened) == looked
     ids = store.add(image[0][None], ["ten"])  # a class, and no new version
