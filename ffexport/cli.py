@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from ffruntime.core.plan import Plan
 
     from .artefacts import Artefact, ExportReport
+    from .c.arena import Part
 
 FORMATS = ("onnx", "tensorrt", "tensorrt-rtx", "c")
 PROVIDERS = ("cpu", "cuda", "tensorrt", "tensorrt-rtx")
 PRECISIONS = ("fp32", "fp16", "int8")
+PARTS = ("all", "last", "readouts")  # of a network in C, what learns
 BAR_WIDTH = 24  # of the line that shows progress
 EPILOG = """\b
 Examples:
@@ -34,6 +36,7 @@ Examples:
   ffexport --device jetson-orin-nano    does it fit? then what that device runs best
   ffexport --format tensorrt            engines, on the machine with the GPU; graphs only where they are missing
   ffexport --format c --device stm32f746    C99 for a microcontroller: as much learns as has room there
+  ffexport --format c --precision int8 --learns readouts    the same, in integers but for the readouts
   ffexport --list                       formats and providers: what works here, and why the rest does not
   ffexport --check --json               all checks again, as JSON; nothing is written
   ffexport --state learned.state        what a device learned, as a new bundle: model-learned.ff
@@ -86,6 +89,11 @@ class Name(click.ParamType):
     help="Beside fp32; repeat it for several. Default: the device's best, without a device none.",
 )
 @click.option("--device", metavar="NAME|FILE", help="Whether it fits this device, and what the device runs best.")
+@click.option(
+    "--learns",
+    type=Name("part", PARTS),
+    help="With --format c: what learns at most; default: as much as has room on the device.",
+)
 @click.option("--data", metavar="DIR", help="Data sets, for validation images; default: $FF_DATA, else the cache.")
 @click.option("--version-compatible", is_flag=True, help="TensorRT engines that newer versions run, too; slower.")
 @click.option("--hardware-compatible", is_flag=True, help="TensorRT engines for every GPU since Ampere; slower.")
@@ -101,6 +109,7 @@ def cli(
     providers: tuple[str, ...],
     precisions: tuple[Precision, ...],
     device: str | None,
+    learns: Part | None,
     data: str | None,
     version_compatible: bool,
     hardware_compatible: bool,
@@ -135,8 +144,10 @@ def cli(
     if "c" in formats:
         if len(formats) > 1 or state is not None or providers or len(precisions) > 1:
             raise UsageError("--format c goes by itself, with one --precision: a state is a bundle first (--state)")
-        export_to_c(bundle.path, precisions[0] if precisions else "fp32", device, as_json)
+        export_to_c(bundle.path, precisions[0] if precisions else "fp32", device, learns or "all", as_json)
         return
+    if learns is not None:
+        raise UsageError("--learns goes with --format c: elsewhere all that was trained learns")
     target = new_bundle(bundle, out, force) if state is not None else bundle.path
     plan = fit(bundle.manifest, device, precisions, state) if device else None
     if plan and not as_json:
@@ -178,7 +189,7 @@ def cli(
         echo(f"{target}: every graph reproduces {whose} golden vectors; next: ffruntime classify image.png")
 
 
-def export_to_c(path: Path, precision: Precision, device: str | None, as_json: bool) -> None:
+def export_to_c(path: Path, precision: Precision, device: str | None, most: Part, as_json: bool) -> None:
     """A C project into the bundle, and what it takes on a microcontroller."""
     from ffruntime.core.devices import load_microcontroller
 
@@ -187,7 +198,7 @@ def export_to_c(path: Path, precision: Precision, device: str | None, as_json: b
     from .c.project import FOLDER, export_c
 
     chip = load_microcontroller(device) if device else None
-    row, footprint = export_c(path, precision, chip, Path(device).stem if device else None)
+    row, footprint = export_c(path, precision, chip, Path(device).stem if device else None, most)
     if as_json:
         echo(as_json_text({"model": str(path), "artefacts": [row], "footprint": footprint}))
         return

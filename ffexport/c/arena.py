@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
-from ffruntime.core.architecture import MaxPool, Network
+from ffruntime.core.architecture import Conv, MaxPool, Network, Shape
 from ffruntime.core.layers import Tensor, of_readout, readout_layer, tensors, unit_layers, unit_parameters
 from ffruntime.core.learning import ClassLoss, Learning
 from ffruntime.core.manifest import Manifest, Precision
@@ -25,6 +25,7 @@ from .sweeps import Sweep, sweeps
 BLOCK = 4  # channels that src/ffedge.c computes at a time
 NAME_BYTES = 64  # FF_NAME_BYTES of src/ffedge.h
 STACK_BYTES = 2048  # the deepest call, ff_load, on a Cortex-M: measured, docs/microcontrollers.md
+CONVERTED = "converted"  # buffer of what the first unit above int8 ones receives
 HEADER_ROOM = 1024  # of a state file's header, beside what is counted one by one
 
 Part: TypeAlias = Literal["all", "last", "readouts"]  # of a network, what learns; the first one has the most of it
@@ -52,6 +53,8 @@ class Arena(Struct, frozen=True):
     learned_bytes: int
     names: int
     counting_bytes: int = 0
+    int8_units: int = 0  # so many, from the first on, are computed in int8
+    cmsis_nn_bytes: int = 0  # of scratch memory behind it, where CMSIS-NN computes them
 
     @property
     def state_bytes(self) -> int:
@@ -75,10 +78,21 @@ def learned(network: Network, learning: Learning | None, part: Part) -> list[Ten
     return [*(tensor for tensor in tensors(network) if tensor.role == "known"), *own]
 
 
-def flash_precision(tensor: Tensor, learns: bool, precision: Precision) -> Precision:
-    """In what a tensor lies in flash: what learns, biases and statistics in float32 always."""
-    halved = precision == "fp16" and not learns and tensor.role == "weight"
+def flash_precision(tensor: Tensor, learns: bool, precision: Precision, int8_units: int = 0) -> Precision:
+    """In what a tensor lies in flash: what learns in float32 always; of int8 units all but the readout in tables of
+    int8; of the others weights in float16, biases and statistics in float32."""
+    if tensor.unit is not None and tensor.unit < int8_units and not of_readout(tensor):
+        return "int8"
+    halved = precision != "fp32" and not learns and tensor.role == "weight"
     return "fp16" if halved else "fp32"
+
+
+def int8_units(network: Network, own: set[str], precision: Precision) -> int:
+    """How many units are int8, from the first on: those below the first whose layers learn."""
+    if precision != "int8":
+        return 0
+    learning = (index for index in range(len(network.units)) if deep(network, index, own))
+    return next(learning, len(network.units))
 
 
 def plan_arena(manifest: Manifest, part: Part, precision: Precision) -> Arena:
@@ -86,10 +100,13 @@ def plan_arena(manifest: Manifest, part: Part, precision: Precision) -> Arena:
     network, learning = manifest.network, manifest.learning
     changing = learned(network, learning, part)
     own, places = {tensor.name for tensor in changing}, dict[str, int]()
-    end = _place(places, _to_classify(network, _converted(network, own, precision)), 0)
+    coarse = int8_units(network, own, precision)
+    scratch_cmsis_nn = max((_cmsis_nn_bytes(network, index) for index in range(coarse)), default=0)
+    end = _place(places, _to_classify(network, _converted(network, own, precision, coarse), coarse), 0)
     classify_bytes = end
     if not changing:
-        return Arena(places, classify_bytes, classify_bytes, classify_bytes, classify_bytes, end, 0, end)
+        sizes = (classify_bytes, classify_bytes, classify_bytes, classify_bytes, end, 0, end, 0)
+        return Arena(places, *sizes, coarse, scratch_cmsis_nn)
     end = _place(places, _to_learn(network, own), end)
     end = scratch = max(end, _header_bytes(manifest, changing))
     start = end
@@ -102,29 +119,42 @@ def plan_arena(manifest: Manifest, part: Part, precision: Precision) -> Arena:
         places[name] = learn_bytes
         learn_bytes += _aligned(size)
     whole, counted = learn_bytes + learned_bytes, learn_bytes - begin
-    return Arena(places, classify_bytes, learn_bytes, whole, scratch, start, learned_bytes, end, counted)
+    sizes = (classify_bytes, learn_bytes, whole, scratch, start, learned_bytes, end, counted)
+    return Arena(places, *sizes, coarse, scratch_cmsis_nn)
 
 
 def _aligned(size: int) -> int:
     return (size + 3) // 4 * 4
 
 
-def _converted(network: Network, own: set[str], precision: Precision) -> int:
+def _converted(network: Network, own: set[str], precision: Precision, coarse: int) -> int:
     """Bytes of the longest rows of weights that are float16 in flash, as many as are computed at a time."""
     rows = [
         4 * BLOCK * math.prod(tensor.shape[1:])
         for tensor in tensors(network)
-        if flash_precision(tensor, tensor.name in own, precision) == "fp16"
+        if flash_precision(tensor, tensor.name in own, precision, coarse) == "fp16"
     ]
     return max(rows, default=0)
 
 
-def _to_classify(network: Network, converted: int) -> list[Buffer]:
+def _cmsis_nn_bytes(network: Network, index: int) -> int:
+    """Scratch memory of CMSIS-NN for a unit in int8: what a convolution makes of the rows of one pooling window,
+    and its own buffer, which is the largest for Helium (arm_convolve_s8_get_buffer_size_mve)."""
+    found = 0
+    for sweep in sweeps(network, index):
+        size, width = sweep.pool.size if sweep.pool else 1, sweep.after[2] if len(sweep.after) == 3 else 1
+        taps = sweep.before[0] * sweep.op.kernel**2 if isinstance(sweep.op, Conv) else math.prod(sweep.before)
+        strip = _aligned(size**2 * width * sweep.after[0])
+        found = max(found, strip + 4 * math.ceil(taps / 16) * 16 if sweep.op else 0)
+    return found
+
+
+def _to_classify(network: Network, converted: int, coarse: int = 0) -> list[Buffer]:
     """What a pass needs: inputs and outputs of a unit's sweeps while that unit runs, its features, and for all
-    units the goodness of every row, of a unit and in total."""
+    units the goodness of every row, of a unit and in total. Of the first `coarse` units a number is a byte."""
     last = len(network.units) - 1
     found = [
-        Buffer("image", 4 * math.prod(network.image.shape), 0, 0),
+        Buffer("image", _numbers(network.image.shape, coarse > 0), 0, 0),
         Buffer("goodness", 8 * network.label.patterns, 0, last),
         Buffer("row", converted, 0, last),
     ]
@@ -132,9 +162,15 @@ def _to_classify(network: Network, converted: int) -> list[Buffer]:
         chain = sweeps(network, index)
         for place, sweep in enumerate(chain):
             until = min(index + 1, last) if sweep is chain[-1] else index
-            found.append(Buffer(output(index, place), 4 * math.prod(sweep.after), index, until))
+            found.append(Buffer(output(index, place), _numbers(sweep.after, index < coarse), index, until))
         found.append(Buffer(f"z{index}", 4 * features(network, index), index, index))
+    if 0 < coarse <= last:
+        found.append(Buffer(CONVERTED, 4 * math.prod(sweeps(network, coarse)[0].before), coarse - 1, coarse))
     return found
+
+
+def _numbers(shape: Shape, coarse: bool) -> int:
+    return _aligned(math.prod(shape)) if coarse else 4 * math.prod(shape)
 
 
 def _to_learn(network: Network, own: set[str]) -> list[Buffer]:

@@ -6,15 +6,20 @@ import math
 
 from msgspec import Struct
 
+from ffruntime.core.architecture import Network
 from ffruntime.core.devices import Microcontroller, load_microcontroller, microcontroller_names
 from ffruntime.core.errors import BackendError
 from ffruntime.core.layers import tensors
-from ffruntime.core.manifest import Manifest, Precision
+from ffruntime.core.manifest import PRECISIONS, Manifest, Precision
 
 from .arena import PARTS, STACK_BYTES, Arena, Part, flash_precision, plan_arena
 from .counting import flash_bytes
+from .int8 import why_not_int8
+from .sweeps import sweeps
 
-CODE_BYTES = 20 << 10  # of all C files with what they take of libc: a limit that a test holds
+CODE_BYTES = 20 << 10  # of all C files but ffint8.c, with what they take of libc: a limit that a test holds
+INT8_CODE_BYTES = 3 << 10  # of ffint8.c beside them
+INT8_CHANNEL_BYTES = 28  # tables of a channel of an int8 layer, at most
 SLOTS = 2  # states in flash, the older and the newer
 KIB = 1024
 WORDS: dict[Part, str] = {
@@ -42,7 +47,11 @@ class Footprint(Struct, frozen=True):
 
     @property
     def flash(self) -> int:
-        return CODE_BYTES + self.weights + self.slots
+        return self.code + self.weights + self.slots
+
+    @property
+    def code(self) -> int:
+        return CODE_BYTES + (INT8_CODE_BYTES if self.arena.int8_units else 0)
 
     @property
     def fits(self) -> bool:
@@ -59,21 +68,36 @@ def footprint(
 ) -> Footprint:
     """Of a network of which `part` learns."""
     arena, sector = plan_arena(manifest, part, precision), chip.flash.sector_bytes if chip else 4 * KIB
-    weights = sum(
-        (2 if flash_precision(t, t.name in arena.places, precision) == "fp16" else 4) * math.prod(t.shape)
-        for t in tensors(manifest.network)
-    )
-    weights += flash_bytes(manifest)
+    weights = _weight_bytes(manifest.network, arena, precision) + flash_bytes(manifest)
     slots = SLOTS * math.ceil(arena.state_bytes / sector) * sector
     limits = (chip.ram.usable_kib * KIB, chip.flash.usable_kib * KIB) if chip else (None, None)
     return Footprint(part if arena.learned_bytes else None, precision, arena, weights, slots, device, *limits)
 
 
+def _weight_bytes(network: Network, arena: Arena, precision: Precision) -> int:
+    """Of weights, and of tables of int8: int8 biases and statistics are in these."""
+    found = 0
+    for tensor in tensors(network):
+        kind = flash_precision(tensor, tensor.name in arena.places, precision, arena.int8_units)
+        if kind != "int8" or tensor.role == "weight":
+            found += {"fp32": 4, "fp16": 2, "int8": 1}[kind] * math.prod(tensor.shape)
+    channels = (sweep.after[0] for index in range(arena.int8_units) for sweep in sweeps(network, index))
+    return found + INT8_CHANNEL_BYTES * sum(channels)
+
+
 def choose(
-    manifest: Manifest, precision: Precision, chip: Microcontroller | None = None, device: str | None = None
+    manifest: Manifest,
+    precision: Precision,
+    chip: Microcontroller | None = None,
+    device: str | None = None,
+    most: Part = PARTS[0],
 ) -> Footprint:
-    """As much that learns as fits. Raises `BackendError` with the numbers where nothing does, and what would do."""
-    tried = [footprint(manifest, part, precision, chip, device) for part in PARTS]
+    """As much that learns as fits, `most` at most; in int8 not so much that no unit is int8. Raises `BackendError`
+    with the numbers where nothing fits, and what would do."""
+    parts = PARTS[PARTS.index(most) :]
+    tried = [footprint(manifest, part, precision, chip, device) for part in parts]
+    if precision == "int8":
+        tried = [found for found in tried if found.arena.int8_units] or tried
     for found in tried:
         if found.fits:
             return found
@@ -92,8 +116,10 @@ def _refusal(manifest: Manifest, least: Footprint) -> str:
         for name in microcontroller_names()
         if name != least.device and _fits(manifest, least, name)
     ]
-    if least.precision == "fp32" and least.device and _fits(manifest, least, least.device, "fp16"):
-        remedies.insert(0, "--precision fp16")
+    finer: tuple[Precision, ...] = ("fp32", "fp16") if why_not_int8(manifest.network) else PRECISIONS
+    for precision in reversed(finer[finer.index(least.precision) + 1 :] if least.precision in finer else ()):
+        if least.device and _fits(manifest, least, least.device, precision):
+            remedies.insert(0, f"--precision {precision}")
     remedy = " or ".join(remedies[:3]) or "a narrower network, or fewer cells of its readouts,"
     return f"{least.device}: does not fit: {'; '.join(short)}; {remedy} would fit"
 
@@ -121,7 +147,7 @@ def ram_text(found: Footprint) -> str:
 
 def flash_text(found: Footprint) -> str:
     """Where flash goes."""
-    parts = {"code": CODE_BYTES, "weights": found.weights, f"{SLOTS} slots of what was learned": found.slots}
+    parts = {"code": found.code, "weights": found.weights, f"{SLOTS} slots of what was learned": found.slots}
     return ", ".join(f"{name} {_kib(size)}" for name, size in parts.items() if size)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from msgspec import structs
 
-from ffruntime.core.bundle import Bundle, write_bundle
+from ffruntime.core.bundle import CALIBRATION, Bundle, write_bundle
 from ffruntime.core.devices import Microcontroller
 from ffruntime.core.errors import BackendError
 from ffruntime.core.manifest import GOLDEN, Precision
@@ -14,8 +14,10 @@ from ffruntime.lock import writing
 
 from ..artefacts import REPORT, Artefact, encode_report, read_report, with_rows
 from ..onnx_files import Files
+from .arena import PARTS, Part
 from .counting import counting
 from .footprint import Footprint, choose
+from .int8 import calibrate, why_not_int8
 from .proof import golden_error
 from .sweeps import require_supported
 from .tables import header, source
@@ -27,32 +29,40 @@ UNPROVEN = "not run: no C compiler here; ff_golden proves it on the chip"
 
 
 def export_c(
-    path: Path, precision: Precision = "fp32", chip: Microcontroller | None = None, device: str | None = None
+    path: Path,
+    precision: Precision = "fp32",
+    chip: Microcontroller | None = None,
+    device: str | None = None,
+    most: Part = PARTS[0],
 ) -> tuple[Artefact, Footprint]:
-    """Add a C project to the bundle at `path`: for a microcontroller as much that learns as has room there.
+    """Add a C project to the bundle at `path`: for a microcontroller as much that learns as has room there, and no
+    more than `most`.
 
     Raises `BackendError` where the network cannot be C or does not fit, `ParityError` where the golden vectors are
     not reproduced here; the bundle is then as it was.
     """
     with writing(path):
         bundle = Bundle(path)
-        return _export(bundle, precision, chip, device)
+        return _export(bundle, precision, chip, device, most)
 
 
 def _export(
-    bundle: Bundle, precision: Precision, chip: Microcontroller | None, device: str | None
+    bundle: Bundle, precision: Precision, chip: Microcontroller | None, device: str | None, most: Part
 ) -> tuple[Artefact, Footprint]:
     manifest = bundle.manifest
     require_supported(bundle.path, manifest.network)
-    if precision == "int8":
-        raise BackendError(f"{bundle.path}: --format c keeps weights in fp32 or fp16; there is no int8 yet")
+    if precision == "int8" and (reason := why_not_int8(manifest.network)):
+        raise BackendError(f"{bundle.path}: {reason}; leave out --precision int8, or use fp16")
     if GOLDEN not in bundle:
         raise BackendError(f"{bundle.path}: has no golden vectors to prove C by; train it again with fftrain")
-    footprint = choose(manifest, precision, chip, device)
-    golden, arena = bundle.tensors(GOLDEN), footprint.arena
+    footprint = choose(manifest, precision, chip, device, most)
+    golden, arena, weights = bundle.tensors(GOLDEN), footprint.arena, bundle.weights()
+    coarse = None
+    if arena.int8_units:
+        coarse = calibrate(manifest.network, weights, bundle.exemplars(CALIBRATION), arena.int8_units)
     files: Files = {file.relative_to(SOURCE_FOLDER).as_posix(): file.read_bytes() for file in SOURCES}
     files["model.h"] = header(manifest, arena, chip.ram.usable_kib * 1024 if chip else None).encode()
-    files["model.c"] = source(manifest, bundle.weights(), golden, arena, precision, counting(bundle)).encode()
+    files["model.c"] = source(manifest, weights, golden, arena, precision, counting(bundle), coarse).encode()
     worst = golden_error(files)
     added = {f"{FOLDER}/{name}": data for name, data in files.items()}
     size, verdict = sum(map(len, files.values())), UNPROVEN if worst is None else "ok"

@@ -23,8 +23,11 @@ from ffruntime.core.layers import KNOWN, TOTAL, Tensor, readout_layer, tensors, 
 from ffruntime.core.learning import ClassLoss
 from ffruntime.core.manifest import TOLERANCES, WEIGHTS, Manifest, Precision
 
-from .arena import NAME_BYTES, STACK_BYTES, Arena, deep, features, flash_precision, output
+from .arena import CONVERTED, NAME_BYTES, STACK_BYTES, Arena, deep, features, flash_precision, output
 from .counting import COUNTS, MOMENT, NAMES, SUMS, Counting, state_shapes
+from .int8 import Int8
+from .int8_tables import int8_source
+from .literals import array, number
 from .sweeps import Sweep, sweeps
 
 RATE = 0.01  # learning rate of a step of one image, to begin with
@@ -32,7 +35,7 @@ NONE = -1  # the index of a tensor that there is not
 FIXED = "FF_FIXED"
 NORMALISE = {"none": "NONE", "divisive": "DIVISIVE", "batch": "BATCH"}  # the others: GROUPS
 MARK = "/* Written by ffexport --format c"
-ARRAY = "static const {kind} {name}[{count}] = {{\n{rows}\n}};\n"
+TYPES: Mapping[Precision, str] = {"fp32": "FF_FLOAT32", "fp16": "FF_FLOAT16", "int8": "FF_INT8"}
 
 
 def header(manifest: Manifest, arena: Arena, ram: int | None) -> str:
@@ -47,6 +50,7 @@ def header(manifest: Manifest, arena: Arena, ram: int | None) -> str:
         "FF_LEARN_BYTES": (arena.learn_bytes, "of one that learns, too"),
         "FF_MOMENTUM_BYTES": (arena.momentum_bytes, "of one that learns with momentum"),
         "FF_STATE_BYTES": (arena.state_bytes, "of a state file, at most"),
+        "FF_CMSIS_NN_BYTES": (arena.cmsis_nn_bytes, "of more arena, where FF_USE_CMSIS_NN is defined"),
         "FF_STACK_BYTES": (STACK_BYTES, "of the deepest call, on a Cortex-M"),
     }
     lines = [f"#define {name} {value}{f'  /* {what} */' if what else ''}" for name, (value, what) in sizes.items()]
@@ -65,9 +69,14 @@ HEADER = """\
 
 /* Define FF_CLASSIFY_ONLY for an arena that is too small to learn. */
 #ifdef FF_CLASSIFY_ONLY
-#define FF_ARENA_BYTES FF_CLASSIFY_BYTES
+#define FF_OWN_BYTES FF_CLASSIFY_BYTES
 #else
-#define FF_ARENA_BYTES FF_LEARN_BYTES
+#define FF_OWN_BYTES FF_LEARN_BYTES
+#endif
+#ifdef FF_USE_CMSIS_NN
+#define FF_ARENA_BYTES (FF_OWN_BYTES + FF_CMSIS_NN_BYTES)
+#else
+#define FF_ARENA_BYTES FF_OWN_BYTES
 #endif
 #define FF_ARENA_WORDS (FF_ARENA_BYTES / 4)
 
@@ -89,6 +98,7 @@ def source(
     arena: Arena,
     precision: Precision,
     counting: Counting | None = None,
+    coarse: Int8 | None = None,
 ) -> str:
     """`model.c`: the weights, each in its precision, and the tables that name them; `counting`, where the arena has
     a place for class statistics."""
@@ -98,17 +108,21 @@ def source(
     shapes = state_shapes(manifest) if arena.counting_bytes else {}
     index = {name: place for place, name in enumerate(names)}
     parts = [f'{MARK}: weights and tables of one network, all constant. */\n#include "model.h"\n']
+    parts += int8_source(coarse, arena) if coarse else []
     rows = []
     for place, name in enumerate(names):
         if name in NAMES:
             rows.append(_counted(name, shapes.get(name), arena))
             continue
-        half = flash_precision(known[name], name in arena.places, precision) == "fp16"
-        parts.append(_array(f"t{place}", weights[name], half, name))
+        kind, data = flash_precision(known[name], name in arena.places, precision, arena.int8_units), "NULL"
+        if kind != "int8":
+            data = f"t{place}"
+            parts.append(array(data, weights[name].astype(np.float16 if kind == "fp16" else np.float32), name))
         shape, ram = known[name].shape, arena.places.get(name)
-        sides, kind = ", ".join(map(str, shape)), "FF_FLOAT16" if half else "FF_FLOAT32"
-        at = FIXED if ram is None else f"{ram}u"
-        rows.append(f'    {{"{name}", t{place}, {at}, {math.prod(shape)}, {{{sides}}}, {len(shape)}, {kind}}},')
+        sides, at = ", ".join(map(str, shape)), FIXED if ram is None else f"{ram}u"
+        rows.append(
+            f'    {{"{name}", {data}, {at}, {math.prod(shape)}, {{{sides}}}, {len(shape)}, {TYPES[kind]}}},'
+        )
     parts.append(f"static const struct ff_tensor tensors[] = {{\n{_lines(rows)}\n}};\n")
     for unit in range(len(network.units)):
         found = [
@@ -120,7 +134,7 @@ def source(
     parts.append(f"static const char *const names[] = {{{', '.join(map(quoted, manifest.classes))}}};\n")
     if manifest.exit:
         margins = np.array(manifest.exit.thresholds or [0.0], np.float32)
-        parts.append(_array("margins", margins, False, "of early exit"))
+        parts.append(array("margins", margins, "of early exit"))
     if counting:
         parts.append(_counting(counting, arena))
     parts.append(_model(manifest, arena, index, len(names)))
@@ -162,12 +176,10 @@ def _counting(found: Counting, arena: Arena) -> str:
     }
     return "\n".join(
         [
-            _array("kept", found.rows, False, "class statistics: rows of the Hadamard matrix"),
-            _array("prior", found.prior, False, "the covariance times the examples that it counts as"),
-            _array(
-                "trained", found.statistics.counts, False, "images of each class that the network was trained on"
-            ),
-            _array("trained_sums", found.statistics.sums, False, "their sums, as examples"),
+            array("kept", found.rows, "class statistics: rows of the Hadamard matrix"),
+            array("prior", found.prior.astype(np.float32), "the covariance times the examples that it counts as"),
+            array("trained", found.statistics.counts, "images of each class that the network was trained on"),
+            array("trained_sums", found.statistics.sums, "their sums, as examples"),
             f"static const struct ff_counting counting = {{{_fields(fields)}}};\n",
         ]
     )
@@ -177,32 +189,6 @@ def quoted(text: str) -> str:
     """A string of UTF-8 as a C literal."""
     plain = (chr(b) if 32 <= b < 127 and b not in b'"\\?' else f"\\{b:03o}" for b in text.encode())
     return f'"{"".join(plain)}"'
-
-
-def number(value: float) -> str:
-    """A float32 as a C literal that is read back as the same number."""
-    text = f"{np.float32(value):.9g}"
-    return f"{text}f" if any(mark in text for mark in ".e") else f"{text}.0f"
-
-
-def _array(name: str, values: np.ndarray, half: bool, what: str) -> str:
-    if values.dtype == np.uint8:
-        kind, texts = "uint8_t", [str(value) for value in values.ravel().tolist()]
-    elif values.dtype in (np.uint16, np.int64):
-        kind, texts = (
-            ("uint16_t" if values.dtype == np.uint16 else "int32_t"),
-            [str(v) for v in values.ravel().tolist()],
-        )
-    elif half:
-        kind, texts = (
-            "uint16_t",
-            [f"0x{bits:04x}" for bits in values.astype(np.float16).ravel().view(np.uint16).tolist()],
-        )
-    else:
-        kind, texts = "float", [number(value) for value in values.astype(np.float32).ravel().tolist()]
-    per_line = 8 if kind == "float" else 20
-    rows = ["    " + ", ".join(texts[at : at + per_line]) for at in range(0, len(texts), per_line)]
-    return f"/* {what} */\n" + ARRAY.format(kind=kind, name=name, count=len(texts), rows=",\n".join(rows))
 
 
 def _lines(rows: Sequence[str]) -> str:
@@ -219,6 +205,8 @@ def _layer(sweep: Sweep, unit: int, place: int, network: Network, arena: Arena, 
     kind = {Conv: "FF_CONV", Linear: "FF_LINEAR"}[type(op)] if op else "FF_NOTHING"
     pooled = {MaxPool: "FF_POOL_MAX", AvgPool: "FF_POOL_MEAN"}[type(pool)] if pool else "FF_POOL_NONE"
     first = "image" if unit == 0 else output(unit - 1, len(sweeps(network, unit - 1)) - 1)
+    if 0 < unit == arena.int8_units:
+        first = CONVERTED
     fields: dict[str, object] = {"op": kind, "pool": pooled, "size": pool.size if pool else 1}
     if isinstance(op, Conv):
         fields |= {"kernel": op.kernel, "stride": op.stride, "padding": op.padding}
@@ -297,6 +285,7 @@ def _model(manifest: Manifest, arena: Arena, index: Mapping[str, int], count: in
         "names": "names",
         "units": "units",
         "unit_count": "FF_UNITS",
+        "int8": "&int8" if arena.int8_units else "NULL",
         "tensors": "tensors",
         "tensor_count": count,
         "known": index[KNOWN],
@@ -331,11 +320,9 @@ def _golden(golden: Mapping[str, np.ndarray], tolerance: float) -> str:
     images, goodness, total = golden["images"], golden["goodness"], golden["total"]
     return "\n".join(
         [
-            _array(
-                "golden_images", images, False, "golden vectors: images, goodness of every row and unit, totals"
-            ),
-            _array("golden_goodness", goodness, False, "(images, rows, units)"),
-            _array("golden_total", total, False, "(images, rows)"),
+            array("golden_images", images, "golden vectors: images, goodness of every row and unit, totals"),
+            array("golden_goodness", goodness.astype(np.float32), "(images, rows, units)"),
+            array("golden_total", total.astype(np.float32), "(images, rows)"),
             "const struct ff_golden ff_golden_vectors = {"
             f"{len(images)}, golden_images, golden_goodness, golden_total, {number(tolerance)}}};\n",
         ]

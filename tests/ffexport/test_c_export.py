@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_refused_with_numbers(model: Path, tmp_path: Path) 
         (("--model", SHAPES), 6, ("takes class goodness", "has the label in its input")),
         (("--model", CLASSES, "--device", "stm32f764"), 2, ("did you mean 'stm32f746'",)),
         (("--model", CLASSES, "--device", "raspberry-pi-5"), 2, ("unknown microcontroller",)),
-        (("--model", CLASSES, "--precision", "int8"), 6, ("fp32 or fp16",)),
+        (("--model", CLASSES, "--learns", "lats"), 2, ("did you mean 'last'",)),
         (("--model", CLASSES, "--format", "onnx"), 2, ("--format c goes by itself",)),
         (("--model", CLASSES, "--state", "some.state"), 2, ("--format c goes by itself",)),
     ],

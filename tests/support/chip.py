@@ -20,11 +20,13 @@ from msgspec import structs
 
 from ffexport.c.arena import Part, plan_arena
 from ffexport.c.counting import Counting, counting
+from ffexport.c.int8 import calibrate
 from ffexport.c.project import SOURCE_FOLDER as INCLUDE
 from ffexport.c.project import SOURCES
 from ffexport.c.tables import header, source
 from ffruntime.core.architecture import Network
-from ffruntime.core.bundle import Bundle
+from ffruntime.core.bundle import CALIBRATION, Bundle
+from ffruntime.core.data import Examples
 from ffruntime.core.layers import tensors
 from ffruntime.core.learning import ClassLoss, Learning
 from ffruntime.core.manifest import GOLDEN, Manifest, Precision
@@ -38,6 +40,7 @@ STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror"
 SANITIZED = ("-std=c99", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 NAMES = re.compile(r"^    FF_(?:ERROR_)?([A-Z]+)", re.MULTILINE)
 HEADER = next(file for file in SOURCES if file.name == "ffedge.h").read_text()
+VERSION = int(HEADER.split("#define FF_VERSION ")[1].split()[0])  # of the tables
 ERRORS = NAMES.findall(HEADER[HEADER.index("enum ff_error {") : HEADER.index("};")])  # in their order
 
 
@@ -80,6 +83,7 @@ class Chip:
         precision: Precision = "fp32",
         flags: tuple[str, ...] = SANITIZED,
         told: Counting | None = None,
+        calibration: Examples[np.ndarray] | None = None,
     ) -> None:
         self.manifest, self.arena = manifest, plan_arena(manifest, part, precision)
         rows, units = manifest.network.label.patterns, len(manifest.network.units)
@@ -88,7 +92,11 @@ class Chip:
             golden = {"images": images, "goodness": np.zeros((1, rows, units)), "total": np.zeros((1, rows))}
         folder.mkdir(exist_ok=True)
         (folder / "model.h").write_text(header(manifest, self.arena, None))
-        (folder / "model.c").write_text(source(manifest, weights, golden, self.arena, precision, told))
+        self.int8 = None
+        if self.arena.int8_units:
+            assert calibration
+            self.int8 = calibrate(manifest.network, weights, calibration, self.arena.int8_units)
+        (folder / "model.c").write_text(source(manifest, weights, golden, self.arena, precision, told, self.int8))
         program = folder / "chip"
         model = [f"-I{INCLUDE}", str(folder / "model.c"), *_objects(flags)]
         compile_c([*flags, *model, "-lm", "-o", str(program)])
@@ -105,8 +113,8 @@ class Chip:
         flags: tuple[str, ...] = SANITIZED,
     ) -> Chip:
         """A bundle's."""
-        golden, told = bundle.tensors(GOLDEN), counting(bundle)
-        return cls(folder, bundle.manifest, bundle.weights(), golden, part, precision, flags, told)
+        golden, told, calibration = bundle.tensors(GOLDEN), counting(bundle), bundle.exemplars(CALIBRATION)
+        return cls(folder, bundle.manifest, bundle.weights(), golden, part, precision, flags, told, calibration)
 
     def __enter__(self) -> Chip:
         return self
@@ -137,7 +145,7 @@ class Chip:
     def _error(self) -> str:
         return ERRORS[self._int()]
 
-    def begin(self, size: int, shift: int = 0, version: int = 1) -> str:
+    def begin(self, size: int, shift: int = 0, version: int = VERSION) -> str:
         """ff_init with an arena of `size` bytes, `shift` bytes beyond what malloc gave."""
         self._ask(b"i" + struct.pack("<iii", size, shift, version))
         return self._error()

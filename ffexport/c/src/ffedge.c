@@ -1,6 +1,7 @@
 /* Kernels, classification and learning. What they compute is specified in docs/bundle.md, "From an image to an answer"
  * and "learning.loss"; x is what a layer receives, y what it makes, dy and dx are gradients there. */
 
+#include "ffint8.h"
 #include "ffparts.h"
 
 #include <math.h>
@@ -70,6 +71,18 @@ static float dot(const float *a, const float *b, int32_t count)
     float sum = 0.0f;
     for (int32_t i = 0; i < count; i++)
         sum += a[i] * b[i];
+    return sum;
+}
+
+/* The same, each product rounded before it is added: a compiler that makes one instruction of both gets other bits. So
+ * what is told of int8 features is the same on every processor. */
+static float dot_to_the_bit(const float *a, const float *b, int32_t count)
+{
+    float sum = 0.0f;
+    for (int32_t i = 0; i < count; i++) {
+        volatile float product = a[i] * b[i];
+        sum += product;
+    }
     return sum;
 }
 
@@ -212,7 +225,7 @@ static void run_layer(const struct ff_net *net, const struct ff_layer *l, const 
 /* x / sqrt(mean of squares + eps), in place; returns the root. */
 static float divide_by_root(float *x, int32_t count, float eps)
 {
-    float root = sqrtf(dot(x, x, count) / (float)count + eps);
+    float root = sqrtf(dot_to_the_bit(x, x, count) / (float)count + eps);
     for (int32_t i = 0; i < count; i++)
         x[i] /= root;
     return root;
@@ -247,9 +260,20 @@ static void normalise(const struct ff_net *net, const struct ff_unit *unit, floa
     }
 }
 
-static void run_layers(const struct ff_net *net, const struct ff_unit *unit, int learning)
+/* How many units are computed in int8. */
+static int32_t in_int8(const struct ff_model *m)
 {
+    return m->int8 ? m->int8->count : 0;
+}
+
+static void run_layers(const struct ff_net *net, int32_t index, int learning)
+{
+    const struct ff_unit *unit = &net->model->units[index];
     const float *given = floats(net, unit->layers[0].x);
+    if (index < in_int8(net->model)) {
+        net->model->int8->run(net, index);
+        return;
+    }
     for (int32_t k = 0; k < unit->count; k++)
         run_layer(net, &unit->layers[k], unit->shortcut && k == unit->count - 1 ? given : NULL, learning);
 }
@@ -272,11 +296,16 @@ static float average_cell(const float *y, int32_t width, int32_t top, int32_t bo
 }
 
 /* The features z of a unit, averages of its activation over cells, normalised; returns the root they are divided by. */
-static float read_features(const struct ff_net *net, const struct ff_unit *unit)
+static float read_features(const struct ff_net *net, int32_t index)
 {
+    const struct ff_unit *unit = &net->model->units[index];
     const struct ff_layer *last = &unit->layers[unit->count - 1];
     const float *y = floats(net, last->y);
     float *z = floats(net, unit->z);
+    if (index < in_int8(net->model)) {
+        net->model->int8->average(net, index);
+        return divide_by_root(z, unit->features, EPS_DIVISIVE);
+    }
     for (int32_t c = 0; c < last->c; c++, y += last->h * last->w)
         for (int32_t r = 0; r < unit->cell_rows; r++) {
             int32_t top = edge(r, last->h, unit->cell_rows), bottom = edge(r + 1, last->h, unit->cell_rows);
@@ -293,7 +322,8 @@ static void read_goodness(const struct ff_net *net, const struct ff_unit *unit)
     float *goodness = floats(net, net->model->goodness);
     const float *z = floats(net, unit->z);
     for (int32_t p = 0; p < net->model->rows; p++)
-        goodness[p] = number(net, unit->bias, p) + dot(row(net, unit->weight, p, unit->features), z, unit->features);
+        goodness[p] = number(net, unit->bias, p) +
+                      dot_to_the_bit(row(net, unit->weight, p, unit->features), z, unit->features);
 }
 
 /* ------------------------------------------------ classifying ------------------------------------------------ */
@@ -327,18 +357,36 @@ static void receive_image(const struct ff_net *net, const uint8_t *image)
     const struct ff_model *m = net->model;
     int32_t area = m->height * m->width, count = m->channels * area;
     float *x = floats(net, m->units[0].layers[0].x);
+    if (in_int8(m)) {
+        m->int8->receive(net, image);
+        return;
+    }
     for (int32_t i = 0; i < count; i++)
         x[i] = ((float)image[i] / 255.0f - m->image_mean) / m->image_std;
     normalise(net, &m->units[0], x, m->channels, area);
 }
 
-/* Normalise a unit's activation in place, as the unit above receives it. */
+/* Normalise a unit's activation, as the unit above receives it: in place, but for what was int8 and is so no more. */
 static void hand_on(const struct ff_net *net, int32_t unit)
 {
     const struct ff_unit *units = net->model->units;
     const struct ff_layer *last = &units[unit].layers[units[unit].count - 1];
-    if (unit + 1 < net->model->unit_count)
-        normalise(net, &units[unit + 1], floats(net, last->y), last->c, last->h * last->w);
+    int folded;
+    if (unit + 1 == net->model->unit_count)
+        return;
+    if (unit < in_int8(net->model))
+        net->model->int8->hand_on(net, unit);
+    folded = units[unit + 1].normalise == FF_NORMALISE_BATCH; /* into the tables of int8 */
+    if (unit >= in_int8(net->model) || (unit + 1 == in_int8(net->model) && !folded))
+        normalise(net, &units[unit + 1], floats(net, units[unit + 1].layers[0].x), last->c, last->h * last->w);
+}
+
+static void add_to_total(const struct ff_net *net, float *total, const float *own, int32_t unit)
+{
+    for (int32_t p = 0; p < net->model->rows; p++) {
+        volatile float product = number(net, net->model->total, unit) * own[p];
+        total[p] += product;
+    }
 }
 
 void ff_pass(const struct ff_net *net, const uint8_t *image, float *goodness, int32_t *label, const float *margins,
@@ -354,13 +402,13 @@ void ff_pass(const struct ff_net *net, const uint8_t *image, float *goodness, in
     receive_image(net, image);
     for (k = 0; k <= last; k++) {
         const struct ff_unit *unit = &m->units[k];
-        run_layers(net, unit, 0);
+        run_layers(net, k, 0);
         if (unit->scored) {
-            read_features(net, unit);
+            read_features(net, k);
             if (counting)
                 ff_project(net, unit);
             read_goodness(net, unit);
-            add_scaled(goodness, own, number(net, m->total, k), m->rows);
+            add_to_total(net, goodness, own, k);
             if (margins && k < last) {
                 *label = answer(net, own, &margin);
                 if (margin > margins[scored++]) {
@@ -658,9 +706,9 @@ enum ff_error ff_learn(struct ff_net *net, const uint8_t *image, int32_t label)
     for (int32_t k = 0; k < m->unit_count; k++) {
         const struct ff_unit *unit = &m->units[k];
         int deep = !net->frozen && layers_learn(net, unit);
-        run_layers(net, unit, deep);
+        run_layers(net, k, deep);
         if (deep || learns(net, unit->weight)) {
-            float root = read_features(net, unit);
+            float root = read_features(net, k);
             if (begins && learns(net, unit->weight))
                 begin_row(net, unit, label);
             read_goodness(net, unit);
@@ -701,6 +749,12 @@ enum ff_error ff_init(struct ff_net *net, const struct ff_model *model, void *ar
     memset(net, 0, sizeof *net);
     if (model->version != FF_VERSION)
         return FF_ERROR_MODEL;
+#ifdef FF_USE_CMSIS_NN
+    if (model->int8) { /* its scratch memory is behind the arena */
+        bytes -= bytes < model->int8->cmsis_nn_bytes ? bytes : model->int8->cmsis_nn_bytes;
+        bytes -= bytes % sizeof(float);
+    }
+#endif
     if (bytes < model->classify_bytes || (uintptr_t)arena % sizeof(float))
         return FF_ERROR_ARENA;
     net->model = model;
@@ -757,12 +811,12 @@ enum ff_error ff_golden(struct ff_net *net, const struct ff_golden *golden, floa
         memset(total, 0, (size_t)m->rows * sizeof *total);
         receive_image(net, golden->images + n * pixels);
         for (int32_t k = 0; k < m->unit_count; k++) {
-            run_layers(net, &m->units[k], 0);
+            run_layers(net, k, 0);
             if (m->units[k].cell_rows) {
-                read_features(net, &m->units[k]);
+                read_features(net, k);
                 read_goodness(net, &m->units[k]);
                 if (m->units[k].scored)
-                    add_scaled(total, own, number(net, m->total, k), m->rows);
+                    add_to_total(net, total, own, k);
                 error = share_of_error(own, expected + k, m->rows, step,
                                        largest_of(golden->goodness + k, golden->count * m->rows * step - k, step));
                 if (!(error <= *worst))
@@ -775,7 +829,7 @@ enum ff_error ff_golden(struct ff_net *net, const struct ff_golden *golden, floa
                                largest_of(golden->total, golden->count * m->rows, 1));
         if (!(error <= *worst))
             *worst = error;
-        wrong += answer(net, total, &margin) != answer(net, expected, &margin);
+        wrong += !m->int8 && answer(net, total, &margin) != answer(net, expected, &margin);
     }
     return *worst <= golden->tolerance && !wrong ? FF_OK : FF_ERROR_GOLDEN;
 }

@@ -49,15 +49,16 @@ enum ff_error {
 /* Tables that ffexport writes. A place is an offset in the arena, in bytes, a multiple of 4; an index that is -1 says
  * that there is none. Shapes are (channels, height, width), and a vector is (n, 1, 1). */
 
-#define FF_VERSION 1           /* of these tables */
+#define FF_VERSION 2           /* of these tables */
 #define FF_NAME_BYTES 64       /* of the name of a class that was learned here, with its closing 0 */
 #define FF_FIXED 0xffffffffu   /* in place of a place: stays in flash */
 #define FF_ORIGINS 8           /* identities of devices whose class statistics are in a file, at most */
 #define FF_ORIGIN_BYTES 17     /* of each, with its closing 0 */
 #define FF_WELL_KNOWN 20       /* examples of a new class from which on it is no longer undertrained */
 
-/* Of class statistics, int32 each and in a file int64, int32, int32; where the model has none they are `elsewhere`. */
-enum ff_type { FF_FLOAT32, FF_FLOAT16, FF_ELSEWHERE, FF_COUNTS, FF_SUMS, FF_MOMENT };
+/* Of int8 units all but the readout is in the tables of ffint8.h. Of class statistics, int32 each and in a file int64,
+ * int32, int32; where the model has none they are `elsewhere`. */
+enum ff_type { FF_FLOAT32, FF_FLOAT16, FF_INT8, FF_ELSEWHERE, FF_COUNTS, FF_SUMS, FF_MOMENT };
 enum ff_op { FF_NOTHING, FF_CONV, FF_LINEAR };
 enum ff_pool { FF_POOL_NONE, FF_POOL_MAX, FF_POOL_MEAN };
 enum ff_normalise { FF_NORMALISE_NONE, FF_NORMALISE_DIVISIVE, FF_NORMALISE_BATCH, FF_NORMALISE_GROUPS };
@@ -129,6 +130,7 @@ struct ff_model {
     const char *const *names;
     const struct ff_unit *units;
     int32_t unit_count;
+    const struct ff_int8 *int8; /* the units that are computed in int8, ffint8.h; NULL: none */
     const struct ff_tensor *tensors;
     int32_t tensor_count;
     int32_t known, total;      /* indices of labels.known and total.weights */

@@ -1,7 +1,8 @@
 // A board that learns, over its serial port. WRITTEN AGAINST THE DOCUMENTATION, NOT YET BUILT: no Arduino core was at hand.
 //
-// Copy this folder, and into it ffedge.h, ffedge.c, ffstate.c, model.h and model.c. A computer sends a byte and an image:
-// '?' and FF_IMAGE_BYTES: the board answers with the class's name; '!' and a label, then FF_IMAGE_BYTES: it learns.
+// Copy this folder, and into it every .h and .c file of the project's own folder but ff_flash. A computer sends a byte
+// and an image. '?' and FF_IMAGE_BYTES: the board answers with the class's name; '!' and a label, then FF_IMAGE_BYTES:
+// it learns.
 extern "C" {
 #include "model.h"
 }
