@@ -12,7 +12,7 @@ import pytest
 from chip import CLASSES, OWN, Chip, needs_compiler
 
 from ffexport.c.arena import STACK_BYTES
-from ffexport.c.footprint import CODE_BYTES
+from ffexport.c.footprint import CODE_BYTES, INT8_CODE_BYTES
 from ffexport.c.project import FOLDER, export_c
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.layers import KNOWN
@@ -88,6 +88,22 @@ def test_on_a_cortex_m(tmp_path: Path, bundle: Bundle, core: str, more: str, tol
     assert right >= 18
 
 
+@pytest.mark.parametrize("core", ["m4", "m7"])
+def test_int8_is_the_same_to_the_bit(tmp_path: Path, bundle: Bundle, core: str) -> None:
+    """With the compiler's own choice of instructions: goodness of 100 images is that of this machine."""
+    model, program = tmp_path / "model.ff", tmp_path / "model.ff" / FOLDER / "examples" / "qemu"
+    shutil.copytree(CLASSES, model)
+    export_c(model, "int8", most="readouts")
+    shown = bundle.exemplars().pixels[:100]
+    (program / "classify.bin").write_bytes(shown.tobytes())
+    told = said(program, "make", "run", f"CORE={core}", "MORE=-DFF_CLASSIFY_ONLY", "RAM=12K", "FLASH=96K")
+    assert told["error"] == 0
+    with Chip.of(tmp_path / "host", bundle, "readouts", "int8") as chip:
+        expected = np.stack([chip.classify(image)[1] for image in shown])
+    own = np.frombuffer((program / "goodness.bin").read_bytes(), "<f4").reshape(expected.shape)
+    np.testing.assert_array_equal(own, expected)
+
+
 def said(folder: Path, *command: str) -> dict[str, int]:
     """What a program under QEMU says: lines of a name and a number."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SECONDS, check=False)
@@ -104,10 +120,11 @@ def test_code_is_small(tmp_path: Path) -> None:
         if file.suffix == ".c":
             command = ["arm-none-eabi-gcc", *flags, "-c", str(file), "-o", str(tmp_path / f"{file.stem}.o")]
             subprocess.run(command, check=True)
-    objects = map(str, tmp_path.glob("*.o"))
+    objects = map(str, sorted(tmp_path.glob("*.o")))
     sizes = subprocess.run(["arm-none-eabi-size", *objects], capture_output=True, text=True, check=True).stdout
-    text = [int(line.split()[0]) for line in sizes.splitlines()[1:]]
-    assert 0 < sum(text) <= CODE_BYTES
+    text = {Path(line.split()[5]).stem: int(line.split()[0]) for line in sizes.splitlines()[1:]}
+    assert 0 < text.pop("ffint8") <= INT8_CODE_BYTES
+    assert 0 < sum(text.values()) <= CODE_BYTES
 
 
 def test_what_does_not_fit_is_not_linked(tmp_path: Path) -> None:
