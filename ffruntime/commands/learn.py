@@ -135,9 +135,11 @@ def learn(
     memory: int | None,
     as_json: bool,
 ) -> None:
-    """Learn what pictures show, durably: examples are stored, then the network is updated layer by layer.
+    """Learn what pictures show, durably: they are stored, then counted, or the network is updated.
 
-    Without pictures, learn from examples that are stored and pending.
+    Where the model has class statistics, these count a picture in the next answer, and --update says when the
+    network is updated, layer by layer; else it is at once. Without pictures, learn from examples that are stored
+    and pending.
     """
     labelled = _labelled(paths, label)
     from ..core.errors import BackendError, Contradicted, ImageError, UpdateRefused
