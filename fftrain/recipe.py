@@ -36,6 +36,7 @@ from ffruntime.core.learning import (
     PositiveFloat,
     WrongLabels,
 )
+from ffruntime.core.statistics import KEPT_BYTES
 
 from .override import Override, set_fields
 
@@ -198,6 +199,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     gradient: Literal["local", "crossing"] = "local"  # a unit's own loss only, or those of the units above it, too
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # share of a unit's activation that is dropped in training
     similarity: Annotated[float, Meta(ge=0)] = 0.0  # weight of similarity matching in a unit's loss, in training
+    statistics: Positive = KEPT_BYTES  # bytes of class statistics, at most
 
 
 FOLDER = Path(__file__).parent / "recipes"

@@ -332,7 +332,8 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
             weight = weigh_logits(rows["goodness"], rows["classifier"], validation.labels.cpu().numpy())
         if len(validation.labels):
             if learning_of(run.recipe):
-                made = gather(run.network, run.tensors, splits["train"], validation, rows, classes)
+                limit = run.recipe.statistics
+                made = gather(run.network, run.tensors, splits["train"], validation, rows, classes, limit)
                 for part, own in scores.items():
                     scores[part], found = with_statistics(made, run.network, run.tensors, splits[part], own)
                     if found is not None:
