@@ -76,7 +76,8 @@ def on_the_core(bundle: Bundle, folder: Path) -> dict[str, Any]:
 
 def code_bytes(program: Path, use: str) -> dict[str, int]:
     """Bytes of the network's functions and constants in a program, without its tables, and of those of libc."""
-    own = symbols([FOLDER_OF_SOURCES / name for name in ("ffedge.c", "ffstate.c")], program.parent)
+    names = ("ffedge.c", "ffcount.c", "ffstate.c")
+    own = symbols([FOLDER_OF_SOURCES / name for name in names], program.parent)
     rest = ("main.c", "startup.c", "../../model.c")
     example = symbols([program.parent / name for name in rest], program.parent)
     code = libc = 0
@@ -133,12 +134,10 @@ def run_graph(graph: onnx.ModelProto, folder: Path) -> dict[str, int]:
         for kind, name, size in [*zip(kinds, names, sizes, strict=True)][: len(graph.graph.input)]
         if kind == "float"
     )
-    main = (sources / "main.c").read_text()
-    helpers = main[main.index("#define SYST_CSR") : main.index("static void require")]
-    helpers = re.sub(r"static (uint32_t arena|struct ff_net|uint8_t example|float goodness).*?;\n", "", helpers)
     arguments = ", ".join(f"(void *){name}" for name in names)
     text = (
-        f'#include <stdint.h>\n#include "unit.c"\n{helpers}\n{arrays}int main(void)\n{{\n{fill}start_counting();\n'
+        '#include "unit.c"\n#include "semihosting.h"\nextern uint32_t stack_used(void);\n'
+        f"{arrays}int main(void)\n{{\n{fill}start_counting();\n"
     )
     text += f'model({arguments});\nsay("instructions", instructions());\nsay("stack", stack_used());\nend(0);\n}}\n'
     (folder / "main.c").write_text(text)
@@ -146,6 +145,7 @@ def run_graph(graph: onnx.ModelProto, folder: Path) -> dict[str, int]:
     (folder / "memory.ld").write_text(script)
     command = ["arm-none-eabi-gcc", *FLAGS.split(), "-w", "-nostartfiles", "-Wl,--gc-sections", "-T", "memory.ld"]
     limits = ["-Wl,--defsym=RAM_SIZE=4M", "-Wl,--defsym=FLASH_SIZE=4M"]
+    shutil.copy(sources / "semihosting.h", folder)
     run([*command, *limits, "main.c", str(sources / "startup.c"), "-lm", "-o", "unit.elf"], folder)
     return said(run([*QEMU.split(), "unit.elf"], folder))
 

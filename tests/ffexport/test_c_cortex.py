@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chip import CLASSES, OWN, Chip, needs_compiler
+from counting import halves, same, with_statistics
 
 from ffexport.c.arena import STACK_BYTES
 from ffexport.c.footprint import CODE_BYTES, INT8_CODE_BYTES
@@ -102,6 +103,40 @@ def test_int8_is_the_same_to_the_bit(tmp_path: Path, bundle: Bundle, core: str) 
         expected = np.stack([chip.classify(image)[1] for image in shown])
     own = np.frombuffer((program / "goodness.bin").read_bytes(), "<f4").reshape(expected.shape)
     np.testing.assert_array_equal(own, expected)
+
+
+def test_counted_in_closed_form(tmp_path: Path) -> None:
+    """A class never seen is told from examples that an M7 counts; what it counts is what this machine counts."""
+    model = with_statistics(CLASSES, tmp_path / "model.ff")
+    bundle, program = Bundle(model), model / FOLDER / "examples" / "qemu"
+    export_c(model)
+    shown, labels = np.concatenate([halves(6), bundle.exemplars().pixels[:6]]), [SPARE] * 6
+    labels += bundle.exemplars().labels[:6].tolist()
+    rows = (bytes([label]) + image.tobytes() for image, label in zip(shown, labels, strict=True))
+    (program / "count.bin").write_bytes(b"".join(rows))
+    told = said(program, "make", "run", "CORE=m7", "MORE=-ffp-contract=off", "RAM=40K", "FLASH=128K")
+    assert told["error"] == 0
+    assert 0 < told["counted_instructions"] < told["solve_instructions"]
+    weights, _ = read_state(program / "learned.state", bundle.manifest)
+    with Chip.of(tmp_path / "host", bundle) as chip:
+        assert chip.new_class("new") == ("OK", SPARE)
+        for image, label in zip(shown, labels, strict=True):
+            assert chip.count(image, label) == "OK"
+        (tmp_path / "host.state").write_bytes(chip.save()[1])
+    expected, _ = read_state(tmp_path / "host.state", bundle.manifest)
+    assert same(weights.statistics, expected.statistics)
+
+
+def test_power_lost_at_any_write_to_flash(tmp_path: Path) -> None:
+    """The core is reset in the middle of 200 operations; after each, what was acknowledged is there, whole."""
+    model = tmp_path / "model.ff"
+    shutil.copytree(CLASSES, model)
+    export_c(model)
+    program = model / FOLDER / "examples" / "qemu"
+    told = said(program, "make", "run", "PROGRAM=power", "MORE=-DLOSSES=200", "RAM=96K")
+    assert told["error"] == 0
+    assert told["losses"] == told["older"] + told["newer"] == 200
+    assert told["saved"] > 20
 
 
 def said(folder: Path, *command: str) -> dict[str, int]:
