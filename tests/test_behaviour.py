@@ -56,6 +56,16 @@ def test_every_exit_code_occurs() -> None:
     assert found >= {"0", *"123456789", "10", "11", "12", "130"}
 
 
+def test_every_command_is_asked() -> None:
+    """Not for its help alone; of the commands that train on published data sets, one stands for all."""
+    asked = "\n".join(step for story, steps in STORIES.items() if not story.startswith("help-") for step in steps)
+    for program in behaviour.PROGRAMS:
+        for step in STORIES[f"help-{program}"]:
+            command = step.removesuffix(" --help")
+            if command not in ("fftrain fashion-mnist", "fftrain cifar10", "fftrain cifar100"):
+                assert re.search(rf"\b{command}\b", asked), command
+
+
 def test_every_rename_is_of_use() -> None:
     for rule in behaviour.read_toml("renames.toml").get("rename", []):
         texts = [behaviour.expected(s) for s in STORIES if re.fullmatch(rule.get("stories", ".*"), s)]

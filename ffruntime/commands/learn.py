@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  ffruntime learn three.png --label 3           an example, and an update; any number of pictures
+  ffruntime learn three.png --label 3           an example, durably; any number of pictures
   ffruntime learn photos --label cat            every picture in a folder; a label never seen is a new class
   ffruntime learn pets                          a folder with a folder for each class: pets/cat, pets/dog
   ffruntime learn                               what is stored and was not learned from, after Ctrl-C, say
