@@ -12,7 +12,7 @@ from ffruntime.core.errors import BackendError
 from ffruntime.core.layers import tensors
 from ffruntime.core.manifest import PRECISIONS, Manifest, Precision
 
-from .arena import PARTS, STACK_BYTES, Arena, Part, flash_precision, plan_arena
+from .arena import PARTS, STACK_BYTES, Arena, Part, features, flash_precision, plan_arena
 from .counting import flash_bytes
 from .int8 import why_not_int8
 from .sweeps import sweeps
@@ -69,6 +69,8 @@ def footprint(
     """Of a network of which `part` learns."""
     arena, sector = plan_arena(manifest, part, precision), chip.flash.sector_bytes if chip else 4 * KIB
     weights = _weight_bytes(manifest.network, arena, precision) + flash_bytes(manifest)
+    if arena.learned_bytes:  # where rows of new classes begin
+        weights += sum(4 * features(manifest.network, unit) for unit in range(len(manifest.network.units)))
     slots = SLOTS * math.ceil(arena.state_bytes / sector) * sector
     limits = (chip.ram.usable_kib * KIB, chip.flash.usable_kib * KIB) if chip else (None, None)
     return Footprint(part if arena.learned_bytes else None, precision, arena, weights, slots, device, *limits)

@@ -17,6 +17,7 @@ from ..onnx_files import Files
 from .arena import PARTS, Part
 from .counting import counting
 from .footprint import Footprint, choose
+from .imprint import beginnings
 from .int8 import calibrate, why_not_int8
 from .proof import golden_error
 from .sweeps import require_supported
@@ -60,9 +61,10 @@ def _export(
     coarse = None
     if arena.int8_units:
         coarse = calibrate(manifest.network, weights, bundle.exemplars(CALIBRATION), arena.int8_units)
+    rows = beginnings(manifest.network, weights, bundle.exemplars()) if arena.learned_bytes else None
     files: Files = {file.relative_to(SOURCE_FOLDER).as_posix(): file.read_bytes() for file in SOURCES}
     files["model.h"] = header(manifest, arena, chip.ram.usable_kib * 1024 if chip else None).encode()
-    files["model.c"] = source(manifest, weights, golden, arena, precision, counting(bundle), coarse).encode()
+    files["model.c"] = source(manifest, weights, golden, arena, precision, counting(bundle), coarse, rows).encode()
     worst = golden_error(files)
     added = {f"{FOLDER}/{name}": data for name, data in files.items()}
     size, verdict = sum(map(len, files.values())), UNPROVEN if worst is None else "ok"

@@ -25,6 +25,7 @@ from ffruntime.core.manifest import TOLERANCES, WEIGHTS, Manifest, Precision
 
 from .arena import CONVERTED, NAME_BYTES, STACK_BYTES, Arena, deep, features, flash_precision, output
 from .counting import COUNTS, MOMENT, NAMES, SUMS, Counting, state_shapes
+from .imprint import Beginning
 from .int8 import Int8
 from .int8_tables import int8_source
 from .literals import array, number
@@ -99,9 +100,10 @@ def source(
     precision: Precision,
     counting: Counting | None = None,
     coarse: Int8 | None = None,
+    rows_begin: Mapping[int, Beginning] | None = None,
 ) -> str:
     """`model.c`: the weights, each in its precision, and the tables that name them; `counting`, where the arena has
-    a place for class statistics."""
+    a place for class statistics; `rows_begin`: where a new class's row begins, by unit, otherwise it is 0."""
     network = manifest.network
     known = {tensor.name: tensor for tensor in tensors(network)}
     names = sorted([*known, *NAMES])
@@ -129,7 +131,10 @@ def source(
             _layer(sweep, unit, place, network, arena, index) for place, sweep in enumerate(sweeps(network, unit))
         ]
         parts.append(f"static const struct ff_layer layers{unit + 1}[] = {{\n{_lines(found)}\n}};\n")
-    units = [_unit(network, unit, arena, index) for unit in range(len(network.units))]
+    beginnings = rows_begin or {}
+    for unit, begins in beginnings.items():
+        parts.append(array(f"average{unit + 1}", begins.average, "features of the classes, where a new row begins"))
+    units = [_unit(network, unit, arena, index, beginnings.get(unit)) for unit in range(len(network.units))]
     parts.append(f"static const struct ff_unit units[] = {{\n{_lines(units)}\n}};\n")
     parts.append(f"static const char *const names[] = {{{', '.join(map(quoted, manifest.classes))}}};\n")
     if manifest.exit:
@@ -232,7 +237,7 @@ def _sides(shape: Shape) -> tuple[int, int, int]:
     return c, h, w
 
 
-def _unit(network: Network, unit: int, arena: Arena, index: Mapping[str, int]) -> str:
+def _unit(network: Network, unit: int, arena: Arena, index: Mapping[str, int], begins: Beginning | None) -> str:
     described, (below, above) = network.units[unit], unit_shapes(network)[unit]
     given, statistics = described.inputs[0], {t.role: t for t in unit_tensors(network, unit) if not t.learnable}
     groups = {"layer": 1, "group": given.groups, "instance": below[0]}.get(given.normalise, 1)
@@ -259,6 +264,8 @@ def _unit(network: Network, unit: int, arena: Arena, index: Mapping[str, int]) -
             "z": arena.places[f"z{unit}"],
             "dz": arena.places.get(f"dz{unit}", 0),
         }
+        if begins:
+            fields |= {"average": f"average{unit + 1}", "high": number(begins.high), "low": number(begins.low)}
     else:
         fields |= {"weight": NONE, "bias": NONE}
     return f"    {{{_fields(fields)}}},"

@@ -20,6 +20,7 @@ from msgspec import structs
 
 from ffexport.c.arena import Part, plan_arena
 from ffexport.c.counting import Counting, counting
+from ffexport.c.imprint import beginnings
 from ffexport.c.int8 import calibrate
 from ffexport.c.project import SOURCE_FOLDER as INCLUDE
 from ffexport.c.project import SOURCES
@@ -96,7 +97,9 @@ class Chip:
         if self.arena.int8_units:
             assert calibration
             self.int8 = calibrate(manifest.network, weights, calibration, self.arena.int8_units)
-        (folder / "model.c").write_text(source(manifest, weights, golden, self.arena, precision, told, self.int8))
+        begin = beginnings(manifest.network, weights, calibration) if calibration else None
+        text = source(manifest, weights, golden, self.arena, precision, told, self.int8, begin)
+        (folder / "model.c").write_text(text)
         program = folder / "chip"
         model = [f"-I{INCLUDE}", str(folder / "model.c"), *_objects(flags)]
         compile_c([*flags, *model, "-lm", "-o", str(program)])
