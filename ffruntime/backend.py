@@ -9,6 +9,7 @@ import ctypes
 import functools
 import itertools
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -223,9 +224,36 @@ def _import_onnxruntime():  # type: ignore[no-untyped-def]
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # since 1.29 it reports home, and writes to flash
     try:
         import onnxruntime
-    except ImportError as error:
-        raise MissingExtra("onnxruntime", "cpu") from error
+    except ModuleNotFoundError as error:
+        if error.name != "onnxruntime":
+            raise BackendError(
+                f"onnxruntime lacks a package: {_one_line(error)}: pip install 'ffedge[cpu]'"
+            ) from error
+        raise MissingExtra("onnxruntime", "cpu", no_wheel()) from error
+    except ImportError as error:  # a library of the system, such as libstdc++, or of another architecture
+        raise BackendError(f"onnxruntime is installed, and does not start here: {_one_line(error)}") from error
     return onnxruntime
+
+
+def no_wheel() -> str | None:
+    """Why pip finds no onnxruntime for this Python, and what else there is; None where it does.
+
+    Its wheels are of 64-bit systems, on Linux with glibc: https://pypi.org/project/onnxruntime/#files
+    """
+    import platform
+    import sysconfig
+
+    machine = platform.machine()
+    if sys.maxsize < 1 << 32:
+        what, instead = f"32-bit Python ({machine})", "a 64-bit system has one"
+    elif "musl" in str(sysconfig.get_config_var("SOABI")):
+        what, instead = f"musl, as Alpine has it ({machine})", "a system with glibc, such as Debian, has one"
+    else:
+        return None
+    return (
+        f", and has no wheel for {what}: {instead}; or C code that needs no engine: on a workstation, ffexport "
+        "--format c"
+    )
 
 
 def _one_line(error: Exception) -> str:

@@ -38,10 +38,12 @@ class FFError(Exception):
 
 
 class MissingExtra(FFError):
-    """An optional dependency is not installed; the message names the exact `pip install`."""
+    """An optional dependency is not installed; the message names the exact `pip install`, or says what else helps
+    where pip cannot."""
 
-    def __init__(self, module: str, extra: str) -> None:
-        super().__init__(f"{module} is not installed: pip install 'ffedge[{extra}]'")
+    def __init__(self, module: str, extra: str, instead: str | None = None) -> None:
+        remedy = f": pip install 'ffedge[{extra}]'"
+        super().__init__(f"{module} is not installed{instead or remedy}")
 
 
 class UsageError(FFError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import sysconfig
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,8 +14,8 @@ from onnxruntime.capi.onnxruntime_pybind11_state import EPFail
 from shapes import SHAPE
 
 from ffruntime import backend
-from ffruntime.backend import DEFAULT_BACKEND, PROVIDERS, elsewhere, open_session, require_no_other
-from ffruntime.core.errors import BackendError
+from ffruntime.backend import DEFAULT_BACKEND, PROVIDERS, elsewhere, load_graph, open_session, require_no_other
+from ffruntime.core.errors import BackendError, MissingExtra
 
 
 @pytest.mark.skipif(
@@ -72,3 +74,54 @@ def test_a_provider_that_fails_is_not_replaced_by_another(exported: Path, capsys
     with pytest.raises(EPFail, match="the engine broke"):
         session.run(None, {"images": np.zeros((1, *SHAPE), np.float32)})
     assert capsys.readouterr().out == ""
+
+
+class Blocked:
+    """Import of onnxruntime ends in that error, as where it is not installed, or does not start."""
+
+    def __init__(self, error: ImportError) -> None:
+        self.error = error
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "onnxruntime":
+            raise self.error
+
+
+def without_onnxruntime(monkeypatch: pytest.MonkeyPatch, error: ImportError) -> None:
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Blocked(error), *sys.meta_path])
+
+
+ABSENT = ModuleNotFoundError("No module named 'onnxruntime'", name="onnxruntime")
+
+
+@pytest.mark.parametrize(
+    ("bits", "soabi", "words"),
+    [
+        (31, "cpython-311-arm-linux-gnueabihf", ("no wheel for 32-bit Python", "ffexport --format c")),
+        (63, "cpython-312-aarch64-linux-musl", ("no wheel for musl", "Debian", "ffexport --format c")),
+        (63, "cpython-312-x86_64-linux-gnu", ("pip install 'ffedge[cpu]'",)),
+        (63, None, ("pip install 'ffedge[cpu]'",)),
+    ],
+)
+def test_where_onnxruntime_has_no_wheel_one_line_says_what_there_is(
+    bits: int, soabi: str | None, words: tuple[str, ...], exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_onnxruntime(monkeypatch, ABSENT)
+    monkeypatch.setattr(sys, "maxsize", (1 << bits) - 1)
+    monkeypatch.setitem(sysconfig.get_config_vars(), "SOABI", soabi)
+    with pytest.raises(MissingExtra) as raised:
+        load_graph(exported / "unit1.onnx")
+    assert all(word in str(raised.value) for word in ("onnxruntime is not installed", *words))
+    assert ("pip install" in str(raised.value)) == (len(words) == 1)
+
+
+def test_an_onnxruntime_that_does_not_start_is_not_called_absent(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_onnxruntime(monkeypatch, ImportError("libstdc++.so.6: cannot open shared object file"))
+    with pytest.raises(BackendError, match=r"is installed, and does not start here: libstdc\+\+.so.6"):
+        load_graph(exported / "unit1.onnx")
+    without_onnxruntime(monkeypatch, ModuleNotFoundError("No module named 'flatbuffers'", name="flatbuffers"))
+    with pytest.raises(BackendError, match="lacks a package: No module named 'flatbuffers'"):
+        load_graph(exported / "unit1.onnx")
