@@ -57,6 +57,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.numprocesses, config.option.dist = "auto", "worksteal"
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """On Windows, what only POSIX has is not tested."""
+    if os.name == "nt" and item.get_closest_marker("posix"):
+        pytest.skip("needs signals, forks, pipes, terminals or permissions as POSIX has them")
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
     """Folders that are made once in a run of the tests, by whichever process asks for one first."""
@@ -176,7 +182,7 @@ def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
     def mount(size: str) -> Path:
         command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
-        if os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
+        if os.name == "nt" or os.geteuid() != 0 or subprocess.run(command, capture_output=True).returncode != 0:
             pytest.skip("mounting a small file system needs root")
         return disk
 

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import secrets
+import sys
 from pathlib import Path
 
 from .errors import StorageError
@@ -26,7 +27,7 @@ def stage(target: Path, data: bytes) -> Path:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            sync(stream.fileno())
     except BaseException:
         staged.unlink(missing_ok=True)
         raise
@@ -51,6 +52,23 @@ def write_atomically(target: Path, data: bytes) -> None:
         raise StorageError(f"{target}: cannot be written: {error.strerror}") from error
 
 
+def sync(descriptor: int) -> None:
+    """Make an open file durable. On macOS, where `fsync` leaves it in the drive's own memory, by F_FULLFSYNC.
+
+    A file system without that (ENOTSUP, EINVAL: those of a network) is asked for `fsync`. Raises `OSError`.
+    """
+    if sys.platform == "darwin":
+        import fcntl
+
+        try:
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.EINVAL):
+                raise
+    os.fsync(descriptor)
+
+
 def sync_directory(path: Path) -> None:
     """Make the entries of a directory durable: new names, and names that are gone.
 
@@ -61,7 +79,7 @@ def sync_directory(path: Path) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync(descriptor)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise

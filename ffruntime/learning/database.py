@@ -267,6 +267,8 @@ class Database:
                     raise
                 time.sleep(0.01)
         self._db.execute("PRAGMA synchronous = FULL")
+        self._db.execute("PRAGMA fullfsync = ON")  # macOS, as `durable.sync`; elsewhere it changes nothing
+        self._db.execute("PRAGMA checkpoint_fullfsync = ON")
         self._db.execute("PRAGMA secure_delete = ON")  # a forgotten picture is overwritten
         if (said := self.all("PRAGMA quick_check(1)")[0][0]) != "ok":
             raise self.damaged(said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from safetensors.numpy import save
 from ffruntime import Model
 from ffruntime.core import bundle as bundles
 from ffruntime.core.bundle import Bundle, write_bundle
+from ffruntime.core.durable import sync
 from ffruntime.core.errors import BundleError, StorageError
 from ffruntime.core.manifest import MANIFEST, WEIGHTS, Photo
 from ffruntime.learning.learner import Learner
@@ -185,6 +187,31 @@ def test_killed_at_any_moment_of_a_write(
     assert (bundle / replaced).read_bytes() == content
 
 
+def test_on_macos_a_file_is_synced_as_far_as_the_medium(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By F_FULLFSYNC; where the file system has none (that of a network), by `fsync`; any other error counts."""
+    fcntl = pytest.importorskip("fcntl")
+    asked, synced, error = list[int](), list[int](), OSError(errno.ENOTSUP, "not supported")
+
+    def ask(descriptor: int, what: int) -> None:
+        asked.append(what)
+        if os.fstat(descriptor).st_size == 1:
+            raise error
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    monkeypatch.setattr(fcntl, "F_FULLFSYNC", 51, raising=False)
+    monkeypatch.setattr(fcntl, "fcntl", ask)
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with (tmp_path / "file").open("wb", buffering=0) as file:
+        sync(file.fileno())
+        assert (asked, synced) == ([51], [])
+        file.write(b"x")
+        sync(file.fileno())
+        assert (asked, synced) == ([51, 51], [file.fileno()])
+        error.errno = errno.EIO
+        with pytest.raises(OSError, match="not supported"):
+            sync(file.fileno())
+
+
 def test_a_full_disk_leaves_what_was_there(small_disk: Callable[[str], Path], bundle: Path) -> None:
     disk = small_disk("512k")
     manifest = Bundle(bundle).manifest
@@ -213,6 +240,7 @@ for number in range(10**9):
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_kill_9_while_writing(bundle: Path) -> None:
     """Twenty writers shot at a random moment: what they leave can always be read, and written again."""
     manifest = Bundle(bundle).manifest

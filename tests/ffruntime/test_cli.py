@@ -254,6 +254,7 @@ def test_devices(tmp_path: Path) -> None:
     assert_one_line(ffruntime("devices", mine), 2, "mine.toml", "$.cpu.cores")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
 def test_a_full_output_is_one_line() -> None:
     done = subprocess.run(
         f"{sys.executable} -m ffruntime devices > /dev/full", shell=True, capture_output=True, text=True

@@ -12,7 +12,6 @@ import json
 import os
 import random
 import re
-import resource
 import shutil
 import signal
 import struct
@@ -49,6 +48,7 @@ from ffruntime.learning.step import Settings
 from ffruntime.model import Model
 from ffruntime.session import Session
 
+pytestmark = pytest.mark.posix
 KILLS = int(os.environ.get("FF_KILLS", "60"))
 SMALL = Settings(steps=1, head_steps=1, batch=4)
 NOTHING = np.empty((0, *SHAPE), np.uint8), ()
@@ -178,6 +178,8 @@ ffruntime = partial(in_process_text, "ffruntime")
 
 def ffruntime_with_files_of(most: int, *arguments: object) -> subprocess.CompletedProcess[str]:
     """In a process whose files may have so many bytes."""
+    import resource
+
     command = [sys.executable, "-m", "ffruntime", *map(str, arguments)]
     limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (most, most))
     return subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)

@@ -70,6 +70,7 @@ def test_rapl_adds_packages_and_memory_and_no_part_twice(tmp_path: Path) -> None
     assert joules == pytest.approx(3 + 0.5 + 1)
 
 
+@pytest.mark.posix
 def test_rapl_that_only_root_may_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     counter = zone(tmp_path, "0", "package-0", 1)
     counter.chmod(0o400)

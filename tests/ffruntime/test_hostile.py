@@ -130,6 +130,7 @@ def test_a_link_to_a_file_that_was_changed_is_found(bundle: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
+@pytest.mark.posix
 def test_what_is_no_regular_file_is_neither_read_nor_replaced(kind: str, bundle: Path) -> None:
     file = bundle / "extra"
     {"pipe": os.mkfifo, "device": lambda at: at.symlink_to("/dev/zero"), "folder": Path.mkdir}[kind](file)

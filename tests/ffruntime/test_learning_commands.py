@@ -107,6 +107,7 @@ def test_a_large_folder_is_learned_in_portions(run: Callable, picture_files: lis
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_ctrl_c_between_portions_says_what_is_left(
     exported: Path, picture_files: list[Path], tmp_path: Path
 ) -> None:
@@ -290,6 +291,7 @@ def test_state_and_model_from_the_environment(bundle: Path, picture_files: list[
     assert (tmp_path / "model.state" / "learning.db").exists()
 
 
+@pytest.mark.posix
 def test_ctrl_c_keeps_what_is_stored(exported: Path, picture_files: list[Path], tmp_path: Path) -> None:
     place = ["--model", str(exported), "--state", str(tmp_path / "model.state")]
     command = [sys.executable, "-m", "ffruntime", "learn", *place, "--steps", "100000", "--yes", "--label", "ring"]
@@ -304,6 +306,7 @@ def test_ctrl_c_keeps_what_is_stored(exported: Path, picture_files: list[Path], 
     assert "Traceback" not in said
 
 
+@pytest.mark.posix
 def test_a_bar_where_somebody_watches(exported: Path, picture_files: list[Path], tmp_path: Path) -> None:
     """On a terminal; results alone are on stdout."""
     ours, theirs = os.openpty()

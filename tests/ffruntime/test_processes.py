@@ -48,6 +48,7 @@ def test_a_picture_from_a_closed_stream(bundle: Path) -> None:
     assert (process.returncode, errors) == (4, "error: standard input: empty file\n")
 
 
+@pytest.mark.posix
 def test_sigterm_ends_a_process_that_waits(bundle: Path, tmp_path: Path) -> None:
     process = start("classify", "--model", bundle, "--watch", tmp_path)
     assert process.stderr

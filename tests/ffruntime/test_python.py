@@ -103,6 +103,7 @@ assert (model.scores(image) == before).all()
 
 @pytest.mark.slow
 @pytest.mark.parametrize("what", ["use", "delete", "end"])
+@pytest.mark.posix
 def test_a_forked_process_uses_a_model_and_ends(what: str, exported: Path) -> None:
     """With as many threads as there are cores, which do not follow."""
     subprocess.run([sys.executable, "-c", FORKING, str(exported), what], check=True, timeout=60)

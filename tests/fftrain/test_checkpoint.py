@@ -105,6 +105,7 @@ def test_a_place_past_the_end_is_refused(
         resume(dataset, changed(written, tmp_path, lambda _: None, progress), tmp_path)
 
 
+@pytest.mark.posix
 def test_a_pipe_is_not_waited_for(dataset: Dataset, tmp_path: Path) -> None:
     checkpoint_path(tmp_path / "model.ff").symlink_to("/dev/zero")
     with pytest.raises(BundleError, match="no regular file"):

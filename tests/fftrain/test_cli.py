@@ -109,6 +109,7 @@ def test_a_run_says_what_it_does_and_how_well(trained: tuple[Path, subprocess.Co
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_killed_and_resumed_ends_with_the_same_weights(
     trained: tuple[Path, subprocess.CompletedProcess], tmp_path: Path
 ) -> None:
@@ -126,6 +127,7 @@ def test_killed_and_resumed_ends_with_the_same_weights(
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_a_forced_run_that_was_interrupted_can_be_resumed(
     trained: tuple[Path, subprocess.CompletedProcess], tmp_path: Path
 ) -> None:
@@ -140,6 +142,7 @@ def test_a_forced_run_that_was_interrupted_can_be_resumed(
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_ctrl_c_writes_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
     code, rest = start_and_signal((*QUICK, "--epochs", "50"), "epoch   1/50", signal.SIGINT, tmp_path)
     assert code == 130, rest

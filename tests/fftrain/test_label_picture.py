@@ -96,6 +96,7 @@ def test_a_colour_picture_can_be_labelled(tmp_path: Path) -> None:
         ),
     ],
 )
+@pytest.mark.posix
 def test_what_cannot_be_drawn_is_one_line(
     arguments: tuple[object, ...],
     error: type[FFError],

@@ -306,6 +306,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.posix
 def test_a_sweep_that_is_interrupted_and_then_killed_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Ctrl-C in the first trial, kill -9 in the second; what is run then goes on from both checkpoints."""
     command = (*SMALL, "--grid", "schedule.batch=16,20", "--epochs", "3")

@@ -565,6 +565,7 @@ def test_nothing_is_written_through_a_link(name: str, learned: Path, manifest: M
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.posix
 def test_a_store_does_not_follow_a_fork(store: Store, place: Path, manifest: Manifest) -> None:
     """What was open is refused in one line, what was closed is opened, and the parent goes on."""
     store.add(IMAGES[:1], ["dots"])

@@ -72,6 +72,7 @@ def test_every_change_counts_and_nothing_is_read_without_one(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [(), ("--shipped",)])
+@pytest.mark.posix
 def test_classify_watch_takes_up_what_is_learned(
     options: tuple[str, ...], bundle: Path, picture_files: list[Path], tmp_path: Path
 ) -> None:

@@ -105,6 +105,7 @@ def test_a_picture_that_is_replaced_or_comes_again_is_new(picture_files: list[Pa
 
 
 @pytest.mark.slow
+@pytest.mark.posix
 def test_watching_a_folder_until_it_is_interrupted(
     exported: Path, picture_files: list[Path], tmp_path: Path
 ) -> None:
