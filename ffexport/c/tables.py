@@ -81,8 +81,14 @@ HEADER = """\
 #endif
 #define FF_ARENA_WORDS (FF_ARENA_BYTES / 4)
 
+/* Images that are stored to be learned again: ff_replay.h. */
+#ifndef FF_REPLAY_IMAGES
+#define FF_REPLAY_IMAGES 0
+#endif
+#define FF_REPLAY_BYTES (FF_REPLAY_IMAGES ? FF_REPLAY_IMAGES * (FF_IMAGE_BYTES + 1) + FF_ROWS * 4 : 0)
+
 {limit}#ifdef FF_RAM_BYTES
-typedef char ff_arena_and_stack_fit[FF_ARENA_BYTES + FF_STACK_BYTES <= FF_RAM_BYTES ? 1 : -1];
+typedef char ff_arena_and_stack_fit[FF_ARENA_BYTES + FF_REPLAY_BYTES + FF_STACK_BYTES <= FF_RAM_BYTES ? 1 : -1];
 #endif
 
 extern const struct ff_model ff_model;

@@ -1,6 +1,7 @@
 /* A network in C as a process: commands come on stdin, answers go to stdout, both binary. Each arena is allocated in
  * its exact size, so that the sanitizers see whatever leaves it. `chip.py` is the other end. */
 #include "ff_flash.h"
+#include "ff_replay.h"
 #include "ffedge.h"
 
 #include <stdio.h>
@@ -111,6 +112,40 @@ static void learn(int counting)
     int32_t label = get_int();
     uint8_t *image = get_bytes(image_bytes());
     give_int((int32_t)(counting ? ff_count(&net, image, label) : ff_learn(&net, image, label)));
+    free(image);
+}
+
+static struct ff_replay replay;
+
+static void new_replay(void)
+{
+    uint32_t room = (uint32_t)get_int();
+    free(replay.images);
+    free(replay.labels);
+    free(replay.seen);
+    replay.images = malloc(room * image_bytes() + 1);
+    replay.labels = malloc(room + 1);
+    replay.seen = calloc((size_t)ff_model.rows, sizeof *replay.seen);
+    replay.room = room;
+    replay.count = 0;
+    replay.random = replay.random ? replay.random : 1; /* another reservoir draws otherwise */
+    give_int(0);
+}
+
+/* A step and so many replayed; below 0: the image is offered alone. Then what is stored: labels, and first pixels. */
+static void learn_replayed(void)
+{
+    int32_t others = get_int(), label = get_int(), error = FF_OK;
+    uint8_t *image = get_bytes(image_bytes());
+    if (others < 0)
+        ff_replay_offer(&net, &replay, image, label);
+    else
+        error = (int32_t)ff_learn_replayed(&net, &replay, image, label, others);
+    give_int(error);
+    give_int((int32_t)replay.count);
+    give(replay.labels, replay.count);
+    for (uint32_t i = 0; i < replay.count; i++)
+        give(replay.images + i * image_bytes(), 1);
     free(image);
 }
 
@@ -262,6 +297,8 @@ int main(void)
         case 'e': classify(1); break;
         case 'l': learn(0); break;
         case 'C': learn(1); break;
+        case 'P': new_replay(); break;
+        case 'p': learn_replayed(); break;
         case 'n': new_class(); break;
         case 's': save(); break;
         case 'L': load(); break;

@@ -180,6 +180,17 @@ class Chip:
         self._ask(b"C" + struct.pack("<i", label) + image.astype(np.uint8).tobytes())
         return self._error()
 
+    def new_replay(self, room: int) -> None:
+        """A reservoir for so many images, empty."""
+        self._ask(b"P" + struct.pack("<i", room))
+        self._int()
+
+    def learn_replayed(self, image: np.ndarray, label: int, others: int) -> tuple[str, list[int], list[int]]:
+        """Error, labels and first pixels of what is stored now; `others` below 0: the image is only offered."""
+        self._ask(b"p" + struct.pack("<ii", others, label) + image.astype(np.uint8).tobytes())
+        error, count = self._error(), self._int()
+        return error, list(self._bytes(count)), list(self._bytes(count))
+
     def new_class(self, name: str | bytes) -> tuple[str, int]:
         data = name.encode() if isinstance(name, str) else name
         self._ask(b"n" + struct.pack("<i", len(data)) + data)
