@@ -14,11 +14,13 @@ import pytest
 STORIES = behaviour.stories()
 LONG = (
     "bench",
+    "class-goodness",
     "evaluate",
     "export",
     "export-device",
     "export-errors",
     "export-state",
+    "forget",
     "learn-known",
     "learn-new",
     "learn-refused",

@@ -100,7 +100,7 @@ class Learner:
         self._units = units and manifest.counted is not None
         self._frozen = frozen and not self._units and manifest.counted is not None
         self.shipped = model.with_weights(Weights({}, manifest.classes))
-        # Its gradient graphs serve all versions; what a call needs goes back after it: it would add up.
+        # Its gradient graphs serve all versions. Memory that a call needs is freed after it: it would add up.
         self.gradients = self.shipped.with_session(structs.replace(model.session, arena=False))
         first = unit_gradient(manifest.network, learning[0]).name
         self.gradients.graph(first)  # a backend that cannot run says so before anything is stored
@@ -130,9 +130,8 @@ class Learner:
         now = self.store.current()
         like = self.model if now.version == self.version else self.shipped  # whose loaded graphs go on
         self.version, self.model = now.version, like.with_weights(now.weights)
-        if self.counted and (
-            some := self.counted.without(now.version)
-        ):  # of these units their features are missing
+        # Features by the units of this version may be missing.
+        if self.counted and (some := self.counted.without(now.version)):
             for portion in portions(some):
                 x = self._seeing.examples(self.store.read(portion).pixels)
                 self.counted.fill(portion, x, self.counted.units(now.version))
@@ -282,8 +281,8 @@ class Learner:
         return Outcome(number, adopted, (), shipped, after, (), 0, seconds, own=own)
 
     def _make_room(self) -> None:
-        """Where no update follows that would: pending examples beyond what may be stored take the place of others,
-        by the replay policy; for some more at a time, or every example would take a transaction more."""
+        """Where no update follows, pending examples beyond what may be stored take the place of others, by the
+        replay policy. Some more leave than have to: else every further example would take a transaction."""
         most = capacity(self.store)
         if self.store.count() > most and (pending := self.store.pending()):
             rng = np.random.default_rng([len(pending), *pending[-1:]])

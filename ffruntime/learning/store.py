@@ -79,8 +79,8 @@ class Store:
 
         `features`: the examples of class statistics that they are, int8 (N, d), which count from now on; every
         fifth of a class then judges updates. `units`: which version taught the units that made them, 0 for the
-        bundle's. New classes take spare patterns. Raises `UsageError` for images of
-        another shape or more classes than patterns, `StorageError` where they cannot be stored.
+        bundle's. New classes take spare patterns. Raises `UsageError` for images of another shape or more
+        classes than patterns, `StorageError` where they cannot be stored.
         """
         require_images(images, self.manifest.network.image.shape)
         names = require_names(names, len(images))

@@ -44,7 +44,7 @@ else:
 TESTS = Path(__file__).parents[1]
 FOLDER = TESTS / "behaviour"
 EXPECTED = FOLDER / "expected"
-FIXTURE = TESTS / "fixtures" / "shapes.ff"
+FIXTURES = TESTS / "fixtures"
 PROGRAMS = {"ffruntime": (), "ffexport": ("onnx", "spox"), "fftrain": ("torch", "rich")}  # and what each needs
 TOLERANCE = 0.02  # relative, of numbers with a decimal point
 MANY = 20  # objects in a list of JSON: of more than these the first one is written out
@@ -247,8 +247,8 @@ def _changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 # Verbs.
 
 
-def _bundle(target: str = "model.ff") -> None:
-    shutil.copytree(FIXTURE, target)
+def _bundle(target: str = "model.ff", name: str = "shapes") -> None:
+    shutil.copytree(FIXTURES / f"{name}.ff", target)
 
 
 def _draw(name: str, seed: str, target: str) -> None:
