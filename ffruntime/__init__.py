@@ -3,11 +3,14 @@
 Importing the package imports neither numpy nor an engine: its names are looked up when they are first asked for.
 """
 
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
 from .core import __version__ as __version__
 
+TYPE_CHECKING = False  # as `typing` has it, which would take most of the time until `start` minds Ctrl-C
 if TYPE_CHECKING:
+    from typing import Any
+
     from .model import Answer, Model
     from .session import Session
 

@@ -240,6 +240,8 @@ def read_set(wanted: PublishedSet, directory: Path) -> tuple[Examples, Examples]
             sets = [loader(str(directory), train=train, download=not present) for train in (True, False)]
     except Exception as error:  # torchvision raises anything on what it cannot read or fetch
         reason = " ".join(str(error).split())
+        if present and isinstance(error, OSError) and error.errno:  # of the system, not of what is in the files
+            raise DataError(f"{directory / wanted.folder}: cannot be read: {error.strerror}") from error
         if present:
             raise _damaged(wanted, directory, reason) from error
         if isinstance(error, URLError | ConnectionError | TimeoutError | RuntimeError):  # no mirror answered

@@ -16,6 +16,11 @@ PIECE = 1 << 20  # bytes
 FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
+def of_the_process(error: BaseException | None) -> bool:
+    """Whether a file could not be read for what this process or the system has used up: the file may be whole."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
 def open_regular(path: Path) -> IO[bytes]:
     """Open a file for reading, through links. Raises `OSError`, also where it is a pipe, a device or a folder."""
     descriptor = os.open(path, FLAGS)

@@ -14,6 +14,7 @@ from ..core.durable import sha256, sync_directory
 from ..core.errors import BundleError, StateError
 from ..core.learning import KEPT
 from ..core.manifest import Manifest
+from ..core.reading import of_the_process
 from ..core.state import Weights, read_state, write_state
 
 VERSIONS = "versions"  # the folder in a state directory
@@ -120,9 +121,10 @@ class VersionWeights:
                 raise StateError(f"{file}: damaged: not what was adopted; {remedy}")
             return read_state(file, self._manifest)[0]
         except OSError as error:
-            raise StateError(f"{file}: {error.strerror}; {remedy}") from error
+            raise StateError(f"{file}: {error.strerror}{'' if of_the_process(error) else f'; {remedy}'}") from error
         except BundleError as error:
-            raise StateError(f"{error}; {remedy}") from error
+            helps = not of_the_process(error.__cause__)
+            raise StateError(f"{error}{f'; {remedy}' if helps else ''}") from error
 
     def any(self) -> bool:
         """Whether there are files of some versions."""

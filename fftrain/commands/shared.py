@@ -10,7 +10,7 @@ from types import ModuleType
 import click
 
 from ffruntime.command import THREADS
-from ffruntime.core.errors import MissingExtra, UsageError
+from ffruntime.core.errors import FFError, MissingExtra, UsageError
 
 # How often torch's threads look for work before they sleep (libgomp, of torch's Linux packages). They meet after
 # every parallel loop, and as they come, spin 300 times as long. Where another program keeps a core busy, that takes
@@ -33,11 +33,13 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 def import_extra(module: str) -> ModuleType:
     """A package of the extra `train`, which commands import when they run. Raises `MissingExtra` where it is not
-    installed."""
+    installed, `FFError` where it cannot be loaded."""
     try:
         return import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise MissingExtra(module, "train") from error
+    except ImportError as error:  # for want of file descriptors, or of a library of the system
+        raise FFError(f"{module} is installed, and cannot be loaded: {' '.join(str(error).split())}") from error
 
 
 def import_torch(threads: int | None = None) -> ModuleType:

@@ -29,3 +29,12 @@ def test_help_imports_no_engine() -> None:
     command = [sys.executable, "-c", CLASSIFY, "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert not set(done.stderr.split()) & {"numpy", "onnxruntime", "PIL"}
+
+
+LEAST = "import sys; sys.path.insert(0, sys.argv[1]); import ffruntime.__main__; print(*sys.modules)"
+
+
+def test_next_to_nothing_is_loaded_before_ctrl_c_is_minded() -> None:
+    command = [sys.executable, "-S", "-E", "-c", LEAST, str(Path(__file__).parents[2])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert not set(done.stdout.split()) & {"typing", "re", "importlib.metadata", "click", "numpy", "functools"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 import shutil
@@ -108,6 +109,29 @@ def test_damaged_mnist_is_refused_by_folder(harm: str, tmp_path: Path) -> None:
     file.write_bytes({"truncated": whole[:1_000_000], "empty": b"", "not idx": b"GIF89a" + whole[6:]}[harm])
     with pytest.raises(DataError, match=f"{raw}: damaged; delete"):
         load_dataset("mnist", tmp_path)
+
+
+def test_what_the_system_refuses_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too many open files, or an error of the disk: there is no reason to delete what may be whole."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    for name, loader in (("mnist", "torchvision.datasets.MNIST"), ("cifar10", "torchvision.datasets.CIFAR10")):
+        write_empty(tmp_path, name)
+        monkeypatch.setattr(loader, refuse)
+        with pytest.raises(
+            DataError, match=f"{tmp_path / SETS[name].folder}: cannot be read: Too many open files$"
+        ):
+            read_set(SETS[name], tmp_path)
+
+
+def write_empty(directory: Path, name: str) -> None:
+    """Files of that data set, with nothing in them."""
+    for file in SETS[name].files:
+        place = directory / SETS[name].folder / file
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.touch()
 
 
 # CIFAR -------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import os
 import shutil
 import sqlite3
@@ -17,6 +18,7 @@ import pytest
 from pictures import CLASSES
 from shapes import BYTES, SHAPE
 
+from ffruntime.core import state
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import BundleError, FFError, StateError, StorageError, UsageError
@@ -441,6 +443,19 @@ def test_rollback_helps_where_weights_are_damaged(damage: str, learned: Path, ma
             store.rollback(2)
         assert store.current().version == 1
         assert store.pending()
+
+
+def test_too_many_open_files_are_no_reason_to_go_back(
+    learned: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    for place in (versions, state):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, "sha256" if place is versions else "read_regular", refuse)
+            with pytest.raises(StateError, match=r"Too many open files$"):
+                current(learned, manifest)
 
 
 def test_rollback_to_the_bundle_needs_no_current_version(learned: Path, manifest: Manifest) -> None:
