@@ -22,7 +22,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from ..core.errors import ImageError
 from ..core.manifest import Digit, Photo, Preprocessing
 from ..core.reading import read_at_most
-from .picture_file import FORMATS, LARGE_DECODERS, clean, full_scale, most_bytes, white, without_end
+from .picture_file import FORMATS, LARGE_DECODERS, as_meant, clean, full_scale, most_bytes, white, without_end
 
 MAX_BYTES = 256 << 20
 MAX_SIDE = 16_384  # pixels
@@ -84,7 +84,8 @@ def decode_picture(data: bytes, name: str, memory_limit: int | None = None) -> I
         picture.info.update(full_scale(picture))
         if picture.format == "PNG" and "exif" not in picture.info:  # it may follow: looking for it decodes the PNG
             _require_memory(name, beside + _pixel_bytes(picture), memory_limit)
-        copies = 1 + (_turn(picture) is not None) + (doubtful is not None)
+        deep = picture.format == "TIFF" and picture.mode.startswith(("I", "F"))  # which `as_meant` may copy
+        copies = 1 + (_turn(picture) is not None) + (doubtful is not None) + 2 * deep
         _require_memory(name, beside + _pixel_bytes(picture, copies), memory_limit)
         picture.load()
         if doubtful and not _same_pixels(picture, doubtful, name):
@@ -92,7 +93,7 @@ def decode_picture(data: bytes, name: str, memory_limit: int | None = None) -> I
         turn = _turn(picture)  # of a TIFF, Pillow has done that by now
         if stored != picture.size and picture.format == "JPEG":
             picture.info[FULL_SIZE] = stored[::-1] if turn in ON_ITS_SIDE else stored
-        return picture if turn is None else picture.transpose(turn)
+        return as_meant(picture) if turn is None else as_meant(picture).transpose(turn)
 
 
 def upright(picture: Image.Image, name: str) -> Image.Image:
@@ -100,7 +101,7 @@ def upright(picture: Image.Image, name: str) -> Image.Image:
     with _refusing(name):
         picture.load()
         turn = _turn(picture)
-        return picture if turn is None else picture.transpose(turn)
+        return as_meant(picture) if turn is None else as_meant(picture).transpose(turn)
 
 
 def _turn(picture: Image.Image) -> Image.Transpose | None:

@@ -39,6 +39,7 @@ PARTS = 100_000  # of a file; a PNG of 64 megapixels has some 10,000
 HEADER = 1 << 16  # bytes of a netpbm file before its pixels, comments included
 SAMPLE = 16  # bytes of a number in a netpbm file that is written as text, with what is around it
 BITS, SIGN, SIGNED = 258, 339, 2  # tags of TIFF: BitsPerSample and SampleFormat (TIFF 6.0, sections 8 and 19)
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # PhotometricInterpretation (section 8)
 FULL_SCALE = "full scale"  # what `Image.info` says white is in a grey picture of more than 8 bits
 NEEDED = (b"IHDR", b"PLTE", b"tRNS")  # before the pixels of a PNG
 BLANK = rb"(?:[\s]|#[^\r\n]*[\r\n])"
@@ -146,6 +147,30 @@ def full_scale(picture: Image.Image) -> dict[str, float]:
     tags = getattr(picture, "tag_v2", {})
     bits = int(tags.get(BITS, (16,))[0]) - (SIGNED in tags.get(SIGN, ()))
     return {FULL_SCALE: 2.0**bits - 1}
+
+
+def as_meant(picture: Image.Image) -> Image.Image:
+    """A picture with the pixels that its TIFF's tags say. Of more than 8 bits, Pillow gives them as they are in the
+    file: where zero is white, and with 32 bits without a sign, of which it takes the highest for one."""
+    tags = getattr(picture, "tag_v2", None)
+    if tags is None or not picture.mode.startswith(("I", "F")):
+        return picture
+    info, meant = picture.info | full_scale(picture), picture
+    if picture.mode == "I" and SIGNED not in tags.get(SIGN, ()) and picture.getextrema()[0] < 0:  # type: ignore[operator]
+        import numpy as np
+        from PIL import Image
+
+        meant = Image.fromarray((np.asarray(picture).view(np.uint32) >> 1).view(np.int32))
+        info[FULL_SCALE] = 2.0**31 - 1
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        most = 1.0 if meant.mode == "F" else info[FULL_SCALE]
+        plain = meant if meant.mode in ("I", "I;16", "F") else meant.convert("I")
+        meant = plain.point(lambda value: value * -1 + most)
+    elif meant is picture and info != picture.info:
+        meant = picture.copy()
+    if meant is not picture:
+        meant.info = info
+    return meant
 
 
 def white(picture: Image.Image, name: str, grey: np.ndarray) -> float:

@@ -129,6 +129,10 @@ PLAIN = {  # an image of MNIST, uint8 (28, 28), drawn plainly
     "large": lambda digit: np.kron(255 - digit, np.ones((8, 8), np.uint8)),
     "small": lambda digit: 255 - np.pad(digit, ((15, 180), (250, 30))),
     "colour": lambda digit: np.stack([255 - digit // 4, 240 - digit // 2 - digit // 4, 200 - digit // 2], axis=-1),
+    "alpha": lambda digit: np.stack([0 * digit, 0 * digit, 0 * digit, digit], axis=-1),
+    "white by alpha": lambda digit: (
+        np.stack([255 | digit, 255 | digit, 255 | digit, digit], axis=-1).repeat(3, 0).repeat(3, 1)
+    ),
     "16 bits": lambda digit: np.kron(65535 - 257 * digit.astype(np.uint16), np.ones((4, 4), np.uint16)),
 }
 
