@@ -257,6 +257,12 @@ def flatten(channels: np.ndarray) -> np.ndarray:
     return channels[..., :3] + 1 - channels[..., 3:]
 
 
+def on_paper(channels: np.ndarray) -> np.ndarray:
+    """`flatten` of a drawing: on black paper where white paper would show nothing, of white on transparent."""
+    paper = flatten(channels)
+    return paper if np.ptp(paper) >= PLAIN or channels.shape[-1] == 1 else channels[..., :3]
+
+
 def middle(picture_size: tuple[int, int], size: tuple[int, int]) -> Box:
     """The largest box in the middle of a picture (width, height) that has the proportions of `size` (H, W)."""
     scale = min(full / side for full, side in zip(picture_size, size[::-1], strict=True))
@@ -310,7 +316,7 @@ def _digits(
     from .placing import place_digit
 
     channels = to_channels(small)
-    paper = flatten(channels).astype(np.float32)
+    paper = on_paper(channels).astype(np.float32)
     found = find(channels, paper)
     if not found.figures:
         raise ImageError(f"{name}: {found.why}")
@@ -325,7 +331,7 @@ def _garment(picture: Image.Image, channels: np.ndarray, name: str, shape: tuple
     from .contrast import garment_ink, is_cut
     from .placing import box_of, garment_mask, place_garment
 
-    paper = flatten(channels)
+    paper = on_paper(channels)
     ink = garment_ink(paper @ LUMINANCE)
     if not ink.any():
         raise ImageError(f"{name}: no figure in it, all of it looks like background")

@@ -542,6 +542,15 @@ def test_a_pale_garment_stays_pale() -> None:
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (0, 27, 7, 20)  # 30 × 60 pixels, centred
 
 
+def test_a_white_garment_cut_out_is_one() -> None:
+    """On white paper there would be nothing of it."""
+    cut_out = Image.new("RGBA", (60, 90), (255, 255, 255, 0))
+    cut_out.paste((255, 255, 255, 255), (10, 15, 40, 75))
+    dark = Image.new("L", (60, 90), 0)
+    dark.paste(255, (10, 15, 40, 75))
+    np.testing.assert_array_equal(prepare_garment(cut_out), prepare_garment(dark))
+
+
 # Photos: the picture's middle, in its colours ----------------------------------------------------
 
 
