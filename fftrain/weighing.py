@@ -14,7 +14,7 @@ from ffruntime.core.architecture import unit_name
 GRID = (0.0, 0.5, 1.0, 2.0)  # weights that are tried in every combination,
 GRID_UNITS = 4  # of so many units, the topmost ones
 LOGIT_GRID = (0.0, *(2.0**power for power in range(-6, 4)))  # times the ratio of the scores' deviations
-BLOCK = 2_000  # images that are scored with all candidates at once
+BLOCK = 20_000  # scores of images and classes that are weighed by all candidates at once
 
 
 class Weighing(Struct, frozen=True):
@@ -37,8 +37,9 @@ def weigh_units(
     found = list(candidates(goodness, scored, losses))
     weights = np.stack([row for _, row in found])  # (K, U)
     right = np.zeros(len(found))
-    for start in range(0, len(labels), BLOCK):
-        part = slice(start, start + BLOCK)
+    images = max(1, BLOCK // goodness.shape[1])
+    for start in range(0, len(labels), images):
+        part = slice(start, start + images)
         totals = goodness[part].astype(np.float32) @ weights.T.astype(np.float32)  # (n, C, K)
         right += (totals.argmax(1) == labels[part, None]).sum(0)
     best = int(right.argmax())  # the first of equals

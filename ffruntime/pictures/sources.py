@@ -34,6 +34,9 @@ def pictures(paths: Iterable[str], memory_limit: int | None = None) -> Iterator[
     `memory_limit`, here and below: bytes that getting one may take, as for `read_picture`.
     """
     for path in paths:
+        if not path:  # which `Path` would take for the working directory
+            yield path, partial(_refuse, "'': no name of a picture or folder")
+            continue
         listed = _listing(path)
         if listed is None:
             yield path, partial(read_picture, path, memory_limit)

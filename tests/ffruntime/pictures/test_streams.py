@@ -137,6 +137,7 @@ def test_watching_a_folder_until_it_is_interrupted(
         (("--watch", "nowhere"), 4, "nowhere: cannot be watched: No such file"),
         (("--watch", ".", "--camera"), 2, "one of them"),
         (("--camera", "nothing.avi"), 4, "nothing.avi: cannot be opened"),
+        (("",), 4, "'': no name of a picture"),
     ],
 )
 def test_streams_that_cannot_be(arguments: tuple[str, ...], code: int, words: str, exported: Path) -> None:
