@@ -20,7 +20,7 @@ from ffruntime.core.learning import ClassLoss, Learning
 from ffruntime.core.manifest import Manifest, Precision
 
 from .counting import ORIGIN_BYTES, buffers, dimension_on_chip
-from .sweeps import Sweep, sweeps
+from .sweeps import sweeps
 
 BLOCK = 4  # channels that src/ffedge.c computes at a time
 NAME_BYTES = 64  # FF_NAME_BYTES of src/ffedge.h
@@ -102,12 +102,12 @@ def plan_arena(manifest: Manifest, part: Part, precision: Precision) -> Arena:
     own, places = {tensor.name for tensor in changing}, dict[str, int]()
     coarse = int8_units(network, own, precision)
     scratch_cmsis_nn = max((_cmsis_nn_bytes(network, index) for index in range(coarse)), default=0)
-    end = _place(places, _to_classify(network, _converted(network, own, precision, coarse), coarse), 0)
-    classify_bytes = end
+    passing = _to_classify(network, _converted(network, own, precision, coarse), coarse)
+    classify_bytes = end = _place(places, passing, 0)
     if not changing:
         sizes = (classify_bytes, classify_bytes, classify_bytes, classify_bytes, end, 0, end, 0)
         return Arena(places, *sizes, coarse, scratch_cmsis_nn)
-    end = _place(places, _to_learn(network, own), end)
+    end = _place(places, _to_learn(network, own), 0, passing)
     end = scratch = max(end, _header_bytes(manifest, changing))
     start = end
     for tensor in changing:
@@ -174,21 +174,18 @@ def _numbers(shape: Shape, coarse: bool) -> int:
 
 
 def _to_learn(network: Network, own: set[str]) -> list[Buffer]:
-    """What a step needs beside that: the gradient at the features; of units whose layers learn, errors, and places
-    of maxima."""
-    last, plane = len(network.units) - 1, 0
-    found = [Buffer("slopes", 8 * network.label.patterns, 0, last)]
+    """What a step needs beside that: slopes at the goodness; of units whose layers learn, places of maxima, and
+    errors between layers."""
+    found = [Buffer("slopes", 8 * network.label.patterns, 0, len(network.units) - 1)]
     for index in range(len(network.units)):
-        found.append(Buffer(f"dz{index}", 4 * features(network, index), index, index))
         if not deep(network, index, own):
             continue
         for place, sweep in enumerate(sweeps(network, index)):
-            plane = max(plane, 4 * _positions(sweep))
             if isinstance(sweep.pool, MaxPool):
                 found.append(Buffer(f"best{index}.{place}", _aligned(math.prod(sweep.after)), index, index))
             if place:
                 found.append(Buffer(f"dx{index}.{place}", 4 * math.prod(sweep.before), index, index))
-    return [*found, Buffer("plane", plane, 0, last)]
+    return found
 
 
 def output(unit: int, sweep: int) -> str:
@@ -207,12 +204,6 @@ def features(network: Network, index: int) -> int:
     return math.prod(layer.before) if layer else 0
 
 
-def _positions(sweep: Sweep) -> int:
-    """Of a channel of a sweep's output, before pooling, those that a window covers."""
-    size = sweep.pool.size if sweep.pool else 1
-    return math.prod(sweep.after[1:]) * size**2
-
-
 def _header_bytes(manifest: Manifest, changing: Sequence[Tensor]) -> int:
     """Room for the header of a state file, with the offsets of what is in it: names of classes stand in it twice,
     and a character may take two."""
@@ -223,10 +214,10 @@ def _header_bytes(manifest: Manifest, changing: Sequence[Tensor]) -> int:
     return _aligned(HEADER_ROOM + entries + 4 * names + counted)
 
 
-def _place(places: dict[str, int], buffers: Sequence[Buffer], start: int) -> int:
+def _place(places: dict[str, int], buffers: Sequence[Buffer], start: int, beside: Sequence[Buffer] = ()) -> int:
     """Give every buffer a place from `start` on, the largest first, each in the lowest gap that is free while it
-    is in use. Returns the end of all."""
-    placed: list[tuple[int, Buffer]] = []
+    is in use; `beside`: others that have places. Returns the end of all."""
+    placed = [(places[buffer.name], buffer) for buffer in beside]
     for buffer in sorted(buffers, key=lambda buffer: -buffer.size):
         busy = sorted(
             (place, place + other.size)

@@ -268,7 +268,6 @@ def _unit(network: Network, unit: int, arena: Arena, index: Mapping[str, int], b
             "bias": index[f"{layer.name}.bias"],
             "first": sum(features(network, other) for other in scored_units(network) if other < unit),
             "z": arena.places[f"z{unit}"],
-            "dz": arena.places.get(f"dz{unit}", 0),
         }
         if begins:
             fields |= {"average": f"average{unit + 1}", "high": number(begins.high), "low": number(begins.low)}
@@ -312,7 +311,6 @@ def _model(manifest: Manifest, arena: Arena, index: Mapping[str, int], count: in
         "momentum_bytes": "FF_MOMENTUM_BYTES",
         "goodness": arena.places["goodness"],
         "slopes": arena.places.get("slopes", 0),
-        "plane": arena.places.get("plane", 0),
         "row": arena.places["row"],
         "learned": arena.learned,
         "learned_bytes": arena.learned_bytes,

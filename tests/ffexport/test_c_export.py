@@ -167,7 +167,9 @@ def test_learning_memory_does_not_grow_with_depth() -> None:
         units = (Unit((Conv(6, 3, padding=1), Relu()), below, readout=readout) for _ in range(depth))
         deep = structs.replace(network, units=tuple(units))
         own, places = {tensor.name for tensor in tensors(deep)}, dict[str, int]()
-        return _place(places, _to_learn(deep, own), _place(places, _to_classify(deep, 0), 0))
+        passing = _to_classify(deep, 0)
+        _place(places, passing, 0)
+        return _place(places, _to_learn(deep, own), 0, passing)
 
     assert step_bytes(12) <= 1.05 * step_bytes(3)
 

@@ -509,14 +509,14 @@ static void loss_slopes(const struct ff_net *net, const float *scores, int32_t l
     slopes[label] = smoothing - smoothing / (float)known - wrong; /* its share less 1, without the rounding of that */
 }
 
-/* The gradient at the features, dz, from the slopes at a unit's goodness, and a step of the readout. With prototypes
- * there are slopes at every row's nearness, too: R z - |R|^2 / 2. */
-static void learn_readout(const struct ff_net *net, const struct ff_unit *unit, int32_t label)
+/* A step of the readout, from the slopes at a unit's goodness, and the gradient at the averages in place of the features
+ * z: (dz - z mean(dz z)) / root, a feature at a time. With prototypes there are slopes at every row's nearness, too:
+ * R z - |R|^2 / 2. */
+static void learn_readout(const struct ff_net *net, const struct ff_unit *unit, int32_t label, float root)
 {
     const struct ff_model *m = net->model;
-    const float *z = floats(net, unit->z);
-    float *dz = floats(net, unit->dz), *goodness = floats(net, m->goodness);
-    float *error = floats(net, m->slopes), *near = error + m->rows;
+    float *z = floats(net, unit->z), *goodness = floats(net, m->goodness);
+    float *error = floats(net, m->slopes), *near = error + m->rows, along = 0.0f;
     int32_t features = unit->features;
     loss_slopes(net, goodness, label, error);
     memset(near, 0, (size_t)m->rows * sizeof *near);
@@ -529,21 +529,19 @@ static void learn_readout(const struct ff_net *net, const struct ff_unit *unit, 
         for (int32_t p = 0; p < m->rows; p++)
             near[p] *= m->prototypes;
     }
-    memset(dz, 0, (size_t)features * sizeof *dz);
     for (int32_t p = 0; p < m->rows; p++) {
-        struct step s;
-        if (!ff_is_known(net, p))
-            continue;
-        add_scaled(dz, row(net, unit->weight, p, features), error[p] + near[p], features);
-        if (!learns(net, unit->weight))
-            continue;
-        s = step_begin(net, unit->weight, p, features);
-        for (int32_t f = 0; f < features; f++) {
-            float gradient = (error[p] + near[p]) * z[f] - near[p] * s.row[f];
-            s.to[f] += s.scale * gradient;
-        }
-        step_end(net, &s);
         step_number(net, unit->bias, p, error[p]);
+        error[p] += near[p];
+        along += error[p] * dot(row(net, unit->weight, p, features), z, features) / (float)features;
+    }
+    for (int32_t f = 0; f < features; f++) {
+        float sum = 0.0f;
+        for (int32_t p = 0; p < m->rows; p++) {
+            float weight = floats(net, m->tensors[unit->weight].ram)[p * features + f];
+            sum += error[p] * weight;
+            step_number(net, unit->weight, p * features + f, error[p] * z[f] - near[p] * weight);
+        }
+        z[f] = (sum - z[f] * along) / root;
     }
 }
 
@@ -565,58 +563,22 @@ static void begin_row(const struct ff_net *net, const struct ff_unit *unit, int3
     floats(net, bias->ram)[label] = unit->high - dot(begun, z, unit->features);
 }
 
-/* dz becomes the gradient at the averages: (dz - z mean(dz z)) / root. */
-static void through_normalisation(const struct ff_net *net, const struct ff_unit *unit, float root)
-{
-    const float *z = floats(net, unit->z);
-    float *dz = floats(net, unit->dz), along = dot(dz, z, unit->features) / (float)unit->features;
-    for (int32_t f = 0; f < unit->features; f++)
-        dz[f] = (dz[f] - z[f] * along) / root;
-}
-
-/* The gradient dy at (c, i, j) of what a layer makes, through its activation and pooling: to the plane of channel c,
- * as it was before pooling. */
-static void put_error(const struct ff_net *net, const struct ff_layer *l, float *plane, int32_t c, int32_t i, int32_t j,
-                      float dy)
-{
-    int32_t at = (c * l->h + i) * l->w + j, width = l->w * l->size;
-    float *corner = plane + i * l->size * width + j * l->size;
-    if (!(floats(net, l->y)[at] > 0.0f))
-        dy *= l->slope;
-    if (l->pool == FF_POOL_MEAN) {
-        for (int32_t u = 0; u < l->size; u++)
-            for (int32_t v = 0; v < l->size; v++)
-                corner[u * width + v] = dy / (float)(l->size * l->size);
-    } else if (l->pool == FF_POOL_MAX) {
-        int32_t best = net->arena[l->best + (uint32_t)at];
-        corner[best / l->size * width + best % l->size] = dy;
-    } else {
-        *corner = dy;
-    }
-}
-
-/* The plane of channel c: of a unit's last layer from the readout, whose every average has its pixels' share. */
-static void fill_plane(const struct ff_net *net, const struct ff_unit *unit, int32_t layer, float *plane, int32_t c)
+/* The gradient at (c, i, j) of what a layer makes before its activation: of a unit's last layer from the readout, whose
+ * every average has its pixels' share. */
+static float error_at(const struct ff_net *net, const struct ff_unit *unit, int32_t layer, int32_t c, int32_t i, int32_t j)
 {
     const struct ff_layer *l = &unit->layers[layer];
-    const float *dv = floats(net, unit->dz) + c * unit->cell_rows * unit->cell_columns;
-    memset(plane, 0, (size_t)(l->h * l->w * l->size * l->size) * sizeof *plane);
+    int32_t at = (c * l->h + i) * l->w + j, rows = unit->cell_rows, columns = unit->cell_columns;
+    float dy;
     if (layer < unit->count - 1) {
-        const float *dy = floats(net, unit->layers[layer + 1].dx) + c * l->h * l->w;
-        for (int32_t i = 0; i < l->h; i++)
-            for (int32_t j = 0; j < l->w; j++)
-                put_error(net, l, plane, c, i, j, *dy++);
-        return;
+        dy = floats(net, unit->layers[layer + 1].dx)[at];
+    } else {
+        int32_t r = ((i + 1) * rows - 1) / l->h, s = ((j + 1) * columns - 1) / l->w; /* the cell */
+        int32_t down = edge(r + 1, l->h, rows) - edge(r, l->h, rows);
+        int32_t across = edge(s + 1, l->w, columns) - edge(s, l->w, columns);
+        dy = floats(net, unit->z)[(c * rows + r) * columns + s] / (float)(down * across);
     }
-    for (int32_t r = 0; r < unit->cell_rows; r++)
-        for (int32_t s = 0; s < unit->cell_columns; s++) {
-            int32_t top = edge(r, l->h, unit->cell_rows), bottom = edge(r + 1, l->h, unit->cell_rows);
-            int32_t left = edge(s, l->w, unit->cell_columns), right = edge(s + 1, l->w, unit->cell_columns);
-            float share = *dv++ / (float)((bottom - top) * (right - left));
-            for (int32_t i = top; i < bottom; i++)
-                for (int32_t j = left; j < right; j++)
-                    put_error(net, l, plane, c, i, j, share);
-        }
+    return floats(net, l->y)[at] > 0.0f ? dy : dy * l->slope;
 }
 
 /* Of an error at (i, j) of channel c: its share of dx. */
@@ -649,34 +611,49 @@ static void to_weights(const struct ff_layer *l, float *to, const float *x, int3
     }
 }
 
+/* The errors of channel c go to `dx` through the weights w, or else to the channel's weights, times `scale`, at `to`:
+ * each through the pooling, to the maximum or evenly. Returns their sum. */
+static float spread(const struct ff_net *net, const struct ff_unit *unit, int32_t layer, int32_t c, const float *w,
+                    float *dx, float *to, float scale)
+{
+    const struct ff_layer *l = &unit->layers[layer];
+    const uint8_t *best = net->arena + l->best + c * l->h * l->w;
+    int32_t window = l->size * l->size;
+    float sum = 0.0f;
+    for (int32_t i = 0; i < l->h; i++)
+        for (int32_t j = 0; j < l->w; j++) {
+            float error = error_at(net, unit, layer, c, i, j);
+            int32_t at = l->pool == FF_POOL_MAX ? best[i * l->w + j] : 0, end = l->pool == FF_POOL_MAX ? at + 1 : window;
+            sum += error;
+            if (!(error < 0.0f || error > 0.0f))
+                continue;
+            if (l->pool == FF_POOL_MEAN)
+                error /= (float)window;
+            for (; at < end; at++) {
+                int32_t down = i * l->size + at / l->size, across = j * l->size + at % l->size;
+                if (dx)
+                    to_input(l, w, dx, c, down, across, error);
+                else
+                    to_weights(l, to, floats(net, l->x), down, across, scale * error);
+            }
+        }
+    return sum;
+}
+
 /* A step of a layer: first what goes on to the layer before, with the weights as they were, then the weights. */
 static void learn_layer(const struct ff_net *net, const struct ff_unit *unit, int32_t layer)
 {
     const struct ff_layer *l = &unit->layers[layer];
-    int32_t height = l->h * l->size, width = l->w * l->size, length = row_length(l);
-    float *plane = floats(net, net->model->plane), *dx = layer ? floats(net, l->dx) : NULL;
-    const float *x = floats(net, l->x);
+    int32_t length = row_length(l);
+    float *dx = layer ? floats(net, l->dx) : NULL;
     if (dx)
         memset(dx, 0, (size_t)(l->in_c * l->in_h * l->in_w) * sizeof *dx);
     for (int32_t c = 0; c < l->c; c++) {
-        float sum = 0.0f;
-        fill_plane(net, unit, layer, plane, c);
-        if (dx) {
-            const float *w = l->op == FF_NOTHING ? NULL : row(net, l->weight, c, length);
-            for (int32_t i = 0; i < height; i++)
-                for (int32_t j = 0; j < width; j++)
-                    if (plane[i * width + j] < 0.0f || plane[i * width + j] > 0.0f)
-                        to_input(l, w, dx, c, i, j, plane[i * width + j]);
-        }
+        if (dx)
+            spread(net, unit, layer, c, l->op == FF_NOTHING ? NULL : row(net, l->weight, c, length), dx, NULL, 0.0f);
         if (learns(net, l->weight)) {
             struct step s = step_begin(net, l->weight, c, length);
-            for (int32_t i = 0; i < height; i++)
-                for (int32_t j = 0; j < width; j++) {
-                    float error = plane[i * width + j];
-                    sum += error;
-                    if (error < 0.0f || error > 0.0f)
-                        to_weights(l, s.to, x, i, j, s.scale * error);
-                }
+            float sum = spread(net, unit, layer, c, NULL, NULL, s.to, s.scale);
             step_end(net, &s);
             if (l->bias >= 0)
                 step_number(net, l->bias, c, sum);
@@ -712,8 +689,7 @@ enum ff_error ff_learn(struct ff_net *net, const uint8_t *image, int32_t label)
             if (begins && learns(net, unit->weight))
                 begin_row(net, unit, label);
             read_goodness(net, unit);
-            learn_readout(net, unit, label);
-            through_normalisation(net, unit, root);
+            learn_readout(net, unit, label, root);
         }
         for (int32_t l = unit->count - 1; deep && l >= 0; l--)
             learn_layer(net, unit, l);

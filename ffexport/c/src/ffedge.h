@@ -101,7 +101,7 @@ struct ff_unit {
     int32_t first;             /* of the features, among those of all scored units */
     const float *average;      /* of the features, over the bundle's classes; NULL: not known */
     float high, low;           /* goodness of a known class there, and where the others are, on average */
-    uint32_t z, dz;            /* places of the features and of the gradient there */
+    uint32_t z;                /* place of the features, then of the gradient at the averages */
 };
 
 struct ff_counting {           /* class statistics, docs/bundle.md: how they are made, and how they answer */
@@ -140,7 +140,6 @@ struct ff_model {
     uint32_t classify_bytes, learn_bytes, momentum_bytes;  /* arena to classify, to learn, with momentum */
     uint32_t goodness;         /* place of a unit's goodness and of totals, twice `rows` floats */
     uint32_t slopes;           /* of the gradients there, twice `rows` floats */
-    uint32_t plane;            /* of the errors at one channel before pooling */
     uint32_t row;              /* of a row of weights that was float16 in flash */
     uint32_t learned, learned_bytes;  /* place and size of all tensors that learn */
     uint32_t learned_names;    /* of the names of classes learned here, and of `seen` behind them */
