@@ -16,14 +16,15 @@ from continual_split import images
 from ffruntime import told
 from ffruntime.backend import in_chunks
 from ffruntime.core.bundle import REPLAY
+from ffruntime.core.closed_form import tell
 from ffruntime.core.cost import goodness_macs
 from ffruntime.core.data import Examples, to_unit_interval
-from ffruntime.core.gaussians import combined, scores
+from ffruntime.core.gaussians import combined
 from ffruntime.core.projection import project
 from ffruntime.core.statistics import KEPT_BYTES, kept_bytes, of, with_classes
 from ffruntime.demo import split_mnist
 from ffruntime.demo.digits import names, showing, some
-from ffruntime.demo.methods import WIDTH, Method, NearestMean, Neighbours, SharedCovariance, waves
+from ffruntime.demo.methods import WIDTH, Covariances, Method, NearestMean, Neighbours, waves
 from ffruntime.demo.split_mnist import AUGMENT, CLASS_SETTINGS
 from ffruntime.demo.teach import new_digit
 from ffruntime.learning.learner import Learner
@@ -135,11 +136,11 @@ def statistics(scene: Scene) -> Row:
         shown = to_unit_interval(scene.tested.pixels[start : start + 1000])
         found = graph({"images": shown, "labels": model.known})
         goodness.append(found["total"])
-        features.append(project(found["features"], how.dimension, how.seed))
+        features.append(how.project(found["features"]))
     own, x = np.concatenate(goodness), np.concatenate(features)
 
     def answers(now: Model) -> np.ndarray:
-        return combined(own, now.known, scores(now.gaussians(), x), how.weights[told.MODE], how.together)
+        return combined(own, now.known, tell(now.gaussians(), x).scores, how.weights[told.MODE], how.together)
 
     shares, seconds = Shares(scene, scene.tested, lambda _: answers(model)), 0.0
     for draw in scene.draws:
@@ -196,7 +197,7 @@ def fourier(scene: Scene) -> Row:
         return waves(pixels, dimension, WIDTH, 0)
 
     training = of(x(scene.training.pixels), scene.training.labels.astype(np.int64), 10)
-    return at_once(scene, lambda: SharedCovariance(training), x, dimension * (IMAGE + dimension))
+    return at_once(scene, lambda: Covariances(training), x, dimension * (IMAGE + dimension))
 
 
 def untrained(scene: Scene, other: Model) -> Row:
@@ -213,7 +214,7 @@ def untrained(scene: Scene, other: Model) -> Row:
 
     training = of(x(scene.training.pixels), scene.training.labels.astype(np.int64), 10)
     macs = goodness_macs(other.manifest.network, 1) + dimension**2
-    return at_once(scene, lambda: SharedCovariance(training), x, macs)
+    return at_once(scene, lambda: Covariances(training), x, macs)
 
 
 def gradients(scene: Scene, draws: int, settings: Settings) -> Row:

@@ -19,7 +19,7 @@ from ffruntime.core.cost import goodness_macs
 from ffruntime.core.data import Examples
 from ffruntime.core.statistics import KEPT_BYTES, kept_bytes, none, of
 from ffruntime.demo.digits import names, some
-from ffruntime.demo.methods import WIDTH, Method, NearestMean, Neighbours, SharedCovariance, waves
+from ffruntime.demo.methods import WIDTH, Covariances, Method, NearestMean, Neighbours, waves
 from ffruntime.demo.worlds import WORLDS, change, renormalised
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.step import Settings
@@ -101,7 +101,7 @@ def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Row]]]:
         if world.name not in made:
             gradients(world)
         seeing, before = made[world.name]
-        method = SharedCovariance(none(10, training.dimension))
+        method = Covariances(none(10, training.dimension))
         for part in (seeds, world.arrives):
             method.add(seeing.examples(part.pixels), part.labels.astype(np.int64))
         macs = stepped + net * (len(seeds) + LEARNED)
@@ -120,7 +120,7 @@ def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Row]]]:
     def fourier(world: World) -> Learned:
         d = training.dimension
         before = of(waves(found.training.pixels, d, WIDTH, 0), found.training.labels.astype(np.int64), 10)
-        return at_once(SharedCovariance(before), lambda pixels: waves(pixels, d, WIDTH, 0), d * (IMAGE + d), world)
+        return at_once(Covariances(before), lambda pixels: waves(pixels, d, WIDTH, 0), d * (IMAGE + d), world)
 
     def backpropagation(world: World) -> Learned:
         assert model.manifest.learning
@@ -141,7 +141,7 @@ def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Row]]]:
         "normalisation statistics, then gradients of the units": lambda world: gradients(world, first=True),
         "gradients of the units, then class statistics anew": anew,
         "class statistics alone, goodness left out": lambda world: at_once(
-            SharedCovariance(training), model.examples, net, world
+            Covariances(training), model.examples, net, world
         ),
         "nearest class mean": lambda world: at_once(NearestMean(training), model.examples, net, world),
         "k nearest neighbours": neighbours,

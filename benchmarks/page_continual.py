@@ -10,7 +10,7 @@ from page_text import measured, optional, percent, table
 NAME = "continual_class"
 COMMAND = "python benchmarks/continual.py nine.ff model.ff untrained.ff"
 TAUGHT = "class statistics (ffruntime learn)"  # rows that the front page shows
-ONE_PASS = "class statistics, a covariance of each class, edges"
+ONE_PASS = "class statistics, a covariance of each class, edges (Learner)"
 SPLITS = {"split": "Split-MNIST", "fashion": "Split-Fashion-MNIST"}
 INTRODUCTION = """## Learning on, beside other methods
 
@@ -44,10 +44,7 @@ def sentence() -> str:
         )
     if found := _rows("split").get(ONE_PASS):
         share = percent(statistics.mean(found["accuracy"]))
-        told.append(
-            f"Split-MNIST in one pass without a picture stored, {found['kept'] / 1e3:.0f} kB kept, {share} "
-            "(a method of the demonstration)"
-        )
+        told.append(f"Split-MNIST in one pass without a picture stored, {found['kept'] / 1e3:.0f} kB kept, {share}")
     return f" By class goodness: {'; '.join(told)}." if told else ""
 
 

@@ -27,6 +27,7 @@ from ffruntime.core.shipped import MODEL
 from fftrain.dataset import load_dataset, load_for_manifest
 from fftrain.evaluation import load_tensors
 from fftrain.pack import completed, exemplars, golden, pick_balanced
+from fftrain.recipe import Kind
 
 EXEMPLARS_OF = 250  # images
 STATISTICS_OF = 150_000  # bytes: a digit never seen loses 0.4 points of what 400 kB give, after 80 examples
@@ -53,7 +54,7 @@ def main() -> None:
     }
     shutil.rmtree(MODEL)
     plain = structs.replace(manifest, files={}, exit=None, statistics=None, calibration=None)
-    completed(write_bundle(MODEL, plain, files), load_for_manifest(manifest), STATISTICS_OF)
+    completed(write_bundle(MODEL, plain, files), load_for_manifest(manifest), Kind(STATISTICS_OF))
     print(f"{len(images.labels)} images of the offline sample are training images of {bundle.path}")
     subprocess.run([sys.executable, "-m", "ffexport", "--model", str(MODEL)], check=True)
     contents = [file.read_bytes() for file in MODEL.iterdir()]

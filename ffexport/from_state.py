@@ -27,12 +27,9 @@ from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, STATISTICS, WEI
 from ffruntime.core.plan import Plan
 from ffruntime.core.state import State, Weights, read_state
 from ffruntime.core.statistics import (
-    FORMAT,
-    Origin,
     Statistics,
     added,
     encode,
-    none,
     units_hash,
     with_classes,
     without_class,
@@ -138,7 +135,7 @@ def _statistics(bundle: Bundle, weights: Arrays, learned: Weights) -> Statistics
     how = bundle.manifest.statistics
     if not how or units_hash(bundle.manifest.network, weights) != bundle.units_hash:
         return None
-    return added(bundle.statistics(), learned.statistics or none(0, how.dimension))
+    return added(bundle.statistics(), learned.statistics or how.none(0))
 
 
 def _encoded(bundle: Bundle, whole: Statistics, count: int) -> dict[str, bytes]:
@@ -148,8 +145,7 @@ def _encoded(bundle: Bundle, whole: Statistics, count: int) -> dict[str, bytes]:
     whole = with_classes(whole, max(whole.classes, count))
     for label in range(count, whole.classes):
         whole = without_class(whole, label)
-    found = Statistics(whole.counts[:count], whole.sums[:count], whole.moment, whole.rows)
-    return {STATISTICS: encode(found, Origin(FORMAT, bundle.units_hash, how.dimension, how.seed))}
+    return {STATISTICS: encode(with_classes(whole, count), how.origin(bundle.units_hash))}
 
 
 def told_apart(

@@ -17,10 +17,10 @@ from .backend import Graph, in_chunks
 from .core.architecture import class_goodness
 from .core.bundle import Bundle, state_there
 from .core.calibration import UNSURE, require_rate
+from .core.closed_form import Solved, with_examples
 from .core.cost import exit_shares
 from .core.data import require_images, to_unit_interval
 from .core.errors import BundleError, UsageError, unknown
-from .core.gaussians import Gaussians, with_examples
 from .core.graphs import graphs, graphs_of_mode
 from .core.layers import KNOWN, TOTAL, tensors
 from .core.learning import PORTION
@@ -76,7 +76,7 @@ class Model:
             )
         self._weights, self._undertrained = weights, weights.undertrained.union(always)
         self._graphs: dict[str, Graph] = {}
-        self._told: Gaussians | None = None  # made when they are first needed
+        self._told: Solved | None = None  # made when they are first needed
         self._seen: tuple[Graph, np.ndarray, np.ndarray] | None = None  # a pass's images and examples of statistics
         self._lock = threading.Lock()
 
@@ -153,7 +153,7 @@ class Model:
         features they are made of."""
         return told.hold(self._bundle, self._weights)
 
-    def gaussians(self) -> Gaussians:
+    def gaussians(self) -> Solved:
         """Its classes as class statistics tell them. For a model that `counts`."""
         with self._lock:
             if self._told is None:
@@ -214,7 +214,7 @@ class Model:
                 f"{self.path}: has no thresholds for mode {EXIT}; export it again with 'ffexport --model "
                 f"{self.path}'"
             )
-        if mode == EXIT and self.counts and len(self.known) < len(self.classes):
+        if mode == EXIT and self.counts and (len(self.known) < len(self.classes) or not self._how.together):
             return told.MODE  # no unit is sure that an image is not of a class that it does not know
         return mode
 
@@ -302,7 +302,7 @@ class Model:
         ms = (time.perf_counter() - start) * 1000 / len(images)
         return Scored(mode, scores, passes, ms, distances if calibrated else None)
 
-    def _with_statistics(self, images: np.ndarray, classes: Gaussians) -> tuple[np.ndarray, np.ndarray]:
+    def _with_statistics(self, images: np.ndarray, classes: Solved) -> tuple[np.ndarray, np.ndarray]:
         """Total goodness and class statistics, put together (N, classes), and the distances to the nearest class
         (N,), by one pass."""
         graph, rows = self.graph(told.MODE), self.known

@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 
 from .core.bundle import Bundle
+from .core.closed_form import Solved, solve, tell
 from .core.errors import BundleError
-from .core.gaussians import Gaussians, combined, distances, scores, solve
+from .core.gaussians import combined
 from .core.layers import feature_tensors
 from .core.manifest import ClassStatistics
-from .core.projection import project
 from .core.state import Weights
-from .core.statistics import none, with_classes
+from .core.statistics import with_classes
 
 MODE: Literal["goodness"] = "goodness"  # in which class statistics have a part
 
@@ -33,9 +33,9 @@ def hold(bundle: Bundle, weights: Weights) -> bool:
     return all(np.array_equal(learned[name], own[name]) for name in held)
 
 
-def gaussians(bundle: Bundle, how: ClassStatistics, weights: Weights) -> Gaussians:
+def gaussians(bundle: Bundle, how: ClassStatistics, weights: Weights) -> Solved:
     """Classes, by the bundle's statistics and those of a device, or by the latter alone."""
-    nothing = none(0, how.dimension)
+    nothing = how.none(0)
     device = with_classes(weights.statistics or nothing, len(weights.classes))
     return solve(nothing if weights.alone else bundle.statistics(), device, how.shrinkage)
 
@@ -44,15 +44,15 @@ def examples(path: Path, outputs: Mapping[str, np.ndarray], how: ClassStatistics
     """The examples, int8 (N, d), that the images of a pass are. Raises `BundleError` where it has no features."""
     if "features" not in outputs:
         raise BundleError(f"{path}: goodness.onnx puts out no features; export it again")
-    return project(outputs["features"], how.dimension, how.seed)
+    return how.project(outputs["features"])
 
 
 def answered(
-    path: Path, outputs: Mapping[str, np.ndarray], rows: np.ndarray, classes: Gaussians, how: ClassStatistics
+    path: Path, outputs: Mapping[str, np.ndarray], rows: np.ndarray, classes: Solved, how: ClassStatistics
 ) -> dict[str, np.ndarray]:
     """From the goodness of the classes `rows`, of a pass: `scores` of all (N, C), `distances` to the nearest one
     (N,), of Mahalanobis, and the `examples` (N, d) that its images are."""
     x = examples(path, outputs, how)
-    told = scores(classes, x)
-    together = combined(outputs["total"], rows, told, how.weights[MODE], how.together)
-    return {"scores": together, "distances": distances(told), "examples": x}
+    told = tell(classes, x)
+    together = combined(outputs["total"], rows, told.scores, how.weights[MODE], how.together)
+    return {"scores": together, "distances": told.distances, "examples": x}

@@ -12,26 +12,37 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from ffruntime.core import gaussians, statistics
 from ffruntime.core.architecture import Network, class_goodness
 from ffruntime.core.bundle import Bundle
+from ffruntime.core.closed_form import Solved, solve, tell
 from ffruntime.core.data import Examples
-from ffruntime.core.gaussians import Gaussians, Shrinkage, Weight
+from ffruntime.core.gaussians import Shrinkage, Weight, combined
 from ffruntime.core.layers import statistics_features
 from ffruntime.core.manifest import ClassStatistics
-from ffruntime.core.projection import project
-from ffruntime.core.statistics import KEPT_BYTES, Origin, Statistics
+from ffruntime.core.statistics import (
+    Moment,
+    Projected,
+    Statistics,
+    default_dimension,
+    encode,
+    none,
+    scatter,
+    units_hash,
+)
 
 from . import network as net
 from .calibration import fit_temperature
 from .evaluation import IMAGES
 from .functional import Tensors
+from .recipe import PLAIN, Kind
 
 SEED = 0  # of every projection
-# Chosen on validation images, of a network trained on nine digits that learned the tenth (benchmarks/README.md).
-COUNT_AS = 300.0  # examples, which the training set's scatter counts as
+# Examples that all classes' scatter counts as: for a covariance that they share, chosen on validation images of a
+# network trained on nine digits that learned the tenth (benchmarks/README.md); for one of each, what is tried.
+COUNT_AS: dict[Moment, tuple[float, ...]] = {"shared": (300.0,), "each": (100.0, 300.0, 1000.0)}
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5)  # isotropic ones that are tried
-MAY_COST = 0.002  # of the accuracy of statistics alone: new classes are told better by a more isotropic covariance
+# Of the accuracy of statistics alone: new classes are told better by a more isotropic covariance that they share.
+MAY_COST: dict[Moment, float] = {"shared": 0.002, "each": 0.0}
 # Tried with class goodness. Where the label is in the input, what statistics are made of would take another pass,
 # and they are for classes learned later alone.
 BESIDE = (0.0, *(10.0**power for power in (-1.5, -1, -0.5, 0, 0.5)))
@@ -44,9 +55,8 @@ class Made(NamedTuple):
     statistics: Statistics
 
     @property
-    def gaussians(self) -> Gaussians:
-        nothing = statistics.none(self.statistics.classes, self.how.dimension)
-        return gaussians.solve(self.statistics, nothing, self.how.shrinkage)
+    def solved(self) -> Solved:
+        return solve(self.statistics, self.how.none(self.statistics.classes), self.how.shrinkage)
 
 
 def of_bundle(bundle: Bundle) -> Made | None:
@@ -60,16 +70,15 @@ def examples(
     network: Network,
     tensors: Tensors,
     split: Examples,
-    dimension: int,
-    seed: int,
+    how: Projected,
     advance: Callable[[int], object] = lambda _: None,
 ) -> np.ndarray:
     """The examples of class statistics that images are, int8 (N, dimension); `advance` is told of images."""
     features = net.class_features if class_goodness(network) else net.neutral_features
-    rows = [np.empty((0, dimension), np.int8)]
+    rows = [np.empty((0, how.dimension), np.int8)]
     for part in split.pixels.split(IMAGES):
         found = features(network, tensors, net.to_images(part, network, torch.float32))
-        rows.append(project(found.cpu().numpy(), dimension, seed))
+        rows.append(how.project(found.cpu().numpy()))
         advance(len(part))
     return np.concatenate(rows)
 
@@ -81,32 +90,39 @@ def gather(
     validation: Examples,
     scores: Mapping[str, np.ndarray],
     classes: int,
-    limit: int = KEPT_BYTES,
+    kind: Kind = PLAIN,
+    trained: bool = True,
 ) -> Made:
-    """Statistics of all training images, of at most `limit` bytes, with shrinkage and weights chosen on the
-    validation images, whose own `scores` (N, classes) by trained mode are given."""
-    dimension = statistics.default_dimension(statistics_features(network), network.label.patterns, limit)
-    x = examples(network, tensors, train, dimension, SEED)
-    found = statistics.of(x, train.labels.cpu().numpy(), classes)
-    own, labels = examples(network, tensors, validation, dimension, SEED), validation.labels.cpu().numpy()
-    variance = float(np.trace(statistics.scatter(found)) / (int(found.counts.sum()) * dimension)) or 1.0
+    """Statistics of all training images, of that `kind`, with shrinkage and weights chosen on the
+    validation images, whose own `scores` (N, classes) by trained mode are given. Not `trained`, the network tells
+    no classes by itself."""
+    patterns = network.label.patterns
+    dimension = default_dimension(statistics_features(network), patterns, kind.bytes, kind.moment)
+    how = Projected(dimension, SEED, kind.moment, kind.root)
+    found = how.of(examples(network, tensors, train, how), train.labels.cpu().numpy(), classes)
+    own, labels = examples(network, tensors, validation, how), validation.labels.cpu().numpy()
+    variance = float(np.trace(scatter(found)) / (int(found.counts.sum()) * dimension)) or 1.0
     shrinkage = choose_shrinkage(found, variance, own, labels)
-    nothing = statistics.none(classes, dimension)
-    told = gaussians.scores(gaussians.solve(found, nothing, shrinkage), own)
+    told = tell(solve(found, how.none(classes), shrinkage), own).scores
     beside = BESIDE if class_goodness(network) else BESIDE[:1]
     weights = {mode: choose_weight(rows, told, labels, beside) for mode, rows in scores.items()}
-    return Made(ClassStatistics(dimension, SEED, shrinkage, classes, weights), found)
+    together = classes if trained else 0
+    return Made(
+        ClassStatistics(
+            dimension, SEED, kind.moment, kind.root, shrinkage=shrinkage, together=together, weights=weights
+        ),
+        found,
+    )
 
 
 def choose_shrinkage(found: Statistics, variance: float, x: np.ndarray, labels: np.ndarray) -> Shrinkage:
-    """The most isotropic covariance that costs no more than `MAY_COST` of the best accuracy of statistics alone."""
-    tried = [Shrinkage(share, variance, COUNT_AS) for share in SHARES]
-    nothing = statistics.none(found.classes, found.dimension)
-    right = [
-        float((gaussians.scores(gaussians.solve(found, nothing, one), x).argmax(1) == labels).mean())
-        for one in tried
-    ]
-    return [one for one, share in zip(tried, right, strict=True) if share >= max(right) - MAY_COST][-1]
+    """The most isotropic covariance, of those that begin with the most examples, that costs no more than `MAY_COST`
+    of the best accuracy of statistics alone."""
+    tried = [Shrinkage(share, variance, examples) for examples in COUNT_AS[found.kind] for share in SHARES]
+    nothing = none(found.classes, found.dimension, found.kind)
+    right = [float((tell(solve(found, nothing, one), x).scores.argmax(1) == labels).mean()) for one in tried]
+    enough = max(right) - MAY_COST[found.kind]
+    return [one for one, share in zip(tried, right, strict=True) if share >= enough][-1]
 
 
 def choose_weight(own: np.ndarray, told: np.ndarray, labels: np.ndarray, beside: Sequence[float]) -> Weight:
@@ -132,17 +148,15 @@ def with_statistics(
     the nearest class, (N,)."""
     if not class_goodness(network):
         return dict(scores), None
-    told = gaussians.scores(made.gaussians, examples(network, tensors, split, made.how.dimension, made.how.seed))
+    told = tell(made.solved, examples(network, tensors, split, made.how))
     rows, weights = np.arange(made.statistics.classes), made.how.weights
     if any(weights[mode].beside for mode in scores):
         together = made.how.together
-        scores = {
-            mode: gaussians.combined(own, rows, told, weights[mode], together) for mode, own in scores.items()
-        }
-    return dict(scores), gaussians.distances(told)
+        scores = {mode: combined(own, rows, told.scores, weights[mode], together) for mode, own in scores.items()}
+    return dict(scores), told.distances
 
 
 def encoded(made: Made, network: Network, tensors: Tensors) -> bytes:
     """The file of the bundle with these weights."""
-    units = statistics.units_hash(network, {name: tensor.numpy() for name, tensor in tensors.items()})
-    return statistics.encode(made.statistics, Origin(statistics.FORMAT, units, made.how.dimension, made.how.seed))
+    units = units_hash(network, {name: tensor.numpy() for name, tensor in tensors.items()})
+    return encode(made.statistics, made.how.origin(units))

@@ -30,7 +30,6 @@ from ffruntime.core.manifest import (
     Manifest,
     Training,
 )
-from ffruntime.core.statistics import KEPT_BYTES
 
 from . import network as net
 from .checkpoint import checkpoint_path
@@ -40,7 +39,7 @@ from .dataset import Dataset
 from .epoch import hybrids
 from .evaluation import calibrate, load_tensors, predict
 from .functional import Tensors
-from .recipe import learning_of
+from .recipe import PLAIN, Kind, learning_of
 from .run import Run
 from .step import local_gradient
 
@@ -186,7 +185,8 @@ def pack_run(
         calibration=calibration,
         statistics=statistics and statistics.how,
     )
-    more = {STATISTICS: encoded(statistics, run.network, tensors)} if statistics else {}
+    counted = statistics is not None and statistics.statistics.counts.any()
+    more = {STATISTICS: encoded(statistics, run.network, tensors)} if statistics and counted else {}
     vectors = golden(run.network, tensors, run.dataset.train, len(classes), manifest.learning, run.seed)
     return write_bundle(
         out,
@@ -200,16 +200,16 @@ def pack_run(
     )
 
 
-def completed(bundle: Bundle, dataset: Dataset, limit: int = KEPT_BYTES) -> Bundle:
+def completed(bundle: Bundle, dataset: Dataset, kind: Kind = PLAIN) -> Bundle:
     """A bundle without class statistics or calibration, with those that training would give it now, from its data
-    set; statistics of at most `limit` bytes. Its graphs are left out: export it again. Raises `StorageError`.
+    set; statistics of that `kind`. Its graphs are left out: export it again. Raises `StorageError`.
     """
     manifest, tensors = bundle.manifest, load_tensors(bundle, torch.device("cpu"))
     network, validation, classes = manifest.network, dataset.validation, len(manifest.classes)
     scores, far = predict(network, tensors, validation, classes, modes=manifest.modes), None
     made = of_bundle(bundle)
     if manifest.learning and not made:
-        made = gather(network, tensors, dataset.train, validation, scores, classes, limit)
+        made = gather(network, tensors, dataset.train, validation, scores, classes, kind)
     if made:
         scores, far = with_statistics(made, network, tensors, validation, scores)
     found = calibrate(network, tensors, validation, scores, manifest.logit_weight, far)

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ffruntime.core.architecture import (
+    Conv,
     Image,
     Label,
     Network,
@@ -36,7 +37,7 @@ from ffruntime.core.learning import (
     PositiveFloat,
     WrongLabels,
 )
-from ffruntime.core.statistics import KEPT_BYTES
+from ffruntime.core.statistics import KEPT_BYTES, Moment
 
 from .override import Override, set_fields
 
@@ -172,6 +173,19 @@ class Schedule(Struct, frozen=True, forbid_unknown_fields=True):
     order: Literal["together", "sequential"] = "together"
 
 
+class Kind(Struct, frozen=True, forbid_unknown_fields=True):
+    """Which class statistics are kept, of at most so many `bytes`, where units have losses of their own: `moment`
+    and `root` as in the bundle. Unless training images are `counted`, a device begins with none."""
+
+    bytes: Positive = KEPT_BYTES
+    moment: Moment = "shared"
+    root: bool = False
+    counted: bool = True
+
+
+PLAIN = Kind()
+
+
 class RecipeNetwork(Struct, frozen=True, forbid_unknown_fields=True):
     """The network, but for what the data set and the patterns decide (image shape, number of patterns)."""
 
@@ -182,6 +196,7 @@ class RecipeNetwork(Struct, frozen=True, forbid_unknown_fields=True):
     goodness: Literal["high", "low"] = "high"
     steps: Steps | None = None
     standardise: bool = False  # with the mean and deviation of the training images
+    filters: Literal["random", "edges"] = "random"  # what the first unit's first convolution begins as
 
 
 class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
@@ -199,7 +214,7 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
     gradient: Literal["local", "crossing"] = "local"  # a unit's own loss only, or those of the units above it, too
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0  # share of a unit's activation that is dropped in training
     similarity: Annotated[float, Meta(ge=0)] = 0.0  # weight of similarity matching in a unit's loss, in training
-    statistics: Positive = KEPT_BYTES  # bytes of class statistics, at most
+    statistics: Kind = PLAIN
 
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -295,6 +310,8 @@ def build_network(recipe: Recipe, image: Image, patterns: int) -> Network:
     for index, unit in enumerate(network.units):
         if unit.trained and not unit_parameters(network, index):
             raise UsageError(f"recipe: {unit_name(index)} is trained, but has no weights")
+    if r.filters == "edges" and type(r.units[0].ops[0]) is not Conv:
+        raise UsageError("recipe: network.filters is 'edges', but the first unit does not begin with a convolution")
     _check_kind(recipe, class_goodness(network))
     return network
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ffruntime.core.architecture import Image, class_goodness, scored_units
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import BundleError, UsageError
+from ffruntime.core.filters import edge_filters
 from ffruntime.core.layers import TOTAL
 from ffruntime.core.learning import ClassLoss, CrossEntropy
 from ffruntime.core.manifest import TRAINED_MODES, TrainedMode
@@ -122,6 +123,10 @@ def start(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, dty
     mean, std = pixel_statistics(dataset.train) if recipe.network.standardise else (0.0, 1.0)
     network = build_network(recipe, Image((c, h, w), mean, std), len(dataset.classes) + recipe.patterns.spare)
     tensors = initialise(network, labels, torch.Generator().manual_seed(seed))
+    if recipe.network.filters == "edges":
+        out, channels, side, _ = tensors["unit1.conv1.weight"].shape
+        edges = torch.from_numpy(edge_filters(out, side))[:, None] / channels
+        tensors["unit1.conv1.weight"] = edges.repeat(1, channels, 1, 1)
     if class_goodness(network) and isinstance(recipe.loss, CrossEntropy):  # which trains that readout alone
         tensors[TOTAL][scored_units(network)[:-1]] = 0
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}

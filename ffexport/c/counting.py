@@ -36,9 +36,12 @@ class Counting(Struct, frozen=True):
 
 
 def dimension_on_chip(manifest: Manifest) -> int:
-    """Numbers of an example; 0: the bundle has no class statistics, or more of them than a chip has room for."""
+    """Numbers of an example; 0: the bundle has no class statistics, more than a chip has room for, or some that
+    its code does not know: with a moment of each class, or of square roots."""
     how = manifest.counted
     if how is None or statistics_features(manifest.network) > LARGEST_COLUMN:
+        return 0
+    if how.moment != "shared" or how.root:
         return 0
     return how.dimension if how.dimension <= LARGEST_DIMENSION else 0
 

@@ -38,8 +38,7 @@ from .manifest import (
 )
 from .reading import read_regular
 from .shipped import is_shipped
-from .statistics import FORMAT as STATISTICS_FORMAT
-from .statistics import Origin, Statistics, decode, none, units_hash
+from .statistics import Statistics, decode, units_hash
 
 MAX_MANIFEST_BYTES = 16 << 20
 CALIBRATION, REPLAY, HELD_BACK = 0, 1, 2  # parts of the exemplars
@@ -139,10 +138,10 @@ class Bundle:
         how, classes = self.manifest.statistics, len(self.manifest.classes)
         assert how
         if STATISTICS not in self:
-            return none(classes, how.dimension)
+            return how.none(classes)
         file = self.path / STATISTICS
         found, origin = decode(self.read(STATISTICS), file)
-        if origin != Origin(STATISTICS_FORMAT, self.units_hash, how.dimension, how.seed):
+        if origin != how.origin(self.units_hash):
             raise BundleError(f"{file}: made by other units, or projected otherwise; copy the bundle again")
         if found.classes != classes:
             raise BundleError(f"{file}: {found.classes} classes instead of {classes}; copy the bundle again")

@@ -144,16 +144,6 @@ def squared_distances(gaussians: Gaussians, x: np.ndarray) -> np.ndarray:
     return np.where(counts > 0, squares, np.inf)
 
 
-def scores(gaussians: Gaussians, x: np.ndarray) -> np.ndarray:
-    """Log-likelihood of every class but for what all have in common, float64 (N, C): examples int8 (N, d)."""
-    return -0.5 * squared_distances(gaussians, x)
-
-
-def distances(scores: np.ndarray) -> np.ndarray:
-    """Mahalanobis distance to the nearest class (N,), float64, of such scores (N, C). √d is to be expected."""
-    return np.sqrt(np.maximum(-2 * scores.max(1), 0))
-
-
 def combined(own: np.ndarray, rows: np.ndarray, scores: np.ndarray, weight: Weight, together: int) -> np.ndarray:
     """The network's own scores of the classes `rows` (K,), (N, K), with the statistics' scores of all, (N, C) ->
     float32 (N, C).

@@ -18,6 +18,7 @@ from .errors import OBEYED, BundleError, unknown
 from .gaussians import Shrinkage, Weight
 from .layers import statistics_features
 from .learning import ClassLoss, Learning
+from .statistics import Projected
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -140,17 +141,20 @@ class EarlyExit(Struct, frozen=True, forbid_unknown_fields=True):
     agree: Annotated[float, Meta(ge=0, le=1)]  # share of the decisions that are those of a whole pass
 
 
-class ClassStatistics(Struct, frozen=True, forbid_unknown_fields=True):
+class ClassStatistics(Projected, frozen=True, forbid_unknown_fields=True, kw_only=True, omit_defaults=False):
     """How features become examples of class statistics, and what these count for in an answer (`statistics.py`).
 
     Shrinkage and weights were chosen on validation images when training ended.
     """
 
-    dimension: Positive  # of an example
-    seed: Annotated[int, Meta(ge=0, lt=1 << 32)]  # of the projection
     shrinkage: Shrinkage
     together: Annotated[int, Meta(ge=0)]  # classes that the network was trained on: the first ones
     weights: dict[str, Weight]  # of their scores, in every mode that the network was trained for
+
+    @property
+    def projected(self) -> Projected:
+        """How examples are made, and no more."""
+        return Projected(self.dimension, self.seed, self.moment, self.root)
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):

@@ -18,13 +18,14 @@ from .errors import BackendError
 from .learning import KEPT, MICRO_BATCH, REPLAY_BYTES
 from .manifest import EXIT, Manifest, Mode, Precision, in_folder
 from .memory import PROCESS, Memory, inference_memory, learned_bytes, update_memory, weights_bytes
-from .statistics import kept_bytes
 
 BATCH = 16  # images in one call of an inference graph, where nothing smaller is asked for
 MIB = 1 << 20
 CUDA = 512 * MIB  # an assumption: CUDA's context and libraries
 MARGIN = 1.1  # what a process may take beyond its figure: `benchmarks/memory.py`
-MATRICES = 9  # of 8 bytes a number, at the highest point of solving class statistics: measured, d = 400: 8.2
+# Of 8 bytes a number, at the highest point of solving class statistics: in all, where classes share a moment,
+# measured, d = 400: 8.2; of each class, where each has its own, d = 136: 5.7
+MATRICES, MATRICES_EACH = 9, 6
 GRAPHS = 256 << 10  # all graphs of a precision together, generously
 
 Use: TypeAlias = Mode | Literal["update"]  # what a bundle can be used for
@@ -130,7 +131,9 @@ def beside_statistics(manifest: Manifest, use: Use, limits: Limits) -> Limits:
     how = manifest.counted
     if not (how and use in ("goodness", EXIT, "update")):
         return limits
-    return structs.replace(limits, process=limits.process + MATRICES * 8 * how.dimension**2)
+    each = MATRICES_EACH * manifest.network.label.patterns
+    matrices = MATRICES if how.moment == "shared" else each
+    return structs.replace(limits, process=limits.process + matrices * 8 * how.dimension**2)
 
 
 def uses(manifest: Manifest) -> list[Use]:
@@ -194,7 +197,7 @@ def _counted(manifest: Manifest) -> int:
     if not how:
         return 0
     rows = REPLAY_BYTES // math.prod(network.image.shape)
-    return rows * how.dimension + (1 + KEPT) * kept_bytes(how.dimension, network.label.patterns)
+    return rows * how.dimension + (1 + KEPT) * how.kept_bytes(network.label.patterns)
 
 
 def require_fit(wanted: Plan, others: Sequence[Plan] = ()) -> None:

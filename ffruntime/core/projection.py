@@ -17,9 +17,12 @@ LARGEST = 127
 EXACT = 1 << 17  # padded features whose transform is exact in float32: their sums stay below 2²⁴
 
 
-def project(features: np.ndarray, dimension: int, seed: int) -> np.ndarray:
-    """Features float (N, F) -> int8 (N, dimension), for `dimension` ≤ F."""
+def project(features: np.ndarray, dimension: int, seed: int, root: bool = False) -> np.ndarray:
+    """Features float (N, F) -> int8 (N, dimension), for `dimension` ≤ F. With `root`, of their square roots, which
+    keep the features' signs: strong and weak ones are more alike (direction features: Liu et al. 2003)."""
     count = features.shape[1]
+    if root:
+        features = np.copysign(np.sqrt(np.abs(features)), features)
     signs, rows, left, right = _plan(count, dimension, seed)
     quantized = np.clip(np.rint(features * np.float32(STEPS)), -LARGEST, LARGEST)
     padded = np.zeros((len(features), len(left) * len(right)), left.dtype)

@@ -25,7 +25,7 @@ from .layers import KNOWN, tensor_shapes
 from .manifest import LONGEST_NAME, WEIGHTS, Manifest
 from .reading import read_regular
 from .statistics import METADATA as STATISTICS
-from .statistics import Statistics, from_tensors, kept_bytes, to_tensors
+from .statistics import Projected, Statistics, from_tensors, to_tensors
 
 FORMAT = 1
 STATE, DIGEST = "state", "sha256"  # keys of the file's metadata
@@ -44,13 +44,6 @@ class Weights(Struct, frozen=True):
     alone: bool = False  # they are of these weights' own units: the training set's, of others, do not count
 
 
-class Projected(Struct, frozen=True, forbid_unknown_fields=True):
-    """How images became examples of class statistics, as in the bundle's manifest."""
-
-    dimension: int
-    seed: int
-
-
 class State(Struct, frozen=True, forbid_unknown_fields=True):
     """Who the tensors of a state file are."""
 
@@ -61,7 +54,7 @@ class State(Struct, frozen=True, forbid_unknown_fields=True):
     updates: NonNegative  # adopted since the bundle's weights
     examples: NonNegative  # that they learned from
     ffedge: str  # version of what wrote the file
-    statistics: Projected | None = None  # how images became examples of its class statistics; None: it has none
+    statistics: Projected | None = None  # its class statistics are made so, as the bundle's are; None: it has none
     origins: tuple[str, ...] = ()  # identities of the states whose examples these are of
 
 
@@ -109,7 +102,7 @@ def read_state(path: Path, manifest: Manifest) -> tuple[Weights, State]:
 
     largest = sum(4 * math.prod(shape) for shape in tensor_shapes(manifest.network).values()) + MAX_HEADER_BYTES
     if how := manifest.statistics:
-        largest += 2 * kept_bytes(how.dimension, manifest.network.label.patterns)
+        largest += 2 * how.kept_bytes(manifest.network.label.patterns)
     try:
         data = read_regular(path, largest)
     except FileNotFoundError as error:
@@ -127,10 +120,10 @@ def read_state(path: Path, manifest: Manifest) -> tuple[Weights, State]:
     told = None
     if state.statistics:
         if state.statistics != _projected(manifest):
-            raise BundleError(f"{path}: its class statistics are projected otherwise than the bundle's")
+            raise BundleError(f"{path}: its class statistics are made otherwise than the bundle's")
         names = {name: f"{STATISTICS}.{name}" for name in ("counts", "sums", "moment")}
         own = {short: tensors.pop(name) for short, name in names.items() if name in tensors}
-        told = from_tensors(own, state.statistics.dimension, path)
+        told = from_tensors(own, state.statistics, path)
         if told.classes > len(state.classes):
             raise BundleError(f"{path}: class statistics of more classes than it names")
     _check(path, manifest, tensors, state)
@@ -139,7 +132,7 @@ def read_state(path: Path, manifest: Manifest) -> tuple[Weights, State]:
 
 def _projected(manifest: Manifest) -> Projected | None:
     how = manifest.statistics
-    return Projected(how.dimension, how.seed) if how else None
+    return how.projected if how else None
 
 
 def _metadata(data: bytes) -> tuple[str, str]:

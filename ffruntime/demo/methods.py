@@ -10,15 +10,17 @@ from typing import Protocol
 
 import numpy as np
 
-from ..core.covariances import kept_bytes_each, scores_each, solve_each
-from ..core.gaussians import Shrinkage, scores, solve
+from ..core.closed_form import solve, tell
+from ..core.filters import edge_filters
+from ..core.gaussians import Shrinkage
 from ..core.projection import project
-from ..core.statistics import Statistics, added, kept_bytes, none, of, scatter
+from ..core.statistics import Moment, Statistics, added, kept_bytes, none, of, scatter
 
-SHARED = (300.0, 0.1)  # examples that the covariance begins with, and its isotropic share, as training has them
-DIRECTIONS, CELLS = 12, 7  # of edges; tried on validation images, as OWN
+# Examples that a covariance begins with, and its isotropic share: as training has a shared one, and for one of each
+# class as chosen on validation images (benchmarks/README.md).
+BEGIN: dict[Moment, tuple[float, float]] = {"shared": (300.0, 0.1), "each": (1000.0, 0.03)}
+DIRECTIONS, CELLS = 12, 7  # of edges; tried on validation images, too
 WIDTH = 8.0  # of the kernel of random Fourier features: chosen on validation images
-OWN = (1000.0, 0.03)  # the same for a covariance of each class: chosen on validation images (benchmarks/README.md)
 
 
 # --- features that no network makes
@@ -27,15 +29,9 @@ OWN = (1000.0, 0.03)  # the same for a covariance of each class: chosen on valid
 def edges(pixels: np.ndarray) -> np.ndarray:
     """Edges of 12 directions in 7 × 7 cells: images uint8 (N, 1, 28, 28) -> float32 (N, 588), their mean square 1.
 
-    As of a unit that was never trained: convolution with derivatives of a Gaussian (5 × 5, deviation 1), ReLU, the
-    means of cells; then square roots, so that strong and weak edges are more alike (direction features: Liu et al.
-    2003).
+    As of the unit of recipe `edges`: convolution with `edge_filters`, ReLU, the means of cells; then square roots.
     """
-    offsets = np.arange(-2.0, 3.0)
-    bell = np.exp(-np.square(offsets) / 2)
-    across, down = np.outer(bell, offsets * bell), np.outer(offsets * bell, bell)
-    turns = 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
-    filters = np.stack([(np.cos(t) * across + np.sin(t) * down).ravel() for t in turns], 1).astype(np.float32)
+    filters = edge_filters(DIRECTIONS, 5).reshape(DIRECTIONS, -1).T
     found = np.empty((len(pixels), DIRECTIONS * CELLS * CELLS), np.float32)
     for start in range(0, len(pixels), 500):
         some = np.pad(pixels[start : start + 500, 0], ((0, 0), (2, 2), (2, 2))).astype(np.float32)
@@ -136,53 +132,24 @@ class Neighbours:
         return found
 
 
-class SharedCovariance:
-    """Class statistics with one second moment that all classes share (streaming LDA, Hayes and Kanan 2020), beside
-    those of a training set."""
+class Covariances:
+    """Class statistics beside those of a training set, which say whether there is one covariance (streaming LDA,
+    Hayes and Kanan 2020) or one of each class."""
 
-    def __init__(self, training: Statistics, examples: float = SHARED[0], share: float = SHARED[1]) -> None:
-        self._training, self._examples, self._share = training, examples, share
-        self._device = none(training.classes, training.dimension)
+    def __init__(self, training: Statistics) -> None:
+        self._training, self._device = training, none(training.classes, training.dimension, training.kind)
 
     @property
     def kept(self) -> int:
-        return kept_bytes(self._device.dimension, self._device.classes)
+        return kept_bytes(self._device.dimension, self._device.classes, self._device.kind)
 
     def add(self, x: np.ndarray, labels: np.ndarray) -> None:
-        self._device = added(self._device, of(x, labels, self._device.classes))
+        self._device = added(self._device, of(x, labels, self._device.classes, self._device.kind))
 
     def scores(self, x: np.ndarray) -> np.ndarray:
-        whole = added(self._training, self._device)
+        whole, (examples, share) = added(self._training, self._device), BEGIN[self._device.kind]
         variance = float(np.trace(scatter(whole)) / (whole.counts.sum() * whole.dimension)) or 1.0
-        return scores(solve(self._training, self._device, Shrinkage(self._share, variance, self._examples)), x)
-
-
-class OwnCovariances:
-    """Class statistics with a second moment of each class."""
-
-    def __init__(self, classes: int, dimension: int, examples: float = OWN[0], share: float = OWN[1]) -> None:
-        self._each = [none(1, dimension) for _ in range(classes)]
-        self._examples, self._share = examples, share
-
-    @property
-    def kept(self) -> int:
-        return kept_bytes_each(self._each[0].dimension, len(self._each))
-
-    def add(self, x: np.ndarray, labels: np.ndarray) -> None:
-        for label in np.unique(labels).tolist():
-            own = x[labels == label]
-            self._each[label] = added(self._each[label], of(own, np.zeros(len(own), np.int64), 1))
-
-    def scores(self, x: np.ndarray) -> np.ndarray:
-        return scores_each(solve_each(self._each, self._examples, self._share), x)
-
-
-def own_dimension(classes: int, limit: int) -> int:
-    """The largest multiple of 8 for which a covariance of each class keeps to a number of bytes; 8 at least."""
-    dimension = 8
-    while kept_bytes_each(dimension + 8, classes) <= limit:
-        dimension += 8
-    return dimension
+        return tell(solve(self._training, self._device, Shrinkage(share, variance, examples)), x).scores
 
 
 def evenly(labels: np.ndarray, draws: np.ndarray, capacity: int) -> np.ndarray:

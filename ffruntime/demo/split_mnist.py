@@ -31,17 +31,7 @@ from ..learning.stream import Stream
 from ..model import Model
 from . import methods
 from .digits import DIGITS, SHAPE, accuracy, names, require_digits, showing, some
-from .methods import (
-    WIDTH,
-    NearestMean,
-    Neighbours,
-    OwnCovariances,
-    SharedCovariance,
-    edges,
-    in_parts,
-    own_dimension,
-    waves,
-)
+from .methods import WIDTH, Covariances, NearestMean, Neighbours, edges, in_parts, waves
 
 TASKS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 SETTINGS = Settings(batch=64, micro_batch=32, fresh=0.25, lr=4e-3, head_lr=2e-3)
@@ -136,14 +126,15 @@ def at_once(
     parts = [tested, *(training.take(places) for places in arriving)]
     seen = [edges(part.pixels) for part in parts]
     seeing, labels = time.perf_counter() - start, tested.labels
-    flat, each = seen[0].shape[1], own_dimension(len(DIGITS), KEPT_BYTES)
-    shared = min(default_dimension(flat, len(DIGITS)), flat)
+    flat = seen[0].shape[1]
+    each = default_dimension(flat, len(DIGITS), KEPT_BYTES, "each")
+    shared = default_dimension(flat, len(DIGITS))
     made: dict[str, tuple[int | None, methods.Method]] = {  # numbers that edges are projected to
-        "each": (each, OwnCovariances(len(DIGITS), each)),
-        "shared": (shared, SharedCovariance(none(len(DIGITS), shared))),
+        "each": (each, Covariances(none(len(DIGITS), each, "each"))),
+        "shared": (shared, Covariances(none(len(DIGITS), shared))),
         "neighbours": (each, Neighbours(len(DIGITS), each, KEPT_BYTES, seed=seed)),
         "mean": (shared, NearestMean(none(len(DIGITS), shared))),
-        "waves": (None, SharedCovariance(none(len(DIGITS), shared))),
+        "waves": (None, Covariances(none(len(DIGITS), shared))),
     }
     for name, (dimension, method) in made.items():
         start, rows = time.perf_counter() - (seeing if dimension else 0), []

@@ -26,7 +26,7 @@ from ..learning.learner import Learner
 from ..learning.step import Settings, learning_units, update_steps
 from ..model import Model
 from .digits import DIGITS, accuracy, known, names, require_digits, showing, some
-from .methods import WIDTH, Method, NearestMean, Neighbours, SharedCovariance, waves
+from .methods import WIDTH, Covariances, Method, NearestMean, Neighbours, waves
 from .worlds import WORLDS, Renormalised, change
 
 Features: TypeAlias = Callable[[np.ndarray], np.ndarray]  # of images uint8 (N, C, H, W), what a method is told
@@ -203,10 +203,10 @@ class Beside:
             near, stored = Neighbours(len(self._classes), training.dimension, KEPT_BYTES), model.bundle.exemplars()
             near.add(model.examples(stored.pixels), stored.labels.astype(np.int64))
             self._methods = {
-                "class statistics": (model.examples, SharedCovariance(training)),
+                "class statistics": (model.examples, Covariances(training)),
                 "nearest class mean": (model.examples, NearestMean(training)),
                 "nearest neighbours": (model.examples, near),
-                "random Fourier features": (_waves(fourier.dimension), SharedCovariance(fourier)),
+                "random Fourier features": (_waves(fourier.dimension), Covariances(fourier)),
             }
             if drifting:
                 self._methods["normalisation statistics"] = _pixels, Renormalised(model)

@@ -13,23 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 import numpy as np
-from msgspec import Struct, structs
+from msgspec import Struct
 
 from ..core.errors import BundleError
 from ..core.learning import EVERY
 from ..core.manifest import WEIGHTS, Manifest
-from ..core.statistics import (
-    FORMAT,
-    Origin,
-    Statistics,
-    added,
-    decode,
-    encode,
-    none,
-    of,
-    with_classes,
-    without_class,
-)
+from ..core.statistics import Origin, Statistics, added, decode, encode, with_classes, without_class
 from .database import BUNDLES, JUDGING, PENDING, Database
 
 # Settings: the snapshot; by the hash of a state from elsewhere its statistics, and whose examples are in them; with
@@ -126,7 +115,7 @@ class Counted:
         it goes on with them."""
         if self._last and self._last[0] == change - 1 and len(x) and self.units(self._last[1]) == units:
             _, version, before = self._last
-            self._last = change, version, added(before, of(x, labels, int(labels.max()) + 1))
+            self._last = change, version, added(before, self._how.of(x, labels, int(labels.max()) + 1))
 
     def changes(self) -> int:
         """How often statistics were changed, by whichever process."""
@@ -176,8 +165,8 @@ class Counted:
         self.changed(db)
 
     def without_class(self, db: sqlite3.Connection, label: int) -> int:
-        """Take a class's count and mean out of the snapshot and of all from elsewhere, in a transaction; how many
-        examples they were of."""
+        """Take a class's count, its mean and what moment it has of its own out of the snapshot and of all from
+        elsewhere, in a transaction; how many examples they were of."""
         gone = 0
         for name, some in self._snapshots():
             if label < some.classes and some.counts[label]:
@@ -189,7 +178,7 @@ class Counted:
         """There are so many classes, in a transaction: those that are gone have nothing in any statistics."""
         for name, some in self._snapshots():
             if some.classes > classes:
-                self.write(db, structs.replace(some, counts=some.counts[:classes], sums=some.sums[:classes]), name)
+                self.write(db, with_classes(some, classes), name)
 
     # --- from elsewhere
 
@@ -245,7 +234,7 @@ class Counted:
         self.changed(db)
 
     def _nothing(self) -> Statistics:
-        return none(0, self._how.dimension)
+        return self._how.none(0)
 
     def _of(self, rows: Sequence[bytes], labels: Sequence[int]) -> Statistics:
         """Statistics of stored features. Raises `StateError` for some that are damaged."""
@@ -255,7 +244,7 @@ class Counted:
         ):
             raise self._db.damaged("an example's features are not those of the bundle's class statistics")
         x = np.frombuffer(b"".join(rows), np.int8).reshape(len(rows), self._how.dimension)
-        return of(x, np.array(labels, np.int64), max(labels, default=-1) + 1)
+        return self._how.of(x, np.array(labels, np.int64), max(labels, default=-1) + 1)
 
     def _decoded(self, value: object) -> Statistics:
         try:
@@ -268,4 +257,4 @@ class Counted:
 
     def _origin(self) -> Origin:
         """A state is tied to all weights of a bundle, and so to those of its units."""
-        return Origin(FORMAT, self._manifest.files[WEIGHTS].sha256, self._how.dimension, self._how.seed)
+        return self._how.origin(self._manifest.files[WEIGHTS].sha256)

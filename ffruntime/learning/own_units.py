@@ -8,7 +8,7 @@ import numpy as np
 
 from ..core.data import Examples
 from ..core.learning import PORTION
-from ..core.statistics import added, none, of
+from ..core.statistics import added
 from ..model import Model
 from .counted import Anew
 from .database import BUNDLES, JUDGING, LEARNED, PENDING, REFUSED
@@ -21,11 +21,11 @@ def anew(store: Store, model: Model) -> Anew:
     how, stored = model.manifest.counted, store.ids(BUNDLES, PENDING, LEARNED, REFUSED, JUDGING)
     assert how
     ids, seen = [id for some in stored.values() for id in some], list[np.ndarray]()
-    found = none(len(store.classes()), how.dimension)
+    found = how.none(len(store.classes()))
     for portion in portions(ids):
         read = store.read(portion)
         seen.append(model.examples(read.pixels))
-        found = added(found, of(seen[-1], read.labels, found.classes))
+        found = added(found, how.of(seen[-1], read.labels, found.classes))
     return Anew(tuple(ids), np.concatenate(seen), found)
 
 

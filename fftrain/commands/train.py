@@ -312,18 +312,18 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
     import torch
 
     from ..checkpoint import checkpoint_path
-    from ..class_statistics import gather, with_statistics
+    from ..class_statistics import Made, gather, with_statistics
     from ..dataset import on_device
     from ..evaluation import accuracies, calibrate, predict
     from ..pack import pack_run
     from ..recipe import learning_of
     from ..weighing import weigh_logits
 
-    source, made = run.dataset.source, None
+    source, made, kind = run.dataset.source, None, run.recipe.statistics
     scores, far, measured, weight, calibration = {}, {}, {}, 0.0, None
-    if run.history:
-        say("evaluating: all validation images, then the test images, once")
-        classes, parts = len(run.dataset.classes), ("train", "validation", "test")
+    if run.history or run.recipe.network.filters == "edges":  # else nothing that answers was made
+        say(f"evaluating: all validation images{', then the test images, once' if kind.counted else ''}")
+        classes, parts = len(run.dataset.classes), ("train", "validation", "test")[: 3 if kind.counted else 2]
         splits = {part: on_device(getattr(run.dataset, part), run.device) for part in parts}
         for part in parts[1:]:
             scores[part] = predict(run.network, run.tensors, splits[part], classes, torch.float32, run.modes)
@@ -332,14 +332,16 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
             weight = weigh_logits(rows["goodness"], rows["classifier"], validation.labels.cpu().numpy())
         if len(validation.labels):
             if learning_of(run.recipe):
-                limit = run.recipe.statistics
-                made = gather(run.network, run.tensors, splits["train"], validation, rows, classes, limit)
+                train, trained = splits["train"], bool(run.history)
+                made = gather(run.network, run.tensors, train, validation, rows, classes, kind, trained)
                 for part, own in scores.items():
                     scores[part], found = with_statistics(made, run.network, run.tensors, splits[part], own)
                     if found is not None:
                         far[part] = found
             rows = scores["validation"]
             calibration = calibrate(run.network, run.tensors, validation, rows, weight, far.get("validation"))
+        if made and not kind.counted:  # what was measured, it knows when it has been shown as much
+            made, scores, far = Made(made.how, made.how.none(classes)), {}, {}
         measured = {part: accuracies(rows, splits[part].labels) for part, rows in scores.items()}
     pack_run(target, run, name, device, precision, measured, weight, calibration, made)
     checkpoint_path(target).unlink(missing_ok=True)

@@ -81,9 +81,7 @@ def test_the_page_shows_what_there_is(tmp_path: Path, monkeypatch: pytest.Monkey
     assert page_continual.sentence() == ""  # of rows that are not there
     methods[page_continual.ONE_PASS] = {"accuracy": [0.98], **cost}
     (tmp_path / "continual_class.json").write_text(json.dumps(found))
-    assert page_continual.sentence().endswith(
-        "one pass without a picture stored, 378 kB kept, 98.00 % (a method of the demonstration)."
-    )
+    assert page_continual.sentence().endswith("one pass without a picture stored, 378 kB kept, 98.00 %.")
 
 
 def test_seconds_are_left_out_of_scenes() -> None:

@@ -8,6 +8,7 @@ from counting import CLASSES, D, Some, examples
 from hypothesis import given, settings
 
 from ffruntime.core import gaussians, statistics
+from ffruntime.core.closed_form import tell
 from ffruntime.core.gaussians import Gaussians, Shrinkage
 
 SHRINKAGE = Shrinkage(0.2, 100.0, 50.0)
@@ -58,14 +59,14 @@ def test_a_class_is_told_from_its_first_example() -> None:
     now = gaussians.solve(training, statistics.none(3, D), shrinkage)
     fresh, new = np.concatenate([blobs(rng, label, 200) for label in range(3)]), blobs(rng, 3, 201)
     right = np.repeat(np.arange(3), 200)
-    assert (gaussians.scores(now, fresh).argmax(1) == right).mean() > 0.97
+    assert (tell(now, fresh).scores.argmax(1) == right).mean() > 0.97
     of_four = gaussians.solve(training, statistics.none(4, D), shrinkage)
     assert np.isinf(gaussians.squared_distances(of_four, new)[:, 3]).all()
-    far, near = (gaussians.distances(gaussians.scores(now, x)) for x in (new, fresh))
+    far, near = (tell(now, x).distances for x in (new, fresh))
     assert far.mean() > 2 * near.mean()
     now = gaussians.with_example(now, new[0], 3)
-    assert (gaussians.scores(now, new[1:]).argmax(1) == 3).mean() > 0.9
-    assert (gaussians.scores(now, fresh).argmax(1) == right).mean() > 0.95
+    assert (tell(now, new[1:]).scores.argmax(1) == 3).mean() > 0.9
+    assert (tell(now, fresh).scores.argmax(1) == right).mean() > 0.95
 
 
 def test_distances_are_mahalanobis() -> None:
@@ -83,4 +84,4 @@ def test_distances_are_mahalanobis() -> None:
     filled = np.trace(np.linalg.inv(covariance) @ (covariance * 60 - 10 * variance * np.eye(D))) / 50
     expected = squares - filled / now.counts
     np.testing.assert_allclose(gaussians.squared_distances(now, x), expected, rtol=1e-9, atol=1e-9)
-    np.testing.assert_allclose(gaussians.scores(now, x), -expected / 2, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(tell(now, x).scores, -expected / 2, rtol=1e-9, atol=1e-9)

@@ -41,6 +41,7 @@ from ffruntime.core.memory import inference_memory, learned_bytes, update_memory
 from ffruntime.core.plan import (
     MARGIN,
     MATRICES,
+    MATRICES_EACH,
     MIB,
     UNLIMITED,
     Flash,
@@ -53,7 +54,7 @@ from ffruntime.core.plan import (
     plan,
     require_fit,
 )
-from ffruntime.core.statistics import kept_bytes
+from ffruntime.core.statistics import Moment, kept_bytes
 
 OF_CLASSES: tuple[Mode, ...] = ("goodness", EXIT)  # modes of class goodness
 OF_LABELS = tuple(mode for mode in MODES if mode != EXIT)  # modes where the label is in the input
@@ -233,21 +234,25 @@ def test_flash_is_a_budget_too(exported: Path) -> None:
     assert lowered.bundle == found.bundle + weights_bytes(manifest.network, "fp16")
 
 
-def test_class_statistics_are_planned(class_bundle: Path) -> None:
+@pytest.mark.parametrize("moment", ["shared", "each"])
+def test_class_statistics_are_planned(class_bundle: Path, moment: Moment) -> None:
     """In memory where they answer, in mode `exit` while they alone know a class; and on flash beside every picture,
     as a snapshot, and of as many applied states as versions are kept."""
     manifest = Bundle(class_bundle).manifest
-    how = ClassStatistics(64, 0, Shrinkage(0.1, 1.0, 1.0), 6, {"goodness": Weight(0.0, 1.0)})
+    how = ClassStatistics(
+        *(64, 0, moment), shrinkage=Shrinkage(0.1, 1.0, 1.0), together=6, weights={"goodness": Weight(0.0, 1.0)}
+    )
     before, after = (plan(structs.replace(manifest, statistics=some), 6, "fp32", UNLIMITED) for some in (None, how))
     more = [now.memory.total - then.memory.total for now, then in zip(after.needs, before.needs, strict=True)]
-    matrices = MATRICES * 8 * 64**2
+    patterns = manifest.network.label.patterns
+    matrices = (MATRICES if moment == "shared" else MATRICES_EACH * patterns) * 8 * 64**2
     assert dict(zip([row.use for row in after.needs], more, strict=True)) == {
         "goodness": matrices,
         "exit": matrices,
         "update": matrices,
     }
     pictures = REPLAY_BYTES // 256
-    expected = pictures * 64 + (1 + KEPT) * kept_bytes(64, manifest.network.label.patterns)
+    expected = pictures * 64 + (1 + KEPT) * kept_bytes(64, patterns, moment)
     assert after.flash.examples - before.flash.examples == expected
 
 

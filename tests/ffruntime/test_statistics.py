@@ -18,9 +18,12 @@ from ffruntime.core.bundle import Bundle
 from ffruntime.core.errors import BundleError
 from ffruntime.core.layers import feature_tensors, statistics_features
 from ffruntime.core.projection import project
-from ffruntime.core.statistics import Origin, Statistics
+from ffruntime.core.statistics import Moment, Projected, Statistics
 
-ORIGIN = Origin(statistics.FORMAT, "0" * 64, D, 7)
+HOW = Projected(D, 7)
+EACH = Projected(D, 7, "each")
+ORIGIN = HOW.origin("0" * 64)
+BOTH = pytest.mark.parametrize("how", [HOW, EACH], ids=["shared", "each"])
 
 
 def equal(one: Statistics, other: Statistics) -> bool:
@@ -29,30 +32,34 @@ def equal(one: Statistics, other: Statistics) -> bool:
     return all(a.dtype == b.dtype == np.int64 and np.array_equal(a, b) for a, b in zip(*parts, strict=True))
 
 
-def one_by_one(x: np.ndarray, labels: np.ndarray) -> Statistics:
+def one_by_one(x: np.ndarray, labels: np.ndarray, how: Projected) -> Statistics:
     """By the definition, in Python's integers."""
     rows, n = x.astype(int).tolist(), len(x)
     counts = [sum(int(label == c) for label in labels) for c in range(CLASSES)]
     sums = [[sum(rows[k][i] for k in range(n) if labels[k] == c) for i in range(D)] for c in range(CLASSES)]
-    moment = [sum(rows[k][i] * rows[k][j] for k in range(n)) for i in range(D) for j in range(i, D)]
+    groups = [range(n)] if how.moment == "shared" else [np.flatnonzero(labels == c) for c in range(CLASSES)]
+    each = [[sum(rows[k][i] * rows[k][j] for k in own) for i in range(D) for j in range(i, D)] for own in groups]
+    moment = each[0] if how.moment == "shared" else each
     return Statistics(*(np.array(values, np.int64) for values in (counts, sums, moment)), x[:0])
 
 
+@BOTH
 @settings(max_examples=50, deadline=None)
-@given(examples(), st.randoms(use_true_random=False))
-def test_order_does_not_matter(some: Some, random: object) -> None:
+@given(some=examples(), random=st.randoms(use_true_random=False))
+def test_order_does_not_matter(how: Projected, some: Some, random: object) -> None:
     """Added at once, one after the other in any order, or in parts that are merged: the same bits."""
     x, labels = some
-    whole = statistics.of(x, labels, CLASSES)
-    assert equal(whole, one_by_one(x, labels))
+    whole = how.of(x, labels, CLASSES)
+    assert whole.kind == how.moment
+    assert equal(whole, one_by_one(x, labels, how))
     order = list(range(len(x)))
     random.shuffle(order)  # type: ignore[attr-defined]
-    total = statistics.none(0, D)
+    total = how.none(0)
     for k in order:
-        total = statistics.added(total, statistics.of(x[[k]], labels[[k]], int(labels[k]) + 1))
+        total = statistics.added(total, how.of(x[[k]], labels[[k]], int(labels[k]) + 1))
     assert equal(statistics.with_classes(total, CLASSES), whole)
     half = len(x) // 2
-    parts = [statistics.of(x[some], labels[some], CLASSES) for some in (slice(half, None), slice(half))]
+    parts = [how.of(x[some], labels[some], CLASSES) for some in (slice(half, None), slice(half))]
     assert equal(statistics.added(*parts), whole)
 
 
@@ -78,13 +85,14 @@ def test_no_sum_can_overflow() -> None:
     assert statistics.MOST * 128**2 < 1 << 63
 
 
+@BOTH
 @settings(max_examples=30, deadline=None)
-@given(examples())
-def test_a_file_gives_back_what_was_written(some: Some) -> None:
-    found = statistics.of(*some, CLASSES)
-    read, origin = statistics.decode(statistics.encode(found, ORIGIN), "here")
+@given(some=examples())
+def test_a_file_gives_back_what_was_written(how: Projected, some: Some) -> None:
+    found, whose = how.of(*some, CLASSES), how.origin("0" * 64)
+    read, origin = statistics.decode(statistics.encode(found, whose), "here")
     assert equal(read, found)
-    assert origin == ORIGIN
+    assert (read.kind, origin) == (how.moment, whose)
 
 
 def test_a_file_holds_more_than_int32_can() -> None:
@@ -117,6 +125,8 @@ def replaced(data: bytes, change: Callable[[dict[str, np.ndarray], dict[str, obj
         (lambda _, o: o.update(format=2), "format 2 is none"),
         (lambda _, o: o.update(units="?"), "no class statistics, or damaged"),
         (lambda _, o: o.update(dimension=0), "no class statistics, or damaged"),
+        (lambda _, o: o.update(moment="each"), "'moment' is missing, or not"),
+        (lambda _, o: o.update(moment="?"), "no class statistics, or damaged"),
     ],
 )
 def test_a_file_that_cannot_be_is_refused(change: Callable, said: str) -> None:
@@ -173,13 +183,46 @@ def test_projected_examples_use_their_range() -> None:
     assert (np.abs(found) == 127).mean() < 1e-3
 
 
-def test_the_default_dimension_keeps_to_its_bytes() -> None:
-    assert statistics.default_dimension(50, 12) == 50
-    largest = statistics.default_dimension(5000, 12)
-    assert statistics.kept_bytes(largest, 12) <= statistics.KEPT_BYTES
-    assert statistics.kept_bytes(largest + 16, 12) > statistics.KEPT_BYTES
-    written = statistics.encode(statistics.none(10, largest), ORIGIN)
-    assert 0 <= len(written) - statistics.kept_bytes(largest, 10) < 600
+@pytest.mark.parametrize(("moment", "step", "expected"), [("shared", 16, 432), ("each", 8, 120)])
+def test_the_default_dimension_keeps_to_its_bytes(moment: Moment, step: int, expected: int) -> None:
+    assert statistics.default_dimension(50, 12, moment=moment) == 50
+    largest = statistics.default_dimension(5000, 12, moment=moment)
+    assert largest == expected
+    assert statistics.kept_bytes(largest, 12, moment) <= statistics.KEPT_BYTES
+    assert statistics.kept_bytes(largest + step, 12, moment) > statistics.KEPT_BYTES
+    how = Projected(largest, 0, moment)
+    written = statistics.encode(how.none(10), how.origin("0" * 64))
+    assert 0 <= len(written) - how.kept_bytes(10) < 600
+
+
+@settings(max_examples=30, deadline=None)
+@given(some=examples())
+def test_a_class_that_has_a_moment_of_its_own_is_taken_out_exactly(some: Some) -> None:
+    """As if it had never been; and there may be fewer classes then, or more."""
+    x, labels = some
+    without = statistics.without_class(EACH.of(x, labels, CLASSES), CLASSES - 1)
+    others = labels < CLASSES - 1
+    assert equal(without, EACH.of(x[others], labels[others], CLASSES))
+    assert equal(statistics.with_classes(without, CLASSES - 1), EACH.of(x[others], labels[others], CLASSES - 1))
+    more = statistics.with_classes(without, CLASSES + 2)
+    assert equal(more, EACH.of(x[others], labels[others], CLASSES + 2))
+
+
+def test_what_no_examples_of_a_class_have_is_refused() -> None:
+    """A moment of its own has no more in it than the examples that are counted."""
+    tensors = statistics.to_tensors(EACH.of(np.full((3, D), 90, np.int8), np.array([0, 1, 1]), 2))
+    tensors["moment"] = tensors["moment"] * 4
+    with pytest.raises(BundleError, match="no examples have"):
+        statistics.from_tensors(tensors, EACH, "here")
+
+
+def test_examples_may_be_made_of_square_roots() -> None:
+    """Which keep the features' signs."""
+    features = np.random.default_rng(5).normal(size=(4, 60)).astype(np.float32)
+    found = project(features, 20, 1, root=True)
+    np.testing.assert_array_equal(found, project(np.sign(features) * np.sqrt(np.abs(features)), 20, 1))
+    np.testing.assert_array_equal(found, Projected(20, 1, root=True).project(features))
+    assert not np.array_equal(found, project(features, 20, 1))
 
 
 @pytest.mark.parametrize("name", ["classes", "shapes"])

@@ -16,7 +16,7 @@ from shapes import drawn
 from ffruntime import Model, Session
 from ffruntime.answers import Scored, answers
 from ffruntime.commands.classify import classify
-from ffruntime.core import gaussians, statistics
+from ffruntime.core import statistics
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.calibration import (
     MOST,
@@ -29,13 +29,14 @@ from ffruntime.core.calibration import (
     thresholds,
     typicality,
 )
+from ffruntime.core.closed_form import solve, tell
 from ffruntime.core.cost import exit_shares
 from ffruntime.core.errors import BundleError, UsageError
 from ffruntime.core.gaussians import Shrinkage, Weight
 from ffruntime.core.manifest import STATISTICS, ClassStatistics, EarlyExit, Manifest
 from ffruntime.core.projection import project
 from ffruntime.core.state import Weights
-from ffruntime.core.statistics import Origin
+from ffruntime.core.statistics import Projected
 
 ffruntime = partial(in_process, "ffruntime")
 OF = OfScores(2.0, 0.2, 0.1, (0.5, 0.7))
@@ -253,10 +254,9 @@ def with_statistics(bundle: Path) -> Bundle:
     x = project(features_of(noise.integers(0, 40, (600, 1, 16, 16))), dimension, 0)
     found = statistics.of(x, np.arange(600) % count, count)
     weights = Bundle(bundle).weights()
-    origin = Origin(statistics.FORMAT, statistics.units_hash(manifest.network, weights), dimension, 0)
+    origin = Projected(dimension, 0).origin(statistics.units_hash(manifest.network, weights))
     shrinkage = Shrinkage(0.1, float(np.square(x.astype(float)).mean()), 300.0)
-    solved = gaussians.solve(found, statistics.none(count, dimension), shrinkage)
-    far = gaussians.distances(gaussians.scores(solved, x))
+    far = tell(solve(found, statistics.none(count, dimension), shrinkage), x).distances
     at = np.quantile(far, 1 - np.array(manifest.calibration.shares)).tolist()
     scores = {
         name: structs.replace(of, probabilities=(0.0,) * len(of.probabilities), alone=manifest.calibration.shares)
@@ -264,7 +264,9 @@ def with_statistics(bundle: Path) -> Bundle:
     }
     after = structs.replace(
         manifest,
-        statistics=ClassStatistics(dimension, 0, shrinkage, count, {"goodness": Weight(0.0, 1.0)}),
+        statistics=ClassStatistics(
+            dimension, 0, shrinkage=shrinkage, together=count, weights={"goodness": Weight(0.0, 1.0)}
+        ),
         calibration=structs.replace(
             manifest.calibration, scores=scores, distances=Distances(float(far.max()), tuple(at))
         ),

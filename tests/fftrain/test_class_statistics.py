@@ -9,9 +9,10 @@ import pytest
 import torch
 from msgspec import structs
 
-from ffruntime.core import gaussians, statistics
+from ffruntime.core import statistics
 from ffruntime.core.architecture import class_goodness
 from ffruntime.core.bundle import Bundle, write_bundle
+from ffruntime.core.closed_form import tell
 from ffruntime.core.data import Examples
 from ffruntime.core.errors import BundleError
 from ffruntime.core.gaussians import Shrinkage, Weight
@@ -69,7 +70,7 @@ def test_statistics_are_of_every_training_image(run: Run, made: Made) -> None:
     features = (net.class_features if of_classes else net.neutral_features)(network, run.tensors, images)
     assert features.shape == (FEW, statistics_features(network))
     x = project(features.numpy(), made.how.dimension, made.how.seed)
-    near = examples(network, run.tensors, train, made.how.dimension, made.how.seed)
+    near = examples(network, run.tensors, train, made.how)
     assert (np.abs(near.astype(int) - x) <= 1).all()  # batches round differently
     expected = statistics.of(near, train.labels.numpy(), 10)
     for name in ("counts", "sums", "moment"):
@@ -98,9 +99,7 @@ def test_answers_are_better_for_them(run: Run, made: Made, scores: dict[str, np.
     input, classes that are known are answered for as without."""
     validation = run.dataset.validation
     right = validation.labels.numpy()
-    told = gaussians.scores(
-        made.gaussians, examples(run.network, run.tensors, validation, made.how.dimension, made.how.seed)
-    )
+    told = tell(made.solved, examples(run.network, run.tensors, validation, made.how)).scores
     assert (told.argmax(1) == right).mean() > 0.7
     together, _ = with_statistics(made, run.network, run.tensors, validation, scores)
     for mode, own in scores.items():

@@ -13,12 +13,15 @@ from ffruntime.core import statistics
 from ffruntime.core.bundle import write_bundle
 from ffruntime.core.gaussians import Shrinkage, Weight
 from ffruntime.core.manifest import STATISTICS, ClassStatistics
-from ffruntime.core.statistics import Origin, Statistics
+from ffruntime.core.statistics import Statistics
 from ffruntime.model import Model
 from ffruntime.session import Session
 
 NEW = "half"  # dark above, bright below
-HOW = ClassStatistics(40, 0, Shrinkage(0.2, 100.0, 50.0), 6, {"goodness": Weight(0.002, 0.05)})
+HOW = ClassStatistics(
+    *(40, 0), shrinkage=Shrinkage(0.2, 100.0, 50.0), together=6, weights={"goodness": Weight(0.002, 0.05)}
+)
+EACH = structs.replace(HOW, moment="each", root=True, dimension=24)
 
 
 def halves(count: int, seed: int = 0) -> np.ndarray:
@@ -30,22 +33,23 @@ def halves(count: int, seed: int = 0) -> np.ndarray:
     return images
 
 
-def with_statistics(source: Path, path: Path) -> Path:
+def with_statistics(source: Path, path: Path, how: ClassStatistics = HOW) -> Path:
     """A copy of the bundle at `path`, with statistics of its exemplars."""
     shutil.copytree(source, path)
     model = Model(path, session=Session(threads=1), state=False)
-    write_bundle(path, structs.replace(model.manifest, statistics=HOW), {})
+    write_bundle(path, structs.replace(model.manifest, statistics=how), {})
     model = Model(path, session=Session(threads=1), state=False)
     exemplars = model.bundle.exemplars()
-    found = statistics.of(model.examples(exemplars.pixels), exemplars.labels, 6)
-    origin = Origin(statistics.FORMAT, model.bundle.units_hash, HOW.dimension, HOW.seed)
-    write_bundle(path, model.manifest, {STATISTICS: statistics.encode(found, origin)})
+    found = how.of(model.examples(exemplars.pixels), exemplars.labels, 6)
+    write_bundle(path, model.manifest, {STATISTICS: statistics.encode(found, how.origin(model.bundle.units_hash))})
     return path
 
 
 def shown(model: Model, images: np.ndarray, labels: list[int]) -> Statistics:
     """Statistics of images with these labels, computed from nothing."""
-    return statistics.of(model.examples(images), np.array(labels, int), 12)
+    how = model.manifest.statistics
+    assert how
+    return how.of(model.examples(images), np.array(labels, int), 12)
 
 
 def same(one: Statistics | None, other: Statistics | None) -> bool:

@@ -9,11 +9,10 @@ import pytest
 
 from ffruntime.core.statistics import none, of
 from ffruntime.demo.methods import (
+    Covariances,
     Method,
     NearestMean,
     Neighbours,
-    OwnCovariances,
-    SharedCovariance,
     accuracy,
     edges,
     evenly,
@@ -25,8 +24,8 @@ LABELS = np.arange(400) % 3  # the last class is never shown
 METHODS: dict[str, Callable[[], Method]] = {
     "nearest mean": lambda: NearestMean(none(CLASSES, D)),
     "neighbours": lambda: Neighbours(CLASSES, D, 60 * (D + 1)),
-    "shared": lambda: SharedCovariance(none(CLASSES, D)),
-    "own": lambda: OwnCovariances(CLASSES, D),
+    "shared": lambda: Covariances(none(CLASSES, D)),
+    "own": lambda: Covariances(none(CLASSES, D, "each")),
 }
 
 
@@ -49,7 +48,7 @@ def test_classes_are_told_whatever_came_in_which_order(name: str) -> None:
 def test_a_training_set_is_what_a_method_begins_with() -> None:
     known = of(drawn(1), LABELS, CLASSES)
     new = np.full((3, D), 100, np.int8)
-    for method in (NearestMean(known), SharedCovariance(known)):
+    for method in (NearestMean(known), Covariances(known), Covariances(of(drawn(1), LABELS, CLASSES, "each"))):
         assert accuracy(method, drawn(2), LABELS) > 0.97
         method.add(new, np.full(3, 3))
         assert (method.scores(new).argmax(1) == 3).all()

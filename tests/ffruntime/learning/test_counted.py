@@ -18,13 +18,13 @@ from msgspec import structs
 from PIL import Image
 from shapes import drawn
 
-from ffruntime.core import gaussians, statistics
+from ffruntime.core import statistics
 from ffruntime.core.bundle import write_bundle
+from ffruntime.core.closed_form import solve, tell
 from ffruntime.core.errors import BundleError, StateError, UsageError
 from ffruntime.core.layers import KNOWN, feature_tensors
 from ffruntime.core.manifest import STATISTICS
 from ffruntime.core.state import Weights, read_state, write_state
-from ffruntime.core.statistics import Origin
 from ffruntime.learning.counted import Told
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.own_units import anew
@@ -56,7 +56,7 @@ def learner_of(model: Model, state: Path, **options: object) -> Learner:
 def test_statistics_answer_with_goodness_in_one_pass(model: Model) -> None:
     images, labels = drawn(60)
     outputs = model.graph("goodness")({"images": images / np.float32(255), "labels": np.arange(6)})
-    told = gaussians.scores(model.gaussians(), model.examples(images))
+    told = tell(model.gaussians(), model.examples(images)).scores
     expected = outputs["total"] + HOW.weights["goodness"].beside * told
     np.testing.assert_allclose(model.scores(images), expected, rtol=1e-4, atol=1e-4)
     assert (told.argmax(1) == labels).mean() > 0.9
@@ -112,8 +112,8 @@ def test_what_counts_is_what_is_stored(model: Model, tmp_path: Path) -> None:
         whole = np.concatenate([images, halves(2)])
         expected = shown(model, whole, [*labels.tolist(), 6, 6])
         assert same(learner.model.weights.statistics, expected)
-        anew = gaussians.solve(model.bundle.statistics(), expected, HOW.shrinkage)
-        found, told = (gaussians.scores(some, model.examples(images)) for some in (anew, learner.model.gaussians()))
+        anew = solve(model.bundle.statistics(), expected, model.manifest.statistics.shrinkage)
+        found, told = (tell(some, model.examples(images)).scores for some in (anew, learner.model.gaussians()))
         np.testing.assert_allclose(told, found[:, :7], rtol=1e-9, atol=1e-6)
     with closing(Store(state, model.manifest, writing=False)) as store:
         assert same(store.current().weights.statistics, expected)
@@ -342,7 +342,7 @@ def test_damaged_features_are_refused(model: Model, tmp_path: Path) -> None:
 
 def test_a_bundle_with_statistics_of_other_units_is_refused(model: Model, tmp_path: Path) -> None:
     path = shutil.copytree(model.path, tmp_path / "model.ff")
-    origin = Origin(statistics.FORMAT, "0" * 64, HOW.dimension, HOW.seed)
+    origin = HOW.origin("0" * 64)
     write_bundle(path, model.manifest, {STATISTICS: statistics.encode(model.bundle.statistics(), origin)})
     with pytest.raises(BundleError, match="made by other units"):
         Model(path, state=False).scores(halves(1))
@@ -536,7 +536,7 @@ def test_a_state_of_other_statistics_is_refused(model: Model, tmp_path: Path) ->
     other = structs.replace(manifest, statistics=structs.replace(HOW, seed=1))
     some = statistics.of(model.examples(halves(1)), np.zeros(1, int), 6)
     write_state(file, manifest, Weights({}, model.classes, statistics=some), 0, 0)
-    with pytest.raises(BundleError, match="projected otherwise"):
+    with pytest.raises(BundleError, match="made otherwise"):
         read_state(file, other)
     write_state(file, manifest, Weights({}, model.classes, statistics=shown(model, halves(1), [6])), 0, 0)
     with pytest.raises(BundleError, match="more classes than it names"):
