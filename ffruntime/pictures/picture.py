@@ -76,7 +76,7 @@ def decode_picture(data: bytes, name: str, memory_limit: int | None = None) -> I
     """
     _require_memory(name, len(data), memory_limit, "at least ")
     with _refusing(name):
-        cleaned, doubtful = clean(data, name), without_end(data)
+        cleaned, extended = clean(data, name), without_end(data)
         picture = _open(cleaned, name)
         beside = len(data) + _decoder_bytes(picture) + (0 if cleaned is data else len(cleaned))
         stored = picture.size
@@ -85,10 +85,10 @@ def decode_picture(data: bytes, name: str, memory_limit: int | None = None) -> I
         if picture.format == "PNG" and "exif" not in picture.info:  # it may follow: looking for it decodes the PNG
             _require_memory(name, beside + _pixel_bytes(picture), memory_limit)
         deep = picture.format == "TIFF" and picture.mode.startswith(("I", "F"))  # which `as_meant` may copy
-        copies = 1 + (_turn(picture) is not None) + (doubtful is not None) + 2 * deep
+        copies = 1 + (_turn(picture) is not None) + (extended is not None) + 2 * deep
         _require_memory(name, beside + _pixel_bytes(picture, copies), memory_limit)
         picture.load()
-        if doubtful and not _same_pixels(picture, doubtful, name):
+        if extended and not _same_pixels(picture, extended, name):
             raise ImageError(f"{name}: damaged image: cut off")
         turn = _turn(picture)  # of a TIFF, Pillow has done that by now
         if stored != picture.size and picture.format == "JPEG":
@@ -112,9 +112,9 @@ def _turn(picture: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _same_pixels(picture: Image.Image, doubtful: bytes, name: str) -> bool:
+def _same_pixels(picture: Image.Image, extended: bytes, name: str) -> bool:
     """Whether a loaded picture is complete: what `without_end` has added to its file changes no pixel."""
-    other = _open(doubtful, name)
+    other = _open(extended, name)
     other.draft(None, (2 * WORKING_SIDE, 2 * WORKING_SIDE))
     return picture.tobytes() == other.tobytes()
 

@@ -1,5 +1,5 @@
-"""Which kinds of picture files there are, and what stands in one beside its pixels: it never costs them, and never
-more than a moment. And what white is in it.
+"""Kinds of picture files; what of a file is left out before it is decoded, so that metadata cannot cost
+its pixels; and which number is white in it.
 
 A header or a list of parts without end is refused. Parts of a PNG that no pixel needs are left out, whatever is
 wrong with them (PNG specification, third edition, section 5); a JPEG without its end marker gets one.
