@@ -11,7 +11,6 @@ from ffruntime.core.architecture import (
     Conv,
     LeakyRelu,
     Linear,
-    Local,
     MaxPool,
     Network,
     Relu,
@@ -21,6 +20,7 @@ from ffruntime.core.architecture import (
 from ffruntime.core.errors import BackendError
 from ffruntime.core.layers import Layer, unit_layers
 
+KERNELS = (Conv, Linear, MaxPool, AvgPool, Relu, LeakyRelu)
 LARGEST_WINDOW = 16  # of pooling: a place in it is a uint8
 LARGEST_SIDE = 255  # of a kernel, a stride, a padding: uint8
 
@@ -44,8 +44,8 @@ def require_supported(path: Path, network: Network) -> None:
     for index in range(len(network.units)):
         for layer in unit_layers(network, index):
             op = layer.op
-            if isinstance(op, Local):
-                raise BackendError(f"{path}: {layer.name}: --format c has no kernel of locally connected layers")
+            if type(op) not in KERNELS:
+                raise BackendError(f"{path}: {layer.name}: --format c has no kernel of {type(op).__name__}")
             if isinstance(op, MaxPool | AvgPool) and op.size > LARGEST_WINDOW:
                 raise BackendError(f"{path}: {layer.name}: --format c pools windows of at most {LARGEST_WINDOW}")
             if isinstance(op, Conv) and max(op.kernel, op.stride, op.padding) > LARGEST_SIDE:

@@ -34,7 +34,14 @@ from .sweeps import Sweep, sweeps
 RATE = 0.01  # learning rate of a step of one image, to begin with
 NONE = -1  # the index of a tensor that there is not
 FIXED = "FF_FIXED"
-NORMALISE = {"none": "NONE", "divisive": "DIVISIVE", "batch": "BATCH"}  # the others: GROUPS
+NORMALISE = {
+    "none": "NONE",
+    "divisive": "DIVISIVE",
+    "batch": "BATCH",
+    "layer": "GROUPS",
+    "group": "GROUPS",
+    "instance": "GROUPS",
+}
 MARK = "/* Written by ffexport --format c"
 TYPES: Mapping[Precision, str] = {"fp32": "FF_FLOAT32", "fp16": "FF_FLOAT16", "int8": "FF_INT8"}
 
@@ -250,7 +257,7 @@ def _unit(network: Network, unit: int, arena: Arena, index: Mapping[str, int], b
     fields: dict[str, object] = {
         "layers": f"layers{unit + 1}",
         "count": len(sweeps(network, unit)),
-        "normalise": f"FF_NORMALISE_{NORMALISE.get(given.normalise, 'GROUPS')}",
+        "normalise": f"FF_NORMALISE_{NORMALISE[given.normalise]}",
         "shortcut": int(described.shortcut),
         "scored": int(described.scored),
         "groups": groups,
