@@ -107,7 +107,7 @@ def methods(o: argparse.Namespace, data: str) -> Iterator[tuple[str, Callable[[R
     flat = min(shared, DIRECTIONS * CELLS**2)
     transform = 10**4  # of the projection: additions of a Hadamard transform, counted as if they were multiplied
     ways: dict[str, Callable[[int], Row]] = {
-        EACH: lambda seed: of_device(of_recipe(data, o.work), found, o.work, seed, transform),
+        EACH: lambda seed: of_device(of_recipe(data, o.work, o.quick), found, o.work, seed, transform),
         "class statistics, one covariance, edges": at_once(
             lambda _: Covariances(none(CLASSES, flat)), of_edges(flat), EDGE_MACS + transform + flat**2
         ),
@@ -164,13 +164,14 @@ def at_once_row(
     return row(accuracy, method.kept, seconds, answer * len(found.training), answer)
 
 
-def of_recipe(data: str, work: Path) -> Path:
+def of_recipe(data: str, work: Path, quick: bool) -> Path:
     """The bundle of recipe `edges`, which knows the names of ten classes and no more; made where there is none. How
     its statistics answer was chosen on validation images."""
     path = work / f"edges-{data}.ff"
     if not (path / "goodness.onnx").exists():
         options = ["--recipe", "edges", "--set", "patterns.spare=0", "--set", "statistics.counted=false", "--force"]
-        for command in (["fftrain", data, *options, "--out", str(path)], ["ffexport", "--model", str(path)]):
+        source = ["mnist", "--offline"] if quick else [data]
+        for command in (["fftrain", *source, *options, "--out", str(path)], ["ffexport", "--model", str(path)]):
             subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
     return path
 

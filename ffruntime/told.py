@@ -34,10 +34,15 @@ def hold(bundle: Bundle, weights: Weights) -> bool:
 
 
 def gaussians(bundle: Bundle, how: ClassStatistics, weights: Weights) -> Solved:
-    """Classes, by the bundle's statistics and those of a device, or by the latter alone."""
+    """Classes, by the bundle's statistics and those of a device, or by the latter alone. Raises `BundleError` where
+    no examples can have them."""
     nothing = how.none(0)
     device = with_classes(weights.statistics or nothing, len(weights.classes))
-    return solve(nothing if weights.alone else bundle.statistics(), device, how.shrinkage)
+    training = nothing if weights.alone else bundle.statistics()
+    try:
+        return solve(training, device, how.shrinkage)
+    except np.linalg.LinAlgError as error:
+        raise BundleError(f"{bundle.path}: no examples have its class statistics, or those of its state") from error
 
 
 def examples(path: Path, outputs: Mapping[str, np.ndarray], how: ClassStatistics) -> np.ndarray:

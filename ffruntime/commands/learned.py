@@ -94,7 +94,8 @@ def forget(ids: tuple[int, ...], label: str | None, model_path: str, state: Path
 
     Picture and features are deleted, class statistics are those without them, to the bit, and weights that may
     have learned from them are dropped: the newest version from before them counts. Of examples that are no longer
-    stored, count and mean of their class can be taken back; how they were spread about it stays in the statistics.
+    stored, count and mean of their class can be taken back; how they were spread about it stays in a moment that
+    classes share.
     """
     from msgspec.structs import asdict
 
@@ -107,16 +108,16 @@ def forget(ids: tuple[int, ...], label: str | None, model_path: str, state: Path
     with contextlib.closing(Learner(Model(model_path, state=False), state)) as learner:
         before = learner.version
         found = learner.forget(ids, label)
-        after = learner.version
+        after, how = learner.version, learner.model.manifest.counted
     if as_json:
         echo(json.dumps({**asdict(found), "version": after}))
         return
     count = len(found.examples)
     said = [f"forgot {count} example{'' if count == 1 else 's'}"]
     if found.evicted:
-        said.append(
-            f"of {found.evicted} no longer stored, their count and mean; how they were spread about it stays"
-        )
+        spread = "their count and mean; how they were spread about it stays"
+        counted_for = "all that they counted for" if how and how.moment == "each" else spread
+        said.append(f"of {found.evicted} no longer stored, {counted_for}")
     if found.freed:
         said.append("its pattern or row is free for another class")
     said.append(f"version {after} counts" if after == before else f"back from version {before} to {after}")

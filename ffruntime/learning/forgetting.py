@@ -35,8 +35,8 @@ def forget_examples(
     """Take back the examples with these ids or, where there is a `label`, all of that class, in a transaction.
 
     Rows go, with picture and features; of a class's examples that were evicted, the count and the mean go out of
-    the snapshot, and how they were spread about that mean stays. Raises `UsageError`, with nothing changed, for an
-    id that is not stored, or the bundle's.
+    the snapshot, and how they were spread about that mean stays in a moment that classes share. Raises
+    `UsageError`, with nothing changed, for an id that is not stored, or the bundle's.
     """
     if label is None:
         stored = [_stored(db, id) for id in examples]

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from counting import HOW, NEW, halves, same, shown, with_statistics
+from counting import EACH, HOW, NEW, halves, same, shown, with_statistics
 from shapes import CLASS_BUNDLE, drawn
 
 from ffexport.from_state import _encoded, _statistics, export_state, left_out
 from ffruntime.core import statistics
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.layers import KNOWN
+from ffruntime.core.manifest import ClassStatistics
 from ffruntime.core.state import Weights, write_state
 from ffruntime.golden import check, require
 from ffruntime.learning.learner import Learner
@@ -24,9 +25,12 @@ from ffruntime.session import Session
 FEW = Settings(steps=2, batch=4)
 
 
-def test_they_are_the_bundles_and_the_devices(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [HOW, EACH], ids=["shared", "each"])
+def test_they_are_the_bundles_and_the_devices(how: ClassStatistics, tmp_path: Path) -> None:
     """Of the classes that have rows; none where the units are others, or the bundle has none."""
-    model = Model(with_statistics(CLASS_BUNDLE, tmp_path / "model.ff"), session=Session(threads=1), state=False)
+    model = Model(
+        with_statistics(CLASS_BUNDLE, tmp_path / "model.ff", how), session=Session(threads=1), state=False
+    )
     images, labels = drawn(12)
     known, new = shown(model, images, labels.tolist()), shown(model, halves(3), [6] * 3)
     weights, both = model.bundle.weights(), statistics.added(known, new)
@@ -36,7 +40,7 @@ def test_they_are_the_bundles_and_the_devices(tmp_path: Path) -> None:
     (data,) = _encoded(model.bundle, whole, 7).values()
     found, origin = statistics.decode(data, "here")
     assert same(found, whole)
-    assert (origin.units, origin.dimension) == (model.bundle.units_hash, HOW.dimension)
+    assert origin == how.origin(model.bundle.units_hash)
     (data,) = _encoded(model.bundle, whole, 6).values()
     found = statistics.decode(data, "here")[0]
     expected = statistics.added(model.bundle.statistics(), known)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from counting import EACH, NEW, halves, same, shown, with_statistics
+from commands import in_process_text
+from counting import EACH, HOW, NEW, halves, same, shown, with_statistics
 from msgspec import structs
 from shapes import drawn
 
@@ -15,7 +17,7 @@ from ffruntime.core import statistics
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.closed_form import solve, tell
 from ffruntime.core.errors import BundleError
-from ffruntime.core.manifest import STATISTICS
+from ffruntime.core.manifest import STATISTICS, ClassStatistics
 from ffruntime.core.state import read_state, write_state
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.step import Settings
@@ -23,6 +25,7 @@ from ffruntime.learning.store import Store
 from ffruntime.model import Model
 from ffruntime.session import Session
 
+command = partial(in_process_text, "ffruntime")
 FEW = Settings(steps=2, batch=4)
 
 
@@ -71,8 +74,11 @@ def test_a_class_is_forgotten_exactly_although_its_examples_are_gone(model: Mode
         learner.learn(halves(20), [NEW] * 20)
         learner.learn(images, [model.classes[label] for label in labels])
         assert learner.store.pending() == []
-        found = learner.forget(name=NEW)
-        assert (found.evicted, found.freed) == (20, True)
+        options = ("--label", NEW, "--model", model.path, "--state", tmp_path / "state")
+        assert (
+            "of 20 no longer stored, all that they counted for; its pattern" in command("forget", *options).stdout
+        )
+        learner.refresh()
         assert same(learner.model.weights.statistics, shown(model, images, labels.tolist()))
         assert learner.model.classes == model.classes
 
@@ -84,6 +90,7 @@ def test_an_example_is_forgotten_exactly(model: Model, tmp_path: Path) -> None:
         assert same(learner.model.weights.statistics, shown(model, halves(3)[1:], [6, 6]))
 
 
+@pytest.mark.slow
 def test_what_one_device_learned_another_takes(model: Model, tmp_path: Path) -> None:
     """As a state file; to the bit; not by a bundle whose classes share a moment."""
     file = tmp_path / "learned.state"
@@ -110,6 +117,7 @@ def test_a_bundle_says_which_moments_it_has(counting: Path, model: Model) -> Non
         bundle.statistics()
 
 
+@pytest.mark.slow
 def test_a_device_may_begin_with_nothing(class_bundle: Path, tmp_path: Path) -> None:
     """All classes are as likely until it is shown one; of a network that tells none, mode `exit` is `goodness`."""
     with_statistics(class_bundle, tmp_path / "model.ff", structs.replace(EACH, together=0))
@@ -125,3 +133,15 @@ def test_a_device_may_begin_with_nothing(class_bundle: Path, tmp_path: Path) -> 
         told = tell(learner.model.gaussians(), model.examples(images)).scores
         assert (told.argmax(1) == labels).mean() > 0.9
         assert same(learner.model.weights.statistics, statistics.added(shown(model, images, labels.tolist())))
+
+
+@pytest.mark.parametrize("how", [HOW, EACH], ids=["shared", "each"])
+def test_what_no_examples_have_is_an_error(how: ClassStatistics, class_bundle: Path, tmp_path: Path) -> None:
+    """Moments that fit no sums: a line, and no traceback."""
+    path = with_statistics(class_bundle, tmp_path / "model.ff", how)
+    bundle = Bundle(path)
+    found = bundle.statistics()
+    wrong = structs.replace(found, moment=-found.moment)
+    write_bundle(path, bundle.manifest, {STATISTICS: statistics.encode(wrong, how.origin(bundle.units_hash))})
+    with pytest.raises(BundleError, match="no examples have its class statistics"):
+        Model(path, session=Session(threads=1), state=False).gaussians()
