@@ -1,11 +1,12 @@
 """A network in C on an emulated Cortex-M4F: what classifying and a learning step take, and what they are worth.
 
-    python benchmarks/microcontroller.py [--emx PROGRAM] micro.ff
+    python benchmarks/microcontroller.py [--emx PROGRAM] [--no-accuracy] micro.ff
 
 Instructions are exact (QEMU's `-icount`), and are not cycles. Stacks are painted and looked through. `--emx` is the
 program of emx-onnx-cgen, a general compiler from ONNX to C: the gradient graphs of the same units go through it,
 for the same core with the same compiler and flags.
 Accuracy is that of the C code on this machine, on validation images; the test images were read by `fftrain` alone.
+With `--no-accuracy` it stays as it was recorded.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import onnx
 from common import record, recorded
 
 from ffexport.c.arena import PARTS, STACK_BYTES
+from ffexport.c.counting import dimension_on_chip
 from ffexport.c.footprint import footprint
 from ffexport.c.project import FOLDER, export_c
 from ffexport.c.project import SOURCE_FOLDER as FOLDER_OF_SOURCES
@@ -59,7 +61,7 @@ def said(output: str) -> dict[str, int]:
 
 
 def on_the_core(bundle: Bundle, folder: Path) -> dict[str, Any]:
-    """What a pass and a step take on an M4, with all that was trained learning."""
+    """What a pass, a step and an example that counts take on an M4, with all that was trained learning."""
     model = folder / "model.ff"
     shutil.copytree(bundle.path, model)
     export_c(model)
@@ -69,6 +71,12 @@ def on_the_core(bundle: Bundle, folder: Path) -> dict[str, Any]:
     pictures = (image.tobytes() for image in examples.pixels[:3])
     (program / "learn.bin").write_bytes(b"".join(a + b for a, b in zip(labels, pictures, strict=True)))
     found = said(run(["make", "run", "RAM=192K"], program))
+    if dimension_on_chip(bundle.manifest):
+        new = bytes([len(bundle.manifest.classes)])
+        (program / "count.bin").write_bytes(new + examples.pixels[0].tobytes())
+        again = said(run(["make", "run", "RAM=192K"], program))
+        names = ("count_instructions", "solve_instructions", "counted_instructions", "load_stack")
+        found |= {name: again[name] for name in names}
     found |= code_bytes(program / "ffedge-m4.elf", "learning")
     run(["make", "-B", "run", "MORE=-DFF_CLASSIFY_ONLY", "RAM=48K"], program)
     return found | code_bytes(program / "ffedge-m4.elf", "classifying")
@@ -171,6 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, nargs="?", default=Path("micro.ff"))
     parser.add_argument("--emx", type=Path)
+    parser.add_argument("--no-accuracy", action="store_true")
     given = parser.parse_args()
     bundle, found = Bundle(given.model), recorded(NAME)
     manifest = bundle.manifest
@@ -178,6 +187,7 @@ def main() -> None:
     found["epochs"] = manifest.training.epochs
     found["trained"] = manifest.accuracy
     found["stack_limit"] = STACK_BYTES
+    found["dimension"] = dimension_on_chip(manifest)
     for part in PARTS:
         whole = footprint(manifest, part, "fp32")
         found.setdefault("parts", {})[part] = {
@@ -186,6 +196,7 @@ def main() -> None:
             "learned": whole.arena.learned_bytes,
             "weights": whole.weights,
             "slots": whole.slots,
+            "counting": whole.arena.counting_bytes,
         }
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -193,7 +204,7 @@ def main() -> None:
         if given.emx:
             found["general_compiler"] = through_a_general_compiler(bundle, given.emx, folder)
         images = validation(bundle)
-        for precision in ("fp32", "fp16"):
+        for precision in () if given.no_accuracy else ("fp32", "fp16"):
             with Chip.of(folder / precision, bundle, "readouts", precision, flags=FAST) as chip:
                 found.setdefault("validation", {})[precision] = right(chip, images)
     record(NAME, {key: value for key, value in found.items() if key != "machine"})

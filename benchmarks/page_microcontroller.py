@@ -6,7 +6,7 @@ from typing import Any
 
 from page_text import measured, percent, result, table
 
-NAME = "microcontroller"
+NAME, LEARNING = "microcontroller", "chip_learning"
 
 
 def block() -> str:
@@ -29,13 +29,23 @@ def block() -> str:
                 ("readouts", "the readouts"),
             )
         ),
+        [f"of it class statistics of {found['dimension']} dimensions", _kib(whole["counting"])],
         ["deepest stack: to classify / to learn / to load a state", _stacks(core)],
         ["code, `-Os`: to classify / with learning and state files", _code(core, "code")],
         ["of libc beside it", _code(core, "libc")],
-        ["weights in flash; two slots of what was learned", f"{_kib(whole['weights'])}; {_kib(whole['slots'])}"],
+        [
+            "weights and class statistics in flash; two slots of what was learned",
+            f"{_kib(whole['weights'])}; {_kib(whole['slots'])}",
+        ],
         ["instructions of a pass", _millions(core["classify_instructions"])],
         ["instructions of a learning step, all units", _millions(core["learn_instructions"])],
+        ["instructions of an example that counts", _millions(core["count_instructions"])],
+        [
+            "of an answer with class statistics, the first after an example / the next",
+            f"{_millions(core['solve_instructions'])} / {_millions(core['counted_instructions'])}",
+        ],
         *_general(found),
+        *_learned(),
     ]
     command = "python benchmarks/microcontroller.py --emx emx-onnx-cgen micro.ff"
     return (
@@ -43,6 +53,27 @@ def block() -> str:
         f"(`mps2-an386`), arm-none-eabi-gcc `-Os`. Instructions are exact, and are not cycles.\n\n"
         f"{table(['', ''], rows)}\n{measured(NAME, command)}"
     )
+
+
+def _learned() -> list[list[str]]:
+    """What the chip's code learns, on this machine."""
+    found = result(LEARNING)
+    nine, split = found["never_seen"], found["split"]
+    shown = " / ".join(map(str, nine["examples"]))
+    others = " / ".join(percent(value) for value in nine["others"]["mean"])
+    new = zip(nine["new"]["mean"], nine["new"]["deviation"], strict=True)
+    return [
+        [
+            f"a digit never seen, counted: right answers after {shown} examples, {nine['draws']} draws",
+            " / ".join(f"{100 * mean:.1f} ± {100 * deviation:.1f}" for mean, deviation in new) + " %",
+        ],
+        [f"the nine others then; {percent(nine['before'])} before", others],
+        [
+            f"Split-MNIST, counted by untrained units, {split['dimension']} dimensions: two digits after two, "
+            f"{split['images']:,} images in one pass, none stored; RAM {_kib(split['ram'])}",
+            percent(split["accuracy"]),
+        ],
+    ]
 
 
 def _validation(found: dict[str, Any]) -> str:
@@ -63,7 +94,7 @@ def _general(found: dict[str, Any]) -> list[list[str]]:
         return []
     units, core, whole = found["general_compiler"]["units"], found["core"], found["parts"]["all"]
     instructions, scratch = sum(row["instructions"] for row in units), max(row["stack"] for row in units)
-    own = whole["learn"] - whole["learned"] + core["learn_stack"]
+    own = whole["learn"] - whole["learned"] - whole["counting"] + core["learn_stack"]
     name = f"the gradient graphs of its units through emx-onnx-cgen {found['general_compiler']['version']}"
     return [
         [

@@ -151,11 +151,13 @@ def _cmsis_nn_bytes(network: Network, index: int) -> int:
 
 def _to_classify(network: Network, converted: int, coarse: int = 0) -> list[Buffer]:
     """What a pass needs: inputs and outputs of a unit's sweeps while that unit runs, its features, and for all
-    units the goodness of every row, of a unit and in total. Of the first `coarse` units a number is a byte."""
+    units the goodness of every row, of a unit and in total, and in a step the slopes there. Of the first `coarse`
+    units a number is a byte."""
     last = len(network.units) - 1
     found = [
         Buffer("image", _numbers(network.image.shape, coarse > 0), 0, 0),
         Buffer("goodness", 8 * network.label.patterns, 0, last),
+        Buffer("slopes", 8 * network.label.patterns, 0, last),
         Buffer("row", converted, 0, last),
     ]
     for index in range(len(network.units)):
@@ -174,9 +176,8 @@ def _numbers(shape: Shape, coarse: bool) -> int:
 
 
 def _to_learn(network: Network, own: set[str]) -> list[Buffer]:
-    """What a step needs beside that: slopes at the goodness; of units whose layers learn, places of maxima, and
-    errors between layers."""
-    found = [Buffer("slopes", 8 * network.label.patterns, 0, len(network.units) - 1)]
+    """What a step needs beside that, of units whose layers learn: places of maxima, and errors between layers."""
+    found: list[Buffer] = []
     for index in range(len(network.units)):
         if not deep(network, index, own):
             continue
@@ -215,10 +216,11 @@ def _header_bytes(manifest: Manifest, changing: Sequence[Tensor]) -> int:
 
 
 def _place(places: dict[str, int], buffers: Sequence[Buffer], start: int, beside: Sequence[Buffer] = ()) -> int:
-    """Give every buffer a place from `start` on, the largest first, each in the lowest gap that is free while it
-    is in use; `beside`: others that have places. Returns the end of all."""
+    """Give every buffer a place from `start` on, those that are always in use and then the largest first, each in
+    the lowest gap that is free while it is in use; `beside`: others that have places. Returns the end of all."""
     placed = [(places[buffer.name], buffer) for buffer in beside]
-    for buffer in sorted(buffers, key=lambda buffer: -buffer.size):
+    last = max((buffer.last for buffer in buffers), default=0)
+    for buffer in sorted(buffers, key=lambda buffer: (buffer.first > 0 or buffer.last < last, -buffer.size)):
         busy = sorted(
             (place, place + other.size)
             for place, other in placed
