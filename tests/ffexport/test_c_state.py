@@ -134,6 +134,9 @@ def test_class_statistics_are_passed_over(bundle: Bundle, chip: Chip) -> None:
     bias = {"unit1.readout.bias": np.ones(8, np.float32)}
     how = {"dimension": 3, "seed": 5}
     assert chip.load(state_file(bundle, {**bias, **counted}, statistics=how)) == "OK"
+    each = {**counted, "statistics.moment": np.zeros((6, 6), np.int32)}
+    other = {**how, "moment": "each", "root": True}
+    assert chip.load(state_file(bundle, {**bias, **each}, statistics=other)) == "OK"
     np.testing.assert_array_equal(chip.weights()["unit1.readout.bias"], bias["unit1.readout.bias"])
     assert chip.load(state_file(bundle, bias, statistics=how)) == "FORMAT"
     assert chip.load(state_file(bundle, {**bias, **counted})) == "FORMAT"

@@ -538,9 +538,8 @@ static uint32_t read_number(struct text *t)
     return t->bad ? 0 : (uint32_t)value;
 }
 
-static void read_null(struct text *t)
+static void read_word(struct text *t, const char *word)
 {
-    const char *word = "null";
     while (*word)
         expect(t, *word++);
 }
@@ -829,12 +828,21 @@ static void read_projection(struct file *f, struct text *t)
     f->counted = 1;
     for (uint32_t count = 0; more(t, count, '}'); count++) {
         struct string key = read_key(t);
-        uint32_t field = is(key, "dimension") ? 1u : is(key, "seed") ? 2u : 4u, value = read_number(t);
-        fields |= field;
-        if (s && value != (field == 1 ? (uint32_t)s->dimension : s->seed))
-            t->bad = 1;
+        if (is(key, "moment")) { /* one of each class */
+            fields |= 4;
+            read_string(t);
+        } else if (is(key, "root")) {
+            fields |= 4;
+            read_word(t, "true");
+        } else {
+            int dimension = is(key, "dimension");
+            uint32_t value = read_number(t);
+            fields |= dimension ? 1u : is(key, "seed") ? 2u : 8u;
+            if (s && value != (dimension ? (uint32_t)s->dimension : s->seed))
+                t->bad = 1;
+        }
     }
-    if (fields != 3)
+    if ((fields & 11u) != 3 || (s && fields != 3))
         t->bad = 1;
 }
 
@@ -907,7 +915,7 @@ static enum ff_error read_state(struct file *f, struct text *t, int *other)
             if (next_is(t, '{'))
                 read_projection(f, t);
             else
-                read_null(t);
+                read_word(t, "null");
             break;
         default:
             read_origins(f, t);
