@@ -47,11 +47,12 @@ def block() -> str:
         *_general(found),
         *_learned(),
     ]
+    learning = "python benchmarks/chip_learning.py --nine nine.ff --untrained untrained.ff"
     command = "python benchmarks/microcontroller.py --emx emx-onnx-cgen micro.ff"
     return (
         f"Recipe `{found['recipe']}`, {found['epochs']} epochs on one core; a Cortex-M4F that QEMU emulates "
         f"(`mps2-an386`), arm-none-eabi-gcc `-Os`. Instructions are exact, and are not cycles.\n\n"
-        f"{table(['', ''], rows)}\n{measured(NAME, command)}"
+        f"{table(['', ''], rows)}\n{measured(NAME, command)}\n{measured(LEARNING, learning)}"
     )
 
 
