@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from chip import Chip, needs_compiler
+from commands import in_process
 from counting import HOW, NEW, halves, same, shown, with_statistics
 from msgspec import structs
 from shapes import CLASS_BUNDLE
@@ -124,6 +125,35 @@ def test_from_chip_to_ffruntime_to_another_chip_and_back(tmp_path: Path, chip: C
     assert chip.begin(chip.arena.learn_bytes) == "OK"
     assert chip.load(nothing) == "OK"
     assert chip.classify(image)[0] == answer[0]
+
+
+@pytest.mark.slow
+def test_a_computer_goes_on_from_what_a_chip_counted_and_a_chip_from_that(
+    tmp_path: Path, chip: Chip, model: Model
+) -> None:
+    """By the commands that people type: applied, exported, loaded and applied elsewhere, equal at every stop."""
+
+    def run(*words: object, place: str) -> None:
+        done = in_process("ffruntime", *words, "--model", model.path, "--state", tmp_path / place)
+        assert done.returncode == 0, done.stderr
+
+    expected, new = teach(chip, model), halves(4, seed=7)
+    run("apply-state", "--force", as_file(tmp_path, chip.save()[1]), place="first")
+    run("export-state", tmp_path / "first.state", place="first")
+    weights, state = read_state(tmp_path / "first.state", model.manifest)
+    assert same(weights.statistics, expected)
+    assert len(state.origins) == 1
+    assert chip.begin(chip.arena.learn_bytes) == "OK"
+    assert chip.load((tmp_path / "first.state").read_bytes()) == "OK"
+    assert chip.told()[2] == [*model.classes, NEW]
+    assert_answers(chip, model.with_weights(weights), new)
+    again, _ = read_state(as_file(tmp_path, chip.save()[1]), model.manifest)
+    assert same(again.statistics, expected)
+    run("apply-state", "--force", tmp_path / "some.state", place="second")
+    run("export-state", tmp_path / "second.state", place="second")
+    last, both = read_state(tmp_path / "second.state", model.manifest)
+    assert same(last.statistics, expected)
+    assert set(state.origins) < set(both.origins)
 
 
 @pytest.mark.slow
