@@ -61,7 +61,7 @@ def _export(
     coarse = None
     if arena.int8_units:
         coarse = calibrate(manifest.network, weights, bundle.exemplars(CALIBRATION), arena.int8_units)
-    rows = beginnings(manifest.network, weights, bundle.exemplars()) if arena.learned_bytes else None
+    rows = beginnings(manifest.network, weights, bundle.exemplars(CALIBRATION)) if arena.learned_bytes else None
     files: Files = {file.relative_to(SOURCE_FOLDER).as_posix(): file.read_bytes() for file in SOURCES}
     files["model.h"] = header(manifest, arena, chip.ram.usable_kib * 1024 if chip else None).encode()
     files["model.c"] = source(manifest, weights, golden, arena, precision, counting(bundle), coarse, rows).encode()
