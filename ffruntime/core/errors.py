@@ -20,10 +20,13 @@ An interrupted command (Ctrl-C) exits with 130. Every message is one line: what,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # What a terminal obeys, or shows elsewhere than where it stands: control characters, line ends, marks of direction.
 OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+MANY = 100  # names in a message
+LONG = 200  # characters of one
 
 
 def printable(text: str) -> str:
@@ -112,6 +115,17 @@ class Contradicted(FFError):
     exit_code = 12
 
 
+def listed(names: Sequence[str]) -> str:
+    """Names for a message, which stays short whatever they are: the first of many, the beginnings of long ones."""
+    more = f" and {len(names) - MANY:,} more" if len(names) > MANY else ""
+    return ", ".join(map(shortened, names[:MANY])) + more
+
+
+def shortened(name: str) -> str:
+    """A name for a message; of a long one, its beginning."""
+    return name if len(name) <= LONG else f"{name[:LONG]}…"
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     """A `UsageError` that lists the names there are, and the one that was probably meant."""
     import difflib
@@ -119,4 +133,4 @@ def unknown(what: str, name: str, known: Iterable[str]) -> UsageError:
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean '{near[0]}'? " if near else ""
-    return UsageError(f"unknown {what} '{name}': {hint}known: {', '.join(names)}")
+    return UsageError(f"unknown {what} '{shortened(name)}': {hint}known: {listed(names)}")

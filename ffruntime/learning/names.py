@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from ..core.errors import UsageError
+from ..core.errors import UsageError, listed, shortened
 from ..core.folders import class_name
 from ..core.manifest import LONGEST_NAME, Manifest
 from .database import Database
@@ -77,7 +77,7 @@ class Names:
                     free.remove(label)
                 continue
             if not name or not name.isprintable() or len(name) > LONGEST_NAME:
-                raise UsageError(f"{name!r} is no name for a class")
+                raise UsageError(f"{shortened(name)!r} is no name for a class")
             if free:
                 label = free.pop(0)
                 self._taken(db, label)
@@ -86,7 +86,7 @@ class Names:
             elif len(known) == patterns:
                 raise UsageError(
                     f"'{name}' would be class number {patterns + 1}, but the bundle has {patterns} label patterns; "
-                    f"known: {', '.join(known)}"
+                    f"known: {listed(list(known))}"
                 )
             else:
                 label = len(known)
@@ -127,7 +127,7 @@ class Names:
         shorter = min(len(known), len(classes))
         if tuple(classes[:shorter]) != known[:shorter]:
             raise UsageError(
-                f"it knows the classes {', '.join(classes)}, and {self._directory} {', '.join(known)}: "
+                f"it knows the classes {listed(classes)}, and {self._directory} {listed(known)}: "
                 "the same pattern would mean two things"
             )
         self.labels(db, classes)

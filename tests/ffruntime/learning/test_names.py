@@ -17,7 +17,7 @@ from shapes import PATTERNS, SHAPE
 
 from ffruntime.cli import cli
 from ffruntime.core.bundle import Bundle
-from ffruntime.core.errors import UsageError
+from ffruntime.core.errors import UsageError, unknown
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.names import near_miss
 from ffruntime.learning.store import Store
@@ -32,6 +32,16 @@ SPARE = PATTERNS - len(CLASSES)
 def store(exported: Path, tmp_path: Path) -> Iterator[Store]:
     with closing(Store(tmp_path / "model.state", Bundle(exported).manifest)) as opened:
         yield opened
+
+
+def test_a_message_stays_short_whatever_the_names_are(store: Store) -> None:
+    with pytest.raises(UsageError) as caught:
+        store.add(IMAGES[:1], ["x" * 100_000])
+    assert len(str(caught.value)) < 300
+    many = [f"class {number}" for number in range(4000)]
+    said = str(unknown("class", "class 399" + "9" * 10_000, many))
+    assert len(said) < 3000
+    assert said.endswith("class 1087 and 3,900 more")
 
 
 def test_a_name_has_one_spelling(store: Store) -> None:
