@@ -14,6 +14,7 @@ import re
 import sys
 from pathlib import Path
 
+import page_aarch64
 import page_blocks
 import page_microcontroller
 import page_results
@@ -32,8 +33,9 @@ BLOCKS = {
     "comparison": page_blocks.comparison,
     "recipes": page_blocks.recipes,
     "microcontroller": page_microcontroller.block,
+    "aarch64": page_aarch64.block,
 }
-WITH_BLOCKS = ("README.md", "docs/recipes.md", "docs/microcontrollers.md")
+WITH_BLOCKS = ("README.md", "docs/recipes.md", "docs/microcontrollers.md", "docs/support.md")
 PAGES = (*WHOLE, *WITH_BLOCKS)
 
 

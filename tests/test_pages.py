@@ -13,6 +13,7 @@ from msgspec import convert
 from msgspec.structs import replace
 from systems import SYSTEMS
 
+from ffruntime.core.manifest import TOLERANCE
 from fftrain.recipe import Recipe, load_recipe, with_epochs
 
 ROOT = Path(__file__).parents[1]
@@ -204,3 +205,19 @@ def test_robustness_is_what_the_benchmark_wrote() -> None:
     for row in rows:
         assert f"| {row['mean']:.2f} ± {row['deviation']:.2f} % | {row['chosen']} |" in SYSTEMS_PAGE
         assert len(row["runs"]) == 3
+
+
+def test_an_emulated_aarch64_is_what_the_benchmark_wrote() -> None:
+    page = (ROOT / "docs" / "support.md").read_text(encoding="utf-8")
+    found = result("aarch64")
+    processors = {name: part for name, part in found["processors"].items() if name.startswith("cortex")}
+    assert f"QEMU {found['versions']['qemu-user']} as {' and '.join(processors)}" in page
+    for part in processors.values():
+        assert max(part["golden"].values()) <= TOLERANCE
+        assert set(part["commands"]) == set(found["processors"]["cortex-a53"]["commands"])
+        for decided in part["decisions"].values():
+            assert decided["clear_and_different"] == 0
+            assert f"{decided['clear']:,} of {decided['clear']:,} decisions with a margin above 1e-4" in page
+    for state in found["processors"]["states"].values():
+        assert f"{' → '.join(state['on'])} | {len(state['on'])} updates adopted" in page
+    assert "failed" not in found.get("tests", {})
