@@ -39,6 +39,7 @@ from chip import Chip
 
 FAST = ("-std=c99", "-O2")
 NAME = "microcontroller"
+OWN = ("ffedge.c", "ffcount.c", "ffint8.c", "ffstate.c")
 FLAGS = (
     "-std=gnu99 -Os -mcpu=cortex-m4 -mthumb -mfpu=fpv4-sp-d16 -mfloat-abi=hard -ffunction-sections -fdata-sections"
 )
@@ -84,8 +85,7 @@ def on_the_core(bundle: Bundle, folder: Path) -> dict[str, Any]:
 
 def code_bytes(program: Path, use: str) -> dict[str, int]:
     """Bytes of the network's functions and constants in a program, without its tables, and of those of libc."""
-    names = ("ffedge.c", "ffcount.c", "ffstate.c")
-    own = symbols([FOLDER_OF_SOURCES / name for name in names], program.parent)
+    own = symbols([FOLDER_OF_SOURCES / name for name in OWN], program.parent)
     rest = ("main.c", "startup.c", "../../model.c")
     example = symbols([program.parent / name for name in rest], program.parent)
     code = libc = 0

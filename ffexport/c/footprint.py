@@ -103,10 +103,10 @@ def choose(
     for found in tried:
         if found.fits:
             return found
-    raise BackendError(_refusal(manifest, tried[-1]))
+    raise BackendError(_refusal(manifest, tried[-1], chip))
 
 
-def _refusal(manifest: Manifest, least: Footprint) -> str:
+def _refusal(manifest: Manifest, least: Footprint, chip: Microcontroller | None) -> str:
     """Of the least that can learn: what is short, and what would do."""
     short = []
     if least.ram_limit is not None and least.ram > least.ram_limit:
@@ -116,22 +116,20 @@ def _refusal(manifest: Manifest, least: Footprint) -> str:
     remedies = [
         f"--device {name}"
         for name in microcontroller_names()
-        if name != least.device and _fits(manifest, least, name)
+        if name != least.device and _fits(manifest, least.precision, load_microcontroller(name))
     ]
-    finer: tuple[Precision, ...] = ("fp32", "fp16") if why_not_int8(manifest.network) else PRECISIONS
-    for precision in reversed(finer[finer.index(least.precision) + 1 :] if least.precision in finer else ()):
-        if least.device and _fits(manifest, least, least.device, precision):
+    coarser = PRECISIONS[PRECISIONS.index(least.precision) + 1 :]
+    for precision in reversed(coarser):
+        can = precision != "int8" or why_not_int8(manifest.network) is None
+        if chip and can and _fits(manifest, precision, chip):
             remedies.insert(0, f"--precision {precision}")
     remedy = " or ".join(remedies[:3]) or "a narrower network, or fewer cells of its readouts,"
     return f"{least.device}: does not fit: {'; '.join(short)}; {remedy} would fit"
 
 
-def _fits(manifest: Manifest, least: Footprint, name: str, precision: Precision | None = None) -> bool:
-    """Whether some of the network can learn on a device that is shipped."""
-    if name not in microcontroller_names():
-        return False
-    chip = load_microcontroller(name)
-    return any(footprint(manifest, part, precision or least.precision, chip).fits for part in PARTS)
+def _fits(manifest: Manifest, precision: Precision, chip: Microcontroller) -> bool:
+    """Whether some of the network can learn on a chip."""
+    return any(footprint(manifest, part, precision, chip).fits for part in PARTS)
 
 
 def ram_text(found: Footprint) -> str:
@@ -158,6 +156,8 @@ def footprint_text(found: Footprint) -> str:
     limits = (found.ram_limit, found.flash_limit)
     ram, flash = ("" if limit is None else f" of {_kib(limit)}" for limit in limits)
     what = WORDS[found.part] if found.part else "nothing learns"
+    if count := found.arena.int8_units:
+        what += f"; of units {f'1 to {count} are' if count > 1 else 'the first is'} int8"
     lines = [
         f"{found.device or 'any microcontroller'}, {found.precision}: {what}",
         f"RAM    {_kib(found.ram)}{ram} KiB ({ram_text(found)})",

@@ -17,12 +17,14 @@ from msgspec import structs
 
 from ffexport.c import forward
 from ffexport.c.arena import PARTS, Part
-from ffexport.c.footprint import INT8_CODE_BYTES, choose, footprint
+from ffexport.c.footprint import INT8_CODE_BYTES, choose, footprint, footprint_text
 from ffexport.c.int8 import fixed_point, why_not_int8
 from ffexport.c.sweeps import sweeps
-from ffruntime.core.architecture import Conv, Network
+from ffruntime.core.architecture import Conv, Network, Relu
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import Examples
+from ffruntime.core.devices import load_microcontroller
+from ffruntime.core.errors import BackendError
 from ffruntime.core.layers import TOTAL
 from ffruntime.core.learning import ClassLoss
 from ffruntime.core.state import read_state
@@ -162,6 +164,19 @@ def test_in_int8_something_is_int8(bundle: Bundle) -> None:
     assert choose(bundle.manifest, "int8").part == "last"
     assert choose(bundle.manifest, "int8", most="readouts").part == "readouts"
     assert choose(bundle.manifest, "fp32", most="readouts").part == "readouts"
+
+
+def test_where_float32_does_not_fit_int8_is_named(bundle: Bundle) -> None:
+    network, chip = bundle.manifest.network, load_microcontroller("stm32f746")
+    wide = structs.replace(network.units[0], ops=(Conv(64, 3, padding=1), Relu()))
+    manifest = structs.replace(bundle.manifest, network=structs.replace(network, units=(wide, *network.units[1:])))
+    ram = footprint(manifest, "readouts", "int8").ram // 1024 + 1
+    small = structs.replace(chip, ram=structs.replace(chip.ram, usable_kib=ram))
+    with pytest.raises(BackendError, match=r"small: does not fit: RAM .* KiB; --precision int8 or --device"):
+        choose(manifest, "fp32", small, "small")
+    found = choose(manifest, "int8", small, "small")
+    assert (found.part, found.fits) == ("readouts", True)
+    assert "of units 1 to 3 are int8" in footprint_text(found)
 
 
 def test_what_int8_cannot_be(bundle: Bundle) -> None:
