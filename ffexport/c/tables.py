@@ -75,7 +75,7 @@ HEADER = """\
 
 {sizes}
 
-/* Define FF_CLASSIFY_ONLY for an arena that is too small to learn. */
+/* Define FF_CLASSIFY_ONLY, for all files, where the arena is too small to learn. */
 #ifdef FF_CLASSIFY_ONLY
 #define FF_OWN_BYTES FF_CLASSIFY_BYTES
 #else

@@ -43,7 +43,9 @@ def normalised(network: Network, int8: Int8, index: int, x: np.ndarray) -> np.nd
     count = h * w * (c // groups)
     total = parts.sum((1, 3), keepdims=True) * (kind.normalise != "divisive")
     squares = (parts**2).sum((1, 3), keepdims=True)
-    mean_square = (count * squares - total**2).astype(one) / (one(count) * one(count))
+    spread = count * squares - total**2
+    beyond = np.maximum(np.frexp(spread.astype(np.float64))[1] - 31, 0)  # of 31 bits
+    mean_square = np.ldexp((spread >> beyond).astype(one), beyond) / (one(count) * one(count))
     factor = one(unit.gain) / np.sqrt(mean_square + one(unit.eps)) / one(count)
     scaled = (count * parts - total).astype(one) * factor
     steps = np.trunc(scaled + np.where(scaled < 0, one(-0.5), one(0.5))).astype(np.int64)

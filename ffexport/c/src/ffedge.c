@@ -405,8 +405,12 @@ void ff_pass(const struct ff_net *net, const uint8_t *image, float *goodness, in
         run_layers(net, k, 0);
         if (unit->scored) {
             read_features(net, k);
+#ifndef FF_CLASSIFY_ONLY
             if (counting)
                 ff_project(net, unit);
+#else
+            (void)counting;
+#endif
             read_goodness(net, unit);
             add_to_total(net, goodness, own, k);
             if (margins && k < last) {
@@ -427,10 +431,14 @@ void ff_pass(const struct ff_net *net, const uint8_t *image, float *goodness, in
 enum ff_error ff_classify(struct ff_net *net, const uint8_t *image, float *goodness, int32_t *label)
 {
     int32_t units;
+#ifdef FF_CLASSIFY_ONLY /* an arena that is too small to count, either */
+    ff_pass(net, image, goodness, label, NULL, &units, 0);
+#else
     int counting = ff_counts_answer(net);
     ff_pass(net, image, goodness, label, NULL, &units, counting);
     if (counting)
         *label = ff_answer(net, goodness);
+#endif
     return FF_OK;
 }
 

@@ -235,6 +235,15 @@ static int run_by_cmsis_nn(const struct ff_net *net, const struct ff_layer *l, c
 
 /* ------------------------------------------------ units ------------------------------------------------ */
 
+/* A number that is not negative, of which a float32 takes the first 31 bits: as little code as there may be. */
+static float to_float(int64_t value)
+{
+    float unit = 1.0f;
+    for (; value > INT32_MAX; value >>= 1)
+        unit *= 2.0f;
+    return (float)(int32_t)value * unit;
+}
+
 static int8_t rounded(float value)
 {
     if (value >= (float)LARGEST || value <= -(float)LARGEST)
@@ -260,7 +269,7 @@ static void normalise(const struct ff_net *net, int32_t index, int8_t *x, int32_
             }
         if (unit->normalise != FF_NORMALISE_GROUPS)
             sum = 0; /* no mean is taken off */
-        mean_square = (float)(n * squares - (int64_t)sum * sum) / ((float)n * (float)n);
+        mean_square = to_float(n * squares - (int64_t)sum * sum) / ((float)n * (float)n);
         factor = q->gain / sqrtf(mean_square + q->eps) / (float)n;
         for (int32_t at = g * count; at < channels * area; at += channels)
             for (int32_t c = at; c < at + count; c++) {
