@@ -6,9 +6,11 @@ import statistics
 from typing import Any
 
 from page_steps import learning_table, training_table
-from page_text import optional, percent, table, where
+from page_text import measured, optional, percent, table, where
 
-NAME = "class_goodness"
+from fftrain.recipe import DEFAULT_RECIPE, FEWEST, QUICK_RECIPE
+
+NAME, SHORT = "class_goodness", "short_trainings"
 KINDS = {
     "mnist": "MNIST",
     "clock": "MNIST, as many steps as there were minutes for",
@@ -26,7 +28,8 @@ image, so one pass answers for all classes.
 
 def section() -> str:
     """The section, or nothing where nothing of it has been measured."""
-    parts = [_accuracy(), _weighing(), _time(), _inference(), _exit(), _precisions(), _training(), _learning()]
+    parts = [_accuracy(), _short(), _weighing(), _time(), _inference(), _exit(), _precisions(), _training()]
+    parts.append(_learning())
     there = [part for part in parts if part]
     return "\n".join([INTRODUCTION, *there]) if there else ""
 
@@ -74,6 +77,33 @@ def _accuracy() -> str:
         + table(["run", "steps", "TFLOP", "total", "validation", "test"], runs)
     )
     return text + "\n" + _measured(" ".join(KINDS), [*KINDS])
+
+
+def _short() -> str:
+    found = short_trainings()
+    if not found:
+        return ""
+    lines = []
+    for seconds, of_recipes in found.items():
+        cells = [[f"{steps:,}", spread(shares)] for steps, shares in of_recipes.values()]
+        lines.append([f"{seconds:g} s", *(cell for pair in cells for cell in pair)])
+    names = next(iter(found.values()))
+    head = ["processor time", *(cell for name in names for cell in (f"steps of `{name}`", f"validation, `{name}`"))]
+    text = (
+        "In a short time a smaller network learns more, as more of its steps fit in. The same processor time of a "
+        f"core, each a whole schedule. `fftrain` takes `{QUICK_RECIPE}` where it finds time for fewer than "
+        f"{FEWEST:,} steps of `{DEFAULT_RECIPE}`:\n\n"
+    )
+    return text + table(head, lines) + "\n" + measured(SHORT, f"python benchmarks/{SHORT}.py")
+
+
+def short_trainings() -> dict[float, dict[str, tuple[int, list[float]]]]:
+    """Seconds of one core -> of each recipe its steps in these, and validation accuracy, seed by seed."""
+    found: dict[float, dict[str, tuple[int, list[float]]]] = {}
+    for row in sorted(optional(SHORT).get("rows", {}).values(), key=lambda row: row["seconds"]):
+        of_recipes = found.setdefault(row["seconds"], {})
+        of_recipes.setdefault(row["recipe"], (row["steps"], []))[1].append(row["validation"])
+    return found
 
 
 def _weighing() -> str:

@@ -219,6 +219,8 @@ class Recipe(Struct, frozen=True, forbid_unknown_fields=True):
 
 FOLDER = Path(__file__).parent / "recipes"
 DEFAULT_RECIPE = "class"
+QUICK_RECIPE = "micro"  # in place of the default one where there is time for fewer than so many of its steps
+FEWEST = 400
 
 
 def recipe_names() -> list[str]:

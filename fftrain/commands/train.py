@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from msgspec import Struct
 
 from ffruntime.command import Count, Number, echo
 from ffruntime.core.errors import UsageError
 
 from ..display import duration, percent, say, show_training, stop_on_signal
 from ..sets import SETS, PublishedSet
+from .length import TrainingOptions, asked_recipe, check_length, choose_recipe, train_for
 from .shared import (
     data_option,
     device_option,
@@ -33,14 +33,12 @@ from .shared import (
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..clock import Costs, Limit
+    from ..clock import Costs
     from ..dataset import Dataset
     from ..evaluation import Scores
     from ..hardware import Hardware
+    from ..recipe import Recipe
     from ..run import Run
-
-MINUTES = 15.0  # from start to end, where nothing is asked for
-WHY = "class goodness (layer-local classifiers): one pass tells all classes; the best in a first run's time"
 
 EPILOG = """\b
 Examples:
@@ -61,27 +59,12 @@ Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 damaged bund
 5 data set, 6 no such device, 8 cannot write, 130 interrupted (the checkpoint is written)."""
 
 
-class TrainingOptions(Struct, frozen=True):
-    """What every training command is told (`OPTIONS`)."""
-
-    recipe: str | None
-    settings: tuple[str, ...]
-    out: str
-    classes: str | None
-    epochs: int | None
-    minutes: float | None
-    steps: int | None
-    seed: int
-    device: str
-    precision: str
-    threads: int | None
-    resume: bool
-    force: bool
-    as_json: bool
-
-
 OPTIONS = (
-    click.option("--recipe", metavar="NAME|FILE", help="A shipped recipe or a TOML file; default: class."),
+    click.option(
+        "--recipe",
+        metavar="NAME|FILE",
+        help="A shipped recipe or a TOML file; default: class, or micro where the time is too short for it.",
+    ),
     click.option(
         "--set",
         "settings",
@@ -209,7 +192,7 @@ def _load_folder(path: Path, classes: str | None, size: int | None, split: str |
 
 def _train(options: TrainingOptions, load: Callable[[], Dataset]) -> None:
     started = time.monotonic()
-    _check_length(options)
+    check_length(options)
     import_torch(options.threads)
     from ffruntime.lock import writing
 
@@ -235,43 +218,45 @@ def _train_alone(
     from ..hardware import compute_exactly, rank
     from ..override import parse_override
     from ..pack import check_target
-    from ..recipe import DEFAULT_RECIPE, load_recipe, with_epochs
-    from ..run import start
+    from ..recipe import load_recipe, with_epochs
+    from ..run import estimate, start
 
     if rank() == 0:  # once more: until now another process may have written there
         check_target(target, options.resume, options.force)
-    name, why = (options.recipe, "as asked") if options.recipe else (DEFAULT_RECIPE, WHY)
+    name, why = asked_recipe(options, target)
     recipe = with_epochs(load_recipe(name, map(parse_override, options.settings)), options.epochs)
     dataset = load()
     if options.resume and not recipe.schedule.epochs:
         raise UsageError("--resume and 0 epochs exclude each other: there is nothing to go on with")
     compute_exactly()
-    run = start(recipe, dataset, options.seed, torch.device(hardware.device), hardware.dtype)
+
+    def measured(recipe: Recipe) -> tuple[Run, Costs]:
+        run = start(recipe, dataset, options.seed, torch.device(hardware.device), hardware.dtype)
+        return run, estimate(run)
+
+    run, costs = measured(recipe)
+    if chosen := choose_recipe(run, options, costs, started):
+        before, (name, why) = name, chosen
+        if name != before:
+            run, costs = measured(load_recipe(name))
     changed = f", with {' '.join(options.settings)}" if options.settings else ""
     say(f"recipe {name}: {why}{changed}; {hardware.name}, {hardware.precision}")
     with _hint_on_interrupt(target):
         begun = time.monotonic()
-        _train_run(run, target, options, started)
+        _train_run(run, target, options, costs, started)
         if rank() == 0:
             summary = _pack(run, target, name, hardware.name, hardware.precision)
             _print_summary({**summary, "seconds": round(time.monotonic() - begun, 1)}, options.as_json)
 
 
-def _check_length(options: TrainingOptions) -> None:
-    """Raise `UsageError` where options contradict each other about how long to train."""
-    given = [name for name in ("epochs", "minutes", "steps") if getattr(options, name) is not None]
-    if len(given) > 1:
-        raise UsageError(f"--{given[0]} and --{given[1]} exclude each other")
-
-
-def _train_run(run: Run, target: Path, options: TrainingOptions, started: float) -> None:
+def _train_run(run: Run, target: Path, options: TrainingOptions, costs: Costs, started: float) -> None:
     """Train for as long as the options say; minutes count from when the command was `started`."""
     from ..hardware import rank, world
     from ..network import parameter_count
-    from ..run import estimate, train
+    from ..run import train
 
     untrained = run.total == 0 and options.steps is None
-    length, time_needed, limit = _length(run, options, estimate(run), started)
+    length, time_needed, limit = train_for(run, options, costs, started)
     processes = f", {world()} processes" if world() > 1 else ""
     say(
         f"{run.dataset.source.train} images × {length}, {parameter_count(run.network):,} parameters{processes}: "
@@ -286,26 +271,6 @@ def _train_run(run: Run, target: Path, options: TrainingOptions, started: float)
         else:
             for _ in statuses:  # the first process shows them
                 pass
-
-
-def _length(run: Run, options: TrainingOptions, costs: Costs, started: float) -> tuple[str, str, Limit | None]:
-    """(how long it is, what that takes, what bounds it); sets the run's number of steps, where it is known."""
-    from ..clock import Limit
-    from ..run import estimate_seconds
-
-    if options.steps is not None:
-        run.total = options.steps
-        return f"{options.steps:,} steps", f"about {duration(estimate_seconds(run, costs))}", None
-    whole, estimated = f"{run.epochs} epochs", f"about {duration(estimate_seconds(run, costs))}"
-    asked_otherwise = options.recipe or options.epochs is not None
-    if not run.total or (options.minutes is None and asked_otherwise):
-        return whole, estimated, None
-    minutes, enough = (MINUTES, run.total) if options.minutes is None else (options.minutes, None)
-    run.total = None
-    limit = Limit(60 * minutes - (time.monotonic() - started), costs, enough)
-    if enough is None:
-        return "what there is time for", f"{minutes:g} minutes", limit
-    return f"{whole} at most", f"{estimated}, {minutes:g} minutes at most,", limit
 
 
 def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dict[str, Any]:

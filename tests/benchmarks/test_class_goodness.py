@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from training import class_recipe
 
 from fftrain import network as net
 from fftrain.dataset import Dataset
+from fftrain.recipe import DEFAULT_RECIPE, FEWEST, QUICK_RECIPE
 from fftrain.run import start
 
 MACHINE = {"cpu": "2 cores of a processor", "python": "3.11.7", "torch": "2.15.0"}
@@ -91,7 +93,7 @@ SAYS = {
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of results without those of class goodness."""
     folder = Path(shutil.copytree(class_goodness.record.__globals__["RESULTS"], tmp_path / "results"))
-    for name in ("class_goodness", "continual_class", "learning_class", "training_class"):
+    for name in ("class_goodness", "continual_class", "learning_class", "short_trainings", "training_class"):
         (folder / f"{name}.json").unlink(missing_ok=True)
     monkeypatch.setattr("page_text.RESULTS", folder)
     monkeypatch.setattr("common.RESULTS", folder)
@@ -146,6 +148,16 @@ def test_steps_of_class_goodness_are_on_the_front_page(results: Path) -> None:
     assert "a plain layer-local loop in PyTorch" in page_blocks.comparison()
     assert "PyTorch, a step of local classifiers" in page_class.section()
     assert "python benchmarks/training.py --goodness class" in page_class.section()
+
+
+def test_the_default_recipe_is_the_one_that_was_measured_to_tell_most() -> None:
+    """After each of the short times, by how many steps of the default recipe there was time for."""
+    found = page_class.short_trainings()
+    assert found
+    for of_recipes in found.values():
+        means = {name: statistics.mean(shares) for name, (_, shares) in of_recipes.items()}
+        steps, _ = of_recipes[DEFAULT_RECIPE]
+        assert max(means, key=means.__getitem__) == (QUICK_RECIPE if steps < FEWEST else DEFAULT_RECIPE)
 
 
 def test_a_part_leaves_the_other_rows(results: Path, tmp_path: Path) -> None:
