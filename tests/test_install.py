@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from ffruntime.core.shipped import MODEL
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
@@ -42,6 +44,7 @@ def test_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
     assert {name.split("/")[0].split("-")[0] for name in names} == {"ffedge", "ffexport", "ffruntime", "fftrain"}
     assert "ffruntime/devices/raspberry-pi-5.toml" in names
     assert "fftrain/recipes/paper.toml" in names
+    assert {f"ffruntime/models/mnist.ff/{file.name}" for file in MODEL.iterdir()} <= set(names)
     assert any(name.endswith("LICENSE") for name in names)
 
 
@@ -65,6 +68,9 @@ def test_device_install_runs_without_frameworks(
     assert run("ffruntime", "classify", "--model", exported, *digit_files).stdout.count("goodness") == len(
         digit_files
     )
+    untaught = run("ffruntime", "classify", ROOT / "examples" / "three.png")
+    assert "three.png: 3," in untaught.stdout
+    assert "taking the model of digits that comes with ffruntime" in untaught.stderr
     assert "jetson-orin-nano" in run("ffruntime", "devices").stdout
     for program, arguments, extra in (
         ("fftrain", ["mnist"], "train"),
