@@ -38,7 +38,11 @@ def _runs(parts: dict[str, Any], emulated: list[str]) -> list[list[str]]:
         rows += [_decided(name, cpu, parts[cpu]["decisions"][name]) for cpu in emulated]
     for state in parts["states"].values():
         what = "a state, an update on each architecture in turn"
-        rows.append([what, " → ".join(state["on"]), f"{state['updates']} updates adopted, the new class answered"])
+        outcome = (
+            f"{state['updates']} updates adopted, the new class answered; so by one that began under emulation, "
+            "and after what was exported there was applied on x86-64"
+        )
+        rows.append([what, " → ".join(state["on"]), outcome])
     return rows
 
 
