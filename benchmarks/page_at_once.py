@@ -22,8 +22,8 @@ def section() -> str:
         f"very next answer. Dimension {found['dimension']}, one thread, over classifying an image "
         f"({found['classify_ms']:g} ms). A sync of the medium alone took {found['sync_ms']:g} ms.\n\n"
         + table(
-            ["", "processor time over classifying", "time over classifying, the sync included"],
-            [[ROWS[name], f"{row['processor_time']:.2f}", f"{row['time']:.2f}"] for name, row in times.items()],
+            ["time over classifying", "state in memory", "state on the disk, the sync included"],
+            [[ROWS[name], f"{row['in_memory']:.2f}", f"{row['on_disk']:.2f}"] for name, row in times.items()],
         )
         + "\n"
         + measured("at_once", "python benchmarks/at_once.py")

@@ -67,7 +67,8 @@ class Names:
 
     def labels(self, db: sqlite3.Connection, names: Sequence[str]) -> list[int]:
         """The label of each class; a new class takes a pattern that was freed, or the next spare one."""
-        known, free = by_name(self.all()), self._free()
+        known = by_name(self.all())
+        free = self._free(len(known))
         patterns = self._manifest.network.label.patterns
         for name in names:
             label = known.get(name)
@@ -96,14 +97,16 @@ class Names:
 
     def spare(self) -> int:
         """How many more classes there is room for."""
-        return self._manifest.network.label.patterns - len(self.all()) + len(self._free())
+        known = len(self.all())
+        return self._manifest.network.label.patterns - known + len(self._free(known))
 
     def release(self, db: sqlite3.Connection, label: int) -> int:
         """A class of the device's own, of which nothing is left, gives its pattern back, in a transaction.
 
         Returns how many classes there are then. One that others follow keeps its name until a new class comes.
         """
-        free, known, first = {*self._free(), label}, len(self.all()), len(self._manifest.classes)
+        known, first = len(self.all()), len(self._manifest.classes)
+        free = {*self._free(known), label}
         db.execute("INSERT OR REPLACE INTO settings VALUES (?, 1)", (f"{FREE}{label}",))
         while known > first and known - 1 in free:
             known -= 1
@@ -111,11 +114,11 @@ class Names:
             db.execute("DELETE FROM classes WHERE label = ?", (known,))
         return known
 
-    def _free(self) -> list[int]:
-        """Labels that were given back, below others."""
+    def _free(self, known: int) -> list[int]:
+        """Labels of the `known` ones that were given back, below others."""
         rows = self._db.all("SELECT name FROM settings WHERE name LIKE ?", (f"{FREE}%",))
         found = [name.removeprefix(FREE) for (name,) in rows if isinstance(name, str)]
-        own = range(len(self._manifest.classes), len(self.all()))
+        own = range(len(self._manifest.classes), known)
         return sorted(int(label) for label in found if label.isdecimal() and int(label) in own)
 
     def _taken(self, db: sqlite3.Connection, label: int) -> None:

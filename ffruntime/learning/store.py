@@ -383,7 +383,7 @@ class Store:
 
     def _current_row(self) -> tuple[int, Version | None]:
         number = self._value("current")
-        row = self._row(number) if isinstance(number, int) else None
+        row = self._row(number) if isinstance(number, int) and number else None
         if not isinstance(number, int) or (number and not (row and row.kept)):
             raise self._db.damaged("it does not say which version is current; 'ffruntime rollback 0', or")
         return number, row

@@ -78,6 +78,7 @@ def test_a_class_is_told_from_its_first_example(chip: Chip) -> None:
     assert chip.told()[:2] == (0, 0)  # nothing was learned by gradient
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [Weight(0.002, 0.05), Weight(0.0, 0.05)])
 def test_what_is_counted_and_answered_is_what_ffruntime_counts_and_answers(
     tmp_path: Path, model: Model, weight: Weight

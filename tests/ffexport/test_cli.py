@@ -40,6 +40,7 @@ def test_the_table_as_json(bundle: Path) -> None:
     assert goodness["agree"] == goodness["decisions"] == 500
 
 
+@pytest.mark.slow
 def test_tensorrt_says_what_is_missing(bundle: Path) -> None:
     done = ffexport("--model", bundle, "--format", "tensorrt")
     assert done.returncode == 6

@@ -124,6 +124,7 @@ HARM: dict[str, Callable[[onnx.ModelProto], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("harm", HARM)
 def test_a_graph_that_is_not_ours_is_refused(harm: str, tmp_path: Path) -> None:
     path = Path(shutil.copytree(BUNDLE, tmp_path / "model.ff"))

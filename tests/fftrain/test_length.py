@@ -39,6 +39,7 @@ def steps_in(minutes: float, steps: float) -> Costs:
     return Costs(60 * minutes / steps, 0.0, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "steps", "taken"),
     [

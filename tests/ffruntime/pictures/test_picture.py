@@ -157,6 +157,7 @@ KINDS: dict[str, Callable[[np.ndarray], Image.Image]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_file(kind: str, digits: np.ndarray, tmp_path: Path) -> None:
     differences = []
