@@ -24,11 +24,14 @@ def bench(*arguments: object) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.slow
-def test_every_mode_is_an_object(exported: Path) -> None:
-    done = bench("--model", exported, "--json", "--threads", 1)
+@pytest.mark.parametrize("kind", ["exported", "class_bundle"])
+def test_every_mode_is_an_object(kind: str, request: pytest.FixtureRequest) -> None:
+    """With the label in the input, and with class goodness, which has mode `exit`."""
+    bundle = request.getfixturevalue(kind)
+    done = bench("--model", bundle, "--json", "--threads", 1)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["mode"] for row in rows] == Model(exported).modes()
+    assert [row["mode"] for row in rows] == Model(bundle).modes()
     for row in rows:
         assert row["images"] >= FEWEST
         assert 0 < row["median_ms"] <= row["p99_ms"]
