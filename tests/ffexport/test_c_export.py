@@ -66,6 +66,7 @@ def test_a_project_is_added_to_the_bundle(model: Path) -> None:
     assert Bundle(model).manifest.files == files
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_the_project_is_proven_here(model: Path) -> None:
     report = json.loads(ffexport("--model", model, "--format", "c", "--json").stdout)

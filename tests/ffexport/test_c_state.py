@@ -21,7 +21,7 @@ from ffruntime.core.layers import KNOWN
 from ffruntime.core.manifest import WEIGHTS
 from ffruntime.core.state import Weights, changed, read_state, write_state
 
-pytestmark = needs_compiler
+pytestmark = [pytest.mark.slow, needs_compiler]
 TRIES = int(os.environ.get("FF_FUZZ", "100"))  # 10,000 by hand
 NEW = 'Stern "★" \\'  # a name that needs escapes
 

@@ -177,6 +177,7 @@ def test_a_wrong_hash_is_refused(name: str, bundle: Path) -> None:
     assert contents(bundle) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failure", "precisions"),
     [(KeyboardInterrupt, ()), pytest.param(RuntimeError, ("fp16",), marks=pytest.mark.slow)],

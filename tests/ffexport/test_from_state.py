@@ -297,6 +297,7 @@ BAD_STATES: dict[str, tuple[Callable[[Path], bytes], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BAD_STATES)
 def test_a_state_that_cannot_be_used(name: str, exported: Path, state: Path, tmp_path: Path) -> None:
     make, words = BAD_STATES[name]

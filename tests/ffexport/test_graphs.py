@@ -279,7 +279,8 @@ def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
 
 
-@pytest.mark.parametrize("normalise", ["none", pytest.param("range", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("normalise", ["none", "range"])
 @pytest.mark.parametrize(
     ("placement", "element", "channels", "first"),
     [

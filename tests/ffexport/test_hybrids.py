@@ -37,6 +37,7 @@ def gradients(path: Path) -> set[str]:
     return {row.output for row in check(Model(path, state=False)) if row.output.startswith("gradient.unit")}
 
 
+@pytest.mark.slow
 def test_gradients_without_the_hybrids_that_prove_them_are_refused(bundle: Path) -> None:
     export_onnx(bundle)
     manifest = Bundle(bundle).manifest

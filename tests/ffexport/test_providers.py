@@ -71,6 +71,7 @@ def ffexport(*arguments: object) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "ffexport", *map(str, arguments)], capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_the_list_is_a_table_and_json() -> None:
     text, objects = ffexport("--list"), json.loads(ffexport("--list", "--json").stdout)
     assert text.returncode == 0, text.stderr

@@ -60,6 +60,7 @@ def recurrent(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_it_is_proven(recurrent: Path) -> None:
     golden.require(golden.check(Model(recurrent, state=False)), "onnxruntime-cpu")
     assert not [name for name in Bundle(recurrent).manifest.files if "gradient" in name]
@@ -74,6 +75,7 @@ def test_it_is_proven_in_lower_precisions(recurrent: Path, tmp_path: Path) -> No
         golden.require(golden.check(lower), "onnxruntime-cpu")
 
 
+@pytest.mark.slow
 def test_labels_in_any_order_and_some_of_them(run: Run, recurrent: Path) -> None:
     pixels = run.dataset.validation.pixels[:5]
     labels = np.array([7, 0, 7])
@@ -86,6 +88,7 @@ def test_labels_in_any_order_and_some_of_them(run: Run, recurrent: Path) -> None
     np.testing.assert_allclose(outputs["total"], expected.sum(-1).numpy(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_label_changes_goodness_and_not_the_classifier(run: Run) -> None:
     images = net.to_images(run.dataset.validation.pixels[:3], run.network, torch.float32)
     goodness = net.label_goodness(run.network, run.tensors, images, torch.arange(10))
@@ -95,6 +98,7 @@ def test_the_label_changes_goodness_and_not_the_classifier(run: Run) -> None:
         assert torch.equal(*(net.classify_linear(run.network, t, images)[1] for t in (run.tensors, tensors)))
 
 
+@pytest.mark.slow
 def test_what_never_changes_is_computed_once(recurrent: Path) -> None:
     """Of five steps: each layer at every step, but the image's and the label's once; first a pass from below."""
     model = onnx.load(recurrent / "goodness.onnx", load_external_data=False)
@@ -127,6 +131,7 @@ def test_inputs_of_other_shapes_are_added_in_c_order() -> None:
     np.testing.assert_allclose(goodness, expected.numpy(), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_info_says_how_it_runs(recurrent: Path) -> None:
     manifest = Bundle(recurrent).manifest
     assert "8 synchronous steps, 30 % of an activity kept, goodness of steps 3 to 5\n" in manifest_text(
@@ -136,6 +141,7 @@ def test_info_says_how_it_runs(recurrent: Path) -> None:
     assert "goodness of steps 3 to 5, goodness low for right labels\n" in manifest_text(recurrent, low)
 
 
+@pytest.mark.slow
 def test_every_layer_can_be_lowered_and_is_counted(run: Run) -> None:
     assert quantizable_layers(run.network) == [*LAYERS, "head"]
     first, second, image, label = 2 * WIDE * WIDE, 2 * WIDE * WIDE, WIDE * PIXELS, 10 * WIDE

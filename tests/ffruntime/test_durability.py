@@ -252,6 +252,7 @@ def test_files_that_may_not_grow(most: int, model: Model, picture_files: list[Pa
     learn_what_is_pending(state, model)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("closed", [True, False])
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_read_only_state(

@@ -175,6 +175,7 @@ def test_more_classes_than_patterns(run: Callable, picture_files: list[Path]) ->
     assert "8 label patterns" in str(done.exception)
 
 
+@pytest.mark.slow
 def test_a_refused_update_has_an_exit_code_of_its_own(run: Callable, picture_files: list[Path]) -> None:
     hurts = ("learn", "--steps", "10", "--lr", "10", "--tolerance", "0.01", "--label", "bar")
     done = run(*hurts, *picture_files[:4])
@@ -202,6 +203,7 @@ def test_an_update_that_blows_up_is_refused_however_much_is_tolerated(
     assert run("learn", *FEW).output == ""
 
 
+@pytest.mark.slow
 def test_history_rollback_and_diff(run: Callable, picture_files: list[Path]) -> None:
     empty = run("history")
     assert empty.stdout.splitlines()[1].split() == ["0", "bundle", "kept", "current"]

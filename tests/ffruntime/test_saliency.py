@@ -120,6 +120,7 @@ def test_over_the_exemplars(exported: Path, tmp_path: Path) -> None:
     assert Image.open(out).format == "PNG"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 def test_a_limit_is_kept(exported: Path, tmp_path: Path) -> None:
     words = ["--model", exported, "--images", "30", "--mode", "classifier", "--out", tmp_path / "s.png", "--json"]

@@ -57,7 +57,7 @@ def two_units(recipe: Recipe, loss: PairLoss, count: int) -> Recipe:
     [
         (torch.float64, 1e-9),
         pytest.param(torch.float32, 2e-2, marks=pytest.mark.slow),
-        (torch.bfloat16, 0.5),
+        pytest.param(torch.bfloat16, 0.5, marks=pytest.mark.slow),
     ],
     ids=str,
 )

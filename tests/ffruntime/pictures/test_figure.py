@@ -142,6 +142,7 @@ def answers(model: Model, kind: str, images: np.ndarray) -> list[str]:
     return [answer.label for answer in model.classify_batch(np.stack(prepared))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PLAIN)
 def test_digits_drawn_plainly_are_answered_as_they_are(kind: str, model: Model) -> None:
     images = read_digits()[0][:40]

@@ -186,6 +186,7 @@ STORED = {  # what a camera in that position stores of an upright picture
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff"])
 @pytest.mark.parametrize("orientation", STORED)
 def test_every_exif_orientation(orientation: int, suffix: str, digits: np.ndarray, tmp_path: Path) -> None:

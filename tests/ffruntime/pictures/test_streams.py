@@ -131,6 +131,7 @@ def test_watching_a_folder_until_it_is_interrupted(
     assert (process.returncode, rest, errors.strip()) == (130, "", "interrupted")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -155,6 +156,7 @@ def test_without_opencv_a_camera_says_what_to_install(monkeypatch: pytest.Monkey
         next(frames("0"))
 
 
+@pytest.mark.slow
 def test_frames_of_a_video(bundle: Path, picture_files: list[Path], tmp_path: Path) -> None:
     """A video stands in for a camera, of which there is none here: the same functions of OpenCV give its frames."""
     cv2 = pytest.importorskip("cv2", reason="needs OpenCV: pip install 'ffedge[camera]'")
