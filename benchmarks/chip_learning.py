@@ -20,12 +20,11 @@ from common import record
 from microcontroller import FAST, Chip, right, validation
 from msgspec import structs
 
-from ffruntime.core import statistics
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import IDX_FOLDERS, Examples, data_directory, read_idx_examples
 from ffruntime.core.gaussians import Shrinkage, Weight
 from ffruntime.core.manifest import EXEMPLARS, GOLDEN, STATISTICS, WEIGHTS, ClassStatistics
-from ffruntime.core.statistics import Origin
+from ffruntime.core.statistics import encode
 
 NAME = "chip_learning"
 SHOWN = (1, 5, 20, 80)  # examples of a digit never seen
@@ -33,7 +32,9 @@ DRAWS, OTHERS = 5, 900  # draws of these, and validation images of the other dig
 PER_TASK, TESTED = 4000, 4000  # training images of two digits, and validation images of all
 DIMENSION = 128  # of the class statistics of untrained units
 # Of no training set. Examples have a variance of some 500 along an axis by how they are made (`projection.py`).
-HOW = ClassStatistics(DIMENSION, 0, Shrinkage(1.0, 500.0, 3.0), 0, {"goodness": Weight(0.0, 1.0)})
+HOW = ClassStatistics(
+    DIMENSION, 0, shrinkage=Shrinkage(1.0, 500.0, 3.0), together=0, weights={"goodness": Weight(0.0, 1.0)}
+)
 
 
 def never_seen(bundle: Bundle, folder: Path) -> dict[str, Any]:
@@ -76,9 +77,7 @@ def _all_digits(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
 def split_digits(bundle: Bundle, folder: Path) -> dict[str, Any]:
     """Two digits after two, in one pass: right answers on all ten at the end."""
     manifest, files = bundle.manifest, {name: bundle.read(name) for name in (WEIGHTS, GOLDEN, EXEMPLARS)}
-    nothing = statistics.none(len(manifest.classes), DIMENSION)
-    origin = Origin(statistics.FORMAT, bundle.units_hash, DIMENSION, HOW.seed)
-    files[STATISTICS] = statistics.encode(nothing, origin)
+    files[STATISTICS] = encode(HOW.none(len(manifest.classes)), HOW.origin(bundle.units_hash))
     plain = structs.replace(manifest, statistics=HOW, calibration=None, exit=None, files={})
     counting = write_bundle(folder / "untrained.ff", plain, files)
     data = manifest.training.data

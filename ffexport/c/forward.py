@@ -26,18 +26,35 @@ def observe(
 ) -> None:
     """Show `see` what each sweep of the first `count` units receives of images uint8 (N, C, H, W), and as its place
     (count, 0) what the unit above them does."""
-    x = (pixels.transpose(0, 2, 3, 1).astype(np.float32) / 255 - network.image.mean) / network.image.std
+    x = standardised(network, pixels)
     for index in range(count):
-        given = x = folded(network, weights, index, x)
-        if moving(network, index):
-            see((index, RAW), x)
-            given = x = divided(network, index, x)
-        chain = sweeps(network, index)
-        for place, sweep in enumerate(chain):
-            see((index, place), x)
-            added = given if network.units[index].shortcut and sweep is chain[-1] else None
-            x = forward(sweep, weights, x, added)
+        x = forward_unit(network, weights, index, x, see)
     see((count, 0), folded(network, weights, count, x))
+
+
+def standardised(network: Network, pixels: np.ndarray) -> np.ndarray:
+    """Images uint8 (N, C, H, W) as the first unit's input has them, (N, H, W, C)."""
+    return (pixels.transpose(0, 2, 3, 1).astype(np.float32) / 255 - network.image.mean) / network.image.std
+
+
+def forward_unit(
+    network: Network,
+    weights: Arrays,
+    index: int,
+    x: np.ndarray,
+    see: Callable[[Place, np.ndarray], object] = lambda *_: None,
+) -> np.ndarray:
+    """A unit in float32, (N, H, W, C) -> (N, H, W, C); `see` is shown what each of its sweeps receives."""
+    given = x = folded(network, weights, index, x)
+    if moving(network, index):
+        see((index, RAW), x)
+        given = x = divided(network, index, x)
+    chain = sweeps(network, index)
+    for place, sweep in enumerate(chain):
+        see((index, place), x)
+        added = given if network.units[index].shortcut and sweep is chain[-1] else None
+        x = forward(sweep, weights, x, added)
+    return x
 
 
 def folded(network: Network, weights: Arrays, index: int, x: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from ffruntime.core.architecture import Network, cell_edges, readout_cells
 from ffruntime.core.data import Examples
 from ffruntime.core.layers import KNOWN, readout_layer
 
-from .forward import EPS_DIVISIVE, divided, folded, forward, moving
+from .forward import EPS_DIVISIVE, forward_unit, standardised
 from .sweeps import sweeps
 
 MOST = 20  # images of a class that its mean features are of
@@ -50,16 +50,11 @@ def beginnings(network: Network, weights: Mapping[str, np.ndarray], images: Exam
 def features(network: Network, weights: Mapping[str, np.ndarray], pixels: np.ndarray) -> dict[int, np.ndarray]:
     """The normalised features (N, F) of images uint8 (N, C, H, W), by the index of each unit with a readout."""
     found = dict[int, np.ndarray]()
-    x = (pixels.transpose(0, 2, 3, 1).astype(np.float32) / 255 - network.image.mean) / network.image.std
+    x = standardised(network, pixels)
     for index, unit in enumerate(network.units):
-        given = x = folded(network, weights, index, x)
-        if moving(network, index):
-            given = x = divided(network, index, x)
-        chain = sweeps(network, index)
-        for sweep in chain:
-            x = forward(sweep, weights, x, given if unit.shortcut and sweep is chain[-1] else None)
+        x = forward_unit(network, weights, index, x)
         if unit.readout:
-            cells = (*readout_cells(unit.readout, chain[-1].after), 1, 1)[1:3]
+            cells = (*readout_cells(unit.readout, sweeps(network, index)[-1].after), 1, 1)[1:3]
             averages = _averaged(x, cells).reshape(len(x), -1)
             found[index] = averages / np.sqrt(np.square(averages).mean(1, keepdims=True) + EPS_DIVISIVE)
     return found

@@ -67,8 +67,8 @@ class Names:
 
     def labels(self, db: sqlite3.Connection, names: Sequence[str]) -> list[int]:
         """The label of each class; a new class takes a pattern that was freed, or the next spare one."""
-        known = by_name(self.all())
-        free = self._free(len(known))
+        names_here = self.all()
+        known, free = by_name(names_here), self._free(len(names_here))
         patterns = self._manifest.network.label.patterns
         for name in names:
             label = known.get(name)

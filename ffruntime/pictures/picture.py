@@ -93,15 +93,18 @@ def decode_picture(data: bytes, name: str, memory_limit: int | None = None) -> I
         turn = _turn(picture)  # of a TIFF, Pillow has done that by now
         if stored != picture.size and picture.format == "JPEG":
             picture.info[FULL_SIZE] = stored[::-1] if turn in ON_ITS_SIDE else stored
-        return as_meant(picture) if turn is None else as_meant(picture).transpose(turn)
+        return _turned(as_meant(picture), turn)
 
 
 def upright(picture: Image.Image, name: str) -> Image.Image:
     """An image of Pillow, turned as its own metadata say. Raises `ImageError` with the name."""
     with _refusing(name):
         picture.load()
-        turn = _turn(picture)
-        return as_meant(picture) if turn is None else as_meant(picture).transpose(turn)
+        return _turned(as_meant(picture), _turn(picture))
+
+
+def _turned(picture: Image.Image, turn: Image.Transpose | None) -> Image.Image:
+    return picture if turn is None else picture.transpose(turn)
 
 
 def _turn(picture: Image.Image) -> Image.Transpose | None:

@@ -30,12 +30,8 @@ def told(device: Statistics, shrinkage: Shrinkage, x: np.ndarray) -> Told:
 
 
 def test_scores_are_those_of_gaussians_with_regularised_covariances() -> None:
-    groups, asked, shrinkage = (
-        [drawn(0, 300, 9.0), drawn(1, 200, 4.0, 20)],
-        drawn(2, 7, 9.0),
-        Shrinkage(0.1, 40.0, 50.0),
-    )
-    found = told(shown(*groups), shrinkage, asked)
+    groups, asked = [drawn(0, 300, 9.0), drawn(1, 200, 4.0, 20)], drawn(2, 7, 9.0)
+    found = told(shown(*groups), BEGIN, asked)
     scatters = [np.cov(group.T.astype(float), bias=True) * len(group) for group in groups]
     prior = 0.9 * sum(scatters) / 500 + 0.1 * 40 * np.eye(D)
     squares = []
@@ -49,12 +45,8 @@ def test_scores_are_those_of_gaussians_with_regularised_covariances() -> None:
 
 
 def test_a_training_set_and_a_device_are_told_by_together() -> None:
-    groups, shrinkage, asked = (
-        [drawn(0, 30, 9.0), drawn(1, 20, 4.0, 20)],
-        Shrinkage(0.1, 40.0, 50.0),
-        drawn(2, 7, 9.0),
-    )
-    whole = told(shown(*groups), shrinkage, asked)
+    groups, asked = [drawn(0, 30, 9.0), drawn(1, 20, 4.0, 20)], drawn(2, 7, 9.0)
+    whole = told(shown(*groups), BEGIN, asked)
     half = [shown(*(group[some] for group in groups)) for some in (slice(10), slice(10, None))]
     solved = solve(*half, BEGIN)
     np.testing.assert_array_equal(tell(solved, asked).scores, whole.scores)

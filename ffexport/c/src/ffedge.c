@@ -13,11 +13,6 @@
 
 /* ------------------------------------------------ memory ------------------------------------------------ */
 
-static float *floats(const struct ff_net *net, uint32_t place)
-{
-    return ff_floats(net, place);
-}
-
 static int learns(const struct ff_net *net, int32_t tensor)
 {
     return tensor >= 0 && net->learns && net->model->tensors[tensor].ram != FF_FIXED;
@@ -42,12 +37,12 @@ static const float *rows_of(const struct ff_net *net, int32_t tensor, int32_t in
 {
     const struct ff_tensor *t = &net->model->tensors[tensor];
     if (learns(net, tensor))
-        return floats(net, t->ram) + index * length;
+        return ff_floats(net, t->ram) + index * length;
     if (t->type == FF_FLOAT32)
         return (const float *)t->data + index * length;
     {
         const uint16_t *halves = (const uint16_t *)t->data + index * length;
-        float *out = floats(net, net->model->row);
+        float *out = ff_floats(net, net->model->row);
         for (int32_t i = 0; i < rows * length; i++)
             out[i] = from_half(halves[i]);
         return out;
@@ -199,8 +194,8 @@ static void pool(const struct ff_layer *l, const float *w, int32_t rows, const f
  * the net is `learning`. */
 static void run_layer(const struct ff_net *net, const struct ff_layer *l, const float *added, int learning)
 {
-    const float *x = floats(net, l->x), *w = NULL;
-    float *y = floats(net, l->y), values[BLOCK];
+    const float *x = ff_floats(net, l->x), *w = NULL;
+    float *y = ff_floats(net, l->y), values[BLOCK];
     uint8_t *best = learning && l->pool == FF_POOL_MAX ? net->arena + l->best : NULL, places[BLOCK];
     for (int32_t c = 0; c < l->c; c += BLOCK) {
         int32_t rows = l->c - c < BLOCK ? l->c - c : BLOCK;
@@ -269,7 +264,7 @@ static int32_t in_int8(const struct ff_model *m)
 static void run_layers(const struct ff_net *net, int32_t index, int learning)
 {
     const struct ff_unit *unit = &net->model->units[index];
-    const float *given = floats(net, unit->layers[0].x);
+    const float *given = ff_floats(net, unit->layers[0].x);
     if (index < in_int8(net->model)) {
         net->model->int8->run(net, index);
         return;
@@ -300,8 +295,8 @@ static float read_features(const struct ff_net *net, int32_t index)
 {
     const struct ff_unit *unit = &net->model->units[index];
     const struct ff_layer *last = &unit->layers[unit->count - 1];
-    const float *y = floats(net, last->y);
-    float *z = floats(net, unit->z);
+    const float *y = ff_floats(net, last->y);
+    float *z = ff_floats(net, unit->z);
     if (index < in_int8(net->model)) {
         net->model->int8->average(net, index);
         return divide_by_root(z, unit->features, EPS_DIVISIVE);
@@ -313,14 +308,14 @@ static float read_features(const struct ff_net *net, int32_t index)
                 *z++ = average_cell(y, last->w, top, bottom, edge(s, last->w, unit->cell_columns),
                                     edge(s + 1, last->w, unit->cell_columns));
         }
-    return divide_by_root(floats(net, unit->z), unit->features, EPS_DIVISIVE);
+    return divide_by_root(ff_floats(net, unit->z), unit->features, EPS_DIVISIVE);
 }
 
 /* The goodness of every row of a unit's readout, from its features. */
 static void read_goodness(const struct ff_net *net, const struct ff_unit *unit)
 {
-    float *goodness = floats(net, net->model->goodness);
-    const float *z = floats(net, unit->z);
+    float *goodness = ff_floats(net, net->model->goodness);
+    const float *z = ff_floats(net, unit->z);
     for (int32_t p = 0; p < net->model->rows; p++)
         goodness[p] = number(net, unit->bias, p) +
                       dot_to_the_bit(row(net, unit->weight, p, unit->features), z, unit->features);
@@ -356,7 +351,7 @@ static void receive_image(const struct ff_net *net, const uint8_t *image)
 {
     const struct ff_model *m = net->model;
     int32_t area = m->height * m->width, count = m->channels * area;
-    float *x = floats(net, m->units[0].layers[0].x);
+    float *x = ff_floats(net, m->units[0].layers[0].x);
     if (in_int8(m)) {
         m->int8->receive(net, image);
         return;
@@ -378,7 +373,7 @@ static void hand_on(const struct ff_net *net, int32_t unit)
         net->model->int8->hand_on(net, unit);
     folded = units[unit + 1].normalise == FF_NORMALISE_BATCH; /* into the tables of int8 */
     if (unit >= in_int8(net->model) || (unit + 1 == in_int8(net->model) && !folded))
-        normalise(net, &units[unit + 1], floats(net, units[unit + 1].layers[0].x), last->c, last->h * last->w);
+        normalise(net, &units[unit + 1], ff_floats(net, units[unit + 1].layers[0].x), last->c, last->h * last->w);
 }
 
 static void add_to_total(const struct ff_net *net, float *total, const float *own, int32_t unit)
@@ -393,7 +388,7 @@ void ff_pass(const struct ff_net *net, const uint8_t *image, float *goodness, in
              int32_t *units, int counting)
 {
     const struct ff_model *m = net->model;
-    const float *own = floats(net, m->goodness);
+    const float *own = ff_floats(net, m->goodness);
     int32_t k, scored = 0, last = m->unit_count - 1;
     float margin;
     while (!m->units[last].scored)
@@ -467,12 +462,12 @@ static struct step step_begin(const struct ff_net *net, int32_t tensor, int32_t 
 {
     struct step s;
     s.length = length;
-    s.row = s.to = floats(net, net->model->tensors[tensor].ram) + index * length;
+    s.row = s.to = ff_floats(net, net->model->tensors[tensor].ram) + index * length;
     s.moment = NULL;
     s.scale = -net->rate;
     if (net->momentum > 0.0f) {
         uint32_t behind = net->model->tensors[tensor].ram - net->model->learned;
-        s.moment = s.to = floats(net, net->model->learn_bytes + behind) + index * length;
+        s.moment = s.to = ff_floats(net, net->model->learn_bytes + behind) + index * length;
         s.scale = 1.0f;
         for (int32_t i = 0; i < length; i++)
             s.moment[i] *= net->momentum;
@@ -523,8 +518,8 @@ static void loss_slopes(const struct ff_net *net, const float *scores, int32_t l
 static void learn_readout(const struct ff_net *net, const struct ff_unit *unit, int32_t label, float root)
 {
     const struct ff_model *m = net->model;
-    float *z = floats(net, unit->z), *goodness = floats(net, m->goodness);
-    float *error = floats(net, m->slopes), *near = error + m->rows, along = 0.0f;
+    float *z = ff_floats(net, unit->z), *goodness = ff_floats(net, m->goodness);
+    float *error = ff_floats(net, m->slopes), *near = error + m->rows, along = 0.0f;
     int32_t features = unit->features;
     loss_slopes(net, goodness, label, error);
     memset(near, 0, (size_t)m->rows * sizeof *near);
@@ -545,7 +540,7 @@ static void learn_readout(const struct ff_net *net, const struct ff_unit *unit, 
     for (int32_t f = 0; f < features; f++) {
         float sum = 0.0f;
         for (int32_t p = 0; p < m->rows; p++) {
-            float weight = floats(net, m->tensors[unit->weight].ram)[p * features + f];
+            float weight = ff_floats(net, m->tensors[unit->weight].ram)[p * features + f];
             sum += error[p] * weight;
             step_number(net, unit->weight, p * features + f, error[p] * z[f] - near[p] * weight);
         }
@@ -559,8 +554,8 @@ static void learn_readout(const struct ff_net *net, const struct ff_unit *unit, 
 static void begin_row(const struct ff_net *net, const struct ff_unit *unit, int32_t label)
 {
     const struct ff_tensor *weight = &net->model->tensors[unit->weight], *bias = &net->model->tensors[unit->bias];
-    const float *z = floats(net, unit->z);
-    float *begun = floats(net, weight->ram) + label * unit->features, square;
+    const float *z = ff_floats(net, unit->z);
+    float *begun = ff_floats(net, weight->ram) + label * unit->features, square;
     if (!unit->average)
         return;
     memcpy(begun, z, (size_t)unit->features * sizeof *begun);
@@ -568,7 +563,7 @@ static void begin_row(const struct ff_net *net, const struct ff_unit *unit, int3
     square = dot(begun, begun, unit->features);
     for (int32_t f = 0; f < unit->features && square > 0.0f; f++)
         begun[f] *= (unit->high - unit->low) / square;
-    floats(net, bias->ram)[label] = unit->high - dot(begun, z, unit->features);
+    ff_floats(net, bias->ram)[label] = unit->high - dot(begun, z, unit->features);
 }
 
 /* The gradient at (c, i, j) of what a layer makes before its activation: of a unit's last layer from the readout, whose
@@ -579,14 +574,14 @@ static float error_at(const struct ff_net *net, const struct ff_unit *unit, int3
     int32_t at = (c * l->h + i) * l->w + j, rows = unit->cell_rows, columns = unit->cell_columns;
     float dy;
     if (layer < unit->count - 1) {
-        dy = floats(net, unit->layers[layer + 1].dx)[at];
+        dy = ff_floats(net, unit->layers[layer + 1].dx)[at];
     } else {
         int32_t r = ((i + 1) * rows - 1) / l->h, s = ((j + 1) * columns - 1) / l->w; /* the cell */
         int32_t down = edge(r + 1, l->h, rows) - edge(r, l->h, rows);
         int32_t across = edge(s + 1, l->w, columns) - edge(s, l->w, columns);
-        dy = floats(net, unit->z)[(c * rows + r) * columns + s] / (float)(down * across);
+        dy = ff_floats(net, unit->z)[(c * rows + r) * columns + s] / (float)(down * across);
     }
-    return floats(net, l->y)[at] > 0.0f ? dy : dy * l->slope;
+    return ff_floats(net, l->y)[at] > 0.0f ? dy : dy * l->slope;
 }
 
 /* Of an error at (i, j) of channel c: its share of dx. */
@@ -642,7 +637,7 @@ static float spread(const struct ff_net *net, const struct ff_unit *unit, int32_
                 if (dx)
                     to_input(l, w, dx, c, down, across, error);
                 else
-                    to_weights(l, to, floats(net, l->x), down, across, scale * error);
+                    to_weights(l, to, ff_floats(net, l->x), down, across, scale * error);
             }
         }
     return sum;
@@ -653,7 +648,7 @@ static void learn_layer(const struct ff_net *net, const struct ff_unit *unit, in
 {
     const struct ff_layer *l = &unit->layers[layer];
     int32_t length = row_length(l);
-    float *dx = layer ? floats(net, l->dx) : NULL;
+    float *dx = layer ? ff_floats(net, l->dx) : NULL;
     if (dx)
         memset(dx, 0, (size_t)(l->in_c * l->in_h * l->in_w) * sizeof *dx);
     for (int32_t c = 0; c < l->c; c++) {
@@ -686,7 +681,7 @@ enum ff_error ff_learn(struct ff_net *net, const uint8_t *image, int32_t label)
     if (label < 0 || label >= net->classes)
         return FF_ERROR_LABEL;
     begins = !ff_is_known(net, label);
-    floats(net, m->tensors[m->known].ram)[label] = 1.0f;
+    ff_floats(net, m->tensors[m->known].ram)[label] = 1.0f;
     receive_image(net, image);
     for (int32_t k = 0; k < m->unit_count; k++) {
         const struct ff_unit *unit = &m->units[k];
@@ -787,7 +782,7 @@ enum ff_error ff_golden(struct ff_net *net, const struct ff_golden *golden, floa
 {
     const struct ff_model *m = net->model;
     int32_t pixels = m->channels * m->height * m->width, step = m->unit_count, wrong = 0;
-    float *own = floats(net, m->goodness), *total = own + m->rows;
+    float *own = ff_floats(net, m->goodness), *total = own + m->rows;
     *worst = 0.0f;
     for (int32_t n = 0; n < golden->count; n++) {
         const float *expected = golden->goodness + n * m->rows * step;
