@@ -30,7 +30,7 @@ from PIL import Image, ImageDraw, ImageFont
 from user_space import PYTHON, QEMU, UserSpace
 
 from ffruntime.core.bundle import Bundle
-from ffruntime.core.manifest import TOLERANCE
+from ffruntime.core.precision import TOLERANCE
 from ffruntime.core.shipped import MODEL
 from fftrain.dataset import load_for_manifest
 

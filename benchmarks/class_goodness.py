@@ -49,7 +49,8 @@ from ffruntime.core.architecture import scored_units
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import Examples, data_directory, to_unit_interval
 from ffruntime.core.layers import tensors
-from ffruntime.core.manifest import MANIFEST, WEIGHTS, Manifest, Precision, in_folder
+from ffruntime.core.manifest import MANIFEST, WEIGHTS, Manifest
+from ffruntime.core.precision import Precision, in_folder
 from ffruntime.model import Model
 from ffruntime.session import Session
 from fftrain.checkpoint import checkpoint_path

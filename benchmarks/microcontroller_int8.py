@@ -25,7 +25,7 @@ from ffexport.c.footprint import footprint
 from ffexport.c.project import FOLDER, export_c
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import IDX_FOLDERS, Examples, data_directory, read_idx_examples
-from ffruntime.core.manifest import Precision
+from ffruntime.core.precision import Precision
 
 from chip import Chip  # isort: skip  # found by what `microcontroller` says
 

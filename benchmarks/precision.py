@@ -14,7 +14,7 @@ import numpy as np
 from common import record
 
 from ffruntime.core.bundle import Bundle
-from ffruntime.core.manifest import PRECISIONS, in_folder
+from ffruntime.core.precision import PRECISIONS, in_folder
 from ffruntime.model import Model
 from ffruntime.session import Session
 from fftrain.dataset import load_for_manifest

@@ -9,8 +9,9 @@ from msgspec import Struct
 
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.graphs import GraphFile, graphs
-from ffruntime.core.manifest import PRECISIONS, Manifest, Precision, in_folder
+from ffruntime.core.manifest import Manifest
 from ffruntime.core.plan import Plan
+from ffruntime.core.precision import PRECISIONS, Precision, in_folder
 from ffruntime.core.reading import decode_json
 from ffruntime.core.tables import table
 from ffruntime.golden import Check

@@ -15,10 +15,11 @@ import click
 from ffruntime import command
 from ffruntime.command import echo
 from ffruntime.core.errors import MissingExtra, UsageError, unknown
+from ffruntime.core.precision import PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from ffruntime.core.bundle import Bundle
-    from ffruntime.core.manifest import Manifest, Precision
+    from ffruntime.core.manifest import Manifest
     from ffruntime.core.plan import Plan
 
     from .artefacts import Artefact, ExportReport
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("onnx", "tensorrt", "tensorrt-rtx", "c")
 PROVIDERS = ("cpu", "cuda", "tensorrt", "tensorrt-rtx")
-PRECISIONS = ("fp32", "fp16", "int8")
 PARTS = ("all", "last", "readouts")  # of a network in C, what learns
 BAR_WIDTH = 24  # of the line that shows progress
 EPILOG = """\b

@@ -13,7 +13,8 @@ from ffruntime.core.architecture import Network
 from ffruntime.core.cost import goodness_macs
 from ffruntime.core.data import IDX_FOLDERS, Examples, read_idx_examples
 from ffruntime.core.errors import DataError
-from ffruntime.core.manifest import EXIT, Manifest, Mode, Precision
+from ffruntime.core.manifest import EXIT, Manifest, Mode
+from ffruntime.core.precision import Precision
 from ffruntime.model import Model
 
 BUDGET = 2e11  # multiply-accumulates spent on a set of images in each mode: some seconds of a processor

@@ -12,8 +12,9 @@ from ffruntime.backend import provider_problem
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.devices import load_profile
 from ffruntime.core.errors import BackendError, MissingExtra
-from ffruntime.core.manifest import Manifest, Precision
+from ffruntime.core.manifest import Manifest
 from ffruntime.core.plan import Plan
+from ffruntime.core.precision import Precision
 from ffruntime.engine import LIBRARIES, Library
 
 from .artefacts import Artefact, exported_precisions

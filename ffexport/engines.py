@@ -26,7 +26,8 @@ from ffruntime.core.devices import Gpu, Profile
 from ffruntime.core.durable import write_atomically
 from ffruntime.core.errors import BackendError, UsageError
 from ffruntime.core.graphs import GraphFile
-from ffruntime.core.manifest import GOLDEN, WEIGHTS, Manifest, Precision, in_folder
+from ffruntime.core.manifest import GOLDEN, WEIGHTS, Manifest
+from ffruntime.core.precision import Precision, in_folder
 from ffruntime.engine import Library, Shapes, Sidecar, Target, folder, import_library, logger, numbers
 from ffruntime.golden import Check, check, require
 from ffruntime.lock import writing

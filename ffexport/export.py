@@ -13,8 +13,9 @@ from ffruntime.backend import DEFAULT_BACKEND
 from ffruntime.core.bundle import CALIBRATION, Bundle, write_bundle
 from ffruntime.core.cost import exit_shares
 from ffruntime.core.data import Examples
-from ffruntime.core.manifest import EXEMPLARS, EXIT, GOLDEN, SHORTLIST, WEIGHTS, EarlyExit, Precision, Shortlist
+from ffruntime.core.manifest import EXEMPLARS, EXIT, GOLDEN, SHORTLIST, WEIGHTS, EarlyExit, Shortlist
 from ffruntime.core.plan import Plan
+from ffruntime.core.precision import Precision
 from ffruntime.engine import FOLDER
 from ffruntime.golden import require
 from ffruntime.lock import writing

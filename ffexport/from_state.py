@@ -23,8 +23,9 @@ from ffruntime.core.durable import sha256
 from ffruntime.core.errors import BundleError, StorageError, UsageError
 from ffruntime.core.graphs import unit_gradient
 from ffruntime.core.layers import KNOWN, unit_parameters
-from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, STATISTICS, WEIGHTS, Manifest, Precision
+from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, STATISTICS, WEIGHTS, Manifest
 from ffruntime.core.plan import Plan
+from ffruntime.core.precision import Precision
 from ffruntime.core.state import State, Weights, read_state
 from ffruntime.core.statistics import (
     Statistics,

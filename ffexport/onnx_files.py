@@ -20,7 +20,8 @@ from spox import Var
 from ffruntime.core.architecture import Network, class_goodness
 from ffruntime.core.graphs import GraphFile
 from ffruntime.core.layers import tensors
-from ffruntime.core.manifest import WEIGHTS, Precision, in_folder
+from ffruntime.core.manifest import WEIGHTS
+from ffruntime.core.precision import Precision, in_folder
 
 Vars: TypeAlias = dict[str, Var]
 Types: TypeAlias = Mapping[str, DTypeLike]  # of the tensors that are not float32

@@ -21,7 +21,8 @@ from ffruntime.core.data import Examples
 from ffruntime.core.errors import FFError, StorageError
 from ffruntime.core.graphs import GraphFile
 from ffruntime.core.layers import tensors
-from ffruntime.core.manifest import EXEMPLARS, EXIT, WEIGHTS, Manifest, Precision, in_folder
+from ffruntime.core.manifest import EXEMPLARS, EXIT, WEIGHTS, Manifest
+from ffruntime.core.precision import Precision, in_folder
 from ffruntime.golden import Check, check
 from ffruntime.model import Model
 from ffruntime.session import Session

@@ -17,7 +17,8 @@ from msgspec import Struct
 
 from ffruntime.backend import PROVIDERS, SHAPE_OPS, open_session, require_no_other
 from ffruntime.core.bundle import Bundle
-from ffruntime.core.manifest import WEIGHTS, Precision, in_folder
+from ffruntime.core.manifest import WEIGHTS
+from ffruntime.core.precision import Precision, in_folder
 from ffruntime.golden import check, require
 from ffruntime.lock import scratch_folder
 from ffruntime.model import Model

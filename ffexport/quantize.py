@@ -34,7 +34,8 @@ from ffruntime.core.architecture import Network, class_goodness
 from ffruntime.core.bundle import CALIBRATION, Bundle, write_bundle
 from ffruntime.core.data import Examples, to_unit_interval
 from ffruntime.core.layers import layers, tensors
-from ffruntime.core.manifest import WEIGHTS, Precision, in_folder
+from ffruntime.core.manifest import WEIGHTS
+from ffruntime.core.precision import Precision, in_folder
 from ffruntime.model import Model
 from ffruntime.session import Session
 

@@ -24,7 +24,8 @@ from .core.bundle import Bundle
 from .core.data import to_unit_interval
 from .core.errors import BackendError, BundleError, MissingExtra, ParityError
 from .core.graphs import graphs
-from .core.manifest import GOLDEN, TOLERANCE, WEIGHTS, Manifest, Precision, in_folder
+from .core.manifest import GOLDEN, WEIGHTS, Manifest
+from .core.precision import TOLERANCE, Precision, in_folder
 from .core.reading import decode_json
 
 Library: TypeAlias = Literal["tensorrt", "tensorrt-rtx"]

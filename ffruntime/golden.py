@@ -19,7 +19,8 @@ from .core.errors import BundleError, ParityError
 from .core.graphs import unit_gradient
 from .core.layers import head_parameters, tensors, unit_parameters
 from .core.learning import ClassLoss, Hybrids, sharpness
-from .core.manifest import GOLDEN, TOLERANCE, TOLERANCES, Precision
+from .core.manifest import GOLDEN
+from .core.precision import TOLERANCE, TOLERANCES, Precision
 from .embedding import class_input, embed, first_input
 from .model import Model
 

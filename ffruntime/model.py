@@ -24,7 +24,8 @@ from .core.errors import BundleError, UsageError, unknown
 from .core.graphs import graphs, graphs_of_mode
 from .core.layers import KNOWN, TOTAL, tensors
 from .core.learning import PORTION
-from .core.manifest import EXIT, SHORTLIST, ClassStatistics, Manifest, Mode, Precision
+from .core.manifest import EXIT, SHORTLIST, ClassStatistics, Manifest, Mode
+from .core.precision import Precision
 from .core.state import Weights
 from .pictures import picture
 from .session import ALL_LABELS, Session, load
@@ -42,8 +43,7 @@ class Model:
     >>> model = Model("model.ff")
     >>> model.classify("three.png").label
 
-    A model never changes: what is learned makes another one, and so does another session. Graphs are loaded when
-    first needed. Safe to share between threads.
+    It never changes: learning, or another session, makes another. Graphs are loaded when needed. Threads may share.
     """
 
     def __init__(

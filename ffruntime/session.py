@@ -13,8 +13,9 @@ from .backend import DEFAULT_BACKEND, ENGINES, Graph, load_graph
 from .core.bundle import Bundle
 from .core.errors import BundleError
 from .core.graphs import graphs
-from .core.manifest import WEIGHTS, Precision, in_folder, known_precision
+from .core.manifest import WEIGHTS
 from .core.plan import BATCH
+from .core.precision import Precision, in_folder, known_precision
 from .graph_check import check_graph, outputs_of, require_outputs
 
 ALL_LABELS = 1 << 16  # in one call of a graph: as many as there are

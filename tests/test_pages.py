@@ -13,7 +13,7 @@ from msgspec import convert
 from msgspec.structs import replace
 from systems import SYSTEMS
 
-from ffruntime.core.manifest import TOLERANCE
+from ffruntime.core.precision import TOLERANCE
 from fftrain.recipe import Recipe, load_recipe, with_epochs
 
 ROOT = Path(__file__).parents[1]

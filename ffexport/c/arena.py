@@ -17,7 +17,8 @@ from msgspec import Struct
 from ffruntime.core.architecture import Conv, MaxPool, Network, Shape
 from ffruntime.core.layers import Tensor, of_readout, readout_layer, tensors, unit_layers, unit_parameters
 from ffruntime.core.learning import ClassLoss, Learning
-from ffruntime.core.manifest import Manifest, Precision
+from ffruntime.core.manifest import Manifest
+from ffruntime.core.precision import Precision
 
 from .counting import ORIGIN_BYTES, buffers, dimension_on_chip
 from .sweeps import sweeps

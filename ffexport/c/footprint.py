@@ -10,7 +10,8 @@ from ffruntime.core.architecture import Network
 from ffruntime.core.devices import Microcontroller, load_microcontroller, microcontroller_names
 from ffruntime.core.errors import BackendError
 from ffruntime.core.layers import tensors
-from ffruntime.core.manifest import PRECISIONS, Manifest, Precision
+from ffruntime.core.manifest import Manifest
+from ffruntime.core.precision import PRECISIONS, Precision
 
 from .arena import PARTS, STACK_BYTES, Arena, Part, features, flash_precision, plan_arena
 from .counting import flash_bytes

@@ -9,7 +9,8 @@ from msgspec import structs
 from ffruntime.core.bundle import CALIBRATION, Bundle, write_bundle
 from ffruntime.core.devices import Microcontroller
 from ffruntime.core.errors import BackendError
-from ffruntime.core.manifest import GOLDEN, Precision
+from ffruntime.core.manifest import GOLDEN
+from ffruntime.core.precision import Precision
 from ffruntime.lock import writing
 
 from ..artefacts import REPORT, Artefact, encode_report, read_report, with_rows

@@ -21,7 +21,8 @@ from ffruntime.core.architecture import (
 )
 from ffruntime.core.layers import KNOWN, TOTAL, Tensor, readout_layer, tensors, unit_tensors
 from ffruntime.core.learning import ClassLoss
-from ffruntime.core.manifest import TOLERANCES, WEIGHTS, Manifest, Precision
+from ffruntime.core.manifest import WEIGHTS, Manifest
+from ffruntime.core.precision import TOLERANCES, Precision
 
 from .arena import CONVERTED, NAME_BYTES, STACK_BYTES, Arena, deep, features, flash_precision, output
 from .counting import COUNTS, MOMENT, NAMES, SUMS, Counting, state_shapes

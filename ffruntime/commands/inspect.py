@@ -73,7 +73,7 @@ def plan(model_path: str, device: str | None, memory: int | None, precision: str
     from ..core import plan as planner
     from ..core.bundle import Bundle
     from ..core.devices import load_profile
-    from ..core.manifest import known_precision
+    from ..core.precision import known_precision
     from ..core.tables import plan_text
 
     chosen, manifest = known_precision(precision), Bundle(model_path).manifest

@@ -87,7 +87,7 @@ def backend_options(function):  # type: ignore[no-untyped-def]
 
 def session_of(backend: str, precision: str, threads: int | None) -> Session:
     """The session that the backend options ask for. Raises `UsageError`."""
-    from ..core.manifest import known_precision
+    from ..core.precision import known_precision
     from ..session import Session
 
     return Session(backend, known_precision(precision), threads or 0)

@@ -28,7 +28,6 @@ from .manifest import (
     FORMAT,
     GOLDEN,
     MANIFEST,
-    PRECISIONS,
     STATISTICS,
     WEIGHTS,
     FileEntry,
@@ -36,6 +35,7 @@ from .manifest import (
     decode_manifest,
     encode_manifest,
 )
+from .precision import PRECISIONS
 from .reading import read_regular
 from .shipped import is_shipped
 from .statistics import Statistics, decode, units_hash

@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .errors import UsageError, unknown
+from .precision import Precision
 from .reading import read_regular
 
 if sys.version_info >= (3, 11):
@@ -72,7 +73,7 @@ class Inference(Fact, frozen=True, forbid_unknown_fields=True, kw_only=True):
     graph: so many images (in training, pairs), each with so many labels."""
 
     providers: Annotated[tuple[str, ...], Meta(min_length=1)]
-    precision: Annotated[tuple[Literal["fp32", "fp16", "int8"], ...], Meta(min_length=1)]
+    precision: Annotated[tuple[Precision, ...], Meta(min_length=1)]
     max_batch: Annotated[int, Meta(ge=1, le=65_536)]
     max_labels: Annotated[int, Meta(ge=1, le=65_536)]
 

@@ -14,7 +14,7 @@ from msgspec import Meta, Struct
 from .architecture import Network, Positive, class_goodness, scored_units, unit_name, validate
 from .calibration import Calibration, check
 from .data import Split
-from .errors import OBEYED, BundleError, unknown
+from .errors import OBEYED, BundleError
 from .gaussians import Shrinkage, Weight
 from .layers import statistics_features
 from .learning import ClassLoss, Learning
@@ -35,28 +35,6 @@ MODES: tuple[Mode, ...] = ("goodness", "classifier", "shortlist", "exit")
 SHORTLIST: Mode = "shortlist"
 EXIT: Mode = "exit"
 Accuracies = dict[str, dict[str, float]]  # split -> inference mode -> share of right answers
-
-Precision: TypeAlias = Literal["fp32", "fp16", "int8"]  # of inference
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-# What a value may be off by, as a share of the largest one beside it. fp32: rounding. The others tell a wrong graph
-# from a coarse one, and no more: fp16 rounds to 2⁻¹¹ and int8 to 1/127 of the largest value, in every layer, and a
-# mean of squares doubles that. Whether a precision is *good* enough, the decisions on exemplars say (`ffexport`).
-TOLERANCE = 1e-4
-TOLERANCES: dict[Precision, float] = {"fp32": TOLERANCE, "fp16": 1e-2, "int8": 1e-1}
-
-
-def known_precision(name: str) -> Precision:
-    """A precision by its name. Raises `UsageError` that lists those there are."""
-    for precision in PRECISIONS:
-        if precision == name:
-            return precision
-    raise unknown("precision", name, PRECISIONS)
-
-
-def in_folder(name: str, precision: Precision) -> str:
-    """A file's name within the bundle: fp32 lies at its top, every other precision in a folder of its own."""
-    return name if precision == "fp32" else f"{precision}/{name}"
-
 
 LONGEST_NAME = 200  # characters of a class's name
 ClassName: TypeAlias = Annotated[str, Meta(max_length=LONGEST_NAME)]

@@ -42,7 +42,8 @@ from .layers import (
     unit_parameters,
 )
 from .learning import STEP
-from .manifest import EXIT, SHORTLIST, TRAINED_MODES, Mode, Precision
+from .manifest import EXIT, SHORTLIST, TRAINED_MODES, Mode
+from .precision import Precision
 
 FLOAT = 4
 # Measured, Linux x86-64, Python 3.11, ONNX Runtime 1.31: the command, a picture, numpy, and ONNX Runtime on a CPU

@@ -16,8 +16,9 @@ from .architecture import Network, class_goodness
 from .devices import Profile
 from .errors import BackendError
 from .learning import KEPT, MICRO_BATCH, REPLAY_BYTES
-from .manifest import EXIT, Manifest, Mode, Precision, in_folder
+from .manifest import EXIT, Manifest, Mode
 from .memory import PROCESS, Memory, inference_memory, learned_bytes, update_memory, weights_bytes
+from .precision import Precision, in_folder
 
 BATCH = 16  # images in one call of an inference graph, where nothing smaller is asked for
 MIB = 1 << 20

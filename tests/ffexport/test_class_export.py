@@ -26,7 +26,8 @@ from ffruntime.core.data import to_unit_interval
 from ffruntime.core.errors import BundleError
 from ffruntime.core.graphs import unit_gradient
 from ffruntime.core.layers import KNOWN, learned_tensors, unit_parameters
-from ffruntime.core.manifest import GOLDEN, TOLERANCES, Precision
+from ffruntime.core.manifest import GOLDEN
+from ffruntime.core.precision import TOLERANCES, Precision
 from ffruntime.core.state import Weights, changed, write_state
 from ffruntime.embedding import class_input
 from ffruntime.golden import check, require

@@ -20,7 +20,7 @@ from ffexport.export import export_onnx
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.devices import profiles_folder
 from ffruntime.core.errors import StorageError
-from ffruntime.core.manifest import Precision
+from ffruntime.core.precision import Precision
 
 
 def ffexport(*arguments: object, **environment: str) -> subprocess.CompletedProcess:

@@ -37,7 +37,8 @@ from ffruntime.core.errors import BundleError
 from ffruntime.core.graphs import unit_gradient
 from ffruntime.core.layers import head_features, unit_parameters
 from ffruntime.core.learning import Hybrids, PairLoss, Ratio, Symmetric, Threshold, WrongLabels, sharpness
-from ffruntime.core.manifest import TOLERANCE, Manifest, decode_manifest, encode_manifest
+from ffruntime.core.manifest import Manifest, decode_manifest, encode_manifest
+from ffruntime.core.precision import TOLERANCE
 from ffruntime.golden import ROUNDING
 from ffruntime.learning.step import adam, sgd, zeros_like
 from fftrain import network as net

@@ -36,7 +36,8 @@ from ffruntime.core.data import Examples, to_unit_interval
 from ffruntime.core.errors import ParityError
 from ffruntime.core.graphs import graphs
 from ffruntime.core.layers import KNOWN, tensor_shapes
-from ffruntime.core.manifest import GOLDEN, TOLERANCE, WEIGHTS
+from ffruntime.core.manifest import GOLDEN, WEIGHTS
+from ffruntime.core.precision import TOLERANCE
 from ffruntime.embedding import first_input
 from ffruntime.golden import check
 from ffruntime.model import Model

@@ -25,7 +25,8 @@ from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.data import data_directory, permutation
 from ffruntime.core.errors import BundleError, UsageError
 from ffruntime.core.layers import tensor_shapes
-from ffruntime.core.manifest import EXEMPLARS, Precision
+from ffruntime.core.manifest import EXEMPLARS
+from ffruntime.core.precision import Precision
 from ffruntime.golden import TOLERANCES, check
 from ffruntime.model import Model
 from ffruntime.session import Session

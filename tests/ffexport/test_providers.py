@@ -17,7 +17,7 @@ from ffexport.providers import NAMES, check_providers, placement, require_provid
 from ffruntime.backend import PROVIDERS, provider_problem
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.errors import BackendError, UsageError
-from ffruntime.core.manifest import PRECISIONS
+from ffruntime.core.precision import PRECISIONS
 
 ABSENT = [name for name in NAMES if provider_problem(f"onnxruntime-{name}")]
 

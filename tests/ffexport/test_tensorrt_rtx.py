@@ -18,7 +18,7 @@ from ffruntime import cuda
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.devices import Profile, load_profile
 from ffruntime.core.errors import BackendError, UsageError
-from ffruntime.core.manifest import Precision
+from ffruntime.core.precision import Precision
 from ffruntime.engine import Sidecar, import_library, read_sidecar
 from ffruntime.golden import check, require
 from ffruntime.model import Model

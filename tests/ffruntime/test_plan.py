@@ -36,7 +36,7 @@ from ffruntime.core.gaussians import Shrinkage, Weight
 from ffruntime.core.graphs import graphs
 from ffruntime.core.layers import tensor_shapes
 from ffruntime.core.learning import KEPT, REPLAY_BYTES, STEP
-from ffruntime.core.manifest import EXIT, MODES, PRECISIONS, ClassStatistics, Manifest, Mode, Precision
+from ffruntime.core.manifest import EXIT, MODES, ClassStatistics, Manifest, Mode
 from ffruntime.core.memory import inference_memory, learned_bytes, update_memory, weights_bytes
 from ffruntime.core.plan import (
     MARGIN,
@@ -54,6 +54,7 @@ from ffruntime.core.plan import (
     plan,
     require_fit,
 )
+from ffruntime.core.precision import PRECISIONS, Precision
 from ffruntime.core.statistics import Moment, kept_bytes
 
 OF_CLASSES: tuple[Mode, ...] = ("goodness", EXIT)  # modes of class goodness

@@ -17,7 +17,7 @@ from commands import in_process_text
 from pictures import NEW, write_png
 from shapes import CLASS_BUNDLE, drawn
 
-from ffruntime.core.manifest import TOLERANCE
+from ffruntime.core.precision import TOLERANCE
 from ffruntime.model import Model
 
 ROOT = Path(__file__).parents[2]

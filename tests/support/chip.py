@@ -30,7 +30,8 @@ from ffruntime.core.bundle import CALIBRATION, Bundle
 from ffruntime.core.data import Examples
 from ffruntime.core.layers import tensors
 from ffruntime.core.learning import ClassLoss, Learning
-from ffruntime.core.manifest import GOLDEN, Manifest, Precision
+from ffruntime.core.manifest import GOLDEN, Manifest
+from ffruntime.core.precision import Precision
 
 SUPPORT = Path(__file__).parent
 OWN = [file for file in SOURCES if file.parent == INCLUDE]  # without the examples
