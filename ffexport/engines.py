@@ -175,7 +175,12 @@ def _build_apart(asked: list[tuple[Path, Ranges]], settings: BuildSettings) -> l
     context = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            return pool.submit(_build_all, asked, settings).result()
+            try:
+                return pool.submit(_build_all, asked, settings).result()
+            except (KeyboardInterrupt, SystemExit):  # a build would be waited for, and writes nothing that counts
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                raise
     except BrokenProcessPool as error:
         names = ", ".join(file.name for file, _ in asked)
         raise BackendError(f"{settings.library} {settings.version} crashed while it built {names}") from error

@@ -6,16 +6,14 @@ from __future__ import annotations
 import io
 import math
 import os
-import signal
 import sys
-import threading
 from typing import Any
 
 import click
 
 from .core.errors import FFError, StorageError, printable
+from .start import INTERRUPTED, obeying_sigterm
 
-INTERRUPTED, TERMINATED = 130, 143  # 128 and the signal's number
 LARGEST = 1 << 31  # of whole numbers; more than any command can do
 
 
@@ -57,9 +55,9 @@ def run(command: click.Command) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may be anything
             stream.reconfigure(errors="backslashreplace")
-    before = signal.signal(signal.SIGTERM, _end) if threading.current_thread() is threading.main_thread() else None
     try:
-        code = command.main(standalone_mode=False)
+        with obeying_sigterm():
+            code = command.main(standalone_mode=False)
     except FFError as error:
         echo(f"error: {printable(str(error))}", err=True)
         code = error.exit_code
@@ -76,15 +74,7 @@ def run(command: click.Command) -> None:
     except OSError as error:
         echo(f"error: {printable(str(error.filename or 'output'))}: {error.strerror or error}", err=True)
         code = StorageError.exit_code
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
     sys.exit(code)
-
-
-def _end(_number: int, _frame: object) -> None:
-    """On SIGTERM, which a container's first process would not obey by itself: scratch files are cleared."""
-    raise SystemExit(TERMINATED)
 
 
 def _open_closed_streams() -> None:

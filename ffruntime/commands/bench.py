@@ -83,11 +83,17 @@ def _in_a_process(options: Sequence[str]) -> dict[str, object]:
     import subprocess
 
     command = [sys.executable, "-m", "ffruntime", "bench", "--json", *options]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        echo(done.stderr.rstrip("\n"), err=True)
-        raise click.exceptions.Exit(done.returncode)
-    row: dict[str, object] = json.loads(done.stdout)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            said, errors = process.communicate()
+        except BaseException:  # this process is to end: that one ends in order, too
+            process.terminate()
+            process.communicate()
+            raise
+    if process.returncode:
+        echo(errors.rstrip("\n"), err=True)
+        raise click.exceptions.Exit(process.returncode)
+    row: dict[str, object] = json.loads(said)
     return row
 
 

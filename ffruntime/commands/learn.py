@@ -341,9 +341,10 @@ def _bar(label: str, length: int) -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def _hint_on_interrupt(learner: Learner, pictures: _Pictures) -> Iterator[None]:
+    """Say what an interrupted command, or one ended by SIGTERM, leaves to be done."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         if pending := len(learner.store.pending()):
             echo(f"stored and pending: {pending}; 'ffruntime learn' goes on", err=True)
         if others := pictures.count - pictures.stored:

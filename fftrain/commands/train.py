@@ -335,12 +335,12 @@ def _report(target: Path, dataset: Dataset, scores: dict[str, Scores], distances
 
 @contextmanager
 def _hint_on_interrupt(target: Path) -> Iterator[None]:
-    """Say how to go on with a run that was interrupted, wherever that was."""
+    """Say how to go on with a run that was interrupted, or ended by SIGTERM, wherever that was."""
     from ..checkpoint import checkpoint_path
 
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         if checkpoint_path(target).exists():
             again = [part for part in sys.argv[1:] if part not in ("--force", "--resume")]
             say(f"the checkpoint is written; go on with: fftrain {shlex.join([*again, '--resume'])}")
