@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from .core.errors import FFError, StorageError, printable
-from .start import INTERRUPTED, obeying_sigterm
+from .start import INTERRUPTED
 
 LARGEST = 1 << 31  # of whole numbers; more than any command can do
 
@@ -56,8 +56,7 @@ def run(command: click.Command) -> None:
         if isinstance(stream, io.TextIOWrapper):  # names of files may be anything
             stream.reconfigure(errors="backslashreplace")
     try:
-        with obeying_sigterm():
-            code = command.main(standalone_mode=False)
+        code = command.main(standalone_mode=False)
     except FFError as error:
         echo(f"error: {printable(str(error))}", err=True)
         code = error.exit_code
