@@ -13,7 +13,16 @@ from ffruntime.backend import DEFAULT_BACKEND
 from ffruntime.core.bundle import CALIBRATION, Bundle, write_bundle
 from ffruntime.core.cost import exit_shares
 from ffruntime.core.data import Examples
-from ffruntime.core.manifest import EXEMPLARS, EXIT, GOLDEN, SHORTLIST, WEIGHTS, EarlyExit, Shortlist
+from ffruntime.core.manifest import (
+    EXEMPLARS,
+    EXIT,
+    GOLDEN,
+    SHORTLIST,
+    STATISTICS,
+    WEIGHTS,
+    EarlyExit,
+    Shortlist,
+)
 from ffruntime.core.plan import Plan
 from ffruntime.core.precision import Precision
 from ffruntime.engine import FOLDER
@@ -67,7 +76,8 @@ def _export(
     if others:
         bundle.verified(EXEMPLARS)  # they say which layers a precision can have
     files, validation = fp32_graphs(bundle), _validation(bundle, data)
-    with scratch_copy(bundle, [name for name in (WEIGHTS, GOLDEN, EXEMPLARS) if name in bundle]) as copy:
+    judged = [name for name in (WEIGHTS, GOLDEN, EXEMPLARS, STATISTICS) if name in bundle]  # by what answers
+    with scratch_copy(bundle, judged) as copy:
         copy = write_bundle(copy.path, copy.manifest, files)
         calibrated = _calibrated(copy, backend, progress)
         copy = write_bundle(copy.path, structs.replace(copy.manifest, **calibrated), {})

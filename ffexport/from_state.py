@@ -115,7 +115,7 @@ def _export_state(
     told = _encoded(bundle, whole, len(learned.classes)) if whole else {}
     manifest = structs.replace(manifest, statistics=bundle.manifest.statistics if told else None)
     with scratch_folder() as folder:
-        copy = write_bundle(folder / "model.ff", manifest, {WEIGHTS: save(weights), **exemplars})
+        copy = write_bundle(folder / "model.ff", manifest, {WEIGHTS: save(weights), **exemplars, **told})
         with_graphs = write_bundle(copy.path, copy.manifest, fp32_graphs(copy))
         golden = golden_vectors(Model(with_graphs, session=Session(REFERENCE)), weights, old)
         if not all(np.isfinite(array).all() for array in golden.values()):
@@ -125,7 +125,6 @@ def _export_state(
         copy = Bundle(copy.path)
         files = {name: copy.read(name) for name in copy.manifest.files}
     final = _with_undertrained(copy.manifest, bundle.manifest, learned)
-    files |= told
     _commit(target, structs.replace(final, files={}), files)
     return report
 

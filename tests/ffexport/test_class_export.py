@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import onnx
 import pytest
 import torch
 from commands import in_process_text
+from counting import EACH, with_statistics
 from msgspec import structs
 from onnx import TensorProto
 from safetensors.numpy import load_file
+from shapes import CLASS_BUNDLE
 
 from ffexport.artefacts import bundle_graphs
 from ffexport.engines import EngineLimits, build_engines, missing
@@ -25,7 +28,7 @@ from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import to_unit_interval
 from ffruntime.core.errors import BundleError
 from ffruntime.core.graphs import unit_gradient
-from ffruntime.core.layers import KNOWN, learned_tensors, unit_parameters
+from ffruntime.core.layers import KNOWN, learned_tensors, tensors, unit_parameters
 from ffruntime.core.manifest import GOLDEN
 from ffruntime.core.precision import TOLERANCES, Precision
 from ffruntime.core.state import Weights, changed, write_state
@@ -136,6 +139,28 @@ def test_an_early_exit_is_as_calibrated(exported: Path) -> None:
     assert agree == pytest.approx(found.agree, abs=0.01)
     assert found.passes < 0.9
     assert found.agree > 0.95
+
+
+@pytest.mark.slow
+def test_it_is_judged_by_what_answers(tmp_path: Path) -> None:
+    """Where a network tells no classes, these are statistics: the readouts of this one are nothing."""
+    how = structs.replace(EACH, together=0)
+    source = Bundle(with_statistics(CLASS_BUNDLE, tmp_path / "model.ff", how))
+    names = {layer.name for layer in map(attrgetter("layer"), tensors(source.manifest.network)) if layer}
+    blank = {name for name in names if name.endswith("readout")}
+    weights = {
+        name: tensor * 0 if name.rpartition(".")[0] in blank else tensor
+        for name, tensor in source.weights().items()
+    }
+    target = tmp_path / "blank.ff"
+    state = tmp_path / "blank.state"
+    write_state(state, source.manifest, Weights(changed(source.weights(), weights), source.manifest.classes), 0, 0)
+    report = export_state(source, state, target)
+    (row,) = (row for row in report.artefacts if row.artefact == "goodness.onnx")
+    exemplars = source.exemplars()
+    right = Model(target, state=False).scores(exemplars.pixels).argmax(1) == exemplars.labels
+    assert row.exemplars == pytest.approx(right.mean())
+    assert row.exemplars > 0.8
 
 
 # ---------------------------------------- precisions ----------------------------------------
