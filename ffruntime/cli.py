@@ -11,7 +11,7 @@ from .commands.demo import demo
 from .commands.explain import explain
 from .commands.inspect import devices, info, plan, verify
 from .commands.learn import learn
-from .commands.learned import apply_state, diff, export_state, forget, history, reset, rollback
+from .commands.learned import apply_state, diff, export_state, forget, history, renormalise, reset, rollback
 
 EPILOG = """\b
 Examples:
@@ -51,6 +51,7 @@ for _command in (
     rollback,
     diff,
     forget,
+    renormalise,
     reset,
     export_state,
     apply_state,

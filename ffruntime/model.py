@@ -365,8 +365,8 @@ class Model:
 
     @functools.cached_property
     def _constants(self) -> dict[str, np.ndarray]:
-        """What mode `exit` takes of the weights beside the graphs' own: no learning changes these."""
-        weights, own = self._bundle.weights(), tensors(self.manifest.network)
+        """What mode `exit` takes of the weights beside the graphs' own."""
+        weights, own = {**self._bundle.weights(), **self._weights.tensors}, tensors(self.manifest.network)
         first = [tensor.name for tensor in own if tensor.unit == 0 and tensor.role in ("mean", "variance")]
         return {name: weights[name] for name in (TOTAL, *first)}
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ..answers import Answer
-    from ..learning.learner import Learner, Outcome
+    from ..learning.learner import Learner
+    from ..learning.update import Outcome
     from ..model import Model
     from ..pictures.sources import PictureSource
 

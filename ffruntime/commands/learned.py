@@ -1,5 +1,5 @@
-"""What was learned, as a whole: `ffruntime history`, `rollback`, `forget`, `reset`, `diff`, `export-state` and
-`apply-state`."""
+"""What was learned, as a whole: `ffruntime history`, `rollback`, `forget`, `reset`, `diff`, `export-state`,
+`apply-state`, and `renormalise`, which learns no labels."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..command import Count, echo
+from ..command import Count, echo, printable
 from .options import backend_options, json_option, model_option, session_of, state_option
 
 if TYPE_CHECKING:
@@ -32,10 +32,11 @@ Examples:
   ffruntime apply-state learned.state           on the other device
   ffruntime forget 17 18                        without these two examples, as if they had never been shown
   ffruntime forget --label cat                  without all examples of a class
+  ffruntime renormalise photos/                 normalisation statistics of unlabelled pictures as they are now
   ffruntime reset                               forget everything, examples too
 
 \b
-Exit codes: those of 'ffruntime learn'; 10 is a state that was not applied."""
+Exit codes: those of 'ffruntime learn'; 10 is a state or normalisation that was not adopted."""
 
 
 @click.command(epilog=EPILOG)
@@ -257,6 +258,61 @@ def apply_state(file: Path, model_path: str, state: Path | None, force: bool, as
         echo(f"version {outcome.version} is current: {judged}{own}")
     if not outcome.adopted:
         raise UpdateRefused(f"{file}: costs more than is tolerated: {judged}; --force takes it all the same")
+
+
+@click.command(epilog=EPILOG)
+@click.argument("paths", nargs=-1, required=True, metavar="IMAGE… | FOLDER…")
+@model_option
+@state_option
+@click.option("--force", is_flag=True, help="Whatever it costs on images that were held back: of the old world.")
+@click.option("--no-preprocess", is_flag=True, help="The images are ready: as the network was trained on.")
+@json_option
+def renormalise(
+    paths: tuple[str, ...], model_path: str, state: Path | None, force: bool, no_preprocess: bool, as_json: bool
+) -> None:
+    """Take normalisation statistics anew from pictures as they arrive now, of whatever classes, without labels.
+
+    Mean and variance of what units receive become those of these pictures: some dozens, of all classes. That is a
+    new version, judged by held-back images, as an update is, and 'ffruntime rollback' goes back. Class statistics
+    are of the units as they were: they begin anew, of the examples that are stored.
+    """
+    import numpy as np
+    from msgspec.json import encode
+
+    from ..core.errors import ImageError, UpdateRefused
+    from ..learning.learner import Learner
+    from ..learning.normalisation import require_normalised
+    from ..model import Model
+    from ..pictures.sources import pictures
+    from ..terminal import held_back_text
+
+    model, images, failed = Model(model_path, state=False), [], 0
+    require_normalised(model)
+    for name, get in pictures(paths):
+        try:
+            images.append(model.prepare(get(), name, not no_preprocess))
+        except ImageError as error:  # say so, and go on with the others
+            echo(f"error: {printable(str(error))}", err=True)
+            failed += 1
+    if not images:
+        raise click.exceptions.Exit(ImageError.exit_code)
+    with contextlib.closing(Learner(model, state)) as learner:
+        outcome = learner.renormalise(np.stack(images), force)
+    judged = held_back_text(outcome.before, outcome.after)
+    if as_json:
+        facts = {"version": outcome.version, "adopted": outcome.adopted, "pictures": len(images)}
+        more = {name: getattr(outcome, name) for name in ("before", "after", "judged", "dropped", "seconds")}
+        echo(encode({**facts, **more}).decode())
+    elif outcome.adopted:
+        of = "1 picture" if len(images) == 1 else f"{len(images)} pictures"
+        said = f"version {outcome.version} is current: normalisation statistics of {of}, {judged}"
+        if outcome.dropped is not None:
+            said += f"; class statistics anew, {outcome.dropped} examples no longer count"
+        echo(said)
+    if not outcome.adopted:
+        raise UpdateRefused(f"version {outcome.version}: costs more than is tolerated: {judged}; --force takes it")
+    if failed:
+        raise click.exceptions.Exit(ImageError.exit_code)
 
 
 @contextlib.contextmanager

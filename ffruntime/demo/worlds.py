@@ -1,4 +1,4 @@
-"""Worlds in which digits arrive changed, and normalisation statistics anew from images without labels."""
+"""Worlds in which digits arrive changed, and normalisation statistics of what arrives as a method."""
 
 from __future__ import annotations
 
@@ -9,13 +9,8 @@ import numpy as np
 from msgspec import structs
 from PIL import Image, ImageFilter, ImageOps
 
-from ..backend import in_chunks
-from ..core.architecture import EPS_BATCH, unit_name
-from ..core.data import to_unit_interval
-from ..core.layers import unit_tensors
-from ..embedding import class_input
+from ..learning.normalisation import renormalised
 from ..model import Model
-from ..session import ALL_LABELS
 
 SPECKS = 0.2  # share of the pixels that are black or white in the world with salt and pepper
 CORNERS = (
@@ -87,29 +82,3 @@ class Renormalised:
 
     def scores(self, x: np.ndarray) -> np.ndarray:
         return self._now.scores(x)
-
-
-def renormalised(model: Model, pixels: np.ndarray) -> dict[str, np.ndarray]:
-    """Normalisation statistics as images uint8 (N, C, H, W) have them, by their tensors' names: the mean and the
-    variance of every channel that a unit normalises by batch statistics, unit after unit. Nothing where none does.
-
-    For class goodness. An input is known as it is normalised now, y = (x − m) / √(v + ε), and so is x.
-    """
-    network = model.manifest.network
-    weights = {**model.bundle.weights(), **model.weights.tensors}
-    found: dict[str, np.ndarray] = {}
-    y = class_input(network, weights, to_unit_interval(pixels))
-    for index in range(len(network.units)):
-        names = {t.role: t.name for t in unit_tensors(network, index) if t.role in ("mean", "variance")}
-        if names:
-            axes = (0, *range(2, y.ndim))
-            mean, deviation = y.mean(axes), np.maximum(y.std(axes), 1e-3)
-            before, scale = weights[names["mean"]], np.sqrt(weights[names["variance"]] + EPS_BATCH)
-            found[names["mean"]] = (before + scale * mean).astype(np.float32)
-            found[names["variance"]] = np.square(scale * deviation).astype(np.float32)
-            shape = (1, -1, *[1] * (y.ndim - 2))
-            y = (y - mean.reshape(shape)) / deviation.reshape(shape)
-        if index + 1 < len(network.units):
-            graph = in_chunks(model.graph(unit_name(index)), model.session.batch, ALL_LABELS)
-            y = graph({"input": y.astype(np.float32)})["output"]
-    return found

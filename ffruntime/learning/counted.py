@@ -20,6 +20,7 @@ from ..core.learning import EVERY
 from ..core.manifest import WEIGHTS, Manifest
 from ..core.statistics import Origin, Statistics, added, decode, encode, with_classes, without_class
 from .database import BUNDLES, JUDGING, PENDING, Database
+from .versions import NORMALISED
 
 # Settings: the snapshot; by the hash of a state from elsewhere its statistics, and whose examples are in them; with
 # a version and that hash, that they came with the version.
@@ -34,7 +35,7 @@ COUNTED = f"""{BRANCH} SELECT -1, value, 0 FROM settings
     UNION ALL SELECT id, features, label FROM examples WHERE features IS NOT NULL AND units = ?"""
 # The newest version of a branch that may have come with other units, and how.
 UNITS = f"""{BRANCH} SELECT id, kind FROM versions JOIN branch USING (id)
-    WHERE kind IN ('applied', 'stream', 'units') ORDER BY id DESC LIMIT 1"""
+    WHERE kind IN ('applied', 'stream', 'units', '{NORMALISED}') ORDER BY id DESC LIMIT 1"""
 SNAPSHOTS = f"""SELECT name FROM settings WHERE name = '{SNAPSHOT}'
     OR (name >= '{SNAPSHOT}@' AND name < '{SNAPSHOT}@~') OR (name >= '{OF}' AND name < '{OF}~')"""
 AT_ONCE = 512  # rows whose features are added up together
@@ -87,7 +88,7 @@ class Counted:
         """Which version taught the units that class statistics are of, where this one counts; 0: the bundle's."""
         if version not in self._units:
             found = self._db.all(UNITS, (version,))
-            self._units[version] = found[0][0] if found and found[0][1] == "units" else 0
+            self._units[version] = found[0][0] if found and found[0][1] in ("units", NORMALISED) else 0
         return self._units[version]
 
     def statistics(self, version: int) -> Statistics:

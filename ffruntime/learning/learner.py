@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
-from msgspec import Struct, structs
+from msgspec import structs
 
 from ..core.architecture import class_goodness
 from ..core.bundle import HELD_BACK, REPLAY
@@ -28,13 +28,14 @@ from .directory import alone
 from .draws import augment
 from .forgetting import Forgotten
 from .names import by_name, require_names
+from .normalisation import renormalised, require_normalised
 from .own_units import anew, examples_of, joined, portions
 from .replay import capacity, draw_balanced, evictions, of_refused
 from .rows import MOST, begin_rows
 from .step import Arrays, Settings, learning_units, update_steps
 from .store import BUNDLES, LEARNED, Store
-from .update import Batch, Judged, Stepped, change, costs, judged, share_right
-from .versions import Current
+from .update import Batch, Outcome, Stepped, change, costs, judged, share_right
+from .versions import NORMALISED, Current
 
 ONE_BY_ONE = 64  # examples that change class statistics one by one: of more, solving anew takes less time
 TOLERANCE = 0.05  # share of held-back examples that an update may cost, against the shipped weights
@@ -45,22 +46,6 @@ Progress: TypeAlias = Callable[[Literal["update", "rehearsal"], int], AbstractCo
 
 def _nothing(*_: object) -> None:
     pass
-
-
-class Outcome(Struct, frozen=True):
-    """What came of an update, or of a state that was applied: that has no examples, no losses and no `judged`."""
-
-    version: int
-    adopted: bool
-    examples: tuple[int, ...]  # ids of those learned from
-    before: float | None  # share of the held-back examples that the shipped weights classify rightly
-    after: float | None  # and the new weights; None: the bundle has none to hold back
-    losses: tuple[float, ...]  # of the units that learn, in the last step, and of the classifier
-    evicted: int
-    seconds: float
-    judged: Judged | None = None  # by the device's own judging examples; of units by held-back ones, too
-    dropped: int | None = None  # examples that new units' class statistics, begun anew, no longer count
-    own: bool = False  # of a state: its class statistics have examples of this one, so they were left out
 
 
 class Learner:
@@ -100,7 +85,7 @@ class Learner:
         self._units = units and manifest.counted is not None
         self._frozen = frozen and not self._units and manifest.counted is not None
         self.shipped = model.with_weights(Weights({}, manifest.classes))
-        # Its gradient graphs serve all versions. Memory that a call needs is freed after it: it would add up.
+        # Its gradient graphs serve all versions. A call's memory is freed after it: it would add up.
         self.gradients = self.shipped.with_session(structs.replace(model.session, arena=False))
         first = unit_gradient(manifest.network, learning[0]).name
         self.gradients.graph(first)  # a backend that cannot run says so before anything is stored
@@ -280,6 +265,20 @@ class Learner:
         seconds = time.perf_counter() - start
         return Outcome(number, adopted, (), shipped, after, (), 0, seconds, own=own)
 
+    def renormalise(self, images: np.ndarray, force: bool = False) -> Outcome:
+        """Make a version whose normalisation statistics are those of images uint8 (N, C, H, W), whatever they show.
+
+        It is judged like an update, and class statistics begin anew; with `force` whatever it costs. Raises
+        `UsageError` where there are no such statistics, or no images, `StateError` where another is learning.
+        """
+        start = time.perf_counter()
+        require_normalised(self.model)
+        require_images(images, self.model.manifest.network.image.shape)
+        with alone(self.store.directory):
+            now, rng = self.refresh(), np.random.default_rng(0)
+            made = {**now.weights.tensors, **renormalised(self.model, images)}
+            return self.settle(now, NORMALISED, made, (), (), rng, start, force)
+
     def _make_room(self) -> None:
         """Where no update follows, pending examples beyond what may be stored take the place of others, by the
         replay policy. Some more leave than have to: else every further example would take a transaction."""
@@ -331,22 +330,26 @@ class Learner:
         ids: Sequence[int],
         rng: np.random.Generator,
         start: float,
+        force: bool = False,
     ) -> Outcome:
-        """Judge what was made of the version `now`, and adopt or refuse it; `start`: when that began."""
+        """Judge what was made of the version `now`, begun at `start`, and adopt or refuse it; with `force` whatever
+        it costs."""
         shipped, made = self._shipped(), self.model.with_weights(structs.replace(now.weights, tensors=tensors))
         begun, judging, dropped = None, self.store.read(self._judging()), None
         finite = all(np.isfinite(tensor).all() for tensor in tensors.values())
-        if finite and self._units and kind != "stream":
+        normalised = kind == NORMALISED and self.counted is not None
+        if finite and (normalised or (self._units and kind != "stream")):
             begun = anew(self.store, made)
             dropped = max(0, examples_of(self.model) - len(begun.ids))
             made = made.with_weights(structs.replace(made.weights, statistics=begun.statistics, alone=True))
             judging = joined(self._held_back, judging)
         after, ours = share_right(made, self._held_back), judged(self.model, made, judging)
         harmful = costs(shipped, after, self.tolerance) or (ours is not None and ours.harmful(self.tolerance))
-        adopted = finite and not harmful and (not begun or (ours is not None and ours.better))
+        worth = not begun or normalised or (ours is not None and ours.better)
+        adopted = finite and (force or (not harmful and worth))
         if adopted:
             gone = evictions(self.store, ids, self.store.seen(), rng)
-            kind = "units" if begun else kind
+            kind = "units" if begun and not normalised else kind
             version = self.store.adopt(now.version, kind, tensors, ids, gone, shipped, after, told=begun)
             self.refresh()
         else:

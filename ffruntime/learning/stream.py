@@ -20,11 +20,11 @@ from ..core.architecture import class_goodness
 from ..core.learning import Augment
 from ..model import Model
 from .directory import alone
-from .learner import Learner, Outcome
+from .learner import Learner
 from .replay import evictions
 from .step import Arrays, ClassSteps, HeadSteps, UnitSteps
 from .store import BUNDLES, LEARNED
-from .update import Batch, Stepped
+from .update import Batch, Outcome, Stepped
 
 # Takes a step from images in [0, 1] (B, C, H, W) with their labels (B,) at a rate, and gives the losses.
 Take: TypeAlias = Callable[[np.ndarray, np.ndarray, float], tuple[float, ...]]

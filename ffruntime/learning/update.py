@@ -100,6 +100,22 @@ class Judged(Struct, frozen=True):
         return self.before - self.after > max(1.0, tolerance * self.images)
 
 
+class Outcome(Struct, frozen=True):
+    """What came of an update, or of a state that was applied: that has no examples, no losses and no `judged`."""
+
+    version: int
+    adopted: bool
+    examples: tuple[int, ...]  # ids of those learned from
+    before: float | None  # share of the held-back examples that the shipped weights classify rightly
+    after: float | None  # and the new weights; None: the bundle has none to hold back
+    losses: tuple[float, ...]  # of the units that learn, in the last step, and of the classifier
+    evicted: int
+    seconds: float
+    judged: Judged | None = None  # by the device's own judging examples; of units by held-back ones, too
+    dropped: int | None = None  # examples that new units' class statistics, begun anew, no longer count
+    own: bool = False  # of a state: its class statistics have examples of this one, so they were left out
+
+
 def share_right(model: Model, examples: Examples) -> float | None:
     """Share of some examples that a model classifies rightly, by its best mode; None of none."""
     return _right(model, examples) / len(examples) if len(examples) else None

@@ -19,6 +19,7 @@ from ..core.state import Weights, read_state, write_state
 
 VERSIONS = "versions"  # the folder in a state directory
 OURS = re.compile(r"\d+\.state|\.\d+\.state(\.[0-9a-f]+)?\.new")  # names in it
+NORMALISED = "normalised"  # the kind of a version whose normalisation statistics are of other images
 IN_MEMORY = "in memory"  # in place of a file's hash
 
 
@@ -36,7 +37,7 @@ class Version(Struct, frozen=True):
 
     id: int
     parent: int
-    kind: str  # update, rehearsal, stream, applied
+    kind: str  # update, rehearsal, stream, applied, units, normalised
     adopted: bool
     examples: int  # that this version was the first to learn from
     before: float | None  # share of held-back examples that the shipped weights classify rightly, if there are any

@@ -18,9 +18,10 @@ from ffruntime.core.state import State, Weights, read_state, write_state
 from ffruntime.learning import learner as module
 from ffruntime.learning import versions
 from ffruntime.learning.directory import alone, current
-from ffruntime.learning.learner import Learner, Outcome
+from ffruntime.learning.learner import Learner
 from ffruntime.learning.step import Settings
 from ffruntime.learning.store import BUNDLES, LEARNED, PENDING, REFUSED
+from ffruntime.learning.update import Outcome
 from ffruntime.learning.versions import Current
 from ffruntime.model import Model
 from ffruntime.session import Session

@@ -15,8 +15,9 @@ import pytest
 from ffruntime import Model
 from ffruntime.core.errors import StorageError
 from ffruntime.learning import learner as module
-from ffruntime.learning.learner import Learner, Outcome
+from ffruntime.learning.learner import Learner
 from ffruntime.learning.step import Settings
+from ffruntime.learning.update import Outcome
 
 BRIEF = Settings(steps=10, head_steps=10)
 
