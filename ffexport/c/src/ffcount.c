@@ -8,6 +8,7 @@
 
 #define STEPS 16.0f     /* of a quantized feature to 1 */
 #define LARGEST 127
+#define NO_FRACTION 12582912.0f /* 3 * 2^22: what is added to it is rounded to an integer */
 
 /* ------------------------------------------------ where they are ------------------------------------------------ */
 
@@ -44,13 +45,10 @@ static int are_units(const struct ff_net *net)
     const struct ff_model *m = net->model;
     for (int32_t k = 0; k < m->unit_count; k++)
         for (int32_t l = 0; l < m->units[k].count; l++) {
-            int32_t own[2] = {m->units[k].layers[l].weight, m->units[k].layers[l].bias};
-            for (int i = 0; i < 2; i++) {
-                const struct ff_tensor *t = own[i] < 0 ? NULL : &m->tensors[own[i]];
-                if (t && t->ram != FF_FIXED &&
-                    memcmp(net->arena + t->ram, t->data, (size_t)t->count * sizeof(float)) != 0)
-                    return 0;
-            }
+            int32_t weight = m->units[k].layers[l].weight, bias = m->units[k].layers[l].bias;
+            if ((weight >= 0 && ff_has_changed(net, &m->tensors[weight])) ||
+                (bias >= 0 && ff_has_changed(net, &m->tensors[bias])))
+                return 0;
         }
     return 1;
 }
@@ -60,6 +58,13 @@ void ff_begin_counting(struct ff_net *net)
     memset(net->arena + net->model->counting->origins, 0, FF_ORIGINS * FF_ORIGIN_BYTES);
     net->counts = (uint8_t)are_units(net);
     net->solved = 0;
+}
+
+int ff_has_changed(const struct ff_net *net, const struct ff_tensor *t)
+{
+    if (t->ram == FF_FIXED)
+        return 0;
+    return t->data ? memcmp(net->arena + t->ram, t->data, (size_t)t->count * sizeof(float)) != 0 : ff_has_counted(net);
 }
 
 int ff_has_counted(const struct ff_net *net)
@@ -78,25 +83,17 @@ static int is_upper(uint32_t seed, int32_t i)
     uint64_t z = seed + (uint64_t)(i + 1) * 0x9e3779b97f4a7c15u;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return (int)((z ^ z >> 31) >> 63);
+    return (int)(z >> 63); /* the last step, z ^ z >> 31, leaves this bit as it is */
 }
 
 /* The nearest integer to 16 f, halves to the even one, from -127 to 127. */
 static int32_t quantized(float feature)
 {
-    float value = feature * STEPS, rest;
-    int32_t whole;
+    float value = feature * STEPS;
+    volatile float whole = value + NO_FRACTION;
     if (!(value < (float)LARGEST))
         return LARGEST;
-    if (value < (float)-LARGEST)
-        return -LARGEST;
-    whole = (int32_t)value;
-    rest = value - (float)whole;
-    if (rest > 0.5f || (rest >= 0.5f && whole % 2 != 0))
-        whole++;
-    else if (rest < -0.5f || (rest <= -0.5f && whole % 2 != 0))
-        whole--;
-    return whole;
+    return value < (float)-LARGEST ? -LARGEST : (int32_t)(whole - NO_FRACTION);
 }
 
 /* Whether a number has an odd number of ones. */
@@ -125,14 +122,13 @@ void ff_project(const struct ff_net *net, const struct ff_unit *unit)
     }
 }
 
-/* The sums of a pass become numbers from -127 to 127. */
+/* The sums of a pass become numbers from -127 to 127. A shift to the right keeps the sign. */
 static void round_sums(const struct ff_net *net)
 {
     const struct ff_counting *s = net->model->counting;
-    int32_t *x = integers(net, s->x), step = 1 << s->shift;
+    int32_t *x = integers(net, s->x), half = 1 << s->shift >> 1;
     for (int32_t k = 0; k < s->dimension; k++) {
-        int32_t value = x[k] + step / 2;
-        value = value >= 0 ? value / step : -((step - 1 - value) / step);
+        int32_t value = (x[k] + half) >> s->shift;
         x[k] = value > LARGEST ? LARGEST : value < -LARGEST ? -LARGEST : value;
     }
 }
@@ -167,6 +163,12 @@ enum ff_error ff_count(struct ff_net *net, const uint8_t *image, int32_t label)
 }
 
 /* ------------------------------------------------ the covariance ------------------------------------------------ */
+
+static void add_integers(float *to, const int32_t *from, float scale, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++)
+        to[i] += scale * (float)from[i];
+}
 
 /* Add scale times v vT to an upper triangle. */
 static void add_outer(float *to, const float *v, float scale, int32_t dimension)
@@ -215,20 +217,19 @@ static void solve_covariance(struct ff_net *net)
     int32_t d = s->dimension;
     float *u = ff_floats(net, s->factor), *v = ff_floats(net, s->v), *about = ff_floats(net, s->about);
     float weight = s->examples, trace = 0.0f, inside;
-    for (int32_t i = 0; i < triangle(d); i++)
-        u[i] = s->prior[i] + (float)integers(net, s->moment)[i];
+    memcpy(u, s->prior, (size_t)triangle(d) * sizeof *u);
+    add_integers(u, integers(net, s->moment), 1.0f, triangle(d));
     for (int32_t p = 0; p < net->classes; p++) {
         float n = (float)*counted(net, p), m = (float)trained(net, p);
-        if (!*counted(net, p))
+        if (!(n > 0.0f))
             continue;
         weight += n;
-        for (int32_t i = 0; i < d; i++)
-            v[i] = (float)sums_here(net, p)[i] / n;
+        memset(v, 0, (size_t)d * sizeof *v);
+        add_integers(v, sums_here(net, p), 1.0f / n, d);
         add_outer(u, v, -n, d);
-        if (!trained(net, p))
+        if (!(m > 0.0f))
             continue;
-        for (int32_t i = 0; i < d; i++)
-            v[i] -= (float)s->sums[p * d + i] / m;
+        add_integers(v, s->sums + p * d, -1.0f / m, d);
         add_outer(u, v, n * m / (n + m), d);
     }
     factorise(u, s->isotropic, d);
@@ -245,6 +246,11 @@ static void solve_covariance(struct ff_net *net)
 
 /* ------------------------------------------------ answers ------------------------------------------------ */
 
+static float larger(float a, float b)
+{
+    return a > b ? a : b;
+}
+
 int ff_counts_answer(const struct ff_net *net)
 {
     const struct ff_counting *s = net->model->counting;
@@ -259,59 +265,60 @@ int ff_counts_alone(const struct ff_net *net)
     return 0;
 }
 
-/* The log-likelihood of a class that has examples, but for what all have in common. */
-static float likelihood(const struct ff_net *net, int32_t label, float n)
+/* The log-likelihood of a class, but for what all have in common; infinite: it has no examples. */
+static float likelihood(const struct ff_net *net, int32_t label)
 {
     const struct ff_counting *s = net->model->counting;
     const float *about = ff_floats(net, s->about);
-    float *v = ff_floats(net, s->v);
-    for (int32_t i = 0; i < s->dimension; i++) {
-        float sum = (float)sums_here(net, label)[i];
-        if (trained(net, label))
-            sum += (float)s->sums[label * s->dimension + i];
-        v[i] = (float)integers(net, s->x)[i] - sum / n;
-    }
-    return -0.5f * (solve(ff_floats(net, s->factor), v, 0, s->dimension) * about[0] - about[1] / n);
+    float *v = ff_floats(net, s->v), n = (float)*counted(net, label) + (float)trained(net, label);
+    int32_t d = s->dimension;
+    if (!(n > 0.0f))
+        return HUGE_VALF;
+    memset(v, 0, (size_t)d * sizeof *v);
+    add_integers(v, sums_here(net, label), -1.0f / n, d);
+    if (trained(net, label))
+        add_integers(v, s->sums + label * d, -1.0f / n, d);
+    add_integers(v, integers(net, s->x), 1.0f, d);
+    return -0.5f * (solve(ff_floats(net, s->factor), v, 0, d) * about[0] - about[1] / n);
 }
 
 int32_t ff_answer(struct ff_net *net, float *goodness)
 {
     const struct ff_counting *s = net->model->counting;
-    float *told = ff_floats(net, net->model->goodness), *n = told + net->model->rows;
+    float *told = ff_floats(net, net->model->goodness), beside = s->beside, later = s->alone, offset = 0.0f;
     float least = HUGE_VALF, most = -HUGE_VALF, first = -HUGE_VALF, first_told = -HUGE_VALF, top = -HUGE_VALF;
     int32_t best = 0, counted_first = 0;
     if (!net->solved)
         solve_covariance(net);
     round_sums(net);
     for (int32_t p = 0; p < net->classes; p++) {
-        n[p] = (float)*counted(net, p) + (float)trained(net, p);
-        told[p] = n[p] > 0.0f ? likelihood(net, p, n[p]) : 0.0f;
-        if (n[p] > 0.0f && told[p] < least)
+        told[p] = likelihood(net, p);
+        if (told[p] < least)
             least = told[p];
-        if (ff_is_known(net, p) && goodness[p] > most)
-            most = goodness[p];
+        if (ff_is_known(net, p))
+            most = larger(most, goodness[p]);
     }
-    for (int32_t p = 0; p < net->classes; p++) { /* the best of the classes that the network was trained on */
-        if (!(n[p] > 0.0f) && least < HUGE_VALF)
-            told[p] = least;
+    for (int32_t p = 0; p < net->classes; p++) { /* what is not told gets the least, and what has no row the most */
+        int counts = told[p] < HUGE_VALF;
+        if (!counts)
+            told[p] = least < HUGE_VALF ? least : 0.0f;
         if (!ff_is_known(net, p)) {
             goodness[p] = most > -HUGE_VALF ? most : 0.0f;
-            continue;
+        } else if (p < s->together) { /* the best of the classes that the network was trained on */
+            counted_first |= counts;
+            first = larger(first, goodness[p]);
+            first_told = larger(first_told, told[p]);
+            top = larger(top, goodness[p] + beside * told[p]);
         }
-        if (p >= s->together)
-            continue;
-        counted_first |= n[p] > 0.0f;
-        first = fmaxf(first, goodness[p]);
-        first_told = fmaxf(first_told, told[p]);
-        top = fmaxf(top, goodness[p] + s->beside * told[p]);
+    }
+    if (top > -HUGE_VALF) {
+        later = counted_first ? later : 0.0f;
+        offset = top - first - later * first_told;
+    } else {
+        beside = later;
     }
     for (int32_t p = 0; p < net->classes; p++) {
-        if (!(top > -HUGE_VALF))
-            goodness[p] += s->alone * told[p];
-        else if (p < s->together)
-            goodness[p] += s->beside * told[p];
-        else
-            goodness[p] = top + goodness[p] - first + (counted_first ? s->alone * (told[p] - first_told) : 0.0f);
+        goodness[p] += p < s->together ? beside * told[p] : offset + later * told[p];
         if (goodness[p] > goodness[best])
             best = p;
     }

@@ -87,40 +87,46 @@ static void add_scaled(float *to, const float *from, float scale, int32_t count)
         to[i] += scale * from[i];
 }
 
-/* What a row of weights meets at output (i, j): of every plane of the input a window, in which some taps lie outside. A
- * linear layer has one plane and one line of taps, all of its input. */
-struct window {
-    int32_t planes;                 /* of the input */
-    int32_t plane_taps, plane_pixels; /* numbers of each, in the weights and in the input */
-    int32_t taps_down, taps_across; /* inside */
-    int32_t tap, pixel;             /* index of the first of these, in a plane of the weights and of the input */
+/* What a row of weights meets at output (c, i, j): of every plane of the input a window, in which some taps lie outside. A
+ * linear layer has one plane and one line of taps, all of its input; without an operation there is one pixel. */
+struct side {
+    int32_t first, plane, line;     /* where it begins, and how far planes and lines are apart */
 };
 
-static struct window window_at(const struct ff_layer *l, int32_t i, int32_t j)
+struct window {
+    int32_t planes, down, across;   /* of taps that lie inside */
+    struct side taps, pixels;       /* of the weights, and of the input */
+};
+
+static struct window window_at(const struct ff_layer *l, int32_t c, int32_t i, int32_t j)
 {
     int32_t top = i * l->stride - l->padding, left = j * l->stride - l->padding;
     int32_t first_down = top < 0 ? -top : 0, first_across = left < 0 ? -left : 0;
     int32_t end_down = l->in_h - top, end_across = l->in_w - left;
-    struct window at = {1, 0, 0, 1, 0, 0, 0};
-    if (l->op == FF_LINEAR) {
-        at.taps_across = l->in_c * l->in_h * l->in_w;
+    struct window at = {1, 1, 1, {0, 0, 0}, {0, 0, 0}};
+    if (l->op == FF_NOTHING) {
+        at.pixels.first = (c * l->in_h + i) * l->in_w + j;
         return at;
     }
-    at.planes = l->in_c;
-    at.plane_taps = l->kernel * l->kernel;
-    at.plane_pixels = l->in_h * l->in_w;
+    if (l->op == FF_LINEAR) {
+        at.across = l->in_c * l->in_h * l->in_w;
+        return at;
+    }
     if (end_down > l->kernel)
         end_down = l->kernel;
     if (end_across > l->kernel)
         end_across = l->kernel;
-    at.taps_down = end_down - first_down;
-    at.taps_across = end_across - first_across;
-    if (at.taps_down < 1 || at.taps_across < 1) {
+    at.planes = l->in_c;
+    at.down = end_down - first_down;
+    at.across = end_across - first_across;
+    at.taps.first = first_down * l->kernel + first_across;
+    at.taps.plane = l->kernel * l->kernel;
+    at.taps.line = l->kernel;
+    at.pixels.first = (top + first_down) * l->in_w + left + first_across;
+    at.pixels.plane = l->in_h * l->in_w;
+    at.pixels.line = l->in_w;
+    if (at.down < 1 || at.across < 1)
         at.planes = 0; /* padding alone */
-        return at;
-    }
-    at.tap = first_down * l->kernel + first_across;
-    at.pixel = (top + first_down) * l->in_w + left + first_across;
     return at;
 }
 
@@ -135,20 +141,20 @@ static void operate(const struct ff_layer *l, const float *w, int32_t rows, cons
                     int32_t j, float *sums)
 {
     int32_t length = row_length(l);
-    struct window at = window_at(l, i, j);
+    struct window at = window_at(l, c, i, j);
     float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f, s3 = 0.0f;
     if (l->op == FF_NOTHING) {
         for (int32_t r = 0; r < rows; r++)
-            sums[r] = x[((c + r) * l->in_h + i) * l->in_w + j];
+            sums[r] = x[at.pixels.first + r * l->in_h * l->in_w];
         return;
     }
     memset(sums, 0, BLOCK * sizeof *sums);
     for (int32_t a = 0; a < at.planes; a++) {
-        const float *taps = w + a * at.plane_taps + at.tap, *pixels = x + a * at.plane_pixels + at.pixel;
-        for (int32_t u = 0; u < at.taps_down; u++, taps += l->kernel, pixels += l->in_w) {
+        const float *taps = w + at.taps.first + a * at.taps.plane, *pixels = x + at.pixels.first + a * at.pixels.plane;
+        for (int32_t u = 0; u < at.down; u++, taps += at.taps.line, pixels += at.pixels.line) {
             const float *tap = taps;
             if (rows == BLOCK) {
-                for (int32_t v = 0; v < at.taps_across; v++, tap++) {
+                for (int32_t v = 0; v < at.across; v++, tap++) {
                     float pixel = pixels[v];
                     s0 += tap[0] * pixel;
                     s1 += tap[length] * pixel;
@@ -157,7 +163,7 @@ static void operate(const struct ff_layer *l, const float *w, int32_t rows, cons
                 }
             } else {
                 for (int32_t r = 0; r < rows; r++, tap += length)
-                    sums[r] += dot(tap, pixels, at.taps_across);
+                    sums[r] += dot(tap, pixels, at.across);
             }
         }
     }
@@ -281,15 +287,6 @@ static int32_t edge(int32_t index, int32_t side, int32_t cells)
     return index * side / cells;
 }
 
-static float average_cell(const float *y, int32_t width, int32_t top, int32_t bottom, int32_t left, int32_t right)
-{
-    float sum = 0.0f;
-    for (int32_t i = top; i < bottom; i++)
-        for (int32_t j = left; j < right; j++)
-            sum += y[i * width + j];
-    return sum / (float)((bottom - top) * (right - left));
-}
-
 /* The features z of a unit, averages of its activation over cells, normalised; returns the root they are divided by. */
 static float read_features(const struct ff_net *net, int32_t index)
 {
@@ -302,12 +299,16 @@ static float read_features(const struct ff_net *net, int32_t index)
         return divide_by_root(z, unit->features, EPS_DIVISIVE);
     }
     for (int32_t c = 0; c < last->c; c++, y += last->h * last->w)
-        for (int32_t r = 0; r < unit->cell_rows; r++) {
-            int32_t top = edge(r, last->h, unit->cell_rows), bottom = edge(r + 1, last->h, unit->cell_rows);
-            for (int32_t s = 0; s < unit->cell_columns; s++)
-                *z++ = average_cell(y, last->w, top, bottom, edge(s, last->w, unit->cell_columns),
-                                    edge(s + 1, last->w, unit->cell_columns));
-        }
+        for (int32_t r = 0; r < unit->cell_rows; r++)
+            for (int32_t s = 0; s < unit->cell_columns; s++) {
+                int32_t bottom = edge(r + 1, last->h, unit->cell_rows), right = edge(s + 1, last->w, unit->cell_columns);
+                int32_t pixels = 0;
+                float sum = 0.0f;
+                for (int32_t i = edge(r, last->h, unit->cell_rows); i < bottom; i++)
+                    for (int32_t j = edge(s, last->w, unit->cell_columns); j < right; j++, pixels++)
+                        sum += y[i * last->w + j];
+                *z++ = sum / (float)pixels;
+            }
     return divide_by_root(ff_floats(net, unit->z), unit->features, EPS_DIVISIVE);
 }
 
@@ -584,40 +585,24 @@ static float error_at(const struct ff_net *net, const struct ff_unit *unit, int3
     return ff_floats(net, l->y)[at] > 0.0f ? dy : dy * l->slope;
 }
 
-/* Of an error at (i, j) of channel c: its share of dx. */
-static void to_input(const struct ff_layer *l, const float *w, float *dx, int32_t c, int32_t i, int32_t j, float error)
+/* Add to one side of a window `scale` times the other. */
+static void add_side(const struct window *at, float *to, const struct side *t, const float *from, const struct side *f,
+                     float scale)
 {
-    struct window at = window_at(l, i, j);
-    if (l->op == FF_NOTHING) {
-        dx[(c * l->in_h + i) * l->in_w + j] += error;
-        return;
-    }
-    for (int32_t a = 0; a < at.planes; a++) {
-        const float *taps = w + a * at.plane_taps + at.tap;
-        float *pixels = dx + a * at.plane_pixels + at.pixel;
-        for (int32_t u = 0; u < at.taps_down; u++, taps += l->kernel, pixels += l->in_w)
-            for (int32_t v = 0; v < at.taps_across; v++)
-                pixels[v] += error * taps[v];
-    }
+    for (int32_t a = 0; a < at->planes; a++)
+        for (int32_t u = 0; u < at->down; u++) {
+            float *sums = to + t->first + a * t->plane + u * t->line;
+            const float *values = from + f->first + a * f->plane + u * f->line;
+            for (int32_t v = 0; v < at->across; v++)
+                sums[v] += scale * values[v];
+        }
 }
 
-/* Of an error at (i, j): its share of the gradient of the channel's weights, to wherever a step adds it. */
-static void to_weights(const struct ff_layer *l, float *to, const float *x, int32_t i, int32_t j, float error)
-{
-    struct window at = window_at(l, i, j);
-    for (int32_t a = 0; a < at.planes; a++) {
-        float *taps = to + a * at.plane_taps + at.tap;
-        const float *pixels = x + a * at.plane_pixels + at.pixel;
-        for (int32_t u = 0; u < at.taps_down; u++, taps += l->kernel, pixels += l->in_w)
-            for (int32_t v = 0; v < at.taps_across; v++)
-                taps[v] += error * pixels[v];
-    }
-}
-
-/* The errors of channel c go to `dx` through the weights w, or else to the channel's weights, times `scale`, at `to`:
- * each through the pooling, to the maximum or evenly. Returns their sum. */
-static float spread(const struct ff_net *net, const struct ff_unit *unit, int32_t layer, int32_t c, const float *w,
-                    float *dx, float *to, float scale)
+/* The errors of channel c, each through the pooling, to the maximum or evenly, go through its weights to the gradient at
+ * what the layer receives, with `to_pixels`; or else through what it receives to the gradient of the weights, times
+ * `scale`. Returns their sum. */
+static float spread(const struct ff_net *net, const struct ff_unit *unit, int32_t layer, int32_t c, int to_pixels,
+                    float *to, const float *from, float scale)
 {
     const struct ff_layer *l = &unit->layers[layer];
     const uint8_t *best = net->arena + l->best + c * l->h * l->w;
@@ -630,14 +615,13 @@ static float spread(const struct ff_net *net, const struct ff_unit *unit, int32_
             sum += error;
             if (!(error < 0.0f || error > 0.0f))
                 continue;
-            if (l->pool == FF_POOL_MEAN)
-                error /= (float)window;
+            error *= l->pool == FF_POOL_MEAN ? scale / (float)window : scale;
             for (; at < end; at++) {
-                int32_t down = i * l->size + at / l->size, across = j * l->size + at % l->size;
-                if (dx)
-                    to_input(l, w, dx, c, down, across, error);
+                struct window met = window_at(l, c, i * l->size + at / l->size, j * l->size + at % l->size);
+                if (to_pixels)
+                    add_side(&met, to, &met.pixels, from, &met.taps, error);
                 else
-                    to_weights(l, to, ff_floats(net, l->x), down, across, scale * error);
+                    add_side(&met, to, &met.taps, from, &met.pixels, error);
             }
         }
     return sum;
@@ -646,17 +630,18 @@ static float spread(const struct ff_net *net, const struct ff_unit *unit, int32_
 /* A step of a layer: first what goes on to the layer before, with the weights as they were, then the weights. */
 static void learn_layer(const struct ff_net *net, const struct ff_unit *unit, int32_t layer)
 {
+    static const float one = 1.0f; /* the weight of no operation */
     const struct ff_layer *l = &unit->layers[layer];
     int32_t length = row_length(l);
-    float *dx = layer ? ff_floats(net, l->dx) : NULL;
-    if (dx)
+    float *dx = ff_floats(net, l->dx);
+    if (layer)
         memset(dx, 0, (size_t)(l->in_c * l->in_h * l->in_w) * sizeof *dx);
     for (int32_t c = 0; c < l->c; c++) {
-        if (dx)
-            spread(net, unit, layer, c, l->op == FF_NOTHING ? NULL : row(net, l->weight, c, length), dx, NULL, 0.0f);
+        if (layer)
+            spread(net, unit, layer, c, 1, dx, l->op == FF_NOTHING ? &one : row(net, l->weight, c, length), 1.0f);
         if (learns(net, l->weight)) {
             struct step s = step_begin(net, l->weight, c, length);
-            float sum = spread(net, unit, layer, c, NULL, NULL, s.to, s.scale);
+            float sum = spread(net, unit, layer, c, 0, s.to, ff_floats(net, l->x), s.scale);
             step_end(net, &s);
             if (l->bias >= 0)
                 step_number(net, l->bias, c, sum);
@@ -757,37 +742,30 @@ enum ff_error ff_init(struct ff_net *net, const struct ff_model *model, void *ar
 
 /* ------------------------------------------------ the golden check ------------------------------------------------ */
 
-/* The largest error over the rows, as a share of the largest value: `step` numbers lie between a row and the next. */
-static float share_of_error(const float *own, const float *golden, int32_t rows, int32_t step, float largest)
-{
-    float worst = 0.0f;
-    for (int32_t p = 0; p < rows; p++) {
-        float error = fabsf(own[p] - golden[p * step]) / largest;
-        if (!(error <= worst))
-            worst = error; /* NaN, too */
-    }
-    return worst;
-}
-
-static float largest_of(const float *values, int32_t count, int32_t step)
+/* Keep in `worst` the largest error of an image's first `known` rows, as a share of the largest golden value. Golden
+ * values are of `count` rows of all images, `step` apart, and this image's from row `first` on. */
+static void judge(float *worst, const float *own, int32_t known, const float *golden, int32_t first, int32_t count,
+                  int32_t step)
 {
     float largest = 1e-30f;
-    for (int32_t i = 0; i < count; i += step)
-        if (fabsf(values[i]) > largest)
-            largest = fabsf(values[i]);
-    return largest;
+    for (int32_t p = 0; p < count; p++)
+        if (fabsf(golden[p * step]) > largest)
+            largest = fabsf(golden[p * step]);
+    for (int32_t p = 0; p < known; p++) {
+        float error = fabsf(own[p] - golden[(first + p) * step]) / largest;
+        if (!(error <= *worst))
+            *worst = error >= 0.0f ? error : HUGE_VALF; /* NaN */
+    }
 }
 
 enum ff_error ff_golden(struct ff_net *net, const struct ff_golden *golden, float *worst)
 {
     const struct ff_model *m = net->model;
-    int32_t pixels = m->channels * m->height * m->width, step = m->unit_count, wrong = 0;
-    float *own = ff_floats(net, m->goodness), *total = own + m->rows;
+    int32_t pixels = m->channels * m->height * m->width, rows = m->rows, all = golden->count * rows, wrong = 0;
+    float *own = ff_floats(net, m->goodness), *total = own + rows, margin;
     *worst = 0.0f;
     for (int32_t n = 0; n < golden->count; n++) {
-        const float *expected = golden->goodness + n * m->rows * step;
-        float margin, error;
-        memset(total, 0, (size_t)m->rows * sizeof *total);
+        memset(total, 0, (size_t)rows * sizeof *total);
         receive_image(net, golden->images + n * pixels);
         for (int32_t k = 0; k < m->unit_count; k++) {
             run_layers(net, k, 0);
@@ -796,19 +774,12 @@ enum ff_error ff_golden(struct ff_net *net, const struct ff_golden *golden, floa
                 read_goodness(net, &m->units[k]);
                 if (m->units[k].scored)
                     add_to_total(net, total, own, k);
-                error = share_of_error(own, expected + k, m->rows, step,
-                                       largest_of(golden->goodness + k, golden->count * m->rows * step - k, step));
-                if (!(error <= *worst))
-                    *worst = error;
+                judge(worst, own, rows, golden->goodness + k, n * rows, all, m->unit_count);
             }
             hand_on(net, k);
         }
-        expected = golden->total + n * m->rows;
-        error = share_of_error(total, expected, net->classes, 1,
-                               largest_of(golden->total, golden->count * m->rows, 1));
-        if (!(error <= *worst))
-            *worst = error;
-        wrong += !m->int8 && answer(net, total, &margin) != answer(net, expected, &margin);
+        judge(worst, total, net->classes, golden->total, n * rows, all, 1);
+        wrong |= !m->int8 && answer(net, total, &margin) != answer(net, golden->total + n * rows, &margin);
     }
     return *worst <= golden->tolerance && !wrong ? FF_OK : FF_ERROR_GOLDEN;
 }

@@ -42,4 +42,7 @@ int32_t ff_answer(struct ff_net *net, float *goodness);
 /* Whether there are examples of class statistics. */
 int ff_has_counted(const struct ff_net *net);
 
+/* Whether a tensor is another than in flash; of class statistics, whether there are examples. */
+int ff_has_changed(const struct ff_net *net, const struct ff_tensor *t);
+
 #endif

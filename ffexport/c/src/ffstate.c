@@ -48,8 +48,8 @@ static void sha_block(struct sha *s)
         uint32_t first = v[7] + (turn(e, 6) ^ turn(e, 11) ^ turn(e, 25)) + ((e & v[5]) ^ (~e & v[6]));
         uint32_t second = (turn(a, 2) ^ turn(a, 13) ^ turn(a, 22)) + ((a & v[1]) ^ (a & v[2]) ^ (v[1] & v[2]));
         first += sha_round[i] + w[i & 15];
-        memmove(v + 1, v, 7 * sizeof *v);
-        v[4] += first;
+        for (int k = 7; k > 0; k--)
+            v[k] = v[k - 1] + (k == 4 ? first : 0);
         v[0] = first + second;
         w[i & 15] += (turn(x, 7) ^ turn(x, 18) ^ x >> 3) + w[(i + 9) & 15] + (turn(y, 17) ^ turn(y, 19) ^ y >> 10);
     }
@@ -73,19 +73,22 @@ static void sha_add(struct sha *s, const void *bytes, uint32_t count)
     }
 }
 
-/* The digest in lower-case hexadecimal, 64 characters. */
+/* The digest in lower-case hexadecimal: 64 characters and a 0. */
 static void sha_end(struct sha *s, char *hex)
 {
     uint64_t bits = s->count * 8;
-    uint8_t length[8], mark = 0x80, zero = 0;
-    for (int i = 0; i < 8; i++)
-        length[i] = (uint8_t)(bits >> (56 - 8 * i));
-    sha_add(s, &mark, 1);
-    while (s->count % 64 != 56)
-        sha_add(s, &zero, 1);
-    sha_add(s, length, 8);
+    uint8_t byte = 0x80;
+    do {
+        sha_add(s, &byte, 1);
+        byte = 0;
+    } while (s->count % 64 != 56);
+    for (int shift = 56; shift >= 0; shift -= 8) {
+        byte = (uint8_t)(bits >> shift);
+        sha_add(s, &byte, 1);
+    }
     for (int i = 0; i < 64; i++)
         hex[i] = "0123456789abcdef"[s->state[i / 8] >> (28 - 4 * (i % 8)) & 15u];
+    hex[64] = '\0';
 }
 
 /* ------------------------------------------------ names of classes ------------------------------------------------ */
@@ -108,6 +111,11 @@ const char *ff_name(const struct ff_net *net, int32_t label)
     return label < net->model->classes ? net->model->names[label] : learned_name(net, label);
 }
 
+/* First and last of what may stand in no name: control characters, marks of direction, lines' ends, surrogates, and what
+ * is no character. */
+static const uint32_t not_printed[] = {0x0,    0x1f,   0x7f,   0x9f,   0x61c,  0x61c,  0x200e,   0x200f,
+                                       0x2028, 0x202e, 0x2066, 0x2069, 0xd800, 0xdfff, 0x110000, 0xffffffff};
+
 /* Bytes of the UTF-8 character at `text`, before `end`, that may stand in a name; 0: there is none. */
 static uint32_t printable(const char *text, const char *end)
 {
@@ -124,13 +132,11 @@ static uint32_t printable(const char *text, const char *end)
             return 0;
         point = point << 6 | (t[i] & 0x3fu);
     }
-    if ((bytes == 3 && point < 0x800) || (bytes == 4 && point < 0x10000) || point > 0x10ffff)
+    if ((bytes == 3 && point < 0x800) || (bytes == 4 && point < 0x10000))
         return 0;
-    if (point < 0x20 || (point >= 0x7f && point < 0xa0) || (point >= 0xd800 && point < 0xe000)) /* control, surrogate */
-        return 0;
-    if (point == 0x61c || point == 0x200e || point == 0x200f || (point >= 0x2028 && point <= 0x202e) ||
-        (point >= 0x2066 && point <= 0x2069)) /* lines' ends, and marks of direction */
-        return 0;
+    for (uint32_t i = 0; i < sizeof not_printed / sizeof *not_printed; i += 2)
+        if (point >= not_printed[i] && point <= not_printed[i + 1])
+            return 0;
     return bytes;
 }
 
@@ -148,65 +154,72 @@ static int is_name(const char *text, uint32_t length)
     return 1;
 }
 
+/* Whether a name is a text of so many bytes. */
 static int same(const char *name, const char *text, uint32_t length)
 {
-    return strlen(name) == length && memcmp(name, text, length) == 0;
+    uint32_t i = 0;
+    while (i < length && name[i] && name[i] == text[i])
+        i++;
+    return i == length && !name[i];
 }
 
 enum ff_error ff_new_class(struct ff_net *net, const char *name, int32_t *label)
 {
+    uint32_t length = 0;
     if (!net->learns)
         return FF_ERROR_ARENA;
-    if (!is_name(name, (uint32_t)strlen(name)))
+    while (length < FF_NAME_BYTES && name[length])
+        length++;
+    if (!is_name(name, length))
         return FF_ERROR_NAME;
     for (int32_t p = 0; p < net->classes; p++)
-        if (strcmp(ff_name(net, p), name) == 0)
+        if (same(ff_name(net, p), name, length))
             return FF_ERROR_NAME;
     if (net->classes == net->model->rows)
         return FF_ERROR_ROWS;
     *label = net->classes++;
-    strcpy(learned_name(net, *label), name);
+    memcpy(learned_name(net, *label), name, length + 1);
     seen(net)[*label] = FF_WELL_KNOWN;
     return FF_OK;
 }
 
 /* ------------------------------------------------ saving ------------------------------------------------ */
 
-struct sink {           /* where text goes: to memory, to a callback, or nowhere, to be counted */
-    char *memory;
+struct sink {           /* where text goes: into a hash, to a callback, or nowhere, to be counted */
+    struct sha *sha;
     ff_write write;
     void *context;
-    uint32_t count, room; /* bytes so far, and in memory at most */
+    uint32_t count;     /* bytes so far */
+    uint32_t depth;     /* of JSON strings in JSON strings */
     int failed;
 };
 
 static void put(struct sink *sink, const void *bytes, uint32_t count)
 {
-    if (sink->memory && count > sink->room - sink->count)
-        sink->failed = 1;
-    if (sink->failed)
-        return;
-    if (sink->memory)
-        memcpy(sink->memory + sink->count, bytes, count);
-    else if (sink->write && sink->write(sink->context, bytes, count) != 0)
-        sink->failed = 1;
     sink->count += count;
+    if (sink->sha)
+        sha_add(sink->sha, bytes, count);
+    else if (sink->write && !sink->failed)
+        sink->failed = sink->write(sink->context, bytes, count);
 }
 
+/* Each string that text is in has a backslash before every quote and backslash. No other character needs one. */
 static void put_text(struct sink *sink, const char *text)
 {
-    put(sink, text, (uint32_t)strlen(text));
+    for (; *text; text++) {
+        uint32_t escapes = *text == '"' || *text == '\\' ? (1u << sink->depth) - 1 : 0;
+        while (escapes--)
+            put(sink, "\\", 1);
+        put(sink, text, 1);
+    }
 }
 
-/* A JSON string of what needs no escape but for quotes and backslashes. */
-static void put_string(struct sink *sink, const char *text, uint32_t count)
+static void put_string(struct sink *sink, const char *text)
 {
     put_text(sink, "\"");
-    for (uint32_t i = 0; i < count; i++) {
-        if (text[i] == '"' || text[i] == '\\')
-            put_text(sink, "\\");
-        put(sink, text + i, 1);
-    }
+    sink->depth++;
+    put_text(sink, text);
+    sink->depth--;
     put_text(sink, "\"");
 }
 
@@ -227,11 +240,10 @@ static void put_names(struct sink *sink, const struct ff_net *net, int undertrai
     const char *comma = "";
     put_text(sink, "[");
     for (int32_t p = 0; p < net->classes; p++) {
-        const char *name = ff_name(net, p);
         if (undertrained && !seen(net)[p])
             continue;
         put_text(sink, comma);
-        put_string(sink, name, (uint32_t)strlen(name));
+        put_string(sink, ff_name(net, p));
         comma = ",";
     }
     put_text(sink, "]");
@@ -249,7 +261,7 @@ static void put_counting(struct sink *sink, const struct ff_net *net)
     put_text(sink, "},\"origins\":[");
     for (int i = 0; i < FF_ORIGINS && *origin; i++, origin += FF_ORIGIN_BYTES) {
         put_text(sink, comma);
-        put_string(sink, origin, (uint32_t)strlen(origin));
+        put_string(sink, origin);
         comma = ",";
     }
     put_text(sink, "]}");
@@ -276,13 +288,6 @@ static void put_state(struct sink *sink, const struct ff_net *net)
         put_text(sink, "null}");
 }
 
-static int has_changed(const struct ff_net *net, const struct ff_tensor *t)
-{
-    if (t->ram == FF_FIXED)
-        return 0;
-    return t->data ? memcmp(net->arena + t->ram, t->data, (size_t)t->count * sizeof(float)) != 0 : ff_has_counted(net);
-}
-
 static int has_row_a_class(const struct ff_tensor *t)
 {
     return t->type == FF_COUNTS || t->type == FF_SUMS;
@@ -304,18 +309,19 @@ static const char *type_in_file(const struct ff_tensor *t)
     return t->type == FF_COUNTS ? "I64" : t->type == FF_SUMS || t->type == FF_MOMENT ? "I32" : "F32";
 }
 
-static void put_header(struct sink *sink, const struct ff_net *net, const char *state, uint32_t length,
-                       const char *hash)
+static void put_header(struct sink *sink, const struct ff_net *net, const char *hash)
 {
     uint32_t offset = 0;
-    put_text(sink, "{\"__metadata__\":{\"state\":");
-    put_string(sink, state, length);
-    put_text(sink, ",\"sha256\":");
-    put_string(sink, hash, 64);
-    put_text(sink, "}");
+    put_text(sink, "{\"__metadata__\":{\"state\":\"");
+    sink->depth++;
+    put_state(sink, net);
+    sink->depth--;
+    put_text(sink, "\",\"sha256\":\"");
+    put_text(sink, hash);
+    put_text(sink, "\"}");
     for (int32_t i = 0; i < net->model->tensor_count; i++) {
         const struct ff_tensor *t = &net->model->tensors[i];
-        if (!has_changed(net, t))
+        if (!ff_has_changed(net, t))
             continue;
         put_text(sink, ",\"");
         put_text(sink, t->name);
@@ -335,7 +341,7 @@ static void put_header(struct sink *sink, const struct ff_net *net, const char *
         put_text(sink, "]}");
     }
     put_text(sink, "}");
-    while (sink->count % 8 != 0 && !sink->failed)
+    while (sink->count % 8 != 0)
         put_text(sink, " ");
 }
 
@@ -348,41 +354,36 @@ static int is_finite(const struct ff_tensor *t, const uint8_t *bytes)
 enum ff_error ff_save(struct ff_net *net, ff_write write, void *context)
 {
     const struct ff_model *m = net->model;
-    struct sink text = {NULL, NULL, NULL, 0, 0, 0}, counted = text, file = text;
     struct sha sha;
-    char hash[64];
+    struct sink hashed = {&sha, NULL, NULL, 0, 0, 0}, counted = {NULL, NULL, NULL, 0, 0, 0}, file = counted;
+    char hash[65];
     uint8_t length[8] = {0};
     if (!net->learns)
         return FF_ERROR_ARENA;
-    text.memory = (char *)net->arena;
-    text.room = m->scratch_bytes;
-    put_state(&text, net);
-    if (text.failed)
-        return FF_ERROR_FORMAT;
     sha_start(&sha);
-    sha_add(&sha, text.memory, text.count);
+    put_state(&hashed, net);
     for (int32_t i = 0; i < m->tensor_count; i++) {
         const struct ff_tensor *t = &m->tensors[i];
         uint32_t bytes = bytes_in_file(t, net->classes);
-        if (!has_changed(net, t))
+        if (!ff_has_changed(net, t))
             continue;
         for (uint32_t at = 0; at < bytes; at += 4)
             if (!is_finite(t, net->arena + t->ram + at))
                 return FF_ERROR_DIVERGED;
-        sha_add(&sha, t->name, (uint32_t)strlen(t->name));
-        sha_add(&sha, net->arena + t->ram, bytes);
+        put_text(&hashed, t->name);
+        put(&hashed, net->arena + t->ram, bytes);
     }
     sha_end(&sha, hash);
-    put_header(&counted, net, text.memory, text.count, hash);
+    put_header(&counted, net, hash);
     for (int i = 0; i < 4; i++)
         length[i] = (uint8_t)(counted.count >> 8 * i);
     file.write = write;
     file.context = context;
     put(&file, length, 8);
     file.count = 0; /* the header is padded by itself */
-    put_header(&file, net, text.memory, text.count, hash);
+    put_header(&file, net, hash);
     for (int32_t i = 0; i < m->tensor_count; i++)
-        if (has_changed(net, &m->tensors[i]))
+        if (ff_has_changed(net, &m->tensors[i]))
             put(&file, net->arena + m->tensors[i].ram, bytes_in_file(&m->tensors[i], net->classes));
     return file.failed ? FF_ERROR_IO : FF_OK;
 }
@@ -449,20 +450,11 @@ static uint32_t hex_digits(struct text *t)
 /* A character as UTF-8, which is never longer than its escape. */
 static char *put_point(char *to, uint32_t point)
 {
-    if (point < 0x80) {
-        *to++ = (char)point;
-    } else if (point < 0x800) {
-        *to++ = (char)(0xc0u | point >> 6);
-        *to++ = (char)(0x80u | (point & 0x3fu));
-    } else if (point < 0x10000) {
-        *to++ = (char)(0xe0u | point >> 12);
-        *to++ = (char)(0x80u | (point >> 6 & 0x3fu));
-        *to++ = (char)(0x80u | (point & 0x3fu));
-    } else {
-        *to++ = (char)(0xf0u | point >> 18);
-        *to++ = (char)(0x80u | (point >> 12 & 0x3fu));
-        *to++ = (char)(0x80u | (point >> 6 & 0x3fu));
-        *to++ = (char)(0x80u | (point & 0x3fu));
+    int behind = (point >= 0x80) + (point >= 0x800) + (point >= 0x10000), shift = 6 * behind;
+    *to++ = (char)(point >> shift | (behind ? 0x1f80u >> behind & 0xf0u : 0));
+    while (shift) {
+        shift -= 6;
+        *to++ = (char)(0x80u | (point >> shift & 0x3fu));
     }
     return to;
 }
@@ -477,7 +469,6 @@ static struct string read_string(struct text *t)
     found.at = to = t->at;
     while (!t->bad) {
         char c = t->at < t->end ? *t->at++ : '\0';
-        const char *escaped;
         if (c == '"')
             break;
         if ((uint8_t)c < 0x20) {
@@ -500,13 +491,12 @@ static struct string read_string(struct text *t)
             }
             to = put_point(to, point);
         } else {
-            escaped = t->at < t->end && *t->at ? strchr(from, *t->at) : NULL;
-            if (!escaped) {
-                t->bad = 1;
-            } else {
-                *to++ = into[escaped - from];
-                t->at++;
-            }
+            uint32_t which = 0;
+            while (from[which] && (t->at == t->end || from[which] != *t->at))
+                which++;
+            t->bad = !from[which];
+            *to++ = into[which];
+            t->at++;
         }
     }
     found.length = t->bad ? 0 : (uint32_t)(to - found.at);
@@ -586,7 +576,7 @@ static enum ff_error read_header(struct file *f, struct text *header)
     f->name = f->bytes + count;
     f->lacking = (uint8_t *)(f->name + rows);
     memset(f->begin, 0xff, count * sizeof *f->begin);
-    memset(f->lacking, 0, rows);
+    memset(f->bytes, 0, taken - count * sizeof *f->begin);
     header->at = (char *)f->net->arena + taken;
     header->end = header->at + f->data;
     header->bad = 0;
@@ -660,28 +650,20 @@ static void read_entry(struct file *f, struct text *t, int32_t index)
     f->bytes[index] = end - begin;
 }
 
-/* Whether the tensors follow each other without gap or overlap, and cover the data: each begins where another one
- * ends, no two in the same place, and they are as many bytes together. */
+/* Whether the tensors follow each other without gap or overlap, and cover the data. */
 static int covers(const struct file *f)
 {
-    int32_t count = f->net->model->tensor_count;
-    uint64_t whole = 0;
-    for (int32_t i = 0; i < count; i++) {
-        int follows = f->begin[i] == 0;
-        if (f->begin[i] == FF_FIXED || f->bytes[i] == 0)
-            continue;
-        whole += f->bytes[i];
-        for (int32_t j = 0; j < count; j++) {
-            if (j == i || f->begin[j] == FF_FIXED || f->bytes[j] == 0)
-                continue;
-            if (f->begin[j] == f->begin[i])
-                return 0;
-            follows = follows || f->begin[j] + f->bytes[j] == f->begin[i];
+    int32_t count = f->net->model->tensor_count, left = 0;
+    uint32_t at = 0;
+    for (int32_t i = 0; i < count; i++)
+        left += f->bytes[i] != 0;
+    for (int32_t i = 0; i < count; i++)
+        if (f->bytes[i] && f->begin[i] == at) {
+            at += f->bytes[i];
+            left--;
+            i = -1; /* the next one is anywhere */
         }
-        if (!follows)
-            return 0;
-    }
-    return whole == f->end - f->data;
+    return left == 0 && at == f->end - f->data;
 }
 
 static enum ff_error read_tensors(struct file *f, struct text *t)
@@ -698,7 +680,7 @@ static enum ff_error read_tensors(struct file *f, struct text *t)
             t->bad = 1;
     }
     skip_space(t);
-    return t->bad || t->at != t->end || !f->state.at || f->hash.length != 64 || !covers(f) ? FF_ERROR_FORMAT : FF_OK;
+    return t->bad || t->at != t->end || !f->state.at || !f->hash.at || !covers(f) ? FF_ERROR_FORMAT : FF_OK;
 }
 
 /* Whether a number may be that of a row in labels.known: 1 of the bundle's classes, 0 beyond those of the file. */
@@ -749,28 +731,28 @@ static enum ff_error check_counts(const struct file *f, int *wrong)
 
 /* The hash of the file's content is what it says; every number is finite, and no row is known that must not be. Flags
  * what is wrong beside the hash. */
-static enum ff_error check_content(struct file *f, struct sha *sha, int *wrong)
+static enum ff_error check_content(struct file *f, struct sink *hashed, int *wrong)
 {
     const struct ff_model *m = f->net->model;
-    char hex[64];
+    char hex[65];
     uint8_t piece[PIECE];
     for (int32_t i = 0; i < m->tensor_count; i++) {
         if (f->begin[i] == FF_FIXED)
             continue;
-        sha_add(sha, m->tensors[i].name, (uint32_t)strlen(m->tensors[i].name));
+        put_text(hashed, m->tensors[i].name);
         for (uint32_t at = 0; at < f->bytes[i]; at += PIECE) {
             uint32_t count = f->bytes[i] - at < PIECE ? f->bytes[i] - at : PIECE;
             if (f->read(f->context, f->data + f->begin[i] + at, piece, count) != 0)
                 return FF_ERROR_IO;
-            sha_add(sha, piece, count);
+            put(hashed, piece, count);
             for (uint32_t b = 0; b + 4 <= count; b += 4) {
                 if (!is_finite(&m->tensors[i], piece + b) || (i == m->known && !may_be_known(f, (int32_t)((at + b) / 4), piece + b)))
                     *wrong = 1;
             }
         }
     }
-    sha_end(sha, hex);
-    if (memcmp(hex, f->hash.at, 64) != 0)
+    sha_end(hashed->sha, hex);
+    if (!is(f->hash, hex))
         return FF_ERROR_HASH;
     return m->counting ? check_counts(f, wrong) : FF_OK;
 }
@@ -867,7 +849,7 @@ static enum ff_error read_state(struct file *f, struct text *t, int *other)
 {
     static const char *const names[] = {"format",  "weights",  "classes", "undertrained",
                                         "updates", "examples", "ffedge",  "statistics",   "origins"};
-    uint32_t seen_fields = 0;
+    uint32_t seen_fields = 0, format;
     expect(t, '{');
     for (uint32_t count = 0; more(t, count, '}'); count++) {
         struct string key = read_key(t);
@@ -881,15 +863,10 @@ static enum ff_error read_state(struct file *f, struct text *t, int *other)
         seen_fields |= 1u << field;
         switch (field) {
         case 0:
-            switch (read_number(t)) {
-            case FORMAT:
-                break;
-            case 0:
-                t->bad = 1;
-                break;
-            default:
-                return t->bad ? FF_ERROR_FORMAT : FF_ERROR_NEWER;
-            }
+            format = read_number(t);
+            if (format > FORMAT)
+                return FF_ERROR_NEWER;
+            t->bad |= format == 0;
             break;
         case 1: {
             struct string hash = read_string(t);
@@ -946,8 +923,11 @@ static enum ff_error take(struct file *f)
         ff_init(net, m, net->arena, net->arena_bytes);
         return result;
     }
-    for (int32_t label = m->classes; label < f->classes; label++)
-        strcpy(learned_name(net, label), name_in(f, label));
+    for (int32_t label = m->classes; label < f->classes; label++) {
+        const char *from = name_in(f, label);
+        for (char *to = learned_name(net, label); (*to = *from) != '\0'; to++)
+            from++;
+    }
     if (m->counting) {
         ff_begin_counting(net);
         for (int i = 0; i < FF_ORIGINS && f->origin[i].at; i++)
@@ -968,6 +948,7 @@ enum ff_error ff_load(struct ff_net *net, ff_read read, void *context, uint32_t 
     struct file f;
     struct text header, state;
     struct sha sha;
+    struct sink hashed = {&sha, NULL, NULL, 0, 0, 0};
     enum ff_error error;
     int wrong = 0, other = 0, fixed = 0;
     memset(&f, 0, sizeof f);
@@ -983,13 +964,13 @@ enum ff_error ff_load(struct ff_net *net, ff_read read, void *context, uint32_t 
     if (error != FF_OK)
         return error;
     sha_start(&sha);
-    sha_add(&sha, f.state.at, f.state.length); /* as it is, before its strings are decoded in place */
+    put(&hashed, f.state.at, f.state.length); /* as it is, before its strings are decoded in place */
     state.at = (char *)net->arena + (f.state.at - (const char *)net->arena);
     state.end = state.at + f.state.length;
     state.bad = 0;
     error = read_state(&f, &state, &other);
     if (error == FF_OK)
-        error = check_content(&f, &sha, &wrong);
+        error = check_content(&f, &hashed, &wrong);
     if (error != FF_OK)
         return error;
     if (other)
