@@ -12,6 +12,7 @@ from .commands.explain import explain
 from .commands.inspect import devices, info, plan, verify
 from .commands.learn import learn
 from .commands.learned import apply_state, diff, export_state, forget, history, renormalise, reset, rollback
+from .commands.serve import serve
 
 EPILOG = """\b
 Examples:
@@ -42,6 +43,7 @@ def cli() -> None:
 for _command in (
     classify,
     learn,
+    serve,
     info,
     bench,
     plan,

@@ -201,11 +201,10 @@ def diff(
 def export_state(file: Path, model_path: str, state: Path | None, force: bool, as_json: bool) -> None:
     """Write the current version as one portable FILE, for another device or for `ffexport --state`."""
     from msgspec import to_builtins
-    from msgspec.structs import replace
 
     from ..core.bundle import Bundle
     from ..core.errors import UsageError
-    from ..core.state import changed, write_state
+    from ..learning.directory import export
 
     if file.exists() and not (force and file.is_file()):
         raise UsageError(
@@ -213,15 +212,12 @@ def export_state(file: Path, model_path: str, state: Path | None, force: bool, a
         )
     bundle = Bundle(model_path)
     with _opened(bundle, state) as store:
-        now = store.current()
-        origins = store.origins(now.version)
-    tensors, told = changed(bundle.weights(), now.weights.tensors), now.weights.statistics
-    weights = replace(now.weights, tensors=tensors)
-    written = write_state(file, bundle.manifest, weights, now.updates, now.examples, origins)
-    if weights.alone:
+        now, written, tensors = export(store, bundle, file)
+    told = now.weights.statistics
+    if now.weights.alone:
         echo("warning: class statistics of units that were taught here are left out", err=True)
     if as_json:
-        echo(json.dumps({"version": now.version, "tensors": list(tensors), **to_builtins(written)}))
+        echo(json.dumps({"version": now.version, "tensors": tensors, **to_builtins(written)}))
     else:
         counted = f"; class statistics of {told.counts.sum()} examples" if told and written.statistics else ""
         echo(f"{file}: version {now.version}; updates: {now.updates}, examples: {now.examples}{counted}")

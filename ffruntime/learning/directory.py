@@ -1,4 +1,4 @@
-"""A state directory from outside: read, used by one learner at a time, deleted."""
+"""A state directory from outside: read, shown, written to one file, used by one learner at a time, deleted."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..core.bundle import state_there
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ..core.bundle import Bundle, state_there
 from ..core.errors import StateError, StorageError
 from ..core.manifest import Manifest
+from ..core.state import State, changed, write_state
 from ..lock import held
-from .database import DATABASE, BusyDatabase, Database, ForeignDatabase
+from .database import BUNDLES, DATABASE, BusyDatabase, Database, ForeignDatabase
 from .store import Store
 from .versions import OURS, VERSIONS, Current
 
@@ -26,6 +30,37 @@ def current(directory: Path, manifest: Manifest) -> Current | None:
         return None
     with contextlib.closing(Store(directory, manifest, writing=False)) as store:
         return store.current()
+
+
+class Taught(Struct, frozen=True):
+    """A stored example that the device was taught, without its image."""
+
+    id: int
+    label: int
+    status: str
+    at: str  # UTC, by the device's clock
+
+
+def taught(store: Store, before: int | None = None, most: int = -1) -> list[Taught]:
+    """Stored examples that are not the bundle's, newest first; those with ids below `before`, at most so many."""
+    query = "SELECT id, label, status, at FROM examples WHERE status != ? AND id < ? ORDER BY id DESC LIMIT ?"
+    rows = store.database.all(query, (BUNDLES, (1 << 63) - 1 if before is None else before, most))
+    return [Taught(*row) for row in rows]
+
+
+def taught_counts(store: Store) -> dict[int, int]:
+    """label -> how many such examples of it are stored."""
+    query = "SELECT label, COUNT(*) FROM examples WHERE status != ? GROUP BY label"
+    return dict(store.database.all(query, (BUNDLES,)))
+
+
+def export(store: Store, bundle: Bundle, file: Path) -> tuple[Current, State, list[str]]:
+    """Write the current version as one portable file (`docs/state.md`); the version, what the file says of it, and
+    the tensors in it. Raises `StateError` where it is damaged, `StorageError`."""
+    now = store.current()
+    tensors = changed(bundle.weights(), now.weights.tensors)
+    weights, origins = replace(now.weights, tensors=tensors), store.origins(now.version)
+    return now, write_state(file, bundle.manifest, weights, now.updates, now.examples, origins), list(tensors)
 
 
 @contextlib.contextmanager

@@ -45,7 +45,7 @@ class Store:
         lives as long as this object. Raises `StateError` for what is damaged or of another bundle, `StorageError`.
         """
         self.directory, self.manifest = directory, manifest
-        self._db = Database(directory, writing)
+        self._db = self.database = Database(directory, writing)
         self._weights = VersionWeights(directory and directory / VERSIONS, manifest)
         self._last = 0, Weights({}, manifest.classes)  # the version that was last read or adopted
         self.names = Names(self._db, manifest, directory)

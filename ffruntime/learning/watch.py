@@ -26,10 +26,10 @@ def watching(model: Model, directory: Path, warn: Callable[[str], object]) -> Ca
 
     def now() -> Model:
         nonlocal model, before, version, classes, told
-        stamp = _stamp(directory)
-        if stamp == before:
+        changed = stamp(directory)
+        if changed == before:
             return model
-        before = stamp
+        before = changed
         try:
             with closing(Store(directory, model.manifest, writing=False)) as store:
                 counted = store.counted.changes() if store.counted else 0
@@ -44,7 +44,7 @@ def watching(model: Model, directory: Path, warn: Callable[[str], object]) -> Ca
     return now
 
 
-def _stamp(directory: Path) -> Stamp:
+def stamp(directory: Path) -> Stamp:
     """What changes when something is written to a state: of the database, and of its log unless that is empty."""
     stamps: list[tuple[int, int, int] | None] = []
     for file in (directory / DATABASE, directory / f"{DATABASE}-wal"):

@@ -1,0 +1,380 @@
+"""The work: pictures are answered by threads, with the model as it is; one learner makes the next one meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TypeVar
+
+import numpy as np
+from msgspec import Struct
+
+from ..answers import contradicts
+from ..core.errors import BundleError, StateError, StorageError
+from ..core.folders import class_name
+from ..learning.directory import export, reset, taught, taught_counts
+from ..learning.learner import Learner
+from ..learning.names import by_name, near_miss
+from ..learning.watch import stamp
+from ..model import Model
+from ..pictures.picture import Prepared
+from . import pictures
+from .events import Events
+from .jobs import Jobs, Kind, Task
+from .refusals import Refused, busy
+from .shapes import (
+    Class,
+    Classified,
+    Confirm,
+    Example,
+    Examples,
+    Explained,
+    Job,
+    Limits,
+    Said,
+    Status,
+    Version,
+    Versions,
+)
+
+T = TypeVar("T")
+CONFIRM = 60.0  # seconds in which everything may be forgotten after it was asked for
+
+
+class Settings(Struct, frozen=True):
+    """What the work may take."""
+
+    limits: Limits
+    memory: int  # bytes that reading a picture may take beyond an ordinary one
+    workers: int  # threads that answer
+    unsure: float
+    camera: bool = False
+
+
+class Work:
+    """The model as it is, its learner, and who waits for them. Used in the event loop's thread."""
+
+    def __init__(self, model: Model, directory: Path, settings: Settings, private: Mapping[str, str]) -> None:
+        """`model` as shipped. Raises `StateError` for a state that is damaged or of another bundle.
+
+        Where the bundle cannot learn, or the state cannot be written, it only answers, and `learner` is None.
+        """
+        self.settings, self.directory, self.private = settings, directory, private
+        self._shipped, self.why = model, ""
+        try:
+            self.learner: Learner | None = Learner(model, directory)
+        except (BundleError, StorageError) as error:
+            self.learner, self.why = None, str(error)
+        self.model = (
+            self.learner.model if self.learner else Model(model.bundle, session=model.session, state=directory)
+        )
+        self.version = self.learner.version if self.learner else 0
+        self.events = Events()
+        self.jobs = Jobs(settings.limits.jobs, self._changed, private)
+        self.answers: list[tuple[int, int]] = []
+        self.answered = self.unsure = 0
+        self._pool = ThreadPoolExecutor(settings.workers, "answers")
+        self._in_turn = 0  # pictures that wait or are being answered
+        self._confirm: tuple[str, float] | None = None
+        self._stamp = stamp(directory)
+
+    # --- answers
+
+    async def classify(self, data: bytes, unsure: float | None, all_figures: bool, began: float) -> Classified:
+        """Answers to a picture. Raises `Refused`, `ImageError`."""
+        rate = self.settings.unsure if unsure is None else unsure
+        model, version = self.model, self.version
+
+        def work() -> Classified:
+            found = pictures.prepared(model, data, self.settings.memory, all_figures)
+            answers = pictures.answered(model, found, rate)
+            return Classified(version, (time.perf_counter() - began) * 1000, answers)
+
+        found = await self._answer(work)
+        self.answered += len(found.answers)
+        self.unsure += sum(answer.sure is False for answer in found.answers)
+        return found
+
+    async def explain(self, data: bytes, label: str | None) -> Explained:
+        """Which pixels the answer to a picture rests on. Raises `Refused`, `ImageError`, `UsageError`."""
+        model = self.model
+
+        def work() -> Explained:
+            (found,) = pictures.prepared(model, data, self.settings.memory)
+            return pictures.explained(model, found.image, None if label is None else class_name(label))
+
+        return await self._answer(work)
+
+    async def _answer(self, work: Callable[[], T]) -> T:
+        """Have something done by a thread that answers. Raises `Refused` where too many wait."""
+        if self._in_turn >= self.settings.workers + self.settings.limits.waiting:
+            raise busy(f"{self._in_turn} pictures wait already")
+        self._in_turn += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        finally:
+            self._in_turn -= 1
+
+    @property
+    def in_turn(self) -> int:
+        """Pictures that wait or are being answered."""
+        return self._in_turn
+
+    # --- learning
+
+    async def learn(
+        self, files: Sequence[bytes], label: str, update: str, yes: bool, new: bool
+    ) -> tuple[Task, list[str]]:
+        """Begin to learn what pictures show, and what the network is shown of them.
+
+        Raises `Refused` where a picture looks like another class or a label like another one, `ImageError`.
+        """
+        learner, model, name = self._able(), self.model, class_name(label)
+        known = by_name(model.classes)
+        if not new and name not in known and (near := near_miss(name, list(known))):
+            raise Refused(409, "near", f"'{name}' is no class yet, and nearly '{near}': say that, or new=true")
+
+        def work() -> tuple[list[Prepared], tuple[Said, ...]]:
+            found = [pictures.prepared(model, data, self.settings.memory)[0] for data in files]
+            answers = model.classify_batch(np.stack([one.image for one in found]), unsure=self.settings.unsure)
+            doubted = [index for index, a in enumerate(answers) if contradicts(a, name, model.manifest.classes)]
+            if doubted and not yes:
+                shown = answers[doubted[0]].label
+                raise Refused(
+                    409,
+                    "contradicted",
+                    f"picture {doubted[0] + 1} of {len(found)} looks like '{shown}', very probably: "
+                    f"yes=true teaches it as '{name}'",
+                )
+            return found, pictures.said(answers)
+
+        found, before = await self._answer(work)
+        images = np.stack([one.image for one in found])
+        now = {"now": True, "rest": False, "auto": None}[update]
+
+        def learn(task: Task) -> None:
+            task.update(before=before)
+            portions = [(images, [name] * len(images))]
+            for outcome in learner.updates(
+                portions, 0, lambda ids: task.update(examples=tuple(ids)), task.progress, now
+            ):
+                task.outcome(outcome)
+            after = learner.model.classify_batch(images, unsure=self.settings.unsure)
+            task.update(after=pictures.said(after))
+
+        task = self._start("learn", learn, name, name not in known)
+        return task, [pictures.image_uri(image) for image in images]
+
+    def resume(self) -> None:
+        """Learn from what is stored and pending, where that does not count at once."""
+        if self.learner and not self.learner.counted and self.learner.store.pending():
+            self._start("resume", self._update(0))
+
+    def rehearse(self, steps: int) -> Task:
+        """Begin to rehearse what is stored."""
+        self._able()
+        return self._start("rehearse", self._update(steps))
+
+    def _update(self, rehearsal: int) -> Callable[[Task], None]:
+        def update(task: Task) -> None:
+            for outcome in self._able().updates([(np.empty(0), [])], rehearsal, progress=task.progress):
+                task.outcome(outcome)
+
+        return update
+
+    def rollback(self, version: int | None) -> Task:
+        """Begin to go back to a version, by default the one before."""
+        learner = self._able()
+
+        def back(_: Task) -> None:
+            learner.store.rollback(version)
+            learner.refresh()
+
+        return self._start("rollback", back)
+
+    def forget(self, ids: Sequence[int], label: str | None) -> Task:
+        """Begin to take back examples, or all of a class."""
+        learner = self._able()
+        if bool(ids) == (label is not None):
+            raise Refused(400, "request", "forget: name examples by their ids, or a class by its label")
+
+        def forget(task: Task) -> None:
+            task.update(examples=learner.forget(ids, label).examples)
+
+        return self._start("forget", forget, label)
+
+    def reset(self, confirm: str | None) -> Task | Confirm:
+        """Begin to forget everything; first it is asked whether that is meant."""
+        learner = self._able()
+        if confirm is None:
+            self._confirm = secrets.token_urlsafe(12), time.monotonic() + CONFIRM
+            stored, versions = sum(taught_counts(learner.store).values()), len(learner.store.history())
+            return Confirm(self._confirm[0], stored, versions)
+        expected, self._confirm = self._confirm, None
+        if not expected or not secrets.compare_digest(confirm, expected[0]) or time.monotonic() > expected[1]:
+            raise Refused(409, "confirm", "that is not what was to be confirmed, or too late: ask again")
+
+        def forget(_: Task) -> None:
+            learner.close()
+            try:
+                reset(self.directory)
+            finally:
+                self.learner = Learner(self._shipped, self.directory)
+
+        return self._start("reset", forget)
+
+    def apply(self, data: bytes, force: bool) -> Task:
+        """Begin to make a version of a state file."""
+        learner = self._able()
+
+        def apply(task: Task) -> None:
+            with TemporaryDirectory(prefix="ffedge-state-") as folder:
+                file = Path(folder) / "sent.state"
+                file.write_bytes(data)
+                task.outcome(learner.apply(file, force))
+
+        return self._start("import", apply)
+
+    async def export(self) -> bytes:
+        """What was learned, as a state file."""
+        learner = self._able()
+
+        def work() -> bytes:
+            with TemporaryDirectory(prefix="ffedge-state-") as folder:
+                file = Path(folder) / "learned.state"
+                export(learner.store, self._shipped.bundle, file)
+                return file.read_bytes()
+
+        return await self._answer(work)
+
+    def _able(self) -> Learner:
+        if not self.learner:
+            raise Refused(422, "usage", f"nothing can be learned here: {self.why}")
+        return self.learner
+
+    def _start(self, kind: Kind, work: Callable[[Task], None], label: str | None = None, new: bool = False) -> Task:
+        def whole(task: Task) -> None:
+            try:
+                work(task)
+            finally:
+                self._publish()
+            task.update(version=self.version)
+
+        return self.jobs.start(kind, whole, label, new)
+
+    def _publish(self) -> None:
+        """In the learner's thread: the model as it is now answers from now on, once it can at once."""
+        if not self.learner:
+            return
+        model = self.learner.model
+        with contextlib.suppress(BundleError):  # which whoever asks next is told
+            model.classify_batch(np.zeros((1, *model.manifest.network.image.shape), np.uint8))
+        self.model, self.version = model, self.learner.version
+        self._stamp = stamp(self.directory)
+
+    async def look(self) -> None:
+        """Take what another process has learned meanwhile."""
+        if not self.learner or self.jobs.open() or stamp(self.directory) == self._stamp:
+            return
+
+        def refresh() -> None:
+            assert self.learner
+            try:
+                self.learner.refresh()
+            except StateError:  # another process has reset it
+                self.learner.close()
+                self.learner = Learner(self._shipped, self.directory)
+            self._publish()
+
+        with contextlib.suppress(StateError, StorageError, BundleError):
+            await self.jobs.quietly(refresh)
+            self.events.tell("status", self.status())
+
+    # --- how it is
+
+    def _changed(self, job: Job) -> None:
+        """In the loop: a job has gone on."""
+        self.events.tell("job", job)
+        if job.state not in ("queued", "running") or job.examples:
+            self.events.tell("status", self.status())
+
+    def status(self) -> Status:
+        """How the server is now."""
+        model, manifest, learner = self.model, self.model.manifest, self.learner
+        stored = taught_counts(learner.store) if learner else {}
+        classes = tuple(
+            Class(name, label >= len(manifest.classes), stored.get(label, 0), name in model.undertrained)
+            for label, name in enumerate(model.classes)
+        )
+        waiting = self.jobs.open()
+        return Status(
+            model.path.stem,
+            self.version,
+            classes,
+            learner.store.names.spare() if learner else 0,
+            manifest.network.image.shape,
+            type(manifest.preprocessing).__name__.lower(),  # type: ignore[arg-type]
+            tuple(model.modes()),
+            manifest.calibration is not None,
+            bool(learner and learner.counted),
+            learner is not None,
+            learner.store.current().updates if learner else 0,
+            sum(stored.values()),
+            waiting[0] if waiting else None,
+            max(0, len(waiting) - 1),
+            self.settings.camera,
+            self.settings.limits,
+        )
+
+    async def examples(self, before: int | None, most: int) -> Examples:
+        """Stored examples below an id, newest first."""
+        store = self._able().store
+
+        def work() -> Examples:
+            rows = taught(store, before, most + 1)
+            images = store.read([row.id for row in rows[:most]])
+            names = store.classes()
+            some = tuple(
+                Example(row.id, names[row.label], row.status, row.at, pictures.image_uri(image))  # type: ignore[arg-type]
+                for row, image in zip(rows[:most], images.pixels, strict=True)
+            )
+            return Examples(some, len(rows) > most)
+
+        return await self._answer(work)
+
+    def versions(self) -> Versions:
+        """All versions of the weights."""
+        if not self.learner:
+            return Versions(0, ())
+        store = self.learner.store
+        current = store.current_version()
+        rows = (
+            Version(
+                one.id,
+                one.parent,
+                one.kind,
+                one.adopted,
+                one.examples,
+                one.before,
+                one.after,
+                one.at,
+                one.kept,
+                one.id == current,
+            )
+            for one in store.history()
+        )
+        return Versions(current, tuple(rows))
+
+    def close(self) -> None:
+        """End what runs, and close the state."""
+        self.jobs.stop()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self.jobs.wait()
+        if self.learner:
+            self.learner.close()
