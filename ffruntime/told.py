@@ -26,7 +26,7 @@ def hold(bundle: Bundle, weights: Weights) -> bool:
     if not bundle.manifest.counted:
         return False
     learned = weights.tensors
-    if weights.alone:
+    if weights.alone or not learned:
         return True
     held = [name for name in feature_tensors(bundle.manifest.network) if name in learned]
     own = bundle.weights() if held else {}

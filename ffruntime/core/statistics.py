@@ -104,28 +104,34 @@ def none(classes: int, dimension: int, moment: Moment = "shared") -> Statistics:
 
 def of(x: np.ndarray, labels: np.ndarray, classes: int, moment: Moment = "shared") -> Statistics:
     """Statistics of examples int8 (N, d) with their labels (N,), each below `classes`."""
-    sums = np.zeros((classes, x.shape[1]), np.int64)
-    np.add.at(sums, labels, x)
-    counts, products = np.bincount(labels, minlength=classes), _no_products(classes, x.shape[1], moment)
-    if moment == "shared":
-        return _few_rows(Statistics(counts, sums, products, x))
-    if len(x):
-        products = products.copy()
-    for label in np.flatnonzero(counts).tolist():
-        products[label] = _products(x[labels == label])
-    return Statistics(counts, sums, products, x[:0])
+    return with_examples(none(classes, x.shape[1], moment), x, labels)
 
 
-def added(*some: Statistics) -> Statistics:
-    """Statistics of the examples of all of them. Those of fewer classes have none of the others'.
+def with_examples(statistics: Statistics, x: np.ndarray, labels: np.ndarray) -> Statistics:
+    """The same with more examples int8 (N, d), with their labels (N,), which may be of further classes.
 
     Raises `OverflowError` where there would be more than `MOST` examples: no sum can overflow before that.
     """
+    grown = with_classes(statistics, max(statistics.classes, int(labels.max(initial=-1)) + 1))
+    counts, sums = grown.counts + np.bincount(labels, minlength=grown.classes), grown.sums.copy()
+    _require_possible(counts)
+    np.add.at(sums, labels, x)
+    if grown.kind == "shared":
+        rows = np.concatenate([grown.rows, x]) if len(grown.rows) else x
+        return _few_rows(Statistics(counts, sums, grown.moment, rows))
+    products = grown.moment.copy() if len(x) else grown.moment
+    for label in np.unique(labels).tolist():
+        products[label] += _products(x[labels == label])
+    return Statistics(counts, sums, products, grown.rows)
+
+
+def added(*some: Statistics) -> Statistics:
+    """Statistics of the examples of all of them. Those of fewer classes have none of the others'. Raises as
+    `with_examples` does."""
     classes = max(one.classes for one in some)
     grown = [with_classes(one, classes) for one in some]
     counts = reduce(np.add, (one.counts for one in grown))
-    if counts.sum(dtype=float) > MOST:
-        raise OverflowError(f"class statistics: more than {MOST} examples")
+    _require_possible(counts)
     moments = [one.moment for one in grown if one.moment.strides[0]] or [grown[0].moment]  # of some examples
     sums, rows = reduce(np.add, (one.sums for one in grown)), np.concatenate([one.rows for one in grown])
     return _few_rows(Statistics(counts, sums, reduce(np.add, moments), rows))
@@ -217,6 +223,11 @@ def _no_products(classes: int, dimension: int, moment: Moment) -> np.ndarray:
     """A moment of no example, which takes no memory: its strides are 0."""
     triangle = (dimension * (dimension + 1) // 2,)
     return np.broadcast_to(np.int64(0), triangle if moment == "shared" else (classes, *triangle))
+
+
+def _require_possible(counts: np.ndarray) -> None:
+    if counts.sum(dtype=float) > MOST:
+        raise OverflowError(f"class statistics: more than {MOST} examples")
 
 
 def _few_rows(statistics: Statistics) -> Statistics:

@@ -18,8 +18,9 @@ from msgspec import Struct
 from ..core.errors import BundleError
 from ..core.learning import EVERY
 from ..core.manifest import WEIGHTS, Manifest
-from ..core.statistics import Origin, Statistics, added, decode, encode, with_classes, without_class
-from .database import BUNDLES, JUDGING, PENDING, Database
+from ..core.statistics import Origin, Statistics, added, decode, encode, with_classes, with_examples, without_class
+from .database import Database
+from .tables import BUNDLES, JUDGING, PENDING
 from .versions import NORMALISED
 
 # Settings: the snapshot; by the hash of a state from elsewhere its statistics, and whose examples are in them; with
@@ -41,17 +42,6 @@ SNAPSHOTS = f"""SELECT name FROM settings WHERE name = '{SNAPSHOT}'
 AT_ONCE = 512  # rows whose features are added up together
 SET = "INSERT OR REPLACE INTO settings VALUES (?, ?)"
 CHANGES = "SELECT value FROM settings WHERE name = 'statistics_changes'"  # how often they were changed
-CHANGED = """INSERT INTO settings VALUES ('statistics_changes', 1)
-    ON CONFLICT (name) DO UPDATE SET value = value + 1"""
-
-
-def grew(before: Statistics, x: np.ndarray, labels: np.ndarray, after: Statistics) -> bool:
-    """Whether statistics are those from before with examples int8 (N, d) of these labels (N,), by their sums."""
-    if after.classes < before.classes or int(after.counts.sum()) != int(before.counts.sum()) + len(x):
-        return False
-    more = after.sums - with_classes(before, after.classes).sums
-    np.subtract.at(more, labels, x)
-    return not more.any()
 
 
 def _snapshot(units: int) -> str:
@@ -82,6 +72,7 @@ class Counted:
         assert manifest.counted
         self._db, self._manifest, self._how = database, manifest, manifest.counted
         self._last: tuple[int, int, Statistics] | None = None  # read or made last: after which change, in a version
+        self._grown: tuple[Statistics, Statistics] | None = None  # those from before the last rows, and with them
         self._units = {0: 0}  # by version
 
     def units(self, version: int) -> int:
@@ -116,10 +107,19 @@ class Counted:
         it goes on with them."""
         if self._last and self._last[0] == change - 1 and len(x) and self.units(self._last[1]) == units:
             _, version, before = self._last
-            self._last = change, version, added(before, self._how.of(x, labels, int(labels.max()) + 1))
+            after = with_examples(before, x, labels)
+            self._last, self._grown = (change, version, after), (before, after)
+
+    def grew(self, before: Statistics, after: Statistics) -> bool:
+        """Whether these are those from before with the rows that were added last, and nothing else."""
+        grown = self._grown
+        return grown is not None and grown[0] is before and grown[1] is after
 
     def changes(self) -> int:
         """How often statistics were changed, by whichever process."""
+        return self._db.remembered("changes", self._changes)
+
+    def _changes(self) -> int:
         ((number,),) = self._db.all(CHANGES) or [(0,)]
         if not isinstance(number, int):
             raise self._db.damaged("it does not say how often class statistics were changed")
@@ -127,8 +127,10 @@ class Counted:
 
     def changed(self, db: sqlite3.Connection) -> int:
         """A transaction changes them, by rows or by the snapshot: the number of the change."""
-        db.execute(CHANGED)
-        return self.changes()
+        number = self.changes() + 1
+        db.execute(SET, ("statistics_changes", number))
+        self._db.remember("changes", number)
+        return number
 
     def statuses(self, labels: Sequence[int], version: int) -> list[str]:
         """Of examples that are about to be stored, by their labels: every fifth one of a class judges updates."""

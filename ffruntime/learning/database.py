@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import datetime
 import os
 import shutil
 import sqlite3
@@ -15,48 +14,20 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ..core.bundle import state_there
 from ..core.durable import sync_directory
 from ..core.errors import StateError, StorageError
 from ..lock import scratch_folder
+from .tables import APPLICATION, FORMAT, SCHEMA
 
-FORMAT = 1
-APPLICATION = 0x46464544  # "FFED": SQLite's application_id of our databases
 DATABASE = "learning.db"
 PATIENCE = 30.0  # seconds to wait for another process that is writing
-# Statuses of examples.
-BUNDLES, PENDING, LEARNED, REFUSED, JUDGING = "bundle", "pending", "learned", "refused", "judging"
-
-# These statements are part of the format, word for word. Types are checked when the database is opened for writing:
-# SQLite itself stores any type in any column.
-SCHEMA = (
-    "CREATE TABLE settings (name TEXT PRIMARY KEY, value NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE classes (label INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE CHECK (typeof(name) = 'text'))",
-    f"""CREATE TABLE examples (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, label INTEGER NOT NULL CHECK (typeof(label) = 'integer'),
-    image BLOB NOT NULL CHECK (typeof(image) = 'blob'),
-    features BLOB CHECK (typeof(features) IN ('blob', 'null')),
-    units INTEGER NOT NULL CHECK (typeof(units) = 'integer'),
-    status TEXT NOT NULL CHECK (status IN ('{BUNDLES}', '{PENDING}', '{LEARNED}', '{REFUSED}', '{JUDGING}')),
-    at TEXT NOT NULL, first INTEGER
-)""",
-    "CREATE INDEX examples_by_status ON examples (status, label)",
-    """CREATE TABLE evictions (
-    id INTEGER PRIMARY KEY, label INTEGER NOT NULL CHECK (typeof(label) = 'integer'), status TEXT NOT NULL,
-    version INTEGER NOT NULL, at TEXT NOT NULL, first INTEGER
-)""",
-    """CREATE TABLE versions (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, parent INTEGER NOT NULL, kind TEXT NOT NULL, adopted INTEGER NOT NULL,
-    examples INTEGER NOT NULL, before REAL, after REAL, at TEXT NOT NULL, updates INTEGER NOT NULL,
-    learned INTEGER NOT NULL, sha256 TEXT
-)""",
-)
+T = TypeVar("T")
 MEDIUM = ("disk is full", "disk I/O error", "unable to open", "readonly database")  # errors of the medium
-
-
 OURS = "FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"  # what was made in it, and not by SQLite itself
 
 
@@ -85,6 +56,11 @@ class Database:
         self._directory, self._name = directory, directory or "what is kept in memory"
         self._inode: int | None = None  # of the file that was opened
         self._schema: int | None = None  # SQLite's count of changes of the tables; None: there are none yet
+        self._place = str(directory.absolute()) if directory else ""
+        self._remembered: dict[str, Any] = {}  # what was read
+        # SQLite's number of other processes' commits when that was read, and when the tables were last checked.
+        self._as_of = self._checked = -1
+        self._writing = self._alone = False  # a transaction changes more than examples; nobody else can commit
         self._require_own_process()
         self._process = os.getpid()
         self._guard = threading.RLock()
@@ -120,30 +96,73 @@ class Database:
         with self._guard, self.errors(), contextlib.closing(self._db.execute(query, tuple(values))) as rows:
             yield from rows
 
+    def remembered(self, what: str, read: Callable[[], T]) -> T:
+        """What `read` makes of classes, settings, versions or the number of examples, under the name `what`: read
+        once, until another process commits something, or a transaction of this one that is not of `rows` alone."""
+        self._require_own_process()
+        with self._guard:
+            if self._writing:
+                return read()
+            if not self._alone:
+                self._forget_if_changed()
+            if what not in self._remembered:
+                self._remembered[what] = read()
+            found: T = self._remembered[what]
+            return found
+
+    def remember(self, what: str, value: object) -> None:
+        """In a transaction of `rows` alone, what something that was read is now."""
+        if not self._writing:
+            self._remembered[what] = value
+
+    def writes_more(self) -> None:
+        """A transaction goes on to change more than rows of examples."""
+        self._writing = True
+        self._remembered.clear()
+
+    def _forget_if_changed(self) -> None:
+        """Forget what was read if another process has committed something since then."""
+        with self.errors():
+            ((number,),) = self._db.execute("PRAGMA data_version").fetchall()
+        if number != self._as_of:
+            self._remembered.clear()
+            self._as_of = number
+
     @property
     def empty(self) -> bool:
         """Whether it has no tables: its creation was never completed, or it was reset."""
         return not self.all(f"SELECT 1 {OURS}")
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, rows: bool = False) -> Iterator[sqlite3.Connection]:
         """The block takes effect as a whole or not at all, and is durable when it ends; one block at a time in all
-        processes. Raises `StateError` where it was reset since it was opened."""
+        processes. `rows`: it adds examples, and changes nothing that is `remembered` unless it says so. Raises
+        `StateError` where the database was reset since it was opened."""
         self._require_own_process()
         with self._guard, self.errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 if self._directory and self._inode not in (None, _inode(self._directory / DATABASE)):
                     raise self._was_reset()
-                if self._schema not in (None, self._changes()):
-                    raise self._was_reset()
+                self._forget_if_changed()
+                self._alone = True
+                if self._as_of != self._checked:  # a reset is a commit of another process
+                    if self._schema not in (None, self._changes()):
+                        raise self._was_reset()
+                    self._checked = self._as_of
+                if not rows:
+                    self.writes_more()
                 yield self._db
                 self._db.execute("COMMIT")
-                self._schema = self._changes()
+                if self._schema is None:
+                    self._schema = self._changes()
             except BaseException:
+                self._remembered.clear()
                 with contextlib.suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
                 raise
+            finally:
+                self._writing = self._alone = False
 
     def shrink(self) -> None:
         """Free the space of what was deleted; the file itself shrinks at the next checkpoint of its log."""
@@ -202,7 +221,7 @@ class Database:
     def _require_own_process(self) -> None:
         """Raise `StateError` in a process that was forked while the file was open: neither SQLite's connections nor
         its knowledge of locks follow a fork (https://sqlite.org/howtocorrupt.html, section 2.6)."""
-        if self._directory and str(self._directory.absolute()) in _INHERITED:
+        if self._place in _INHERITED:
             raise StateError(
                 f"{self._name}: was open when this process was forked; close it before that, or start the process "
                 "anew (multiprocessing: spawn)"
@@ -311,7 +330,7 @@ def _abandon_connections() -> None:
     """In a forked process: no connection of the parent is ever closed here, nor its file opened."""
     for database in list(_OPEN):
         if database._directory:
-            _INHERITED.add(str(database._directory.absolute()))
+            _INHERITED.add(database._place)
         if (connection := getattr(database, "_db", None)) is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
     _OPEN.clear()
@@ -321,36 +340,6 @@ _OPEN: weakref.WeakSet[Database] = weakref.WeakSet()  # in this process
 _INHERITED: set[str] = set()  # directories that were open when this process was forked
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_abandon_connections)
-
-
-def create(db: sqlite3.Connection) -> None:
-    """Make the tables, in a transaction."""
-    for statement in SCHEMA:
-        db.execute(statement)
-    db.execute(f"PRAGMA application_id = {APPLICATION}")
-    db.execute(f"PRAGMA user_version = {FORMAT}")
-
-
-def mark(db: sqlite3.Connection, examples: Sequence[int], status: str, first: int | None = None) -> None:
-    """Pending examples get another status. `first`: number of the first version that may have learned from them."""
-    db.executemany(
-        "UPDATE examples SET status = ?, first = COALESCE(first, ?) WHERE id = ? AND status = ?",
-        [(status, first, id, PENDING) for id in examples],
-    )
-
-
-def evict(db: sqlite3.Connection, examples: Sequence[int], version: int, at: str) -> None:
-    """Remove examples and record that, but for those that another process' `learn --retry` made pending again."""
-    db.executemany(
-        "INSERT INTO evictions SELECT id, label, status, ?, ?, first FROM examples WHERE id = ? AND status != ?",
-        [(version, at, id, PENDING) for id in examples],
-    )
-    db.executemany("DELETE FROM examples WHERE id = ? AND status != ?", [(id, PENDING) for id in examples])
-
-
-def utc() -> str:
-    """Now, by the device's clock."""
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def _make_durably(directory: Path) -> None:
@@ -368,4 +357,7 @@ def _require_file(file: Path, mode: int) -> None:
 
 
 def _inode(file: Path) -> int | None:
-    return file.stat().st_ino if file.exists() else None
+    try:
+        return file.stat().st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        return None

@@ -12,8 +12,8 @@ from ..core.errors import StateError, UsageError
 from ..core.manifest import Manifest
 from ..core.state import Weights
 from .counted import Counted
-from .database import BUNDLES
 from .names import Names
+from .tables import BUNDLES
 from .versions import Version
 
 STORED = "SELECT id, first FROM examples WHERE status != ? AND"

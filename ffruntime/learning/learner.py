@@ -22,8 +22,7 @@ from ..core.layers import KNOWN, learned_tensors, of_readout
 from ..core.learning import PORTION, Augment
 from ..core.state import Weights, read_state
 from ..model import Model
-from .counted import Counted, Told, grew
-from .database import JUDGING
+from .counted import Counted, Told
 from .directory import alone
 from .draws import augment
 from .forgetting import Forgotten
@@ -34,6 +33,7 @@ from .replay import capacity, draw_balanced, evictions, of_refused
 from .rows import MOST, begin_rows
 from .step import Arrays, Settings, learning_units, update_steps
 from .store import BUNDLES, LEARNED, Store
+from .tables import JUDGING
 from .update import Batch, Outcome, Stepped, change, costs, judged, share_right
 from .versions import NORMALISED, Current
 
@@ -165,7 +165,7 @@ class Learner:
         known, after = by_name(now.weights.classes), now.weights.statistics
         if now.version == self.version and before and after and known.keys() >= set(names):
             labels = np.array([known[name] for name in names])
-            if grew(before, x, labels, after):  # else another process has changed them, too
+            if self.counted.grew(before, after):  # else another process has changed them, too
                 self.model = self.model.with_weights(now.weights, (x, labels) if len(x) <= ONE_BY_ONE else None)
                 return ids
         self.refresh()

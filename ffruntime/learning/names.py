@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ..core.errors import UsageError, listed, shortened
@@ -30,7 +31,8 @@ def require_names(names: Iterable[object], count: int) -> list[str]:
     return [class_name(str(name)) for name in found]
 
 
-def by_name(classes: Sequence[str]) -> dict[str, int]:
+@functools.lru_cache(maxsize=4)
+def by_name(classes: tuple[str, ...]) -> Mapping[str, int]:
     """Labels by the names of classes as `require_names` gives them."""
     return {class_name(name): label for label, name in enumerate(classes)}
 
@@ -55,6 +57,9 @@ class Names:
 
     def all(self) -> tuple[str, ...]:
         """The bundle's classes, then those that took a spare pattern here."""
+        return self._db.remembered("classes", self._read)
+
+    def _read(self) -> tuple[str, ...]:
         rows, first = self._db.all("SELECT label, name FROM classes ORDER BY label"), self._manifest.classes
         names = (*first, *(name for _, name in rows))
         labels = [label for label, _ in rows]
@@ -68,7 +73,10 @@ class Names:
     def labels(self, db: sqlite3.Connection, names: Sequence[str]) -> list[int]:
         """The label of each class; a new class takes a pattern that was freed, or the next spare one."""
         names_here = self.all()
-        known, free = by_name(names_here), self._free(len(names_here))
+        known, free = dict(by_name(names_here)), self._free(len(names_here))
+        if not free and known.keys() >= set(names):
+            return [known[name] for name in names]
+        self._db.writes_more()
         patterns = self._manifest.network.label.patterns
         for name in names:
             label = known.get(name)
@@ -116,7 +124,8 @@ class Names:
 
     def _free(self, known: int) -> list[int]:
         """Labels of the `known` ones that were given back, below others."""
-        rows = self._db.all("SELECT name FROM settings WHERE name LIKE ?", (f"{FREE}%",))
+        query = "SELECT name FROM settings WHERE name LIKE ?"
+        rows = self._db.remembered("free", lambda: self._db.all(query, (f"{FREE}%",)))
         found = [name.removeprefix(FREE) for (name,) in rows if isinstance(name, str)]
         own = range(len(self._manifest.classes), known)
         return sorted(int(label) for label in found if label.isdecimal() and int(label) in own)

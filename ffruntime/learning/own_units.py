@@ -11,8 +11,8 @@ from ..core.learning import PORTION
 from ..core.statistics import added
 from ..model import Model
 from .counted import Anew
-from .database import BUNDLES, JUDGING, LEARNED, PENDING, REFUSED
 from .store import Store
+from .tables import BUNDLES, JUDGING, LEARNED, PENDING, REFUSED
 
 
 def anew(store: Store, model: Model) -> Anew:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ..core.learning import EVERY
-from .database import BUNDLES, JUDGING, LEARNED, REFUSED
 from .store import Store
+from .tables import BUNDLES, JUDGING, LEARNED, REFUSED
 
 
 def draw_balanced(stored: Mapping[int, Sequence[int]], count: int, rng: np.random.Generator) -> list[int]:

@@ -22,13 +22,13 @@ from ..core.learning import REPLAY_BYTES
 from ..core.manifest import WEIGHTS, Manifest
 from ..core.state import State, Weights
 from .counted import Anew, Counted, Told
-from .database import BUNDLES, LEARNED, PENDING, REFUSED, Database, create, evict, mark, utc
+from .database import Database
 from .forgetting import Forgotten, forget_examples, released, with_elsewhere
 from .names import Names, require_names
+from .tables import BUNDLES, INSERT, LEARNED, PENDING, REFUSED, create, evict, mark, utc
 from .versions import VERSIONS, Current, Version, VersionWeights, forget, next_number, origin, record
 
 WELL_KNOWN = 20  # examples of a new class from which on it is no longer undertrained
-INSERT = "INSERT INTO examples (label, image, features, units, status, at) VALUES (?, ?, ?, ?, ?, ?)"
 
 Seeds: TypeAlias = Callable[[], Examples]
 
@@ -85,8 +85,8 @@ class Store:
         require_images(images, self.manifest.network.image.shape)
         names = require_names(names, len(images))
         counted = self.counted if features is not None else None
-        with self._db.transaction() as db:
-            labels = self.names.labels(db, names)
+        with self._db.transaction(rows=True) as db:
+            labels, before = self.names.labels(db, names), self.count()
             rows = [row.tobytes() for row in features] if features is not None else [None] * len(images)
             statuses = counted.statuses(labels, self.current_version()) if counted else [PENDING] * len(images)
             ids = [
@@ -94,6 +94,7 @@ class Store:
                 for label, image, row, status in zip(labels, images, rows, statuses, strict=True)
             ]
             change = counted.changed(db) if counted else 0
+            self._db.remember("count", before + len(ids))
         if counted and features is not None:
             counted.go_on(change, features, np.array(labels), units)
         return ids
@@ -102,15 +103,14 @@ class Store:
         """Stored examples of these statuses: label -> ids, in the order in which they came."""
         found: dict[int, list[int]] = {}
         marks = ", ".join("?" * len(statuses))
-        for id, label in self._db.all(
-            f"SELECT id, label FROM examples WHERE status IN ({marks}) ORDER BY id", statuses
-        ):
+        query = f"SELECT id, label FROM examples WHERE status IN ({marks}) ORDER BY id"
+        for id, label in self._db.all(query, statuses):
             found.setdefault(label, []).append(id)
         return found
 
     def count(self) -> int:
         """How many examples are stored."""
-        return int(self._db.all("SELECT COUNT(*) FROM examples")[0][0])
+        return self._db.remembered("count", lambda: int(self._db.all("SELECT COUNT(*) FROM examples")[0][0]))
 
     def pending(self, most: int = -1) -> list[int]:
         """Ids of examples that no update has learned from yet, oldest first; all, or at most so many."""
@@ -167,12 +167,9 @@ class Store:
 
     def seen(self) -> dict[int, int]:
         """label -> how many examples of it were ever learned from, those evicted since included."""
-        counted = self._db.all(
-            "SELECT label, COUNT(*) FROM (SELECT label, status FROM examples UNION ALL SELECT label, status FROM "
-            "evictions) WHERE status IN (?, ?) GROUP BY label",
-            (BUNDLES, LEARNED),
-        )
-        return dict(counted)
+        query = """SELECT label, COUNT(*) FROM (SELECT label, status FROM examples
+            UNION ALL SELECT label, status FROM evictions) WHERE status IN (?, ?) GROUP BY label"""
+        return dict(self._db.all(query, (BUNDLES, LEARNED)))
 
     # --- classes and settings
 
@@ -378,7 +375,8 @@ class Store:
         return frozenset(name for label, name in new if min(seen.get(label, 0), examples) < WELL_KNOWN)
 
     def _value(self, setting: str) -> object:
-        rows = self._db.all("SELECT value FROM settings WHERE name = ?", (setting,))
+        query = "SELECT value FROM settings WHERE name = ?"
+        rows = self._db.remembered(f"setting {setting}", lambda: self._db.all(query, (setting,)))
         return rows[0][0] if rows else None
 
     def _current_row(self) -> tuple[int, Version | None]:
@@ -389,7 +387,8 @@ class Store:
         return number, row
 
     def _row(self, number: int) -> Version | None:
-        rows = self._db.all("SELECT * FROM versions WHERE id = ?", (number,))
+        query = "SELECT * FROM versions WHERE id = ?"
+        rows = self._db.remembered(f"version {number}", lambda: self._db.all(query, (number,)))
         return self._version(rows[0]) if rows else None
 
     def _version(self, row: tuple) -> Version:

@@ -21,9 +21,9 @@ import onnxruntime  # noqa: F401  (so that no process waits for it)
 
 from ffruntime.core.bundle import CALIBRATION
 from ffruntime.core.errors import StateError
-from ffruntime.learning.database import JUDGING, LEARNED, PENDING, REFUSED
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.step import Settings
+from ffruntime.learning.tables import JUDGING, LEARNED, PENDING, REFUSED
 from ffruntime.model import Model
 from ffruntime.session import Session
 

@@ -119,6 +119,20 @@ def test_what_counts_is_what_is_stored(model: Model, tmp_path: Path) -> None:
         assert same(store.current().weights.statistics, expected)
 
 
+def test_an_example_asks_the_database_for_nothing_that_it_knows(model: Model, tmp_path: Path) -> None:
+    """Of a class that is known: one transaction, which writes a row and the number of the change."""
+    with closing(learner_of(model, tmp_path / "state")) as learner:
+        for k in range(2):
+            learner.learn(halves(1, k), [NEW])
+        said: list[str] = []
+        learner.store._db._db.set_trace_callback(said.append)
+        learner.learn(halves(1, 2), [NEW])
+        assert learner.counted is not None
+        assert int(learner.counted.statistics(0).counts.sum()) == 3
+    words = [" ".join(line.split()[:2]) for line in said if not line.startswith("PRAGMA data_version")]
+    assert words == ["BEGIN IMMEDIATE", "INSERT INTO", "INSERT OR", "COMMIT"]
+
+
 def test_evicted_examples_go_on_to_count(model: Model, tmp_path: Path) -> None:
     """In the snapshot; with room for a few pictures alone."""
     images, labels = drawn(60)

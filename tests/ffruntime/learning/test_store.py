@@ -111,6 +111,34 @@ def test_a_new_class_takes_the_next_pattern_for_good(store: Store, place: Path, 
     assert now.weights.undertrained == {"a", "b"}
 
 
+def test_what_was_read_is_read_again_when_another_process_changed_it(
+    store: Store, place: Path, manifest: Manifest, weights: dict[str, np.ndarray]
+) -> None:
+    """A second connection stands for the other process; what was asked for before is remembered."""
+
+    def told() -> tuple[object, ...]:
+        return store.classes(), store.count(), store.current_version(), store.setting("replay_bytes")
+
+    store.add(IMAGES[:2], ["dots", "dots"])
+    assert told() == (CLASSES, 2, 0, store.setting("replay_bytes"))
+    with closing(Store(place, manifest)) as other:
+        other.add(IMAGES[2:5], ["new", "dots", "new"])
+        other.set("replay_bytes", 17)
+        (number,) = adopt(other, weights)
+        assert told() == ((*CLASSES, "new"), 5, number, 17)
+        store.add(IMAGES[5:7], ["newer", "new"])
+        assert (other.classes(), other.count()) == ((*CLASSES, "new", "newer"), 7) == told()[:2]
+
+
+def test_what_was_not_stored_is_not_remembered(store: Store) -> None:
+    store.add(IMAGES[:1], ["dots"])
+    with pytest.raises(UsageError):
+        store.add(IMAGES[:2], ["new", ""])  # the first name has taken a pattern by then
+    assert (store.classes(), store.count()) == (CLASSES, 1)
+    store.add(IMAGES[:1], ["newer"])
+    assert (store.classes(), store.count()) == ((*CLASSES, "newer"), 2)
+
+
 def test_numbers_are_never_given_twice(store: Store, weights: dict[str, np.ndarray]) -> None:
     ids = store.add(IMAGES, ["dots"] * 20)
     store.adopt(0, "update", bias(1, weights), ids, evicted=ids[10:])
