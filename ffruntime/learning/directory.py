@@ -14,8 +14,9 @@ from ..core.errors import StateError, StorageError
 from ..core.manifest import Manifest
 from ..core.state import State, changed, write_state
 from ..lock import held
-from .database import BUNDLES, DATABASE, BusyDatabase, Database, ForeignDatabase
+from .database import DATABASE, BusyDatabase, Database, ForeignDatabase
 from .store import Store
+from .tables import BUNDLES
 from .versions import OURS, VERSIONS, Current
 
 LOCK = "learning.lock"
