@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ffruntime.core.bundle import Bundle
     from ffruntime.core.manifest import Manifest
     from ffruntime.core.plan import Plan
+    from ffruntime.core.state import Check
 
     from .artefacts import Artefact, ExportReport
     from .c.arena import Part
@@ -98,6 +99,11 @@ class Name(click.ParamType):
 @click.option("--version-compatible", is_flag=True, help="TensorRT engines that newer versions run, too; slower.")
 @click.option("--hardware-compatible", is_flag=True, help="TensorRT engines for every GPU since Ampere; slower.")
 @click.option("--state", metavar="FILE", help="Export the bundle with what a device learned, as a new one.")
+@click.option(
+    "--trusted",
+    metavar="KEYS",
+    help="Refuse a state that none of these public keys has signed: as of 'ffruntime apply-state'.",
+)
 @click.option("--out", metavar="DIR", help="The new bundle of --state; default: model-learned.ff beside model.ff.")
 @click.option("--force", is_flag=True, help="With --state: replace the bundle that is at --out.")
 @click.option("--list", "show_list", is_flag=True, help="Formats and providers, and what of them works here.")
@@ -114,6 +120,7 @@ def cli(
     version_compatible: bool,
     hardware_compatible: bool,
     state: str | None,
+    trusted: str | None,
     out: str | None,
     force: bool,
     show_list: bool,
@@ -132,8 +139,8 @@ def cli(
         return
     if only_check and formats:
         raise UsageError("--check makes nothing: leave out --format")
-    if state is None and (out is not None or force):
-        raise UsageError("--out and --force go with --state: without it, an export adds to the bundle")
+    if state is None and (out is not None or force or trusted is not None):
+        raise UsageError("--out, --trusted and --force go with --state: without it, an export adds to the bundle")
     if state is not None and only_check:
         raise UsageError("--check makes nothing: leave out --state")
     if data is not None and not Path(data).is_dir():
@@ -149,7 +156,12 @@ def cli(
     if learns is not None:
         raise UsageError("--learns goes with --format c: elsewhere all that was trained learns")
     target = new_bundle(bundle, out, force) if state is not None else bundle.path
-    plan = fit(bundle.manifest, device, precisions, state) if device else None
+    check = None
+    if state is not None:
+        from ffruntime.signing import required
+
+        check = required(Path(trusted) if trusted else None)
+    plan = fit(bundle.manifest, device, precisions, state, check) if device else None
     if plan and not as_json:
         from ffruntime.core.tables import plan_text
 
@@ -163,7 +175,7 @@ def cli(
     wanted = formats or (("onnx",) if device is None or only_check else formats_of(device))
     report = None
     if state is not None or "onnx" in wanted or not has_graphs(bundle.manifest, precisions):
-        report = run(bundle, precisions, data, plan, only_check, state, target)
+        report = run(bundle, precisions, data, plan, only_check, state, target, check)
         bundle = Bundle(target)  # as it is now
         if not as_json:
             echo(artefact_table(report.artefacts))
@@ -240,14 +252,20 @@ def new_bundle(bundle: Bundle, out: str | None, force: bool) -> Path:
     return target_of(bundle.path, Path(out) if out is not None else None, force)
 
 
-def fit(manifest: Manifest, device: str, precisions: tuple[Precision, ...], state: str | None = None) -> Plan:
+def fit(
+    manifest: Manifest,
+    device: str,
+    precisions: tuple[Precision, ...],
+    state: str | None = None,
+    check: Check | None = None,
+) -> Plan:
     """The plan for a device, before any work. Raises `BackendError` with the numbers where nothing fits."""
     from ffruntime.core.devices import load_profile
     from ffruntime.core.plan import device_limits, plan, require_fit
     from ffruntime.core.state import read_state
 
     profile = load_profile(device)
-    classes = len(manifest.classes if state is None else read_state(Path(state), manifest)[0].classes)
+    classes = len(manifest.classes if state is None else read_state(Path(state), manifest, check)[0].classes)
 
     def planned(precision: Precision) -> Plan:
         return plan(manifest, classes, precision, device_limits(profile), Path(device).stem)
@@ -266,6 +284,7 @@ def run(
     only_check: bool,
     state: str | None,
     target: Path,
+    check: Check | None,
 ) -> ExportReport:
     """Export, or only check, or make the bundle `target` of a state, with a bar where someone watches."""
     with export_extra():
@@ -278,13 +297,13 @@ def run(
         if only_check:
             return check_export(bundle, data=directory, progress=progress)
         if state is not None:
-            if names := left_out(bundle, Path(state)):
+            if names := left_out(bundle, Path(state), check):
                 echo(
                     f"warning: left out, as nothing was learned of it: {', '.join(names)}; 'ffruntime learn "
                     "--rehearse 150' before 'ffruntime export-state' gives it a row",
                     err=True,
                 )
-            return export_state(bundle, Path(state), target, precisions, directory, plan, progress)
+            return export_state(bundle, Path(state), target, precisions, directory, plan, progress, check)
         return export_onnx(bundle.path, precisions, data=directory, device=plan, progress=progress)
     finally:
         progress("", 0)

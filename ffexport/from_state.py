@@ -26,7 +26,7 @@ from ffruntime.core.layers import KNOWN, unit_parameters
 from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, STATISTICS, WEIGHTS, Manifest
 from ffruntime.core.plan import Plan
 from ffruntime.core.precision import Precision
-from ffruntime.core.state import State, Weights, read_state
+from ffruntime.core.state import Check, State, Weights, read_state
 from ffruntime.core.statistics import (
     Statistics,
     added,
@@ -85,14 +85,16 @@ def export_state(
     data: Path | None = None,
     device: Plan | None = None,
     progress: Progress = silent,
+    check: Check | None = None,
 ) -> ExportReport:
     """Write the bundle, with what `state` has learned, to `target`, exported in fp32 and `precisions`.
 
     All is made and proven in a scratch bundle and then written at once: whatever fails, `target` is as it was, and
-    `bundle` is only read. Raises `BundleError` where either cannot be used, and what `export_onnx` raises.
+    `bundle` is only read. `check`: as for `read_state`. Raises `BundleError` where either cannot be used, and what
+    `export_onnx` raises.
     """
     with writing(target):
-        return _export_state(bundle, state, target, precisions, data, device, progress)
+        return _export_state(bundle, state, target, precisions, data, device, progress, check)
 
 
 def _export_state(
@@ -103,8 +105,9 @@ def _export_state(
     data: Path | None,
     device: Plan | None,
     progress: Progress,
+    check: Check | None,
 ) -> ExportReport:
-    learned, origin = read_state(state, bundle.manifest)
+    learned, origin = read_state(state, bundle.manifest, check)
     weights = {**bundle.weights(), **learned.tensors}
     old = read_golden(bundle)
     exemplars = {EXEMPLARS: bundle.read(EXEMPLARS)} if EXEMPLARS in bundle else {}
@@ -166,9 +169,9 @@ def told_apart(
     return classes[:count]
 
 
-def left_out(bundle: Bundle, state: Path) -> tuple[str, ...]:
+def left_out(bundle: Bundle, state: Path, check: Check | None = None) -> tuple[str, ...]:
     """Classes of a state that the bundle made of it will not have: neither readouts nor statistics know them."""
-    learned, _ = read_state(state, bundle.manifest)
+    learned, _ = read_state(state, bundle.manifest, check)
     if not class_goodness(bundle.manifest.network):
         return ()
     weights = {**bundle.weights(), **learned.tensors}

@@ -41,6 +41,7 @@ OF_RUNTIME = {
         "ffruntime.model",
         "ffruntime.golden",  # the golden check itself
         "ffruntime.lock",
+        "ffruntime.signing",  # who must have signed a state
         "ffruntime.embedding",  # what the first unit receives, for a new bundle's golden vectors
         "ffruntime.shortlist",  # which labels are in play, to calibrate it
         "ffruntime.early_exit",  # which unit is sure, to calibrate it

@@ -30,6 +30,8 @@ Examples:
   ffruntime diff 0                              what changed since the bundle's weights
   ffruntime export-state learned.state          for another device, or for 'ffexport --state'
   ffruntime apply-state learned.state           on the other device
+  ffruntime export-state --sign key.pem learned.state       with a signature
+  ffruntime apply-state --trusted keys.pem learned.state    if one of these keys has signed it
   ffruntime forget 17 18                        without these two examples, as if they had never been shown
   ffruntime forget --label cat                  without all examples of a class
   ffruntime renormalise photos/                 normalisation statistics of unlabelled pictures as they are now
@@ -197,8 +199,16 @@ def diff(
 @model_option
 @state_option
 @click.option("--force", is_flag=True, help="Replace a file that is there.")
+@click.option(
+    "--sign",
+    metavar="KEY",
+    type=click.Path(path_type=Path),
+    help="Sign it with this private key: Ed25519, in PEM.",
+)
 @json_option
-def export_state(file: Path, model_path: str, state: Path | None, force: bool, as_json: bool) -> None:
+def export_state(
+    file: Path, model_path: str, state: Path | None, force: bool, sign: Path | None, as_json: bool
+) -> None:
     """Write the current version as one portable FILE, for another device or for `ffexport --state`."""
     from msgspec import to_builtins
 
@@ -210,9 +220,14 @@ def export_state(file: Path, model_path: str, state: Path | None, force: bool, a
         raise UsageError(
             f"{file}: is there already; {'--force replaces it' if file.is_file() else 'it is no file'}"
         )
+    signs = None
+    if sign:
+        from ..signing import signer
+
+        signs = signer(sign)
     bundle = Bundle(model_path)
     with _opened(bundle, state) as store:
-        now, written, tensors = export(store, bundle, file)
+        now, written, tensors = export(store, bundle, file, signs)
     told = now.weights.statistics
     if now.weights.alone:
         echo("warning: class statistics of units that were taught here are left out", err=True)
@@ -220,7 +235,8 @@ def export_state(file: Path, model_path: str, state: Path | None, force: bool, a
         echo(json.dumps({"version": now.version, "tensors": tensors, **to_builtins(written)}))
     else:
         counted = f"; class statistics of {told.counts.sum()} examples" if told and written.statistics else ""
-        echo(f"{file}: version {now.version}; updates: {now.updates}, examples: {now.examples}{counted}")
+        how = "; signed" if signs else ""
+        echo(f"{file}: version {now.version}; updates: {now.updates}, examples: {now.examples}{counted}{how}")
 
 
 @click.command("apply-state", epilog=EPILOG)
@@ -228,8 +244,17 @@ def export_state(file: Path, model_path: str, state: Path | None, force: bool, a
 @model_option
 @state_option
 @click.option("--force", is_flag=True, help="Whatever it costs on images that were held back.")
+@click.option(
+    "--trusted",
+    metavar="KEYS",
+    type=click.Path(path_type=Path),
+    help="Refuse a file that none of these public keys has signed: Ed25519, in PEM, one after another; also "
+    "$FF_TRUSTED, else /etc/ffedge/trusted.pem. Without any of them, signatures are not looked at.",
+)
 @json_option
-def apply_state(file: Path, model_path: str, state: Path | None, force: bool, as_json: bool) -> None:
+def apply_state(
+    file: Path, model_path: str, state: Path | None, force: bool, trusted: Path | None, as_json: bool
+) -> None:
     """Take what another device has learned on the same bundle (FILE) as a new version, and make it current.
 
     It is judged by held-back images, as an update is.
@@ -237,10 +262,12 @@ def apply_state(file: Path, model_path: str, state: Path | None, force: bool, as
     from ..core.errors import UpdateRefused
     from ..learning.learner import Learner
     from ..model import Model
+    from ..signing import required
     from ..terminal import held_back_text
 
+    check = required(trusted)
     with contextlib.closing(Learner(Model(model_path, state=False), state)) as learner:
-        outcome = learner.apply(file, force)
+        outcome = learner.apply(file, force, check)
     judged = held_back_text(outcome.before, outcome.after)
     if as_json:
         result = {"version": outcome.version, "adopted": outcome.adopted}

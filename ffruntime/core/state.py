@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -24,6 +24,7 @@ from .errors import OBEYED, BundleError
 from .layers import KNOWN, tensor_shapes
 from .manifest import LONGEST_NAME, WEIGHTS, Manifest
 from .reading import read_regular
+from .signature import SIGNATURE, UNSIGNED, Sign, with_signature
 from .statistics import METADATA as STATISTICS
 from .statistics import Projected, Statistics, from_tensors, to_tensors
 
@@ -32,6 +33,7 @@ STATE, DIGEST = "state", "sha256"  # keys of the file's metadata
 MAX_HEADER_BYTES = 16 << 20
 
 NonNegative = Annotated[int, Meta(ge=0)]
+Check: TypeAlias = Callable[[Path, bytes], None]  # raises where a file of that content is not to be trusted
 
 
 class Weights(Struct, frozen=True):
@@ -70,9 +72,10 @@ def write_state(
     updates: int,
     examples: int,
     origins: Sequence[str] = (),
+    sign: Sign | None = None,
 ) -> State:
     """Write what was learned on the bundle of `manifest`, by `updates` updates on so many `examples`; `origins`:
-    identities of the states whose examples its class statistics are of.
+    identities of the states whose examples its class statistics are of. `sign` signs the file.
 
     Raises `BundleError` where `read_state` would refuse it, `StorageError`, with what was at `path` unchanged.
     """
@@ -88,12 +91,15 @@ def write_state(
     text = msgspec.json.encode(state).decode()
     more = {f"{STATISTICS}.{name}": array for name, array in to_tensors(told).items()} if told else {}
     whole = {name: np.ascontiguousarray(tensor) for name, tensor in {**weights.tensors, **more}.items()}
-    write_atomically(path, save(whole, {STATE: text, DIGEST: _digest(text, whole)}))
+    metadata = {STATE: text, DIGEST: _digest(text, whole)}
+    data = with_signature(save(whole, {**metadata, SIGNATURE: UNSIGNED}), sign) if sign else save(whole, metadata)
+    write_atomically(path, data)
     return state
 
 
-def read_state(path: Path, manifest: Manifest) -> tuple[Weights, State]:
-    """What was learned on the bundle of `manifest`, and how it came about.
+def read_state(path: Path, manifest: Manifest, check: Check | None = None) -> tuple[Weights, State]:
+    """What was learned on the bundle of `manifest`, and how it came about. `check` comes before anything is made of
+    the content.
 
     Raises `BundleError`, naming the file, where it is missing, damaged, too new, or of another bundle.
     """
@@ -109,6 +115,8 @@ def read_state(path: Path, manifest: Manifest) -> tuple[Weights, State]:
         raise BundleError(f"{path}: no such state") from error
     except (OSError, ValueError) as error:
         raise BundleError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    if check:
+        check(path, data)
     try:
         tensors = load(data)
         text, digest = _metadata(data)

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from ..core.bundle import Bundle, state_there
 from ..core.errors import StateError, StorageError
 from ..core.manifest import Manifest
+from ..core.signature import Sign
 from ..core.state import State, changed, write_state
 from ..lock import held
 from .database import DATABASE, BusyDatabase, Database, ForeignDatabase
@@ -55,13 +56,14 @@ def taught_counts(store: Store) -> dict[int, int]:
     return dict(store.database.all(query, (BUNDLES,)))
 
 
-def export(store: Store, bundle: Bundle, file: Path) -> tuple[Current, State, list[str]]:
-    """Write the current version as one portable file (`docs/state.md`); the version, what the file says of it, and
-    the tensors in it. Raises `StateError` where it is damaged, `StorageError`."""
+def export(store: Store, bundle: Bundle, file: Path, sign: Sign | None = None) -> tuple[Current, State, list[str]]:
+    """Write the current version as one portable file (`docs/state.md`), signed by `sign`; the version, what the
+    file says of it, and the tensors in it. Raises `StateError` where it is damaged, `StorageError`."""
     now = store.current()
     tensors = changed(bundle.weights(), now.weights.tensors)
     weights, origins = replace(now.weights, tensors=tensors), store.origins(now.version)
-    return now, write_state(file, bundle.manifest, weights, now.updates, now.examples, origins), list(tensors)
+    written = write_state(file, bundle.manifest, weights, now.updates, now.examples, origins, sign)
+    return now, written, list(tensors)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from ..core.folders import class_name
 from ..core.graphs import unit_gradient
 from ..core.layers import KNOWN, learned_tensors, of_readout
 from ..core.learning import PORTION, Augment
-from ..core.state import Weights, read_state
+from ..core.state import Check, Weights, read_state
 from ..model import Model
 from .counted import Counted, Told
 from .directory import alone
@@ -240,15 +240,15 @@ class Learner:
             self.refresh()
         return found
 
-    def apply(self, file: Path, force: bool = False) -> Outcome:
+    def apply(self, file: Path, force: bool = False, check: Check | None = None) -> Outcome:
         """Make a version of what another device has learned (`docs/state.md`), judged like an update.
 
-        With `force` it is adopted whatever it costs. Raises `BundleError` for a file that is damaged or of another
-        bundle, `UsageError` where a pattern means one class here and another there, `StateError` where another
-        process is learning.
+        With `force` it is adopted whatever it costs; `check`: as for `read_state`. Raises `BundleError` for a file
+        that is damaged or of another bundle, `UsageError` where a pattern means one class here and another there,
+        `StateError` where another process is learning.
         """
         start = time.perf_counter()
-        weights, state = read_state(file, self.model.manifest)
+        weights, state = read_state(file, self.model.manifest, check)
         with alone(self.store.directory):
             now, shipped, own = self.refresh(), self._shipped(), self.store.identity in state.origins
             after = share_right(self.shipped.with_weights(weights), self._held_back)

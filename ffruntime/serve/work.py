@@ -24,6 +24,7 @@ from ..learning.names import by_name, near_miss
 from ..learning.watch import stamp
 from ..model import Model
 from ..pictures.picture import Prepared
+from ..signing import required
 from . import pictures
 from .events import Events
 from .jobs import Jobs, Kind, Task
@@ -61,12 +62,13 @@ class Work:
     """The model as it is, its learner, and who waits for them. Used in the event loop's thread."""
 
     def __init__(self, model: Model, directory: Path, settings: Settings, private: Mapping[str, str]) -> None:
-        """`model` as shipped. Raises `StateError` for a state that is damaged or of another bundle.
+        """`model` as shipped. Raises `StateError` for a state that is damaged or of another bundle, `UsageError`
+        for trusted keys that cannot be used.
 
         Where the bundle cannot learn, or the state cannot be written, it only answers, and `learner` is None.
         """
         self.settings, self.directory, self.private = settings, directory, private
-        self._shipped, self.why = model, ""
+        self._shipped, self.why, self._trusted = model, "", required(None)
         try:
             self.learner: Learner | None = Learner(model, directory)
         except (BundleError, StorageError) as error:
@@ -237,7 +239,7 @@ class Work:
             with TemporaryDirectory(prefix="ffedge-state-") as folder:
                 file = Path(folder) / "sent.state"
                 file.write_bytes(data)
-                task.outcome(learner.apply(file, force))
+                task.outcome(learner.apply(file, force, self._trusted))
 
         return self._start("import", apply)
 

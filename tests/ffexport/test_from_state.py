@@ -24,6 +24,7 @@ from ffruntime.core.durable import sha256
 from ffruntime.core.errors import BundleError, StorageError, UsageError
 from ffruntime.core.graphs import unit_gradient
 from ffruntime.core.layers import unit_parameters
+from ffruntime.core.signature import Sign
 from ffruntime.core.state import Weights, changed, read_state, write_state
 from ffruntime.embedding import first_input
 from ffruntime.golden import check, require
@@ -40,6 +41,16 @@ UPDATES, BATCH = 30, 32
 def ffexport(*arguments: object) -> subprocess.CompletedProcess:
     """Without any data set: exemplars alone are fast."""
     return in_process_text("ffexport", *arguments, env={"FF_DATA": "/nonexistent"})
+
+
+def signer_of(keys: Path) -> Sign:
+    """What signs with a new key, whose public one is written to that file."""
+    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    key, form = Ed25519PrivateKey.generate(), serialization.PublicFormat.SubjectPublicKeyInfo
+    keys.write_bytes(key.public_key().public_bytes(serialization.Encoding.PEM, form))
+    return key.sign
 
 
 def contents(path: Path) -> dict[str, bytes]:
@@ -212,9 +223,10 @@ def test_on_the_command_line(bundle: Path, state: Path, tmp_path: Path) -> None:
     done = ffexport("--model", bundle, "--state", state)
     assert (done.returncode, done.stderr.count("\n"), "--force" in done.stderr) == (2, 1, True), done.stderr
     assert contents(target) == before
-    done = ffexport(
-        "--model", bundle, "--state", state, "--force", "--device", "raspberry-pi-5", "--precision", "fp32"
-    )
+    signed, manifest = tmp_path / "signed.state", Bundle(bundle).manifest
+    write_state(signed, manifest, read_state(state, manifest)[0], 1, 1, sign=signer_of(tmp_path / "keys.pem"))
+    arguments = ("--force", "--device", "raspberry-pi-5", "--precision", "fp32", "--trusted", tmp_path / "keys.pem")
+    done = ffexport("--model", bundle, "--state", signed, *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith(f"{target}: every graph reproduces its own golden vectors")
     assert {name for name in contents(target) if name.startswith("fp16/")} <= {"fp16"}  # an empty folder at most
@@ -229,6 +241,7 @@ def test_on_the_command_line(bundle: Path, state: Path, tmp_path: Path) -> None:
     [
         (("--out", "b.ff"), "--state"),
         (("--force",), "--state"),
+        (("--trusted", "keys.pem"), "--state"),
         (("--state", "x.state", "--check"), "--check"),
     ],
 )
@@ -308,6 +321,17 @@ def test_a_state_that_cannot_be_used(name: str, exported: Path, state: Path, tmp
     assert str(raised.value).startswith(f"{bad}: ")
     assert "\n" not in str(raised.value)
     assert not target.exists()
+
+
+def test_a_state_that_nobody_trusted_has_signed(exported: Path, tmp_path: Path) -> None:
+    manifest, state = Bundle(exported).manifest, tmp_path / "unsigned.state"
+    write_state(state, manifest, Weights({}, manifest.classes), 0, 0)
+    signer_of(tmp_path / "keys.pem")
+    for place in ((), ("--device", "raspberry-pi-5")):
+        arguments = ("--model", exported, "--state", state, "--out", tmp_path / "new.ff", *place)
+        done = ffexport(*arguments, "--trusted", tmp_path / "keys.pem")
+        assert (done.returncode, done.stderr.count("\n"), "not signed" in done.stderr) == (3, 1, True), done.stderr
+    assert not (tmp_path / "new.ff").exists()
 
 
 def test_what_is_not_there(bundle: Path, state: Path, tmp_path: Path) -> None:

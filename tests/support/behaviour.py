@@ -49,7 +49,14 @@ PROGRAMS = {"ffruntime": (), "ffexport": ("onnx", "spox"), "fftrain": ("torch", 
 TOLERANCE = 0.02  # relative, of numbers with a decimal point
 MANY = 20  # objects in a list of JSON: of more than these the first one is written out
 WIDTH = "110"
-FORGOTTEN = ("FF_MODEL", "FF_STATE", "FF_DATA", "RANK", "WORLD_SIZE")  # variables that would change what is said
+FORGOTTEN = (
+    "FF_MODEL",
+    "FF_STATE",
+    "FF_DATA",
+    "FF_TRUSTED",
+    "RANK",
+    "WORLD_SIZE",
+)  # variables that would change what is said
 
 Rule = dict[str, str]  # `old` -> `new`, in the stories that match `stories`
 
