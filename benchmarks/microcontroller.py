@@ -36,10 +36,10 @@ from ffruntime.core.learning import ClassLoss
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 from chip import Chip
+from linked import MAP, MORE, code_bytes
 
 FAST = ("-std=c99", "-O2")
 NAME = "microcontroller"
-OWN = ("ffedge.c", "ffcount.c", "ffint8.c", "ffstate.c")
 FLAGS = (
     "-std=gnu99 -Os -mcpu=cortex-m4 -mthumb -mfpu=fpv4-sp-d16 -mfloat-abi=hard -ffunction-sections -fdata-sections"
 )
@@ -71,43 +71,22 @@ def on_the_core(bundle: Bundle, folder: Path) -> dict[str, Any]:
     labels = (bytes([int(label)]) for label in examples.labels[:3])
     pictures = (image.tobytes() for image in examples.pixels[:3])
     (program / "learn.bin").write_bytes(b"".join(a + b for a, b in zip(labels, pictures, strict=True)))
-    found = said(run(["make", "run", "RAM=192K"], program))
+    found = said(run(["make", "run", f"MORE={MORE}", "RAM=192K"], program))
     if dimension_on_chip(bundle.manifest):
         new = bytes([len(bundle.manifest.classes)])
         (program / "count.bin").write_bytes(new + examples.pixels[0].tobytes())
         again = said(run(["make", "run", "RAM=192K"], program))
         names = ("count_instructions", "solve_instructions", "counted_instructions", "load_stack")
         found |= {name: again[name] for name in names}
-    found |= code_bytes(program / "ffedge-m4.elf", "learning")
-    run(["make", "-B", "run", "MORE=-DFF_CLASSIFY_ONLY", "RAM=48K"], program)
-    return found | code_bytes(program / "ffedge-m4.elf", "classifying")
+    found |= code(program, "learning")
+    run(["make", "-B", "run", f"MORE={MORE} -DFF_CLASSIFY_ONLY", "RAM=48K"], program)
+    return found | code(program, "classifying")
 
 
-def code_bytes(program: Path, use: str) -> dict[str, int]:
-    """Bytes of the network's functions and constants in a program, without its tables, and of those of libc."""
-    own = symbols([FOLDER_OF_SOURCES / name for name in OWN], program.parent)
-    rest = ("main.c", "startup.c", "../../model.c")
-    example = symbols([program.parent / name for name in rest], program.parent)
-    code = libc = 0
-    for line in run(["arm-none-eabi-nm", "-S", "--defined-only", str(program)], program.parent).splitlines():
-        fields = line.split()
-        if len(fields) != 4 or fields[2] not in "tTWrR":
-            continue
-        size, name = int(fields[1], 16), fields[3]
-        if name in own:
-            code += size
-        elif name not in example and fields[2] in "tTW":
-            libc += size
-    return {f"{use}_code": code, f"{use}_libc": libc}
-
-
-def symbols(sources: list[Path], folder: Path) -> set[str]:
-    """What C files define."""
-    found = set[str]()
-    for source in sources:
-        run(["arm-none-eabi-gcc", *FLAGS.split(), "-I../..", "-c", str(source), "-o", "symbols.o"], folder)
-        found |= {line.split()[-1] for line in run(["arm-none-eabi-nm", "symbols.o"], folder).splitlines()}
-    return found
+def code(program: Path, use: str) -> dict[str, int]:
+    """Bytes of a program's code, without the network's tables, and of libc."""
+    own, libc = code_bytes((program / MAP).read_text())
+    return {f"{use}_code": own, f"{use}_libc": libc}
 
 
 # ---------------------------------------- through a general compiler ----------------------------------------

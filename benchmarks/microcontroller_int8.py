@@ -1,11 +1,11 @@
 """A network in C in int8, beside float32: what a pass takes on an emulated Cortex-M4F, and what answers are worth.
 
-    python benchmarks/microcontroller_int8.py [--test] [--nine nine.ff] micro.ff
+    python benchmarks/microcontroller_int8.py [--test] [--no-accuracy] [--nine nine.ff] micro.ff
 
 Instructions are exact (QEMU's `-icount`), and are not cycles. Accuracy is that of the C code on this machine, on
 MNIST's validation images; with `--test` on the test images, too, which is done once, after all choices.
 `--nine` is a network that was trained without a digit: it learns it from 20 examples, each beside two exemplars, by
-float32 units and readouts above int8 units, and all in float32.
+float32 units and readouts above int8 units, and all in float32. With `--no-accuracy` it stays as it was recorded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from common import record, recorded
-from microcontroller import FAST, code_bytes, right, run, said, validation
+from microcontroller import FAST, MORE, code, right, run, said, validation
 
 from ffexport.c.arena import Part
 from ffexport.c.footprint import footprint
@@ -46,8 +46,8 @@ def on_the_core(bundle: Bundle, folder: Path, precision: Precision) -> dict[str,
     export_c(model, precision, most="readouts")
     program = model / FOLDER / "examples" / "qemu"
     (program / "classify.bin").write_bytes(bundle.exemplars().pixels[:3].tobytes())
-    found = said(run(["make", "-B", "run", "MORE=-DFF_CLASSIFY_ONLY", "RAM=48K"], program))
-    return found | code_bytes(program / "ffedge-m4.elf", "classifying")
+    found = said(run(["make", "-B", "run", f"MORE={MORE} -DFF_CLASSIFY_ONLY", "RAM=48K"], program))
+    return found | code(program, "classifying")
 
 
 def a_new_digit(bundle: Bundle, folder: Path) -> dict[str, Any]:
@@ -76,6 +76,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, nargs="?", default=Path("micro.ff"))
     parser.add_argument("--nine", type=Path)
     parser.add_argument("--test", action="store_true")
+    parser.add_argument("--no-accuracy", action="store_true")
     given = parser.parse_args()
     bundle, found = Bundle(given.model), recorded(NAME)
     with tempfile.TemporaryDirectory() as name:
@@ -87,7 +88,7 @@ def main() -> None:
             found.setdefault("kinds", {})[kind] = row | {"cmsis_nn": arena.cmsis_nn_bytes}
         found["core"] = {precision: on_the_core(bundle, folder, precision) for precision in ("fp32", "int8")}
         images = validation(bundle)
-        for kind, part, precision in KINDS:
+        for kind, part, precision in () if given.no_accuracy else KINDS:
             if precision == "int8" or part == "readouts":
                 with Chip.of(folder / f"host {kind}", bundle, part, precision, flags=FAST) as chip:
                     found.setdefault("validation", {})[kind] = right(chip, images)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from chip import CLASSES, OWN, Chip, needs_compiler
 from counting import halves, same, with_statistics
+from linked import MAP, MORE, code_bytes
 
 from ffexport.c.arena import STACK_BYTES
 from ffexport.c.footprint import CODE_BYTES, INT8_CODE_BYTES
@@ -160,6 +161,18 @@ def test_code_is_small(tmp_path: Path) -> None:
     text = {Path(line.split()[5]).stem: int(line.split()[0]) for line in sizes.splitlines()[1:]}
     assert 0 < text.pop("ffint8") <= INT8_CODE_BYTES
     assert 0 < sum(text.values()) <= CODE_BYTES
+
+
+def test_code_to_classify_and_to_learn_is_small(tmp_path: Path) -> None:
+    """What a program has in it that classifies, and one that learns, counts, saves and loads, with what of libc."""
+    model = with_statistics(CLASSES, tmp_path / "model.ff")
+    export_c(model)
+    program = model / FOLDER / "examples" / "qemu"
+    for more, limit in (("-DFF_CLASSIFY_ONLY", 8 * 1024), ("", 16 * 1024)):
+        command = ["make", "-B", f"MORE={MORE} {more}"]
+        subprocess.run(command, cwd=program, capture_output=True, check=True)
+        own, libc = code_bytes((program / MAP).read_text())
+        assert 0 < libc < own < own + libc <= limit
 
 
 def test_what_does_not_fit_is_not_linked(tmp_path: Path) -> None:

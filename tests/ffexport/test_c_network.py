@@ -110,6 +110,16 @@ def test_golden_vectors_are_told_from_others(tmp_path: Path, bundle: Bundle) -> 
         assert worst > 1e-3
 
 
+def test_no_number_is_no_golden_value(tmp_path: Path, bundle: Bundle) -> None:
+    """NaN in the first row is not forgotten over the rows behind it."""
+    weights, golden, name = dict(bundle.weights()), bundle.tensors("golden.safetensors"), "unit3.readout.weight"
+    rows = weights[name].copy()
+    rows[0] = np.where(np.arange(rows.shape[1]) % 2, 1, -1) * np.finfo(np.float32).max  # infinite, both ways
+    with Chip(tmp_path, bundle.manifest, weights | {name: rows}, golden) as chip:
+        assert np.isnan(chip.classify(golden["images"][0])[1][0])
+        assert chip.golden() == ("GOLDEN", np.inf)
+
+
 def test_answers_are_those_of_ffruntime(tmp_path: Path, bundle: Bundle) -> None:
     """In mode goodness, and in mode exit: the same label after the same unit."""
     model, images = Model(bundle, session=Session(), state=False), bundle.exemplars().pixels[:40]

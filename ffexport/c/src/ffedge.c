@@ -489,6 +489,23 @@ static void step_number(const struct ff_net *net, int32_t tensor, int32_t index,
     step_end(net, &s);
 }
 
+/* exp(x) of x <= 0: 2^n times the series of what is left, at most half of ln 2. libc's takes six times the code. */
+static float exponential(float x)
+{
+    int32_t n;
+    uint32_t bits;
+    float power, series = 1.0f;
+    if (!(x > -87.0f))
+        return x < 0.0f ? 0.0f : x; /* NaN stays */
+    n = (int32_t)(x * 1.44269504f - 0.5f);
+    x = x - (float)n * 0.693359375f + (float)n * 2.12194440e-4f; /* ln 2 in two parts, so that nothing is rounded */
+    for (int32_t k = 7; k > 0; k--)
+        series = 1.0f + x * series / (float)k;
+    bits = (uint32_t)(n + 127) << 23;
+    memcpy(&power, &bits, sizeof power);
+    return series * power;
+}
+
 /* The slopes of the loss at scores (rows): cross-entropy of their softmax over the known ones, `smoothing` of the
  * target spread evenly over these; of rows that are not known 0. */
 static void loss_slopes(const struct ff_net *net, const float *scores, int32_t label, float *slopes)
@@ -499,7 +516,7 @@ static void loss_slopes(const struct ff_net *net, const float *scores, int32_t l
         if (ff_is_known(net, p) && (known++ == 0 || scores[p] > highest))
             highest = scores[p];
     for (int32_t p = 0; p < rows; p++) {
-        slopes[p] = ff_is_known(net, p) ? expf(scores[p] - highest) : 0.0f;
+        slopes[p] = ff_is_known(net, p) ? exponential(scores[p] - highest) : 0.0f;
         sum += slopes[p];
     }
     for (int32_t p = 0; p < rows; p++) {

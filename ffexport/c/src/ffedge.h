@@ -1,8 +1,8 @@
 /* ffedge: a network trained without backpropagation, which classifies and goes on learning on a microcontroller.
  *
  * The network itself is a `const struct ff_model` in model.c, which `ffexport --format c` writes. All memory is one
- * arena that the caller gives: nothing is allocated, nothing recurses, and no function blocks. Of libc only math.h
- * (sqrtf, expf) and string.h are used. Two networks, or two threads, need an arena and a `struct ff_net` each.
+ * arena that the caller gives: nothing is allocated, nothing recurses, and no function blocks. Of libc only sqrtf,
+ * memcpy, memset and memcmp are used. Two networks, or two threads, need an arena and a `struct ff_net` each.
  *
  *     static uint32_t arena[FF_ARENA_WORDS];                     from model.h
  *     static struct ff_net net;
@@ -197,8 +197,8 @@ enum ff_error ff_new_class(struct ff_net *net, const char *name, int32_t *label)
 /* Name of a class; NULL: there is none of that label. */
 const char *ff_name(const struct ff_net *net, int32_t label);
 
-/* What was learned, as the state file of docs/state.md, piece by piece from its start to its end. A callback returns 0,
- * or anything else where it failed. */
+/* What was learned, as the state file of docs/state.md, from its start to its end, in pieces from one byte on. A callback
+ * returns 0, or anything else where it failed. */
 typedef int (*ff_write)(void *context, const void *bytes, uint32_t count);
 enum ff_error ff_save(struct ff_net *net, ff_write write, void *context);
 

@@ -223,10 +223,12 @@ static void put_string(struct sink *sink, const char *text)
     put_text(sink, "\"");
 }
 
-static void put_number(struct sink *sink, uint32_t value)
+/* A number, and the text before it. */
+static void put_number(struct sink *sink, const char *before, uint32_t value)
 {
     char digits[10];
     uint32_t at = sizeof digits;
+    put_text(sink, before);
     do {
         digits[--at] = (char)('0' + value % 10);
         value /= 10;
@@ -254,10 +256,8 @@ static void put_counting(struct sink *sink, const struct ff_net *net)
 {
     const struct ff_counting *s = net->model->counting;
     const char *origin = (const char *)net->arena + s->origins, *comma = "";
-    put_text(sink, "{\"dimension\":");
-    put_number(sink, (uint32_t)s->dimension);
-    put_text(sink, ",\"seed\":");
-    put_number(sink, s->seed);
+    put_number(sink, "{\"dimension\":", (uint32_t)s->dimension);
+    put_number(sink, ",\"seed\":", s->seed);
     put_text(sink, "},\"origins\":[");
     for (int i = 0; i < FF_ORIGINS && *origin; i++, origin += FF_ORIGIN_BYTES) {
         put_text(sink, comma);
@@ -275,10 +275,8 @@ static void put_state(struct sink *sink, const struct ff_net *net)
     put_names(sink, net, 0);
     put_text(sink, ",\"undertrained\":");
     put_names(sink, net, 1);
-    put_text(sink, ",\"updates\":");
-    put_number(sink, net->updates);
-    put_text(sink, ",\"examples\":");
-    put_number(sink, net->examples);
+    put_number(sink, ",\"updates\":", net->updates);
+    put_number(sink, ",\"examples\":", net->examples);
     put_text(sink, ",\"ffedge\":\"");
     put_text(sink, net->model->made_with);
     put_text(sink, "\",\"statistics\":");
@@ -329,15 +327,11 @@ static void put_header(struct sink *sink, const struct ff_net *net, const char *
         put_text(sink, type_in_file(t));
         put_text(sink, "\",\"shape\":[");
         for (int32_t d = 0; d < t->dimensions; d++) {
-            if (d)
-                put_text(sink, ",");
-            put_number(sink, (uint32_t)(d == 0 && has_row_a_class(t) ? net->classes : t->shape[d]));
+            put_number(sink, d ? "," : "", (uint32_t)(d == 0 && has_row_a_class(t) ? net->classes : t->shape[d]));
         }
-        put_text(sink, "],\"data_offsets\":[");
-        put_number(sink, offset);
+        put_number(sink, "],\"data_offsets\":[", offset);
         offset += bytes_in_file(t, net->classes);
-        put_text(sink, ",");
-        put_number(sink, offset);
+        put_number(sink, ",", offset);
         put_text(sink, "]}");
     }
     put_text(sink, "}");
@@ -539,6 +533,20 @@ static int is(struct string s, const char *text)
     return s.at && same(text, s.at, s.length);
 }
 
+/* The next field of an object, one of `names` with NULL behind them: its index. No field may be there twice: those that
+ * were have a bit in `fields`. */
+static uint32_t read_field(struct text *t, const char *const *names, uint32_t *fields)
+{
+    struct string key = read_key(t);
+    uint32_t field = 0;
+    while (names[field] && !is(key, names[field]))
+        field++;
+    if (!names[field] || (*fields >> field & 1u))
+        t->bad = 1;
+    *fields |= 1u << field;
+    return field;
+}
+
 /* ------------------------------------------------ loading ------------------------------------------------ */
 
 struct file {          /* a state file while it is read; arrays lie in the arena's scratch */
@@ -597,6 +605,12 @@ static void read_metadata(struct file *f, struct text *t)
     }
 }
 
+/* Read so many bytes of a tensor, from `at` on; returns 0, or what the callback does where it fails. */
+static int fetch(const struct file *f, int32_t tensor, uint32_t at, void *bytes, uint32_t count)
+{
+    return f->read(f->context, f->data + f->begin[tensor] + at, bytes, count);
+}
+
 static int32_t find_tensor(const struct ff_model *m, struct string name)
 {
     for (int32_t i = 0; i < m->tensor_count; i++)
@@ -607,21 +621,22 @@ static int32_t find_tensor(const struct ff_model *m, struct string name)
 
 static void read_entry(struct file *f, struct text *t, int32_t index)
 {
+    static const char *const names[] = {"dtype", "shape", "data_offsets", NULL};
     const struct ff_tensor *tensor = &f->net->model->tensors[index];
     uint32_t fields = 0, dimensions = 0, begin = 0, end = 0, count_of_rows = 0;
     int here = tensor->type != FF_ELSEWHERE;
     expect(t, '{');
     for (uint32_t count = 0; more(t, count, '}'); count++) {
-        struct string key = read_key(t);
-        if (is(key, "dtype")) {
+        switch (read_field(t, names, &fields)) {
+        case 0: {
             struct string type = read_string(t);
-            fields |= 1;
             if (here ? !is(type, type_in_file(tensor)) : !is(type, "I32") && !is(type, "I64"))
                 t->bad = 1;
-        } else if (is(key, "shape")) {
-            fields |= 2;
+            break;
+        }
+        case 1:
             expect(t, '[');
-            for (dimensions = 0; more(t, dimensions, ']'); dimensions++) {
+            for (; more(t, dimensions, ']'); dimensions++) {
                 uint32_t side = read_number(t);
                 if (dimensions == 0 && has_row_a_class(tensor)) {
                     count_of_rows = side;
@@ -630,15 +645,13 @@ static void read_entry(struct file *f, struct text *t, int32_t index)
                     t->bad = 1;
                 }
             }
-        } else if (is(key, "data_offsets")) {
-            fields |= 4;
+            break;
+        default:
             expect(t, '[');
             begin = read_number(t);
             expect(t, ',');
             end = read_number(t);
             expect(t, ']');
-        } else {
-            t->bad = 1;
         }
     }
     if (fields != 7 || begin > end || end > f->end - f->data || f->begin[index] != FF_FIXED)
@@ -699,7 +712,8 @@ static int may_be_known(const struct file *f, int32_t row, const uint8_t *bytes)
 static enum ff_error check_counts(const struct file *f, int *wrong)
 {
     const struct ff_tensor *tensors = f->net->model->tensors;
-    uint32_t counts = 0, sums = 0, row;
+    int32_t counts = 0, sums = 0;
+    uint32_t row;
     while (tensors[counts].type != FF_COUNTS)
         counts++;
     while (tensors[sums].type != FF_SUMS)
@@ -713,14 +727,14 @@ static enum ff_error check_counts(const struct file *f, int *wrong)
     }
     for (uint32_t p = 0; p < f->bytes[counts] / 8; p++) {
         int32_t count[2], sum;
-        if (f->read(f->context, f->data + f->begin[counts] + 8 * p, count, 8) != 0)
+        if (fetch(f, counts, 8 * p, count, 8) != 0)
             return FF_ERROR_IO;
         if (count[1] != 0 || count[0] < 0 || count[0] > FF_MOST_COUNTED) {
             *wrong = 1;
             return FF_OK;
         }
         for (uint32_t i = 0; i < row; i++) {
-            if (f->read(f->context, f->data + f->begin[sums] + 4 * (p * row + i), &sum, 4) != 0)
+            if (fetch(f, sums, 4 * (p * row + i), &sum, 4) != 0)
                 return FF_ERROR_IO;
             if (sum > 127 * count[0] || sum < -127 * count[0])
                 *wrong = 1;
@@ -742,7 +756,7 @@ static enum ff_error check_content(struct file *f, struct sink *hashed, int *wro
         put_text(hashed, m->tensors[i].name);
         for (uint32_t at = 0; at < f->bytes[i]; at += PIECE) {
             uint32_t count = f->bytes[i] - at < PIECE ? f->bytes[i] - at : PIECE;
-            if (f->read(f->context, f->data + f->begin[i] + at, piece, count) != 0)
+            if (fetch(f, i, at, piece, count) != 0)
                 return FF_ERROR_IO;
             put(hashed, piece, count);
             for (uint32_t b = 0; b + 4 <= count; b += 4) {
@@ -806,25 +820,22 @@ static void read_undertrained(struct file *f, struct text *t)
 static void read_projection(struct file *f, struct text *t)
 {
     const struct ff_counting *s = f->net->model->counting;
+    static const char *const names[] = {"dimension", "seed", "moment", "root", NULL};
     uint32_t fields = 0;
     f->counted = 1;
     for (uint32_t count = 0; more(t, count, '}'); count++) {
-        struct string key = read_key(t);
-        if (is(key, "moment")) { /* one of each class */
-            fields |= 4;
+        uint32_t field = read_field(t, names, &fields);
+        if (field == 2) { /* one of each class */
             read_string(t);
-        } else if (is(key, "root")) {
-            fields |= 4;
+        } else if (field == 3) {
             read_word(t, "true");
         } else {
-            int dimension = is(key, "dimension");
             uint32_t value = read_number(t);
-            fields |= dimension ? 1u : is(key, "seed") ? 2u : 8u;
-            if (s && value != (dimension ? (uint32_t)s->dimension : s->seed))
+            if (s && value != (field ? s->seed : (uint32_t)s->dimension))
                 t->bad = 1;
         }
     }
-    if ((fields & 11u) != 3 || (s && fields != 3))
+    if ((fields & 3u) != 3 || (s && fields != 3))
         t->bad = 1;
 }
 
@@ -847,21 +858,12 @@ static void read_origins(struct file *f, struct text *t)
 /* The fields of the state. `classes` must come before `undertrained`, as it is written. */
 static enum ff_error read_state(struct file *f, struct text *t, int *other)
 {
-    static const char *const names[] = {"format",  "weights",  "classes", "undertrained",
-                                        "updates", "examples", "ffedge",  "statistics",   "origins"};
-    uint32_t seen_fields = 0, format;
+    static const char *const names[] = {"format",   "weights", "classes",    "undertrained", "updates",
+                                        "examples", "ffedge",  "statistics", "origins",      NULL};
+    uint32_t fields = 0, format;
     expect(t, '{');
     for (uint32_t count = 0; more(t, count, '}'); count++) {
-        struct string key = read_key(t);
-        uint32_t field = 0;
-        while (field < 9 && !is(key, names[field]))
-            field++;
-        if (field == 9 || (seen_fields >> field & 1u) || (field == 3 && !(seen_fields & 4u)))
-            t->bad = 1;
-        if (t->bad)
-            break;
-        seen_fields |= 1u << field;
-        switch (field) {
+        switch (read_field(t, names, &fields)) {
         case 0:
             format = read_number(t);
             if (format > FORMAT)
@@ -877,6 +879,7 @@ static enum ff_error read_state(struct file *f, struct text *t, int *other)
             read_classes(f, t);
             break;
         case 3:
+            t->bad |= !(fields & 4u);
             read_undertrained(f, t);
             break;
         case 4:
@@ -899,7 +902,7 @@ static enum ff_error read_state(struct file *f, struct text *t, int *other)
         }
     }
     skip_space(t);
-    return t->bad || t->at != t->end || (seen_fields & 0x7fu) != 0x7fu || f->classes < f->net->model->classes
+    return t->bad || t->at != t->end || (fields & 0x7fu) != 0x7fu || f->classes < f->net->model->classes
                ? FF_ERROR_FORMAT
                : FF_OK;
 }
@@ -916,7 +919,7 @@ static enum ff_error take(struct file *f)
             continue;
         if (f->begin[i] == FF_FIXED || has_row_a_class(t))
             ff_begin_tensor(net, t);
-        if (f->begin[i] != FF_FIXED && f->read(f->context, f->data + f->begin[i], net->arena + t->ram, f->bytes[i]) != 0)
+        if (f->begin[i] != FF_FIXED && fetch(f, i, 0, net->arena + t->ram, f->bytes[i]) != 0)
             result = FF_ERROR_IO;
     }
     if (result != FF_OK) {
