@@ -19,6 +19,7 @@ PLAN_EPILOG = """\b
 Examples:
   ffruntime plan --device raspberry-pi-zero-2w
   ffruntime plan --memory 100                   in 100 MiB, Python and the engine included
+  ffruntime plan --memory 160 --serve           for 'ffruntime serve', which answers while it learns
 
 \b
 Exit codes: 0 at least one mode fits, 2 usage, 3 bundle, 6 none does, or flash is too small."""
@@ -61,8 +62,11 @@ def info(model_path: str, state: Path | None, shipped: bool, as_json: bool) -> N
     help="What the process may take. Default: what the device has.",
 )
 @click.option("--precision", default="fp32", show_default=True, help="fp32, fp16 or int8; learning is fp32.")
+@click.option("--serve", "serving", is_flag=True, help="In the process of 'ffruntime serve'.")
 @json_option
-def plan(model_path: str, device: str | None, memory: int | None, precision: str, as_json: bool) -> None:
+def plan(
+    model_path: str, device: str | None, memory: int | None, precision: str, serving: bool, as_json: bool
+) -> None:
     """What each mode and an update need: a process's peak, in the largest calls that fit; and flash.
 
     Without a device and without a limit, the calls are those that nothing makes smaller.
@@ -81,7 +85,7 @@ def plan(model_path: str, device: str | None, memory: int | None, precision: str
     if memory:
         limits = structs.replace(limits, memory=memory * planner.MIB)
     name = Path(device).stem if device else None
-    found = planner.plan(manifest, len(manifest.classes), chosen, limits, name)
+    found = planner.plan(manifest, len(manifest.classes), chosen, limits, name, serving)
     planner.require_fit(found)
     echo(encode(found).decode() if as_json else plan_text(found))
 

@@ -144,20 +144,25 @@ class Budget(NamedTuple):
 
 
 def within(
-    model: Model, use: Use, device: str | None, memory: int | None, micro_batch: int | None = None
+    model: Model,
+    use: Use,
+    device: str | None,
+    memory: int | None,
+    micro_batch: int | None = None,
+    serving: bool = False,
 ) -> tuple[Model, Budget]:
     """The model, limited to the largest calls that keep to a device's memory, to `memory` MiB, or to both.
 
-    `micro_batch`: how many images are wanted at once. A device says the number of threads, too, where nobody else
-    did. Without either: as it was, no limits. Raises `BackendError` with the numbers where no call is small enough,
-    `BundleError` where it is to learn and cannot.
+    `micro_batch`: how many images are wanted at once. `serving`: in a server's process. A device says the number of
+    threads, too, where nobody else did. Without either: as it was, no limits. Raises
+    `BackendError` with the numbers where no call is small enough, `BundleError` where it is to learn and cannot.
     """
     if not (device or memory):
         return model, Budget()
     from msgspec import structs
 
     from ..core.devices import load_profile
-    from ..core.plan import MIB, UNLIMITED, beside_statistics, choose, device_limits
+    from ..core.plan import MIB, UNLIMITED, beside_server, beside_statistics, choose, device_limits
     from ..session import limited
 
     if use == "update":
@@ -172,6 +177,8 @@ def within(
         limits = structs.replace(limits, memory=min(limits.memory, memory * MIB))
     limits = structs.replace(limits, micro_batch=micro_batch or limits.micro_batch)
     limits = beside_statistics(model.manifest, use, limits)
+    if serving:
+        limits = beside_server(model.manifest, len(model.classes), use, limits, model.precision)
     found = choose(model.manifest.network, len(model.classes), use, limits, model.precision)
     calls, needed = found.calls, found.memory
     picture = limits.available - needed.process - needed.weights  # read while the network is at rest

@@ -12,7 +12,8 @@ from ..command import THREADS, Count, Number, echo
 from .options import budget_options, json_option, model_option, state_option, within
 
 if TYPE_CHECKING:
-    pass
+    from ..core.plan import Use
+    from ..model import Model
 
 EPILOG = """\b
 Examples:
@@ -28,6 +29,11 @@ Examples:
 \b
 Exit codes: 0 done, 1 other errors and missing packages, 2 usage, 3 bundle, 6 backend, 8 cannot write, 9 learned
 state, 130 interrupted, 143 ended by SIGTERM."""
+
+
+# Bytes, where no memory limit says less: of a picture's file, of reading one, of all that is sent at a time.
+PICTURE, DECODED, SENT = 16 << 20, 64 << 20, 64 << 20
+PICTURES, WAITING, JOBS = 20, 16, 4  # in one request to learn; pictures, and jobs, that wait
 
 
 @click.command(epilog=EPILOG)
@@ -83,6 +89,8 @@ def serve(
 
         raise MissingExtra(error.name or "starlette", "cpu,serve") from error
     from ..core.errors import UsageError
+    from ..core.plan import UPLOADS
+    from ..learning.step import Settings as StepSettings
     from ..model import Model
     from ..serve import server
     from ..serve.access import LOOPBACK, Tokens
@@ -104,18 +112,20 @@ def serve(
     if key and not certificate:
         raise UsageError("--key: of which --certificate?")
     local = host in LOOPBACK
-    model, budget = within(model, "update", device, memory)
-    picture = (64 << 20) if budget.picture is None else budget.picture
-    limits = Limits(16 << 20, 20, 64 << 20, rate, 16, 4)
-    settings = Settings(limits, picture, workers or (1 if memory or device else 2), unsure, camera is not None)
+    model, (calls, left) = within(model, _use(model), device, memory, serving=True)
+    picture, uploads = (DECODED, SENT) if left is None else (left, UPLOADS)
+    limits = Limits(min(PICTURE, uploads // 4), PICTURES, uploads // 2, rate, WAITING, JOBS)
+    steps = StepSettings(micro_batch=calls.micro_batch) if calls else StepSettings()
+    settings = Settings(limits, picture, workers or (1 if calls else 2), unsure, steps, camera is not None)
     private = {str(path): word for path, word in ((model.path, "the model"), (directory, "the state"))}
     private |= {str(Path(path).absolute()): word for path, word in private.items()}
     tls = server.certificate(certificate, key) if certificate else None
     listening = server.bound(host, port)
     work = Work(model, directory, settings, private)
-    gate = Gate({*(LOOPBACK if local else ()), host, *names}, not local, None if local or is_open else tokens, rate)
+    called = LOOPBACK.union(names, () if local else server.own_names(host))
+    gate = Gate(called, not local, None if local or is_open else tokens, rate)
     watched = Camera(camera) if camera is not None else None
-    app = application(Context(work, Uploads(64 << 20), Counts(), watched), gate)
+    context = Context(work, Uploads(uploads), Counts(), watched)
     scheme = "https" if tls else "http"
     address = f"{scheme}://{server.reachable(host)}:{listening.getsockname()[1]}/"
     token = tokens.make() if gate.tokens is not None and (new_token or not len(tokens)) else None
@@ -123,7 +133,19 @@ def serve(
     def started() -> None:
         _say(address, token, gate.tokens is not None, as_json)
 
-    server.serve(app, work, listening, tls, started)
+    server.serve(application(context, gate), context, listening, tls, started)
+
+
+def _use(model: Model) -> Use:
+    """What most memory has to be left for: to learn, or to answer where the bundle cannot learn."""
+    from ..core.errors import BundleError
+    from ..learning.step import learning_units
+
+    try:
+        learning_units(model.manifest.network, model.manifest.files)
+    except BundleError:
+        return model.mode()
+    return "update"
 
 
 def _say(address: str, token: str | None, asked: bool, as_json: bool) -> None:

@@ -27,6 +27,8 @@ MARGIN = 1.1  # what a process may take beyond its figure: `benchmarks/memory.py
 # Of 8 bytes a number, at the highest point of solving class statistics: in all, where classes share a moment,
 # measured, d = 400: 8.2; of each class, where each has its own, d = 136: 5.7
 MATRICES, MATRICES_EACH = 9, 6
+# Measured: Starlette, uvicorn, threads, and what they keep. And what may have been sent, where memory is limited.
+SERVER, UPLOADS = 20 << 20, 16 << 20
 GRAPHS = 256 << 10  # all graphs of a precision together, generously
 
 Use: TypeAlias = Mode | Literal["update"]  # what a bundle can be used for
@@ -116,12 +118,22 @@ class Plan(Struct, frozen=True):
         return self.storage is None or self.flash.total <= self.storage
 
 
-def plan(manifest: Manifest, classes: int, precision: Precision, limits: Limits, device: str | None = None) -> Plan:
-    """A plan for a bundle that knows so many classes; `device`: whose limits they are."""
-    needs = tuple(
-        need(manifest.network, classes, use, beside_statistics(manifest, use, limits), precision)
-        for use in uses(manifest)
-    )
+def plan(
+    manifest: Manifest,
+    classes: int,
+    precision: Precision,
+    limits: Limits,
+    device: str | None = None,
+    serving: bool = False,
+) -> Plan:
+    """A plan for a bundle that knows so many classes; `device`: whose limits they are; `serving`: in the process of
+    `ffruntime serve`."""
+
+    def left(use: Use) -> Limits:
+        found = beside_statistics(manifest, use, limits)
+        return beside_server(manifest, classes, use, found, precision) if serving else found
+
+    needs = tuple(need(manifest.network, classes, use, left(use), precision) for use in uses(manifest))
     memory = None if limits.memory == UNLIMITED.memory else limits.memory
     return Plan(device, precision, needs, flash(manifest, precision), memory, limits.storage)
 
@@ -135,6 +147,16 @@ def beside_statistics(manifest: Manifest, use: Use, limits: Limits) -> Limits:
     each = MATRICES_EACH * manifest.network.label.patterns
     matrices = MATRICES if how.moment == "shared" else each
     return structs.replace(limits, process=limits.process + matrices * 8 * how.dimension**2)
+
+
+def beside_server(manifest: Manifest, classes: int, use: Use, limits: Limits, precision: Precision) -> Limits:
+    """The same limits where a server is in the process, and what is sent to it; beside an update, too, what answers
+    meanwhile: the former weights, with a picture."""
+    more, network = SERVER + UPLOADS, manifest.network
+    if use == "update":
+        labels = 1 if class_goodness(network) else min(classes, limits.labels)
+        more += inference_memory(network, precision, 1, labels, manifest.inference_modes[0], 0).total
+    return structs.replace(limits, process=limits.process + more)
 
 
 def uses(manifest: Manifest) -> list[Use]:

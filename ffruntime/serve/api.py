@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from . import metrics, shapes
+from .access import TOKEN, cookie_name
 from .camera import Camera
 from .jobs import Task
 from .openapi import Endpoint, document
@@ -21,6 +22,7 @@ from .work import Work
 
 PREFIX = "/api/v1"
 SOON = 10.0  # seconds after which a job is answered as far as it is
+YEAR = 365 * 86_400  # seconds
 AT_ONCE = 1.0  # seconds that are left to it when it is durable
 JPEGS, FRAME = "multipart/x-mixed-replace; boundary=frame", "image/jpeg"
 PART = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n"
@@ -47,8 +49,13 @@ async def openapi(_context: Context, _request: Request) -> Answer:
     return Response(document(ENDPOINTS, PREFIX), media_type="application/json")
 
 
-async def session(_context: Context, _request: Request) -> Answer:
-    return Response(status_code=204)  # `Access` has checked the token, and makes the cookie of it
+async def session(_context: Context, request: Request) -> Answer:
+    response, token = Response(status_code=204), request.scope.get(TOKEN)
+    if token is not None:
+        secure = request.scope["scheme"] == "https"
+        name = cookie_name(request.scope)
+        response.set_cookie(name, token, YEAR, httponly=True, samesite="strict", secure=secure)
+    return response
 
 
 async def status(context: Context, _request: Request) -> Answer:
@@ -125,7 +132,7 @@ async def examples(context: Context, request: Request) -> Answer:
 
 
 async def versions(context: Context, _request: Request) -> Answer:
-    return context.work.versions()
+    return await context.work.versions()
 
 
 async def events(context: Context, _request: Request) -> Answer:
@@ -236,7 +243,9 @@ ENDPOINTS = (
         CHANGES,
         (409, 422, 503, 507),
     ),
-    Endpoint("GET", "/versions", versions, "All versions of the weights.", answer=shapes.Versions, errors=(409,)),
+    Endpoint(
+        "GET", "/versions", versions, "All versions of the weights.", answer=shapes.Versions, errors=(409, 503)
+    ),
     Endpoint(
         "POST",
         "/rollback",

@@ -44,6 +44,11 @@ class Task:
         self._told = time.monotonic()
         self._changed(self.job)
 
+    def failed(self, refused: Refused) -> None:
+        """It ends with an error."""
+        self.refused = refused
+        self.update(state="failed", step=0, steps=0, error=refused.body.error)
+
     @contextmanager
     def progress(self, _kind: str, steps: int) -> Iterator[Callable[[], None]]:
         """Around an update, as `Learner.updates` asks for it."""
@@ -83,7 +88,7 @@ class Jobs:
     def start(self, kind: Kind, work: Callable[[Task], None], label: str | None = None, new: bool = False) -> Task:
         """Have a job done in its turn. Raises `Refused` where too many wait."""
         if self.stopping.is_set():
-            raise busy("the server is stopping", 10, "stopping")
+            raise _stopping()
         if len(self.open()) > self._waiting:
             raise busy("the learner is busy, and enough jobs wait", 5)
         loop = asyncio.get_running_loop()
@@ -121,6 +126,9 @@ class Jobs:
         """Give up the update that runs, and what waits."""
         self.stopping.set()
         self._thread.shutdown(wait=False, cancel_futures=True)
+        for task in self._tasks:
+            if task.job.state == "queued":
+                task.failed(_stopping())
 
     def wait(self) -> None:
         """Wait until nothing runs any more."""
@@ -143,12 +151,10 @@ class Jobs:
                 changes = task.job.changes
                 task.update(state="refused" if changes and not changes[-1].adopted else "done")
         except Stopped:
-            self._failed(
-                task, busy("the server is stopping: what is stored is learned from when it starts", 10, "stopping")
-            )
+            task.failed(_stopping())
         except BaseException as error:
-            self._failed(task, refusal(error, self._private))
+            task.failed(refusal(error, self._private))
 
-    def _failed(self, task: Task, refused: Refused) -> None:
-        task.refused = refused
-        task.update(state="failed", step=0, steps=0, error=refused.body.error)
+
+def _stopping() -> Refused:
+    return busy("the server is stopping: what is stored is learned from when it starts again", 10, "stopping")

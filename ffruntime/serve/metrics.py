@@ -79,7 +79,7 @@ def text(counts: Counts, work: Work) -> str:
         "Jobs that have ended.",
         ((_labels(kind=kind, state=state), count) for (kind, state), count in sorted(jobs.items())),
     )
-    metric("version", "gauge", "Version of the weights that counts.", [("", work.version)])
+    metric("version", "gauge", "Version of the weights that counts.", [("", work.known.version)])
     metric("classes", "gauge", "Classes that the network knows.", [("", len(work.model.classes))])
     metric("listeners", "gauge", "Open streams of events.", [("", len(work.events))])
     metric("memory_bytes", "gauge", "Memory of the process that is resident.", [("", _resident())])

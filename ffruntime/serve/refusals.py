@@ -43,8 +43,8 @@ STATUS: dict[type[BaseException], tuple[int, str]] = {
     UsageError: (422, "usage"),
     StateError: (409, "state"),
     StorageError: (507, "storage"),
-    BundleError: (422, "file"),
-    BackendError: (503, "busy"),
+    BundleError: (500, "model"),
+    BackendError: (500, "model"),
     MissingExtra: (503, "camera"),
     MemoryError: (413, "large"),
 }

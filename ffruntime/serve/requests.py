@@ -38,7 +38,7 @@ class Share:
     """A request's share of the budget."""
 
     def __init__(self, uploads: Uploads) -> None:
-        self._uploads, self.taken = uploads, 0
+        self._uploads, self.taken, self.most = uploads, 0, uploads.budget
 
     def take(self, size: int) -> None:
         """Raises `Refused` where that is not left."""
@@ -75,7 +75,7 @@ async def body(request: Request, share: Share, most: int) -> bytes:
 async def bodies(request: Request, share: Share, most: int, files: int) -> list[bytes]:
     """The body, or the files of a form: at most so many, each of at most so many bytes. Raises `Refused`."""
     form = request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
-    limit = most * files + (1 << 16) if form else most
+    limit = min(most * files + (1 << 16) if form else most, share.most // 2)  # a form's files are copied
     said = request.headers.get("content-length", "")
     if said.isdecimal() and int(said) > limit:
         raise _large(limit)

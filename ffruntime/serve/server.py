@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import logging
@@ -12,13 +13,15 @@ from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from ..core.errors import FFError, UsageError
-from .work import Work
+from .api import Context
 
 CONNECTIONS = 128  # at once; one more is answered 503
 GRACE = 5  # seconds for requests that are being answered when the server ends
-HEADER = 16 << 10  # bytes of a request's head
+HEAD_BYTES = 16 << 10  # of a request's head
+HEAD = 10.0  # seconds for it
 
 
 def bound(host: str, port: int) -> socket.socket:
@@ -63,6 +66,12 @@ def reachable(host: str) -> str:
             return socket.gethostname()
 
 
+def own_names(host: str) -> set[str]:
+    """What browsers in the house may call a server that listens at `host`, beside an IP address."""
+    own = socket.gethostname().casefold()
+    return {host, own, f"{own.partition('.')[0]}.local"}
+
+
 def code(link: str) -> str:
     """A link as a QR code in half blocks."""
     import segno
@@ -72,32 +81,66 @@ def code(link: str) -> str:
     return text.getvalue()
 
 
+class Impatient(H11Protocol):
+    """A connection that is closed where a request's head does not come within `HEAD` seconds."""
+
+    _until: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._until:
+            self._until.cancel()
+
+    def _wait(self) -> None:
+        """Wait for a head while no request is in progress, from the first moment on that none is."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            if self._until:
+                self._until.cancel()
+            self._until = None
+        elif self._until is None:
+            self._until = asyncio.get_running_loop().call_later(HEAD, self.transport.close)
+
+
 class Server(uvicorn.Server):
     """uvicorn, which ends open streams and what is learned before it waits for connections."""
 
-    def __init__(self, config: uvicorn.Config, work: Work, started: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, context: Context, started: Callable[[], None]) -> None:
         super().__init__(config)
-        self._work, self._started = work, started
+        self._context, self._started = context, started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._work.jobs.stop()
-        self._work.events.close()
+        self._context.work.jobs.stop()
+        self._context.work.events.close()
+        if self._context.camera:
+            self._context.camera.close()
         await super().shutdown(sockets)
 
 
 def serve(
-    app: Starlette, work: Work, listening: socket.socket, tls: ssl.SSLContext | None, started: Callable[[], None]
+    app: Starlette,
+    context: Context,
+    listening: socket.socket,
+    tls: ssl.SSLContext | None,
+    started: Callable[[], None],
 ) -> None:
     """Serve until a signal ends it, which is then raised anew. `started` is called when it answers."""
     logging.getLogger("ffruntime.serve").addHandler(logging.StreamHandler())
     config = uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=Impatient,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -108,10 +151,10 @@ def serve(
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=GRACE,
-        h11_max_incomplete_event_size=HEADER,
+        h11_max_incomplete_event_size=HEAD_BYTES,
         ssl_context_factory=(lambda _config, _default: tls) if tls else None,
     )
-    server = Server(config, work, started)
+    server = Server(config, context, started)
     server.run([listening])
     if not server.started:
         raise FFError("the server did not start")

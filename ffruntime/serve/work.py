@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
@@ -21,6 +22,7 @@ from ..core.folders import class_name
 from ..learning.directory import export, reset, taught, taught_counts
 from ..learning.learner import Learner
 from ..learning.names import by_name, near_miss
+from ..learning.step import Settings as StepSettings
 from ..learning.watch import stamp
 from ..model import Model
 from ..pictures.picture import Prepared
@@ -55,7 +57,18 @@ class Settings(Struct, frozen=True):
     memory: int  # bytes that reading a picture may take beyond an ordinary one
     workers: int  # threads that answer
     unsure: float
+    steps: StepSettings = StepSettings()  # of an update
     camera: bool = False
+
+
+class Known(Struct, frozen=True):
+    """What the state says, as the learner's thread has last read it: nobody waits for its database."""
+
+    version: int = 0
+    updates: int = 0
+    spare: int = 0
+    stored: dict[int, int] = {}  # label -> examples that the device was taught
+    versions: int = 0
 
 
 class Work:
@@ -68,40 +81,36 @@ class Work:
         Where the bundle cannot learn, or the state cannot be written, it only answers, and `learner` is None.
         """
         self.settings, self.directory, self.private = settings, directory, private
-        self._shipped, self.why, self._trusted = model, "", required(None)
+        self._shipped, self.why, self._trusted, self.known = model, "", required(None), Known()
+        self.learner: Learner | None = None
         try:
-            self.learner: Learner | None = Learner(model, directory)
+            self.learner = self._begun()
+            self.model, self.known = self.learner.model, self._read()
         except (BundleError, StorageError) as error:
-            self.learner, self.why = None, str(error)
-        self.model = (
-            self.learner.model if self.learner else Model(model.bundle, session=model.session, state=directory)
-        )
-        self.version = self.learner.version if self.learner else 0
+            self.why, self.model = str(error), Model(model.bundle, session=model.session, state=directory)
         self.events = Events()
         self.jobs = Jobs(settings.limits.jobs, self._changed, private)
-        self.answers: list[tuple[int, int]] = []
-        self.answered = self.unsure = 0
         self._pool = ThreadPoolExecutor(settings.workers, "answers")
         self._in_turn = 0  # pictures that wait or are being answered
         self._confirm: tuple[str, float] | None = None
         self._stamp = stamp(directory)
+
+    def _begun(self) -> Learner:
+        return Learner(self._shipped, self.directory, self.settings.steps)
 
     # --- answers
 
     async def classify(self, data: bytes, unsure: float | None, all_figures: bool, began: float) -> Classified:
         """Answers to a picture. Raises `Refused`, `ImageError`."""
         rate = self.settings.unsure if unsure is None else unsure
-        model, version = self.model, self.version
+        model, version = self.model, self.known.version
 
         def work() -> Classified:
             found = pictures.prepared(model, data, self.settings.memory, all_figures)
             answers = pictures.answered(model, found, rate)
             return Classified(version, (time.perf_counter() - began) * 1000, answers)
 
-        found = await self._answer(work)
-        self.answered += len(found.answers)
-        self.unsure += sum(answer.sure is False for answer in found.answers)
-        return found
+        return await self._answer(work)
 
     async def explain(self, data: bytes, label: str | None) -> Explained:
         """Which pixels the answer to a picture rests on. Raises `Refused`, `ImageError`, `UsageError`."""
@@ -163,15 +172,18 @@ class Work:
         def learn(task: Task) -> None:
             task.update(before=before)
             portions = [(images, [name] * len(images))]
-            for outcome in learner.updates(
-                portions, 0, lambda ids: task.update(examples=tuple(ids)), task.progress, now
-            ):
+            for outcome in learner.updates(portions, 0, partial(self._stored, task), task.progress, now):
                 task.outcome(outcome)
             after = learner.model.classify_batch(images, unsure=self.settings.unsure)
             task.update(after=pictures.said(after))
 
         task = self._start("learn", learn, name, name not in known)
         return task, [pictures.image_uri(image) for image in images]
+
+    def _stored(self, task: Task, ids: list[int]) -> None:
+        """In the learner's thread: examples are durable."""
+        self.known = self._read()
+        task.update(examples=tuple(ids))
 
     def resume(self) -> None:
         """Learn from what is stored and pending, where that does not count at once."""
@@ -216,8 +228,7 @@ class Work:
         learner = self._able()
         if confirm is None:
             self._confirm = secrets.token_urlsafe(12), time.monotonic() + CONFIRM
-            stored, versions = sum(taught_counts(learner.store).values()), len(learner.store.history())
-            return Confirm(self._confirm[0], stored, versions)
+            return Confirm(self._confirm[0], sum(self.known.stored.values()), self.known.versions)
         expected, self._confirm = self._confirm, None
         if not expected or not secrets.compare_digest(confirm, expected[0]) or time.monotonic() > expected[1]:
             raise Refused(409, "confirm", "that is not what was to be confirmed, or too late: ask again")
@@ -227,7 +238,7 @@ class Work:
             try:
                 reset(self.directory)
             finally:
-                self.learner = Learner(self._shipped, self.directory)
+                self.learner = self._begun()
 
         return self._start("reset", forget)
 
@@ -239,7 +250,10 @@ class Work:
             with TemporaryDirectory(prefix="ffedge-state-") as folder:
                 file = Path(folder) / "sent.state"
                 file.write_bytes(data)
-                task.outcome(learner.apply(file, force, self._trusted))
+                try:
+                    task.outcome(learner.apply(file, force, self._trusted))
+                except BundleError as error:
+                    raise Refused(422, "file", str(error).removeprefix(f"{file}: ")) from error
 
         return self._start("import", apply)
 
@@ -266,7 +280,7 @@ class Work:
                 work(task)
             finally:
                 self._publish()
-            task.update(version=self.version)
+            task.update(version=self.known.version)
 
         return self.jobs.start(kind, whole, label, new)
 
@@ -275,10 +289,17 @@ class Work:
         if not self.learner:
             return
         model = self.learner.model
-        with contextlib.suppress(BundleError):  # which whoever asks next is told
-            model.classify_batch(np.zeros((1, *model.manifest.network.image.shape), np.uint8))
-        self.model, self.version = model, self.learner.version
-        self._stamp = stamp(self.directory)
+        if model is not self.model:
+            with contextlib.suppress(BundleError):  # which whoever asks next is told
+                model.classify_batch(np.zeros((1, *model.manifest.network.image.shape), np.uint8))
+        self.model, self.known, self._stamp = model, self._read(), stamp(self.directory)
+
+    def _read(self) -> Known:
+        """In the learner's thread: what there is to know of the state."""
+        assert self.learner
+        store, now = self.learner.store, self.learner.store.current()
+        stored, versions = taught_counts(store), len(store.history())
+        return Known(now.version, now.updates, store.names.spare(), stored, versions)
 
     async def look(self) -> None:
         """Take what another process has learned meanwhile."""
@@ -291,7 +312,7 @@ class Work:
                 self.learner.refresh()
             except StateError:  # another process has reset it
                 self.learner.close()
-                self.learner = Learner(self._shipped, self.directory)
+                self.learner = self._begun()
             self._publish()
 
         with contextlib.suppress(StateError, StorageError, BundleError):
@@ -308,26 +329,25 @@ class Work:
 
     def status(self) -> Status:
         """How the server is now."""
-        model, manifest, learner = self.model, self.model.manifest, self.learner
-        stored = taught_counts(learner.store) if learner else {}
+        model, manifest, known = self.model, self.model.manifest, self.known
         classes = tuple(
-            Class(name, label >= len(manifest.classes), stored.get(label, 0), name in model.undertrained)
+            Class(name, label >= len(manifest.classes), known.stored.get(label, 0), name in model.undertrained)
             for label, name in enumerate(model.classes)
         )
         waiting = self.jobs.open()
         return Status(
             model.path.stem,
-            self.version,
+            known.version,
             classes,
-            learner.store.names.spare() if learner else 0,
+            known.spare,
             manifest.network.image.shape,
             type(manifest.preprocessing).__name__.lower(),  # type: ignore[arg-type]
             tuple(model.modes()),
             manifest.calibration is not None,
-            bool(learner and learner.counted),
-            learner is not None,
-            learner.store.current().updates if learner else 0,
-            sum(stored.values()),
+            self.learner is not None and self.learner.counted is not None,
+            self.learner is not None,
+            known.updates,
+            sum(known.stored.values()),
             waiting[0] if waiting else None,
             max(0, len(waiting) - 1),
             self.settings.camera,
@@ -350,12 +370,12 @@ class Work:
 
         return await self._answer(work)
 
-    def versions(self) -> Versions:
+    async def versions(self) -> Versions:
         """All versions of the weights."""
         if not self.learner:
             return Versions(0, ())
         store = self.learner.store
-        current = store.current_version()
+        current, history = await self._answer(lambda: (store.current_version(), store.history()))
         rows = (
             Version(
                 one.id,
@@ -369,7 +389,7 @@ class Work:
                 one.kept,
                 one.id == current,
             )
-            for one in store.history()
+            for one in history
         )
         return Versions(current, tuple(rows))
 

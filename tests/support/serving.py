@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from starlette.testclient import TestClient
 
+from ffruntime.learning.step import Settings as StepSettings
 from ffruntime.model import Model
 from ffruntime.serve.access import LOOPBACK
 from ffruntime.serve.api import Context
@@ -22,13 +23,15 @@ from ffruntime.serve.work import Settings, Work
 from ffruntime.session import Session
 
 API = "/api/v1"
+STEPS = StepSettings(steps=2, head_steps=2)
 LIMITS = Limits(1 << 20, 5, 8 << 20, 10_000, 8, 2)
 
 
 class Client(TestClient):
-    """A client, and the work of the server that it asks."""
+    """A client, and what is inside of the server that it asks."""
 
     work: Work
+    uploads: Uploads
 
 
 def server(
@@ -38,11 +41,12 @@ def server(
     a server at 127.0.0.1."""
     model = Model(bundle, session=Session(threads=1), state=False)
     private = {str(bundle): "the model", str(state): "the state"}
-    work = Work(model, state, Settings(limits, 16 << 20, workers, 0.01), private)
+    work = Work(model, state, Settings(limits, 16 << 20, workers, 0.01, STEPS), private)
     asked = {"names": LOOPBACK, "any_address": False, "tokens": None, "rate": limits.rate, **gate}
-    app = application(Context(work, Uploads(uploads), Counts()), Gate(**asked))
+    context = Context(work, Uploads(uploads), Counts())
+    app = application(context, Gate(**asked))
     client = Client(app, base_url="http://127.0.0.1:8080", raise_server_exceptions=False)
-    client.work = work
+    client.work, client.uploads = work, context.uploads
     return client
 
 
