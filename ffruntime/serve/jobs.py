@@ -88,7 +88,7 @@ class Jobs:
     def start(self, kind: Kind, work: Callable[[Task], None], label: str | None = None, new: bool = False) -> Task:
         """Have a job done in its turn. Raises `Refused` where too many wait."""
         if self.stopping.is_set():
-            raise _stopping()
+            raise stopping()
         if len(self.open()) > self._waiting:
             raise busy("the learner is busy, and enough jobs wait", 5)
         loop = asyncio.get_running_loop()
@@ -128,7 +128,7 @@ class Jobs:
         self._thread.shutdown(wait=False, cancel_futures=True)
         for task in self._tasks:
             if task.job.state == "queued":
-                task.failed(_stopping())
+                task.failed(stopping())
 
     def wait(self) -> None:
         """Wait until nothing runs any more."""
@@ -151,10 +151,11 @@ class Jobs:
                 changes = task.job.changes
                 task.update(state="refused" if changes and not changes[-1].adopted else "done")
         except Stopped:
-            task.failed(_stopping())
+            task.failed(stopping())
         except BaseException as error:
             task.failed(refusal(error, self._private))
 
 
-def _stopping() -> Refused:
+def stopping() -> Refused:
+    """What is said to whoever comes when the server ends."""
     return busy("the server is stopping: what is stored is learned from when it starts again", 10, "stopping")

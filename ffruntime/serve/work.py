@@ -19,7 +19,7 @@ from msgspec import Struct
 from ..answers import contradicts
 from ..core.errors import BundleError, StateError, StorageError
 from ..core.folders import class_name
-from ..learning.directory import export, reset, taught, taught_counts
+from ..learning.directory import export, reset
 from ..learning.learner import Learner
 from ..learning.names import by_name, near_miss
 from ..learning.step import Settings as StepSettings
@@ -27,22 +27,19 @@ from ..learning.watch import stamp
 from ..model import Model
 from ..pictures.picture import Prepared
 from ..signing import required
-from . import pictures
+from . import pictures, standing
 from .events import Events
-from .jobs import Jobs, Kind, Task
+from .jobs import Jobs, Kind, Task, stopping
 from .refusals import Refused, busy
 from .shapes import (
-    Class,
     Classified,
     Confirm,
-    Example,
     Examples,
     Explained,
     Job,
     Limits,
     Said,
     Status,
-    Version,
     Versions,
 )
 
@@ -61,16 +58,6 @@ class Settings(Struct, frozen=True):
     camera: bool = False
 
 
-class Known(Struct, frozen=True):
-    """What the state says, as the learner's thread has last read it: nobody waits for its database."""
-
-    version: int = 0
-    updates: int = 0
-    spare: int = 0
-    stored: dict[int, int] = {}  # label -> examples that the device was taught
-    versions: int = 0
-
-
 class Work:
     """The model as it is, its learner, and who waits for them. Used in the event loop's thread."""
 
@@ -81,7 +68,7 @@ class Work:
         Where the bundle cannot learn, or the state cannot be written, it only answers, and `learner` is None.
         """
         self.settings, self.directory, self.private = settings, directory, private
-        self._shipped, self.why, self._trusted, self.known = model, "", required(None), Known()
+        self._shipped, self.why, self._trusted, self.known = model, "", required(None), standing.Known()
         self.learner: Learner | None = None
         try:
             self.learner = self._begun()
@@ -124,6 +111,8 @@ class Work:
 
     async def _answer(self, work: Callable[[], T]) -> T:
         """Have something done by a thread that answers. Raises `Refused` where too many wait."""
+        if self.jobs.stopping.is_set():
+            raise stopping()
         if self._in_turn >= self.settings.workers + self.settings.limits.waiting:
             raise busy(f"{self._in_turn} pictures wait already")
         self._in_turn += 1
@@ -294,12 +283,10 @@ class Work:
                 model.classify_batch(np.zeros((1, *model.manifest.network.image.shape), np.uint8))
         self.model, self.known, self._stamp = model, self._read(), stamp(self.directory)
 
-    def _read(self) -> Known:
+    def _read(self) -> standing.Known:
         """In the learner's thread: what there is to know of the state."""
         assert self.learner
-        store, now = self.learner.store, self.learner.store.current()
-        stored, versions = taught_counts(store), len(store.history())
-        return Known(now.version, now.updates, store.names.spare(), stored, versions)
+        return standing.known(self.learner.store)
 
     async def look(self) -> None:
         """Take what another process has learned meanwhile."""
@@ -329,69 +316,20 @@ class Work:
 
     def status(self) -> Status:
         """How the server is now."""
-        model, manifest, known = self.model, self.model.manifest, self.known
-        classes = tuple(
-            Class(name, label >= len(manifest.classes), known.stored.get(label, 0), name in model.undertrained)
-            for label, name in enumerate(model.classes)
-        )
-        waiting = self.jobs.open()
-        return Status(
-            model.path.stem,
-            known.version,
-            classes,
-            known.spare,
-            manifest.network.image.shape,
-            type(manifest.preprocessing).__name__.lower(),  # type: ignore[arg-type]
-            tuple(model.modes()),
-            manifest.calibration is not None,
-            self.learner is not None and self.learner.counted is not None,
-            self.learner is not None,
-            known.updates,
-            sum(known.stored.values()),
-            waiting[0] if waiting else None,
-            max(0, len(waiting) - 1),
-            self.settings.camera,
-            self.settings.limits,
+        settings = self.settings
+        return standing.status(
+            self.model, self.known, self.learner, self.jobs.open(), settings.camera, settings.limits
         )
 
     async def examples(self, before: int | None, most: int) -> Examples:
         """Stored examples below an id, newest first."""
-        store = self._able().store
-
-        def work() -> Examples:
-            rows = taught(store, before, most + 1)
-            images = store.read([row.id for row in rows[:most]])
-            names = store.classes()
-            some = tuple(
-                Example(row.id, names[row.label], row.status, row.at, pictures.image_uri(image))  # type: ignore[arg-type]
-                for row, image in zip(rows[:most], images.pixels, strict=True)
-            )
-            return Examples(some, len(rows) > most)
-
-        return await self._answer(work)
+        return await self._answer(partial(standing.examples, self._able().store, before, most))
 
     async def versions(self) -> Versions:
         """All versions of the weights."""
-        if not self.learner:
-            return Versions(0, ())
-        store = self.learner.store
-        current, history = await self._answer(lambda: (store.current_version(), store.history()))
-        rows = (
-            Version(
-                one.id,
-                one.parent,
-                one.kind,
-                one.adopted,
-                one.examples,
-                one.before,
-                one.after,
-                one.at,
-                one.kept,
-                one.id == current,
-            )
-            for one in history
+        return (
+            await self._answer(partial(standing.versions, self.learner.store)) if self.learner else Versions(0, ())
         )
-        return Versions(current, tuple(rows))
 
     def close(self) -> None:
         """End what runs, and close the state."""
