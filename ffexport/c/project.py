@@ -64,7 +64,8 @@ def _export(
         coarse = calibrate(manifest.network, weights, bundle.exemplars(CALIBRATION), arena.int8_units)
     rows = beginnings(manifest.network, weights, bundle.exemplars(CALIBRATION)) if arena.learned_bytes else None
     files: Files = {file.relative_to(SOURCE_FOLDER).as_posix(): file.read_bytes() for file in SOURCES}
-    files["model.h"] = header(manifest, arena, chip.ram.usable_kib * 1024 if chip else None).encode()
+    ram, flash = (chip.ram.usable_kib * 1024, chip.flash) if chip else (None, None)
+    files["model.h"] = header(manifest, arena, ram, flash).encode()
     files["model.c"] = source(manifest, weights, golden, arena, precision, counting(bundle), coarse, rows).encode()
     worst = golden_error(files)
     added = {f"{FOLDER}/{name}": data for name, data in files.items()}

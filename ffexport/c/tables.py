@@ -19,6 +19,7 @@ from ffruntime.core.architecture import (
     scored_units,
     unit_shapes,
 )
+from ffruntime.core.devices import Flash
 from ffruntime.core.layers import KNOWN, TOTAL, Tensor, readout_layer, tensors, unit_tensors
 from ffruntime.core.learning import ClassLoss
 from ffruntime.core.manifest import WEIGHTS, Manifest
@@ -47,8 +48,9 @@ MARK = "/* Written by ffexport --format c"
 TYPES: Mapping[Precision, str] = {"fp32": "FF_FLOAT32", "fp16": "FF_FLOAT16", "int8": "FF_INT8"}
 
 
-def header(manifest: Manifest, arena: Arena, ram: int | None) -> str:
-    """`model.h`: sizes, and the names of the tables. `ram`: bytes that a device has, to be asserted."""
+def header(manifest: Manifest, arena: Arena, ram: int | None, flash: Flash | None = None) -> str:
+    """`model.h`: sizes, and the names of the tables. `ram`: bytes that a device has, to be asserted; `flash`: its
+    flash, whose sectors are named."""
     network, classes = manifest.network, len(manifest.classes)
     sizes = {
         "FF_CLASSES": (classes, "that the network knows"),
@@ -64,8 +66,17 @@ def header(manifest: Manifest, arena: Arena, ram: int | None) -> str:
     }
     lines = [f"#define {name} {value}{f'  /* {what} */' if what else ''}" for name, (value, what) in sizes.items()]
     limit = f"#ifndef FF_RAM_BYTES\n#define FF_RAM_BYTES {ram}  /* of the device */\n#endif\n" if ram else ""
+    if flash:
+        limit += FLASH.format(sector=flash.sector_bytes, unit=flash.program_bytes)
     return HEADER.format(sizes="\n".join(lines), limit=limit)
 
+
+FLASH = """\
+#ifndef FF_FLASH_SECTOR
+#define FF_FLASH_SECTOR {sector}u  /* of the device: bytes of its flash that are erased at a time */
+#define FF_FLASH_UNIT {unit}u  /* and that are programmed at a time */
+#endif
+"""
 
 HEADER = """\
 /* Written by ffexport --format c. The sizes of this network; bytes. */
@@ -89,11 +100,16 @@ HEADER = """\
 #endif
 #define FF_ARENA_WORDS (FF_ARENA_BYTES / 4)
 
-/* Images that are stored to be learned again: ff_replay.h. */
+/* Images that are stored to be learned again: ff_replay.h; those in flash: ff_replay_flash.h. Bytes of RAM. */
 #ifndef FF_REPLAY_IMAGES
 #define FF_REPLAY_IMAGES 0
 #endif
-#define FF_REPLAY_BYTES (FF_REPLAY_IMAGES ? FF_REPLAY_IMAGES * (FF_IMAGE_BYTES + 1) + FF_ROWS * 4 : 0)
+#ifdef FF_REPLAY_IN_FLASH
+#define FF_REPLAY_STORED (FF_REPLAY_IMAGES * 3 + FF_IMAGE_BYTES)
+#else
+#define FF_REPLAY_STORED (FF_REPLAY_IMAGES * (FF_IMAGE_BYTES + 1))
+#endif
+#define FF_REPLAY_BYTES (FF_REPLAY_IMAGES ? FF_REPLAY_STORED + FF_IMAGE_BYTES + FF_ROWS * 4 : 0)
 
 {limit}#ifdef FF_RAM_BYTES
 typedef char ff_arena_and_stack_fit[FF_ARENA_BYTES + FF_REPLAY_BYTES + FF_STACK_BYTES <= FF_RAM_BYTES ? 1 : -1];

@@ -1,7 +1,7 @@
 /* A network in C as a process: commands come on stdin, answers go to stdout, both binary. Each arena is allocated in
  * its exact size, so that the sanitizers see whatever leaves it. `chip.py` is the other end. */
 #include "ff_flash.h"
-#include "ff_replay.h"
+#include "ff_replay_flash.h"
 #include "ffedge.h"
 
 #include <stdio.h>
@@ -115,40 +115,6 @@ static void learn(int counting)
     free(image);
 }
 
-static struct ff_replay replay;
-
-static void new_replay(void)
-{
-    uint32_t room = (uint32_t)get_int();
-    free(replay.images);
-    free(replay.labels);
-    free(replay.seen);
-    replay.images = malloc(room * image_bytes() + 1);
-    replay.labels = malloc(room + 1);
-    replay.seen = calloc((size_t)ff_model.rows, sizeof *replay.seen);
-    replay.room = room;
-    replay.count = 0;
-    replay.random = replay.random ? replay.random : 1; /* another reservoir draws otherwise */
-    give_int(0);
-}
-
-/* A step and so many replayed; below 0: the image is offered alone. Then what is stored: labels, and first pixels. */
-static void learn_replayed(void)
-{
-    int32_t others = get_int(), label = get_int(), error = FF_OK;
-    uint8_t *image = get_bytes(image_bytes());
-    if (others < 0)
-        ff_replay_offer(&net, &replay, image, label);
-    else
-        error = (int32_t)ff_learn_replayed(&net, &replay, image, label, others);
-    give_int(error);
-    give_int((int32_t)replay.count);
-    give(replay.labels, replay.count);
-    for (uint32_t i = 0; i < replay.count; i++)
-        give(replay.images + i * image_bytes(), 1);
-    free(image);
-}
-
 static void new_class(void)
 {
     uint32_t count = (uint32_t)get_int();
@@ -212,13 +178,14 @@ static void told(void)
  * is lost in the middle of one. */
 static struct {
     unsigned char *bytes;
+    uint32_t size;
     int32_t left, part; /* operations that succeed; bytes of the one after them that still happen; left -1: all */
 } chip;
 
 static int flash_read(void *context, uint32_t offset, void *bytes, uint32_t count)
 {
-    const struct ff_flash *flash = context;
-    if (offset > 2 * flash->slot || count > 2 * flash->slot - offset)
+    (void)context;
+    if (offset > chip.size || count > chip.size - offset)
         return 1;
     memcpy(bytes, chip.bytes + offset, count);
     return 0;
@@ -241,7 +208,7 @@ static int flash_program(void *context, uint32_t offset, const void *bytes, uint
 {
     const struct ff_flash *flash = context;
     uint32_t lost = chip.left == 0, part = happens(count);
-    if (count != flash->unit || offset % flash->unit || offset > 2 * flash->slot - count)
+    if (count != flash->unit || offset % flash->unit || offset > chip.size - count)
         exit(2);
     for (uint32_t i = 0; i < part; i++)
         chip.bytes[offset + i] &= ((const unsigned char *)bytes)[i];
@@ -252,7 +219,7 @@ static int flash_erase(void *context, uint32_t offset)
 {
     const struct ff_flash *flash = context;
     uint32_t lost = chip.left == 0;
-    if (offset % flash->sector || offset > 2 * flash->slot - flash->sector)
+    if (offset % flash->sector || offset > chip.size - flash->sector)
         exit(2);
     memset(chip.bytes + offset, 0xff, happens(flash->sector));
     return lost != 0;
@@ -260,14 +227,21 @@ static int flash_erase(void *context, uint32_t offset)
 
 static struct ff_flash flash = {flash_read, flash_program, flash_erase, &flash, 0, 0, 0};
 
+static void erased(uint32_t size)
+{
+    free(chip.bytes);
+    chip.bytes = malloc(size);
+    chip.size = size;
+    chip.left = -1;
+    memset(chip.bytes, 0xff, size);
+}
+
 static void new_flash(void)
 {
     flash.sector = (uint32_t)get_int();
     flash.unit = (uint32_t)get_int();
     flash.slot = FF_FLASH_SLOT((uint32_t)get_int(), flash.unit, flash.sector);
-    free(chip.bytes);
-    chip.bytes = malloc(2 * flash.slot);
-    memset(chip.bytes, 0xff, 2 * flash.slot);
+    erased(2 * flash.slot);
     give_int((int32_t)flash.slot);
 }
 
@@ -277,6 +251,75 @@ static void flash_save(void)
     chip.part = get_int();
     give_int((int32_t)ff_flash_save(&flash, &net));
     chip.left = -1;
+}
+
+/* ---------------------------------------- replay, in RAM or in flash ---------------------------------------- */
+
+static struct ff_replay replay;
+static struct ff_replay_flash images = {&flash, 0, 0, NULL, NULL, 0, 0, 0, 0, 0};
+
+/* Room for so many images, which are replayed as they are or moved; where there is a sector's size, in flash, behind the
+ * first sector. Gives the number of sectors. */
+static void new_replay(void)
+{
+    uint32_t room = (uint32_t)get_int();
+    int32_t shift = get_int(), error = FF_OK;
+    free(replay.images);
+    free(replay.labels);
+    free(replay.seen);
+    free(replay.moved);
+    free(images.at);
+    replay.labels = malloc(room + 1);
+    replay.seen = calloc((size_t)ff_model.rows, sizeof *replay.seen);
+    replay.moved = malloc(image_bytes());
+    images.at = malloc(room * sizeof *images.at + 1);
+    replay.room = room;
+    replay.count = 0;
+    replay.shift = shift;
+    replay.random = replay.random ? replay.random : 1; /* another reservoir draws otherwise */
+    replay.fetch = NULL;
+    replay.store = NULL;
+    flash.sector = (uint32_t)get_int();
+    flash.unit = (uint32_t)get_int();
+    replay.images = malloc((flash.sector ? 1 : room) * image_bytes() + 1);
+    if (flash.sector) {
+        images.begin = flash.sector;
+        images.sectors = FF_REPLAY_SECTORS(room, image_bytes(), flash.unit, flash.sector);
+        erased((images.sectors + 1) * flash.sector);
+        error = (int32_t)ff_replay_flash_begin(&net, &replay, &images);
+    }
+    give_int(error);
+    give_int((int32_t)images.sectors);
+}
+
+/* What is stored: labels and images. */
+static void stored(void)
+{
+    uint8_t *image = malloc(image_bytes());
+    give_int((int32_t)replay.count);
+    for (uint32_t i = 0; i < replay.count; i++) {
+        if (!replay.fetch)
+            memcpy(image, replay.images + i * image_bytes(), image_bytes());
+        else if (replay.labels[i] != FF_REPLAY_NONE && replay.fetch(replay.context, i, image) != 0)
+            exit(2);
+        give(replay.labels + i, 1);
+        give(image, image_bytes());
+    }
+    free(image);
+}
+
+/* A step and so many replayed; below 0: the image is offered alone. In flash power is lost as flash_save says. */
+static void learn_replayed(void)
+{
+    int32_t others = get_int(), label = get_int();
+    uint8_t *image;
+    chip.left = get_int();
+    chip.part = get_int();
+    image = get_bytes(image_bytes());
+    give_int((int32_t)(others < 0 ? ff_replay_offer(&net, &replay, image, label)
+                                  : ff_learn_replayed(&net, &replay, image, label, others)));
+    chip.left = -1;
+    free(image);
 }
 
 static void scribble(void)
@@ -299,6 +342,9 @@ int main(void)
         case 'C': learn(1); break;
         case 'P': new_replay(); break;
         case 'p': learn_replayed(); break;
+        case 'I': stored(); break;
+        case 'B': give_int((int32_t)ff_replay_flash_begin(&net, &replay, &images)); break;
+        case 'h': give_int((int32_t)ff_rehearse(&net, &replay, get_int())); break;
         case 'n': new_class(); break;
         case 's': save(); break;
         case 'L': load(); break;

@@ -181,16 +181,36 @@ class Chip:
         self._ask(b"C" + struct.pack("<i", label) + image.astype(np.uint8).tobytes())
         return self._error()
 
-    def new_replay(self, room: int) -> None:
-        """A reservoir for so many images, empty."""
-        self._ask(b"P" + struct.pack("<i", room))
-        self._int()
+    def new_replay(self, room: int, shift: int = 0, sector: int = 0, unit: int = 1) -> int:
+        """A reservoir for so many images, empty; with a sector's size in flash. Returns its sectors there."""
+        self._ask(b"P" + struct.pack("<iiii", room, shift, sector, unit))
+        assert self._error() == "OK"
+        return self._int()
 
-    def learn_replayed(self, image: np.ndarray, label: int, others: int) -> tuple[str, list[int], list[int]]:
-        """Error, labels and first pixels of what is stored now; `others` below 0: the image is only offered."""
-        self._ask(b"p" + struct.pack("<ii", others, label) + image.astype(np.uint8).tobytes())
-        error, count = self._error(), self._int()
-        return error, list(self._bytes(count)), list(self._bytes(count))
+    def learn_replayed(self, image: np.ndarray, label: int, others: int) -> str:
+        self._ask(b"p" + struct.pack("<iiii", others, label, -1, 0) + image.astype(np.uint8).tobytes())
+        return self._error()
+
+    def offer(self, image: np.ndarray, label: int, operations: int = -1, part: int = 0) -> str:
+        """ff_replay_offer, where power is lost after so many operations, `part` bytes into the next one."""
+        self._ask(b"p" + struct.pack("<iiii", -1, label, operations, part) + image.astype(np.uint8).tobytes())
+        return self._error()
+
+    def rehearse(self, steps: int) -> str:
+        self._ask(b"h" + struct.pack("<i", steps))
+        return self._error()
+
+    def replay_begin(self) -> str:
+        """ff_replay_flash_begin, as when power is back."""
+        self._ask(b"B")
+        return self._error()
+
+    def stored(self) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and images of the reservoir."""
+        self._ask(b"I")
+        count, size = self._int(), int(np.prod(self.manifest.network.image.shape))
+        rows = np.frombuffer(self._bytes(count * (size + 1)), np.uint8).reshape(count, size + 1)
+        return rows[:, 0], rows[:, 1:].reshape(count, *self.manifest.network.image.shape)
 
     def new_class(self, name: str | bytes) -> tuple[str, int]:
         data = name.encode() if isinstance(name, str) else name

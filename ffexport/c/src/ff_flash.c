@@ -17,8 +17,7 @@ struct slot {              /* a slot while it is written or read */
     uint8_t unit[FF_FLASH_LARGEST_UNIT];
 };
 
-/* CRC-32 (IEEE 802.3), a bit at a time: begin with 0. */
-static uint32_t crc(uint32_t value, const void *bytes, uint32_t count)
+uint32_t ff_crc32(uint32_t value, const void *bytes, uint32_t count)
 {
     const uint8_t *from = (const uint8_t *)bytes;
     value = ~value;
@@ -42,7 +41,7 @@ static int is_whole(const struct ff_flash *flash, uint32_t slot, struct mark *ma
     uint32_t check = 0;
     if (flash->read(flash->context, slot * flash->slot, mark, sizeof *mark) != 0)
         return 0;
-    if (mark->magic != MAGIC || mark->check != crc(0, mark, sizeof *mark - sizeof mark->check))
+    if (mark->magic != MAGIC || mark->check != ff_crc32(0, mark, sizeof *mark - sizeof mark->check))
         return 0;
     if (mark->bytes > flash->slot - FF_FLASH_HEAD(flash->unit))
         return 0;
@@ -50,7 +49,7 @@ static int is_whole(const struct ff_flash *flash, uint32_t slot, struct mark *ma
         uint32_t count = mark->bytes - at < sizeof piece ? mark->bytes - at : (uint32_t)sizeof piece;
         if (flash->read(flash->context, file_of(flash, slot) + at, piece, count) != 0)
             return 0;
-        check = crc(check, piece, count);
+        check = ff_crc32(check, piece, count);
     }
     return check == mark->content;
 }
@@ -77,7 +76,7 @@ static int write_piece(void *context, const void *bytes, uint32_t count)
     uint32_t unit = s->flash->unit, room = s->flash->slot - FF_FLASH_HEAD(unit);
     if (count > room - s->bytes)
         return 1;
-    s->check = crc(s->check, bytes, count);
+    s->check = ff_crc32(s->check, bytes, count);
     for (uint32_t i = 0; i < count; i++) {
         s->unit[s->bytes++ % unit] = from[i];
         if (s->bytes % unit == 0 && program_unit(s, s->at + s->bytes - unit) != 0)
@@ -125,7 +124,7 @@ enum ff_error ff_flash_save(const struct ff_flash *flash, struct ff_net *net)
     mark.magic = MAGIC;
     mark.bytes = s.bytes;
     mark.content = s.check;
-    mark.check = crc(0, &mark, sizeof mark - sizeof mark.check);
+    mark.check = ff_crc32(0, &mark, sizeof mark - sizeof mark.check);
     return commit(&s, &mark, begin) != 0 ? FF_ERROR_IO : FF_OK;
 }
 

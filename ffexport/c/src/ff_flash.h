@@ -4,7 +4,8 @@
  * checksum of the mark}. Saving erases the older slot and writes there; loading takes the newer one that is whole. The
  * callbacks are the chip's: offsets are from the start of the first slot, and 0 is success.
  *
- *     static struct ff_flash flash = {read, program, erase, NULL, 4096, 4, FF_FLASH_SLOT(FF_STATE_BYTES, 4, 4096)};
+ *     static struct ff_flash flash = {read, program, erase, NULL, FF_FLASH_SECTOR, FF_FLASH_UNIT,
+ *                                     FF_FLASH_SLOT(FF_STATE_BYTES, FF_FLASH_UNIT, FF_FLASH_SECTOR)};
  *
  *     ff_flash_load(&flash, &net);      FF_ERROR_EMPTY: nothing was saved yet
  *     ff_flash_save(&flash, &net);
@@ -41,6 +42,9 @@ enum ff_error ff_flash_save(const struct ff_flash *flash, struct ff_net *net);
 
 /* The newer state that is whole, as ff_load takes it. FF_ERROR_EMPTY: there is none. */
 enum ff_error ff_flash_load(const struct ff_flash *flash, struct ff_net *net);
+
+/* CRC-32 (IEEE 802.3) of more bytes; `value`: of those before them, 0 to begin with. A bit at a time. */
+uint32_t ff_crc32(uint32_t value, const void *bytes, uint32_t count);
 
 #ifdef __cplusplus
 }

@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#define NOWHERE 0xffffffffu
+
 static uint32_t image_bytes(const struct ff_net *net)
 {
     return (uint32_t)(net->model->channels * net->model->height * net->model->width);
@@ -35,43 +37,90 @@ static uint32_t one_of(struct ff_replay *replay, int32_t label, uint32_t count)
     return place;
 }
 
-void ff_replay_offer(const struct ff_net *net, struct ff_replay *replay, const uint8_t *image, int32_t label)
+/* Where an image of a class goes, or NOWHERE. */
+static uint32_t place_of(const struct ff_net *net, struct ff_replay *replay, int32_t label)
 {
-    uint32_t place = replay->count, most = 0, own, seen;
+    uint32_t most = 0, own = stored(replay, label), seen = ++replay->seen[label];
+    uint32_t empty = stored(replay, FF_REPLAY_NONE);
     int32_t largest = label;
-    if (replay->room == 0 || label < 0 || label >= net->classes || label > 255)
-        return;
-    seen = ++replay->seen[label];
-    own = stored(replay, label);
-    if (replay->count < replay->room) {
-        replay->count++;
-    } else {
-        for (int32_t p = 0; p < net->classes; p++) {
-            uint32_t count = stored(replay, p);
-            if (count > most) {
-                most = count;
-                largest = p;
-            }
+    if (empty)
+        return one_of(replay, FF_REPLAY_NONE, empty);
+    if (replay->count < replay->room)
+        return replay->count;
+    for (int32_t p = 0; p < net->classes; p++) {
+        uint32_t count = stored(replay, p);
+        if (count > most) {
+            most = count;
+            largest = p;
         }
-        if (own == most)
-            largest = label;
-        if (largest == label && drawn(replay, seen) >= own)
-            return;
-        place = one_of(replay, largest, most);
     }
-    memcpy(replay->images + place * image_bytes(net), image, image_bytes(net));
+    if (own == most)
+        largest = label;
+    if (largest == label && drawn(replay, seen) >= own)
+        return NOWHERE;
+    return one_of(replay, largest, most);
+}
+
+enum ff_error ff_replay_offer(
+    const struct ff_net *net, struct ff_replay *replay, const uint8_t *image, int32_t label)
+{
+    uint32_t place;
+    if (replay->room == 0 || label < 0 || label >= net->classes || label >= FF_REPLAY_NONE)
+        return FF_OK;
+    place = place_of(net, replay, label);
+    if (place == NOWHERE)
+        return FF_OK;
+    if (!replay->store)
+        memcpy(replay->images + place * image_bytes(net), image, image_bytes(net));
+    else if (replay->store(replay->context, place, (uint8_t)label, image) != 0)
+        return FF_ERROR_IO;
     replay->labels[place] = (uint8_t)label;
+    if (place == replay->count)
+        replay->count++;
+    return FF_OK;
+}
+
+/* The image in `moved`, by some rows and columns. */
+static void move(const struct ff_net *net, struct ff_replay *replay, const uint8_t *image)
+{
+    int32_t h = net->model->height, w = net->model->width, sides = 2 * replay->shift + 1;
+    int32_t down = (int32_t)drawn(replay, (uint32_t)sides) - replay->shift;
+    int32_t right = (int32_t)drawn(replay, (uint32_t)sides) - replay->shift;
+    uint8_t *to = replay->moved;
+    for (int32_t c = 0; c < net->model->channels; c++, image += h * w)
+        for (int32_t y = -down; y < h - down; y++)
+            for (int32_t x = -right; x < w - right; x++)
+                *to++ = y < 0 || y >= h || x < 0 || x >= w ? 0 : image[y * w + x];
+}
+
+enum ff_error ff_rehearse(struct ff_net *net, struct ff_replay *replay, int32_t steps)
+{
+    enum ff_error error = FF_OK;
+    if (stored(replay, FF_REPLAY_NONE) == replay->count)
+        return FF_OK;
+    for (int32_t i = 0; error == FF_OK && i < steps; i++) {
+        uint32_t place = drawn(replay, replay->count);
+        const uint8_t *image = replay->images;
+        while (replay->labels[place] == FF_REPLAY_NONE)
+            place = (place + 1) % replay->count;
+        if (!replay->fetch)
+            image += place * image_bytes(net);
+        else if (replay->fetch(replay->context, place, replay->images) != 0)
+            return FF_ERROR_IO;
+        if (replay->shift > 0) {
+            move(net, replay, image);
+            image = replay->moved;
+        }
+        error = ff_learn(net, image, replay->labels[place]);
+    }
+    return error;
 }
 
 enum ff_error ff_learn_replayed(
     struct ff_net *net, struct ff_replay *replay, const uint8_t *image, int32_t label, int32_t others)
 {
     enum ff_error error = ff_learn(net, image, label);
-    for (int32_t i = 0; error == FF_OK && replay->count && i < others; i++) {
-        uint32_t place = drawn(replay, replay->count);
-        error = ff_learn(net, replay->images + place * image_bytes(net), replay->labels[place]);
-    }
     if (error == FF_OK)
-        ff_replay_offer(net, replay, image, label);
-    return error;
+        error = ff_rehearse(net, replay, others);
+    return error == FF_OK ? ff_replay_offer(net, replay, image, label) : error;
 }

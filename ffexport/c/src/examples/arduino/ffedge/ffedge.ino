@@ -1,6 +1,6 @@
-// A board that learns, over its serial port. WRITTEN AGAINST THE DOCUMENTATION, NOT YET BUILT: no Arduino core was at hand.
+// A board that learns, over its serial port. NOT BUILT: README.md says what was compiled, and why not more.
 //
-// Copy this folder, and into it every .h and .c file of the project's own folder but ff_flash. A computer sends a byte
+// Copy this folder, and into it every .h and .c file of the project's own folder. A computer sends a byte
 // and an image. '?' and FF_IMAGE_BYTES: the board answers with the class's name; '!' and a label, then FF_IMAGE_BYTES:
 // it learns.
 extern "C" {

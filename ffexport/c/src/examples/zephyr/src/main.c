@@ -1,30 +1,35 @@
 /* A network under Zephyr that learns one image and keeps that in the partition `storage_partition`, which has to hold two
- * slots. WRITTEN AGAINST THE DOCUMENTATION, NOT YET BUILT: no Zephyr SDK was at hand. */
+ * slots. NOT BUILT: README.md says what was compiled, and why not more. */
 #include "ff_flash.h"
 #include "model.h"
 
 #include <zephyr/kernel.h>
 #include <zephyr/storage/flash_map.h>
 
-#define SECTOR 4096 /* of the chip: its profile in devices/microcontrollers */
-#define UNIT 4
+#ifdef FF_FLASH_SECTOR /* of model.h, with --device */
+#define SECTOR FF_FLASH_SECTOR
+#define UNIT FF_FLASH_UNIT
+#else /* of an nRF52840 */
+#define SECTOR 4096u
+#define UNIT 4u
+#endif
 
 static uint32_t arena[FF_ARENA_WORDS];
 static struct ff_net net;
 
 static int read_area(void *context, uint32_t offset, void *bytes, uint32_t count)
 {
-    return flash_area_read(context, offset, bytes, count);
+    return flash_area_read(context, (off_t)offset, bytes, count);
 }
 
 static int program_area(void *context, uint32_t offset, const void *bytes, uint32_t count)
 {
-    return flash_area_write(context, offset, bytes, count);
+    return flash_area_write(context, (off_t)offset, bytes, count);
 }
 
 static int erase_area(void *context, uint32_t offset)
 {
-    return flash_area_erase(context, offset, SECTOR);
+    return flash_area_erase(context, (off_t)offset, SECTOR);
 }
 
 int main(void)
