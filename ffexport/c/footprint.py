@@ -18,7 +18,7 @@ from .counting import flash_bytes
 from .int8 import why_not_int8
 from .sweeps import sweeps
 
-CODE_BYTES = 20 << 10  # of all C files but ffint8.c, with what they take of libc: a limit that a test holds
+CODE_BYTES = 20 << 10  # of all C files but int8 and replay, with what they take of libc: a test holds it
 INT8_CODE_BYTES = 3 << 10  # of ffint8.c beside them
 INT8_CHANNEL_BYTES = 28  # tables of a channel of an int8 layer, at most
 SLOTS = 2  # states in flash, the older and the newer

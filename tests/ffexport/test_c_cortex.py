@@ -160,6 +160,7 @@ def test_code_is_small(tmp_path: Path) -> None:
     sizes = subprocess.run(["arm-none-eabi-size", *objects], capture_output=True, text=True, check=True).stdout
     text = {Path(line.split()[5]).stem: int(line.split()[0]) for line in sizes.splitlines()[1:]}
     assert 0 < text.pop("ffint8") <= INT8_CODE_BYTES
+    assert 0 < text.pop("ff_replay") + text.pop("ff_replay_flash") <= 3 << 10  # off, unless a program calls them
     assert 0 < sum(text.values()) <= CODE_BYTES
 
 
