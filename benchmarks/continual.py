@@ -8,12 +8,13 @@ The bundles: `fftrain mnist --classes 0-8 --out nine.ff`, `fftrain mnist`, `fftr
 own, are named in one argument, with commas between. Bundles of former runs are completed, in copies in --work.
 Needs MNIST and Fashion-MNIST in $FF_DATA.
 
-    digit     a digit never seen, from 1, 5, 20 and 80 examples: 20 draws (of methods that take steps, 2)
+    digit     a digit never seen, from 1, 5, 20 and 80 examples: 20 draws
     split     Split-MNIST in one pass: five tasks of two digits, one answer of ten, 400 kB kept; --seeds
     fashion   the same with Fashion-MNIST
     worlds    six changed worlds, from 320 labelled images each
 
-What has been recorded is not run again, method by method, of the split sets seed by seed, unless --again. Settings
+What has been recorded is not run again, method by method, of the split sets seed by seed, and of methods that take
+steps draw by draw, unless --again. Settings
 were chosen on validation images (--split validation; benchmarks/README.md has what was tried); the test images are
 what is recorded. `--goodness pair` runs the scenes of `ffruntime demo` (docs/demo.md), with bundles of recipes
 `cpu` and `stream`.
@@ -40,7 +41,7 @@ from ffruntime.core.bundle import Bundle
 Row = dict[str, Any]
 Rows = Iterator[tuple[str, Callable[[Row], Row | None]]]  # a method's name, and what adds to its row, while it can
 PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
-    "digit": lambda o: at_once(continual_digit.methods(o)),
+    "digit": continual_digit.methods,
     "split": lambda o: continual_split.methods(o, "mnist"),
     "fashion": lambda o: continual_split.methods(o, "fashion-mnist"),
     "worlds": lambda o: at_once(continual_worlds.methods(o)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -37,7 +38,7 @@ Portions: TypeAlias = list[Examples]
 Scores: TypeAlias = Callable[[np.ndarray], np.ndarray]
 IMAGE = 28 * 28
 TAUGHT = (1, 5, 20, 80)
-DRAWS, STEPPED = 20, 2  # draws of examples; of methods that take steps
+DRAWS = 20  # of examples
 MEASURED = 2000  # images, for methods that take steps; the others are measured on all
 GDUMB = 500  # steps
 
@@ -60,10 +61,11 @@ class Scene(NamedTuple):
     few: Examples  # some of `tested`
 
 
-def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Row]]]:
-    """Every method by its name, and what runs it, over all networks."""
+def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[Row], Row | None]]]:
+    """Every method by its name, and what adds to its row: all draws, or the next one of methods that take steps;
+    over all networks."""
     scenes = [scene_of(Model(path, session=Session(threads=1), state=False), o) for path in o.nines]
-    stepped, settings = (1, Settings(steps=2)) if o.quick else (STEPPED, Settings())
+    settings = Settings(steps=2) if o.quick else Settings()
     ways: dict[str, Callable[[Scene], Row]] = {
         "class statistics (ffruntime learn)": statistics,
         "nearest class mean": nearest_mean,
@@ -72,12 +74,16 @@ def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Row]]]:
         "streaming LDA, untrained convolutions": lambda scene: untrained(
             scene, Model(o.untrained, session=Session(threads=1), state=False)
         ),
-        "replay, gradients of the units (Learner, frozen=False)": lambda scene: gradients(scene, stepped, settings),
-        "replay, backpropagation": lambda scene: backpropagation(scene, stepped, settings),
-        "GDumb": lambda scene: gdumb(scene, Model(o.untrained, state=False), 3 if o.quick else GDUMB),
+    }
+    stepped: dict[str, Callable[[Scene, int], Row]] = {
+        "replay, gradients of the units (Learner, frozen=False)": functools.partial(gradients, settings=settings),
+        "replay, backpropagation": functools.partial(backpropagation, settings=settings),
+        "GDumb": functools.partial(gdumb, other=Model(o.untrained, state=False), steps=3 if o.quick else GDUMB),
     }
     for name, way in ways.items():
-        yield name, lambda way=way: together([way(scene) for scene in scenes])  # type: ignore[misc]
+        yield name, lambda there, way=way: None if there else together([way(scene) for scene in scenes])  # type: ignore[misc]
+    for name, taught in stepped.items():
+        yield name, functools.partial(draw_more, taught, scenes)
 
 
 def scene_of(model: Model, o: argparse.Namespace) -> Scene:
@@ -99,6 +105,19 @@ def together(rows: list[Row]) -> Row:
     }
     before = [share for row in rows for share in row["before"]]
     return {**first, **joined, "before": before, "networks": len(rows)}
+
+
+def draw_more(way: Callable[[Scene, int], Row], scenes: list[Scene], there: Row) -> Row | None:
+    """A method's row with the next draw of every network beside those that are there; nothing where all are."""
+    done = len(next(iter(there["new"].values()))) // len(scenes) if there else 0
+    if done >= len(scenes[0].draws):
+        return None
+    new = together([way(scene, done) for scene in scenes])
+    if not there:
+        return new
+    joined = {what: {n: there[what][n] + shares for n, shares in new[what].items()} for what in ("new", "others")}
+    seconds = round((done * there["seconds"] + new["seconds"]) / (done + 1), 2)
+    return {**new, **joined, "seconds": seconds}
 
 
 class Shares:
@@ -217,60 +236,53 @@ def untrained(scene: Scene, other: Model) -> Row:
     return at_once(scene, lambda: Covariances(training), x, macs)
 
 
-def gradients(scene: Scene, draws: int, settings: Settings) -> Row:
+def gradients(scene: Scene, draw: int, settings: Settings) -> Row:
     """The device's updates of all units, with replay of the bundle's exemplars, by its defaults."""
     seeds = scene.model.bundle.exemplars(REPLAY)
     shares, seconds = Shares(scene, scene.few, scene.model.scores), 0.0
-    for draw in scene.draws[:draws]:
-        with closing(Learner(scene.model, False, settings, frozen=False)) as learner:
-            for count, part in zip(TAUGHT, draw, strict=True):
-                start = time.process_time()
-                learner.learn(part.pixels, names(part), now=True)
-                seconds += time.process_time() - start
-                shares.add(count, learner.model.scores(scene.few.pixels))
+    with closing(Learner(scene.model, False, settings, frozen=False)) as learner:
+        for count, part in zip(TAUGHT, scene.draws[draw], strict=True):
+            start = time.process_time()
+            learner.learn(part.pixels, names(part), now=True)
+            seconds += time.process_time() - start
+            shares.add(count, learner.model.scores(scene.few.pixels))
     steps = len(TAUGHT) * settings.steps * settings.batch
     cost = Cost(IMAGE * (len(seeds) + TAUGHT[-1]), 2 * steps * goodness_macs(scene.model.manifest.network, 1))
-    return shares.end(cost, seconds, draws)
+    return shares.end(cost, seconds, 1)
 
 
-def backpropagation(scene: Scene, draws: int, settings: Settings) -> Row:
+def backpropagation(scene: Scene, draw: int, settings: Settings) -> Row:
     """The same steps and replay by backpropagation; the new class's rows begin at zero."""
     seeds = scene.model.bundle.exemplars(REPLAY)
-    shares, seconds, macs = Shares(scene, scene.few, scene.model.scores), 0.0, 0
-    for number, draw in enumerate(scene.draws[:draws]):
-        rng, memory = np.random.default_rng(number), Memory(len(seeds) + TAUGHT[-1], number, seeds)
-        learner = Backpropagation(scene.model, {}, settings)
-        learner.know([*range(10)])
-        for count, part in zip(TAUGHT, draw, strict=True):
-            start = time.process_time()
-            drawn = batches(memory, part, settings, scene.model.manifest.learning.augment, rng)
-            for batch in islice(drawn, settings.steps):
-                learner.step(*batch)
-            memory.add(part)
-            seconds += time.process_time() - start
-            shares.add(count, learner.scores(scene.few.pixels)[:, :10])
-        macs = learner.macs
-    return shares.end(Cost(IMAGE * (len(seeds) + TAUGHT[-1]), macs), seconds, draws)
-
-
-def gdumb(scene: Scene, other: Model, steps: int) -> Row:
-    """A fresh network, without batch statistics, learns what is stored, by backpropagation; one draw, after all
-    examples."""
-    seeds, seconds, macs = scene.model.bundle.exemplars(REPLAY), 0.0, 0
-    shares = Shares(scene, scene.few, scene.model.scores)
-    shares.row["before"] = []
-    for count in TAUGHT[-1:]:
-        start, rng = time.process_time(), np.random.default_rng(0)
-        memory = Memory(len(seeds) + TAUGHT[-1], 0, seeds)
-        for part in scene.draws[0][: TAUGHT.index(count) + 1]:
-            memory.add(part)
-        fresh = split_mnist.untrained(other.manifest.network, rng)
-        learner = Backpropagation(other, fresh, CLASS_SETTINGS)
-        learner.know(range(10))
-        drawn = batches(memory, Examples.none((1, 28, 28)), CLASS_SETTINGS, AUGMENT, rng)
-        for step, batch in enumerate(islice(drawn, steps)):
-            learner.step(*batch, min(1.0, 2 * (1 - step / steps)))
+    shares, seconds = Shares(scene, scene.few, scene.model.scores), 0.0
+    rng, memory = np.random.default_rng(draw), Memory(len(seeds) + TAUGHT[-1], draw, seeds)
+    learner = Backpropagation(scene.model, {}, settings)
+    learner.know([*range(10)])
+    for count, part in zip(TAUGHT, scene.draws[draw], strict=True):
+        start = time.process_time()
+        drawn = batches(memory, part, settings, scene.model.manifest.learning.augment, rng)
+        for batch in islice(drawn, settings.steps):
+            learner.step(*batch)
+        memory.add(part)
         seconds += time.process_time() - start
         shares.add(count, learner.scores(scene.few.pixels)[:, :10])
-        macs += learner.macs
-    return shares.end(Cost(IMAGE * (len(seeds) + TAUGHT[-1]), macs), seconds, 1)
+    return shares.end(Cost(IMAGE * (len(seeds) + TAUGHT[-1]), learner.macs), seconds, 1)
+
+
+def gdumb(scene: Scene, draw: int, other: Model, steps: int) -> Row:
+    """A fresh network, without batch statistics, learns what is stored after all examples, by backpropagation."""
+    seeds, rng = scene.model.bundle.exemplars(REPLAY), np.random.default_rng(draw)
+    shares = Shares(scene, scene.few, scene.model.scores)
+    shares.row["before"] = []
+    start = time.process_time()
+    memory = Memory(len(seeds) + TAUGHT[-1], draw, seeds)
+    for part in scene.draws[draw]:
+        memory.add(part)
+    learner = Backpropagation(other, split_mnist.untrained(other.manifest.network, rng), CLASS_SETTINGS)
+    learner.know(range(10))
+    drawn = batches(memory, Examples.none((1, 28, 28)), CLASS_SETTINGS, AUGMENT, rng)
+    for step, batch in enumerate(islice(drawn, steps)):
+        learner.step(*batch, min(1.0, 2 * (1 - step / steps)))
+    seconds = time.process_time() - start
+    shares.add(TAUGHT[-1], learner.scores(scene.few.pixels)[:, :10])
+    return shares.end(Cost(IMAGE * (len(seeds) + TAUGHT[-1]), learner.macs), seconds, 1)
