@@ -30,7 +30,7 @@ from ffruntime.core.data import IDX_FOLDERS, SPLIT, Examples, data_directory, re
 from ffruntime.core.layers import statistics_features
 from ffruntime.core.projection import project
 from ffruntime.core.state import Weights
-from ffruntime.core.statistics import KEPT_BYTES, default_dimension, encode, none
+from ffruntime.core.statistics import KEPT_BYTES, Moment, default_dimension, encode, none
 from ffruntime.demo import split_mnist
 from ffruntime.demo.digits import DIGITS, showing
 from ffruntime.demo.methods import (
@@ -56,7 +56,9 @@ IMAGE = 28 * 28  # bytes
 PLAN = SplitPlan(arriving=128, rehearsal=100, gdumb=500, goodness=500)
 CLASSES = 10
 EDGE_MACS = 25 * IMAGE * DIRECTIONS
-EACH = "class statistics, a covariance of each class, edges (Learner)"
+EACH, SHARED = (
+    f"class statistics, {what}, edges (Learner)" for what in ("a covariance of each class", "one covariance")
+)
 
 
 class Images(NamedTuple):
@@ -107,7 +109,8 @@ def methods(o: argparse.Namespace, data: str) -> Iterator[tuple[str, Callable[[R
     flat = min(shared, DIRECTIONS * CELLS**2)
     transform = 10**4  # of the projection: additions of a Hadamard transform, counted as if they were multiplied
     ways: dict[str, Callable[[int], Row]] = {
-        EACH: lambda seed: of_device(of_recipe(data, o.work, o.quick), found, o.work, seed, transform),
+        EACH: lambda seed: of_device(of_recipe(data, "each", o.work, o.quick), found, o.work, seed, transform),
+        SHARED: lambda seed: of_device(of_recipe(data, "shared", o.work, o.quick), found, o.work, seed, transform),
         "class statistics, one covariance, edges": at_once(
             lambda _: Covariances(none(CLASSES, flat)), of_edges(flat), EDGE_MACS + transform + flat**2
         ),
@@ -164,12 +167,13 @@ def at_once_row(
     return row(accuracy, method.kept, seconds, answer * len(found.training), answer)
 
 
-def of_recipe(data: str, work: Path, quick: bool) -> Path:
-    """The bundle of recipe `edges`, which knows the names of ten classes and no more; made where there is none. How
-    its statistics answer was chosen on validation images."""
-    path = work / f"edges-{data}.ff"
+def of_recipe(data: str, moment: Moment, work: Path, quick: bool) -> Path:
+    """The bundle of recipe `edges`, with a second moment of each class or a shared one, which knows the names of
+    ten classes and no more; made where there is none. How its statistics answer was chosen on validation images."""
+    path = work / (f"edges-{data}.ff" if moment == "each" else f"edges-shared-{data}.ff")
     if not (path / "goodness.onnx").exists():
-        options = ["--recipe", "edges", "--set", "patterns.spare=0", "--set", "statistics.counted=false", "--force"]
+        settings = ["patterns.spare=0", "statistics.counted=false", f"statistics.moment={moment}"]
+        options = ["--recipe", "edges", *(part for one in settings for part in ("--set", one)), "--force"]
         source = ["mnist", "--offline"] if quick else [data]
         for command in (["fftrain", *source, *options, "--out", str(path)], ["ffexport", "--model", str(path)]):
             subprocess.run([sys.executable, "-m", *command], check=True, capture_output=True)
@@ -195,7 +199,8 @@ def of_device(bundle: Path, found: Images, work: Path, seed: int, transform: int
         assert learner.counted.snapshot().counts.sum() == len(found.training)  # and nothing else is stored
         kept = len(encode(learner.counted.snapshot(), how.origin(there.units_hash)))
         accuracy = mean_of_tasks(learner.model.scores, found.tested)
-    answer = goodness_macs(model.manifest.network, 1) + transform + CLASSES * how.dimension**2
+    products = how.dimension**2 * (CLASSES if how.moment == "each" else 1)
+    answer = goodness_macs(model.manifest.network, 1) + transform + products
     return row(accuracy, kept, time.process_time() - start, answer * len(found.training), answer)
 
 
