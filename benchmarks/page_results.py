@@ -292,8 +292,8 @@ def continual(results: str, heading: str, command: str) -> str:
         if scene.startswith("bundle of ")
     )
     curves = (
-        "The [curves of all three](pictures/demo.svg), with four worlds, are as `ffruntime demo` drew them of these "
-        "bundles.\n\n"
+        "The [curves of all three](pictures/demo.svg), with four worlds, are as `ffruntime demo` drew them of "
+        "these bundles.\n\n"
         if results == "continual"
         else ""
     )
