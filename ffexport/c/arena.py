@@ -20,7 +20,7 @@ from ffruntime.core.learning import ClassLoss, Learning
 from ffruntime.core.manifest import Manifest
 from ffruntime.core.precision import Precision
 
-from .counting import ORIGIN_BYTES, buffers, dimension_on_chip
+from .counting import NAMES, ORIGIN_BYTES, buffers, dimension_on_chip
 from .sweeps import sweeps
 
 BLOCK = 4  # channels that src/ffedge.c computes at a time
@@ -57,10 +57,7 @@ class Arena(Struct, frozen=True):
     int8_units: int = 0  # so many, from the first on, are computed in int8
     cmsis_nn_bytes: int = 0  # of scratch memory behind it, where CMSIS-NN computes them
 
-    @property
-    def state_bytes(self) -> int:
-        """Of a state file, at most; 0: nothing learns."""
-        return self.learned_bytes + self.scratch_bytes + self.counting_bytes if self.learned_bytes else 0
+    state_bytes: int = 0  # of a state file, at most; 0: nothing learns
 
 
 def learned(network: Network, learning: Learning | None, part: Part) -> list[Tensor]:
@@ -109,7 +106,9 @@ def plan_arena(manifest: Manifest, part: Part, precision: Precision) -> Arena:
         sizes = (classify_bytes, classify_bytes, classify_bytes, classify_bytes, end, 0, end, 0)
         return Arena(places, *sizes, coarse, scratch_cmsis_nn)
     end = _place(places, _to_learn(network, own), 0, passing)
-    end = scratch = max(end, _header_bytes(manifest, changing))
+    header, count = _header_bytes(manifest, changing), len(tensors(network)) + len(NAMES)
+    loading = 4 * (2 * count + network.label.patterns) + _aligned(network.label.patterns)  # arrays of ff_load
+    end = scratch = max(end, loading + header)
     start = end
     for tensor in changing:
         places[tensor.name] = end
@@ -121,7 +120,8 @@ def plan_arena(manifest: Manifest, part: Part, precision: Precision) -> Arena:
         learn_bytes += _aligned(size)
     whole, counted = learn_bytes + learned_bytes, learn_bytes - begin
     sizes = (classify_bytes, learn_bytes, whole, scratch, start, learned_bytes, end, counted)
-    return Arena(places, *sizes, coarse, scratch_cmsis_nn)
+    state = 8 + header + learned_bytes + sum(buffers(manifest).get(name, 0) for name in NAMES)
+    return Arena(places, *sizes, coarse, scratch_cmsis_nn, state)
 
 
 def _aligned(size: int) -> int:
@@ -208,12 +208,13 @@ def features(network: Network, index: int) -> int:
 
 def _header_bytes(manifest: Manifest, changing: Sequence[Tensor]) -> int:
     """Room for the header of a state file, with the offsets of what is in it: names of classes stand in it twice,
-    and a character may take two."""
+    in a JSON string in a JSON string. There a quote takes four bytes, and so does a byte of what is
+    written as an escape."""
     rows, classes = manifest.network.label.patterns, manifest.classes
-    names = sum(len(name.encode()) + 8 for name in classes) + (rows - len(classes)) * (NAME_BYTES + 8)
-    entries = sum(len(tensor.name) + 100 for tensor in changing) + 4 * (len(tensors(manifest.network)) + 3)
-    counted = 4 * ORIGIN_BYTES + 3 * 120 if dimension_on_chip(manifest) else 0
-    return _aligned(HEADER_ROOM + entries + 4 * names + counted)
+    names = sum(4 * len(name.encode()) + 8 for name in classes) + (rows - len(classes)) * (4 * NAME_BYTES + 8)
+    entries = sum(len(name) + 100 for name in (*(tensor.name for tensor in changing), *NAMES))
+    origins = 4 * ORIGIN_BYTES if dimension_on_chip(manifest) else 0
+    return _aligned(HEADER_ROOM + entries + 2 * names + origins)
 
 
 def _place(places: dict[str, int], buffers: Sequence[Buffer], start: int, beside: Sequence[Buffer] = ()) -> int:

@@ -21,6 +21,7 @@ from .sweeps import sweeps
 CODE_BYTES = 20 << 10  # of all C files but int8 and replay, with what they take of libc: a test holds it
 INT8_CODE_BYTES = 3 << 10  # of ffint8.c beside them
 INT8_CHANNEL_BYTES = 28  # tables of a channel of an int8 layer, at most
+MARK_BYTES = 20  # FF_FLASH_MARK of src/ff_flash.h
 SLOTS = 2  # states in flash, the older and the newer
 KIB = 1024
 WORDS: dict[Part, str] = {
@@ -72,7 +73,9 @@ def footprint(
     weights = _weight_bytes(manifest.network, arena, precision) + flash_bytes(manifest)
     if arena.learned_bytes:  # where rows of new classes begin
         weights += sum(4 * features(manifest.network, unit) for unit in range(len(manifest.network.units)))
-    slots = SLOTS * math.ceil(arena.state_bytes / sector) * sector
+    unit = chip.flash.program_bytes if chip else 4
+    slot = math.ceil(MARK_BYTES / unit) * unit + arena.state_bytes + unit  # FF_FLASH_SLOT of src/ff_flash.h
+    slots = SLOTS * math.ceil(slot / sector) * sector if arena.state_bytes else 0
     limits = (chip.ram.usable_kib * KIB, chip.flash.usable_kib * KIB) if chip else (None, None)
     return Footprint(part if arena.learned_bytes else None, precision, arena, weights, slots, device, *limits)
 

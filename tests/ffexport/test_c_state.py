@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chip import CLASSES, Chip, needs_compiler
+from counting import with_statistics
 from msgspec import structs
 from safetensors.numpy import save
 
@@ -87,7 +88,6 @@ def test_ffruntime_reads_what_the_chip_saves(tmp_path: Path, bundle: Bundle, chi
     learn_something(chip, bundle)
     error, data = chip.save()
     assert error == "OK"
-    assert len(data) <= chip.arena.learned_bytes + chip.arena.scratch_bytes  # FF_STATE_BYTES
     weights, state = read(tmp_path, bundle, data)
     assert (state.updates, state.examples) == (5, 5)
     assert weights.classes == (*bundle.manifest.classes, NEW)
@@ -97,6 +97,24 @@ def test_ffruntime_reads_what_the_chip_saves(tmp_path: Path, bundle: Bundle, chi
     assert weights.tensors.keys() == own.keys()
     for name, tensor in own.items():
         np.testing.assert_array_equal(weights.tensors[name], tensor, err_msg=name)
+
+
+def test_the_largest_state_file_has_the_room_that_is_planned(tmp_path: Path) -> None:
+    """All has changed, all rows are taken, and names are of what takes the most: the chip loads it again."""
+    bundle = Bundle(with_statistics(CLASSES, tmp_path / "model.ff"))
+    images, labels = bundle.exemplars().pixels, bundle.exemplars().labels
+    with Chip.of(tmp_path / "chip", bundle) as chip:
+        chip.settings(0.1)
+        for label, letter in enumerate('"\\', 6):
+            assert chip.new_class(63 * letter) == ("OK", label)
+            assert chip.count(images[label], label) == "OK"
+        for image, label in zip(images[:8], [*labels[:6], 6, 7], strict=True):
+            assert chip.learn(image, int(label)) == "OK"
+        error, data = chip.save()
+        assert error == "OK"
+        assert chip.arena.state_bytes - 4096 < len(data) <= chip.arena.state_bytes
+        assert chip.load(data) == "OK"
+        assert chip.told()[2][6:] == [63 * '"', 63 * "\\"]
 
 
 def test_from_chip_to_ffruntime_to_another_chip_and_back(tmp_path: Path, bundle: Bundle, chip: Chip) -> None:
