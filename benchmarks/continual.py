@@ -11,10 +11,10 @@ Needs MNIST and Fashion-MNIST in $FF_DATA.
     digit     a digit never seen, from 1, 5, 20 and 80 examples: 20 draws
     split     Split-MNIST in one pass: five tasks of two digits, one answer of ten, 400 kB kept; --seeds
     fashion   the same with Fashion-MNIST
-    worlds    six changed worlds, from 320 labelled images each
+    worlds    six changed worlds, from 320 labelled images each; --seeds
 
-What has been recorded is not run again, method by method, of the split sets seed by seed, and of methods that take
-steps draw by draw, unless --again. Settings
+What has been recorded is not run again, method by method, seed by seed, and of methods that take steps draw by
+draw, unless --again. Settings
 were chosen on validation images (--split validation; benchmarks/README.md has what was tried); the test images are
 what is recorded. `--goodness pair` runs the scenes of `ffruntime demo` (docs/demo.md), with bundles of recipes
 `cpu` and `stream`.
@@ -44,7 +44,7 @@ PARTS: dict[str, Callable[[argparse.Namespace], Rows]] = {
     "digit": continual_digit.methods,
     "split": lambda o: continual_split.methods(o, "mnist"),
     "fashion": lambda o: continual_split.methods(o, "fashion-mnist"),
-    "worlds": lambda o: at_once(continual_worlds.methods(o)),
+    "worlds": continual_worlds.methods,
 }
 
 
@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--goodness", choices=("pair", "class"), default="class")
     parser.add_argument("--only", nargs="+", choices=(*PARTS,), default=[*PARTS])
     parser.add_argument("--method", default="", help="only methods in whose name this is")
-    parser.add_argument("--seeds", type=int, default=5, help="of the split sets and of the scenes")
+    parser.add_argument("--seeds", type=int, default=5, help="of the split sets, the worlds and the scenes")
     parser.add_argument("--split", default="test")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to try it; the results are no figures")
@@ -82,12 +82,6 @@ def main() -> None:
                 rows["methods"][method] = row
                 rows["bundles"] = {path.name: described(path) for path in (*o.nines, o.model, o.untrained)}
                 record(name, found)
-
-
-def at_once(rows: Iterator[tuple[str, Callable[[], Row]]]) -> Rows:
-    """Methods whose rows are made as a whole."""
-    for method, run in rows:
-        yield method, lambda there, run=run: None if there else run()  # type: ignore[misc]
 
 
 def ready(path: Path, work: Path) -> Path:

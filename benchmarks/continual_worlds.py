@@ -1,10 +1,12 @@
-"""Changed worlds: what 320 labelled images of a world bring there, and what they cost in the old one."""
+"""Changed worlds: what 320 labelled images of a world bring there, and what they cost in the old one. A seed draws
+which images arrive."""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
@@ -39,6 +41,7 @@ class World(NamedTuple):
     """What arrives in a world, and what is measured: changed images, and the same as they were."""
 
     name: str
+    seed: int
     arrives: Examples
     new: Examples
     old: Examples
@@ -53,13 +56,12 @@ class Learned(NamedTuple):
     before: float = 0.0  # processor seconds that another method has taken for it
 
 
-def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Row]]]:
-    """Every method by its name, and what runs it."""
+def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[Row], Row | None]]]:
+    """Every method by its name, and what runs its next seed."""
     found = images("mnist", o.split, o.quick)
     model = Model(o.model, session=Session(threads=1), state=False)
     settings = structs.replace(SETTINGS, steps=2) if o.quick else SETTINGS
     rehearsal = 2 if o.quick else REHEARSAL
-    worlds = {name: world_of(name, found.training, found.tested) for name in WORLDS}
     seeds, net = model.bundle.exemplars(REPLAY), goodness_macs(model.manifest.network, 1)
     training = model.bundle.statistics()
     stored = IMAGE * (len(seeds) + LEARNED)
@@ -82,7 +84,7 @@ def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Row]]]:
             d = training.dimension
             return Learned(learner.model.scores, kept_bytes(d, 10) + (IMAGE + d) * LEARNED, net * LEARNED)
 
-    made: dict[str, tuple[Model, float]] = {}  # by gradients alone: two methods go on from them
+    made: dict[tuple[str, int], tuple[Model, float]] = {}  # by gradients alone: two methods go on from them
 
     def gradients(world: World, first: bool = False) -> Learned:
         start = time.process_time()
@@ -94,13 +96,13 @@ def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Row]]]:
                 learner.learn(part.pixels, names(part), now=True)
             learner.rehearse(rehearsal)
             if not first:
-                made[world.name] = learner.model, time.process_time() - start
+                made[world.name, world.seed] = learner.model, time.process_time() - start
             return Learned(learner.model.scores, stored, stepped)
 
     def anew(world: World) -> Learned:
-        if world.name not in made:
+        if (world.name, world.seed) not in made:
             gradients(world)
-        seeing, before = made[world.name]
+        seeing, before = made[world.name, world.seed]
         method = Covariances(none(10, training.dimension))
         for part in (seeds, world.arrives):
             method.add(seeing.examples(part.pixels), part.labels.astype(np.int64))
@@ -124,8 +126,8 @@ def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Row]]]:
 
     def backpropagation(world: World) -> Learned:
         assert model.manifest.learning
-        learner, rng = Backpropagation(model, {}, settings), np.random.default_rng(0)
-        memory, changed = Memory(len(seeds) + LEARNED, 0, seeds), model.manifest.learning.augment
+        learner, rng = Backpropagation(model, {}, settings), np.random.default_rng(world.seed)
+        memory, changed = Memory(len(seeds) + LEARNED, world.seed, seeds), model.manifest.learning.augment
         arriving = [(part, settings.steps) for part in portions(world.arrives)]
         for part, steps in [*arriving, (Examples.none((1, 28, 28)), rehearsal)]:
             for batch in islice(batches(memory, part, settings, changed, rng), steps):
@@ -148,16 +150,39 @@ def methods(o: argparse.Namespace) -> Iterator[tuple[str, Callable[[], Row]]]:
         "streaming LDA, random Fourier features": fourier,
         "backpropagation, the same replay": backpropagation,
     }
+
+    @functools.lru_cache(maxsize=o.seeds)
+    def worlds(seed: int) -> list[World]:
+        return [world_of(name, seed, found.training, found.tested) for name in WORLDS]
+
     for name, way in ways.items():
-        yield name, lambda way=way: measured(way, worlds)  # type: ignore[misc]
+        yield name, functools.partial(seed_more, lambda seed, way=way: measured(way, worlds(seed)), o.seeds)
 
 
-def world_of(name: str, training: Examples, tested: Examples) -> World:
+def seed_more(way: Callable[[int], Row], seeds: int, there: Row) -> Row | None:
+    """A method's row with the next seed beside those that are there; nothing where all are."""
+    seed = len(there["mean"]) if there else 0
+    if seed >= seeds:
+        return None
+    new = way(seed)
+    if not there:
+        return new
+    accuracy = {
+        world: {what: there["accuracy"][world][what] + shares for what, shares in found.items()}
+        for world, found in new["accuracy"].items()
+    }
+    summed = {what: there[what] + new[what] for what in ("mean", "worst", "old")}
+    seconds = round((seed * there["seconds"] + new["seconds"]) / (seed + 1), 1)
+    return {**new, "accuracy": accuracy, **summed, "seconds": seconds}
+
+
+def world_of(name: str, seed: int, training: Examples, tested: Examples) -> World:
     """A world's images: those that arrive are drawn as the demonstration draws them."""
-    order = np.random.default_rng([0, *map(ord, name)]).permutation(len(training))[:LEARNED]
+    order = np.random.default_rng([seed, *map(ord, name)]).permutation(len(training))[:LEARNED]
     taken, old = training.take(order), some(tested, MEASURED)
     return World(
         name,
+        seed,
         Examples(change(name, taken.pixels), taken.labels),
         Examples(change(name, old.pixels), old.labels),
         old,
@@ -169,23 +194,24 @@ def portions(arrives: Examples) -> list[Examples]:
     return [arrives.take(slice(first, first + PORTION)) for first in range(0, len(arrives), PORTION)]
 
 
-def measured(way: Callable[[World], Learned], worlds: Mapping[str, World]) -> Row:
-    """A method in every world: accuracy there and in the old one, what is kept, processor seconds of learning in a
-    world, and its arithmetic."""
+def measured(way: Callable[[World], Learned], worlds: Sequence[World]) -> Row:
+    """A method in every world, with one seed: accuracy there and in the old one, what is kept, processor seconds of
+    learning in a world, and its arithmetic."""
     accuracies, seconds = {}, 0.0
-    for name, world in worlds.items():
+    for world in worlds:
         start = time.process_time()
         learned = way(world)
         seconds += time.process_time() - start + learned.before
         new, old = (
             float((learned.scores(part.pixels).argmax(1) == part.labels).mean()) for part in (world.new, world.old)
         )
-        accuracies[name] = {"new": new, "old": old}
+        accuracies[world.name] = {"new": [new], "old": [old]}
+    there, before = ([one[what][0] for one in accuracies.values()] for what in ("new", "old"))
     return {
         "accuracy": accuracies,
-        "mean": float(np.mean([one["new"] for one in accuracies.values()])),
-        "worst": float(min(one["new"] for one in accuracies.values())),
-        "old": float(np.mean([one["old"] for one in accuracies.values()])),
+        "mean": [float(np.mean(there))],
+        "worst": [min(there)],
+        "old": [float(np.mean(before))],
         "kept": learned.kept,
         "seconds": round(seconds / len(worlds), 1),
         "learn_gmac": round(learned.macs / 1e9, 2),

@@ -106,18 +106,21 @@ def _worlds() -> str:
     worlds = list(next(iter(found.values()))["accuracy"])
     lines = []
     for name, row in found.items():
-        cells = [f"{100 * row['accuracy'][world]['new']:.1f}" for world in worlds]
-        summed = [f"{100 * row[what]:.1f}" for what in ("mean", "worst", "old")]
-        lines.append([name, *cells, *summed, *_cost(row)])
+        cells = [_spread(row["accuracy"][world]["new"]) for world in worlds]
+        summed = [_spread(row[what]) for what in ("mean", "worst", "old")]
+        lines.append([name, str(len(row["mean"])), *cells, *summed, *_cost(row)])
+
+    def mean(name: str, world: str) -> float:
+        return statistics.mean(found[name]["accuracy"][world]["new"])
 
     def best(world: str) -> str:
-        name = max(found, key=lambda name: found[name]["accuracy"][world]["new"])
-        return f"{world}: {name} ({percent(found[name]['accuracy'][world]['new'], 1)})"
+        name = max(found, key=lambda name: mean(name, world))
+        return f"{world}: {name} ({percent(mean(name, world), 1)})"
 
-    head = ["method", *worlds, "mean", "worst", "the old world", "kept", "seconds", "GMAC"]
+    head = ["method", "seeds", *worlds, "mean", "worst", "the old world", "kept", "seconds", "GMAC"]
     return (
         "### Changed worlds\n\nAccuracy in per cent after 320 labelled images of a world; the old world's is the "
-        "mean over the six.\n\n"
+        "mean over the six, the worst that of each seed. Seeds draw which images arrive.\n\n"
         + table(head, lines)
         + f"\nThe best in each world: {'; '.join(map(best, worlds))}.\n"
     )
