@@ -12,6 +12,7 @@ from .commands.explain import explain
 from .commands.inspect import devices, info, plan, verify
 from .commands.learn import learn
 from .commands.learned import apply_state, diff, export_state, forget, history, renormalise, reset, rollback
+from .commands.merge import merge_states
 from .commands.serve import serve
 
 EPILOG = """\b
@@ -57,6 +58,7 @@ for _command in (
     reset,
     export_state,
     apply_state,
+    merge_states,
     demo,
     devices,
 ):

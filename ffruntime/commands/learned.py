@@ -32,6 +32,8 @@ Examples:
   ffruntime apply-state learned.state           on the other device
   ffruntime export-state --sign key.pem learned.state       with a signature
   ffruntime apply-state --trusted keys.pem learned.state    if one of these keys has signed it
+  ffruntime export-state --own mine.state       for a merge: without what came from other devices
+  ffruntime apply-state all.state --own mine.state   what the others have learned, of a merge with mine in it
   ffruntime forget 17 18                        without these two examples, as if they had never been shown
   ffruntime forget --label cat                  without all examples of a class
   ffruntime renormalise photos/                 normalisation statistics of unlabelled pictures as they are now
@@ -205,9 +207,10 @@ def diff(
     type=click.Path(path_type=Path),
     help="Sign it with this private key: Ed25519, in PEM.",
 )
+@click.option("--own", is_flag=True, help="Class statistics of its own examples alone, for a merge.")
 @json_option
 def export_state(
-    file: Path, model_path: str, state: Path | None, force: bool, sign: Path | None, as_json: bool
+    file: Path, model_path: str, state: Path | None, force: bool, sign: Path | None, own: bool, as_json: bool
 ) -> None:
     """Write the current version as one portable FILE, for another device or for `ffexport --state`."""
     from msgspec import to_builtins
@@ -227,7 +230,7 @@ def export_state(
         signs = signer(sign)
     bundle = Bundle(model_path)
     with _opened(bundle, state) as store:
-        now, written, tensors = export(store, bundle, file, signs)
+        now, written, tensors = export(store, bundle, file, signs, own)
     told = now.weights.statistics
     if now.weights.alone:
         echo("warning: class statistics of units that were taught here are left out", err=True)
@@ -251,9 +254,21 @@ def export_state(
     help="Refuse a file that none of these public keys has signed: Ed25519, in PEM, one after another; also "
     "$FF_TRUSTED, else /etc/ffedge/trusted.pem. Without any of them, signatures are not looked at.",
 )
+@click.option(
+    "--own",
+    metavar="OWN",
+    type=click.Path(path_type=Path),
+    help="The file of this state that was merged into FILE: what it counts is not counted twice.",
+)
 @json_option
 def apply_state(
-    file: Path, model_path: str, state: Path | None, force: bool, trusted: Path | None, as_json: bool
+    file: Path,
+    model_path: str,
+    state: Path | None,
+    force: bool,
+    trusted: Path | None,
+    own: Path | None,
+    as_json: bool,
 ) -> None:
     """Take what another device has learned on the same bundle (FILE) as a new version, and make it current.
 
@@ -267,18 +282,16 @@ def apply_state(
 
     check = required(trusted)
     with contextlib.closing(Learner(Model(model_path, state=False), state)) as learner:
-        outcome = learner.apply(file, force, check)
+        outcome = learner.apply(file, force, check, own)
     judged = held_back_text(outcome.before, outcome.after)
     if as_json:
         result = {"version": outcome.version, "adopted": outcome.adopted}
         echo(json.dumps({**result, "before": outcome.before, "after": outcome.after, "own": outcome.own}))
     elif outcome.adopted:
-        own = (
-            "; its class statistics were left out: examples of this very state are among them"
-            if outcome.own
-            else ""
-        )
-        echo(f"version {outcome.version} is current: {judged}{own}")
+        left_out = "; its class statistics were left out: examples of this very state are among them"
+        echo(f"version {outcome.version} is current: {judged}{left_out if outcome.own else ''}")
+        if outcome.own and own is None:
+            echo("--own FILE, the file of this state that was merged into it, keeps those of the others", err=True)
     if not outcome.adopted:
         raise UpdateRefused(f"{file}: costs more than is tolerated: {judged}; --force takes it all the same")
 

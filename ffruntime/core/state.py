@@ -30,6 +30,7 @@ from .statistics import Projected, Statistics, from_tensors, to_tensors
 
 FORMAT = 1
 STATE, DIGEST = "state", "sha256"  # keys of the file's metadata
+MEMBERS = "members"  # another, of a merge: hashes of files, with blanks between them
 MAX_HEADER_BYTES = 16 << 20
 
 NonNegative = Annotated[int, Meta(ge=0)]
@@ -57,7 +58,7 @@ class State(Struct, frozen=True, forbid_unknown_fields=True):
     examples: NonNegative  # that they learned from
     ffedge: str  # version of what wrote the file
     statistics: Projected | None = None  # its class statistics are made so, as the bundle's are; None: it has none
-    origins: tuple[str, ...] = ()  # identities of the states whose examples these are of
+    origins: tuple[str, ...] = ()  # identities of the states whose examples it learned from
 
 
 def changed(weights: Mapping[str, np.ndarray], learned: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -73,9 +74,12 @@ def write_state(
     examples: int,
     origins: Sequence[str] = (),
     sign: Sign | None = None,
+    members: Sequence[str] = (),
 ) -> State:
     """Write what was learned on the bundle of `manifest`, by `updates` updates on so many `examples`; `origins`:
-    identities of the states whose examples its class statistics are of. `sign` signs the file.
+    identities of the states whose examples these are; `members`: hashes of the files whose class statistics are in
+    a merge as they were.
+    `sign` signs the file.
 
     Raises `BundleError` where `read_state` would refuse it, `StorageError`, with what was at `path` unchanged.
     """
@@ -85,13 +89,13 @@ def write_state(
     own = manifest.files[WEIGHTS].sha256
     told, how = weights.statistics, _projected(manifest)
     told = told if told is not None and told.counts.any() and not weights.alone else None
-    how, origins = (how, tuple(origins)) if told else (None, ())
-    state = State(FORMAT, own, weights.classes, undertrained, updates, examples, __version__, how, origins)
+    how, from_ = how if told else None, tuple(origins)
+    state = State(FORMAT, own, weights.classes, undertrained, updates, examples, __version__, how, from_)
     _check(path, manifest, weights.tensors, state)
     text = msgspec.json.encode(state).decode()
     more = {f"{STATISTICS}.{name}": array for name, array in to_tensors(told).items()} if told else {}
     whole = {name: np.ascontiguousarray(tensor) for name, tensor in {**weights.tensors, **more}.items()}
-    metadata = {STATE: text, DIGEST: _digest(text, whole)}
+    metadata = {STATE: text, DIGEST: _digest(text, whole), **({MEMBERS: " ".join(members)} if members else {})}
     data = with_signature(save(whole, {**metadata, SIGNATURE: UNSIGNED}), sign) if sign else save(whole, metadata)
     write_atomically(path, data)
     return state
@@ -136,6 +140,13 @@ def read_state(path: Path, manifest: Manifest, check: Check | None = None) -> tu
             raise BundleError(f"{path}: class statistics of more classes than it names")
     _check(path, manifest, tensors, state)
     return Weights(tensors, state.classes, frozenset(state.undertrained), told), state
+
+
+def merged_from(path: Path) -> tuple[str, ...]:
+    """Hashes of the files whose class statistics are in a merge as they were; of a file that `read_state` took."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return tuple(str(header["__metadata__"].get(MEMBERS, "")).split())
 
 
 def _projected(manifest: Manifest) -> Projected | None:

@@ -137,6 +137,19 @@ def added(*some: Statistics) -> Statistics:
     return _few_rows(Statistics(counts, sums, reduce(np.add, moments), rows))
 
 
+def subtracted(whole: Statistics, part: Statistics) -> Statistics:
+    """Statistics of the examples that are in `whole` and not in `part`, which are among its own.
+
+    Raises `ValueError` where they cannot be, as no examples would have what is left.
+    """
+    part = with_classes(part, whole.classes)
+    counts, sums, left = whole.counts - part.counts, whole.sums - part.sums, moment(whole) - moment(part)
+    found = Statistics(counts, sums, left, whole.rows[:0])
+    if not _possible(found):
+        raise ValueError("class statistics that are not part of others cannot be taken out of them")
+    return found
+
+
 def without_class(statistics: Statistics, label: int) -> Statistics:
     """Statistics without a class whose examples are not known: without its count and its sum. Of a moment that is
     shared, how they are spread about their mean, to the nearest integer, stays in it; one of its own goes. Where no

@@ -87,9 +87,17 @@ class Counted:
         changes = self.changes()
         if self._last and self._last[:2] == (changes, version):
             return self._last[2]
+        self._last = changes, version, self._added_up(version, self.units(version) == 0)
+        return self._last[2]
+
+    def own(self, version: int) -> Statistics:
+        """The same without what states from elsewhere have counted."""
+        return self._added_up(version, False)
+
+    def _added_up(self, version: int, elsewhere: bool) -> Statistics:
         found, labels, rows = self._nothing(), list[int](), list[bytes]()
         units = self.units(version)
-        with closing(self._db.each(COUNTED, (version, _snapshot(units), not units, units))) as all_of_them:
+        with closing(self._db.each(COUNTED, (version, _snapshot(units), elsewhere, units))) as all_of_them:
             for id, value, label in all_of_them:
                 if id < 0:
                     found = added(found, self._decoded(value))
@@ -98,9 +106,7 @@ class Counted:
                 labels.append(label)
                 if len(rows) == AT_ONCE:
                     found, labels, rows = added(found, self._of(rows, labels)), [], []
-        found = added(found, self._of(rows, labels))
-        self._last = changes, version, found
-        return found
+        return added(found, self._of(rows, labels))
 
     def go_on(self, change: int, x: np.ndarray, labels: np.ndarray, units: int) -> None:
         """A transaction that was this change has added rows with these features, and no more: what was read before
@@ -185,9 +191,10 @@ class Counted:
 
     # --- from elsewhere
 
-    def take(self, db: sqlite3.Connection, told: Told | Anew, version: int) -> None:
+    def take(self, db: sqlite3.Connection, told: Told | Anew, version: int, kept: Sequence[str] = ()) -> None:
         """Statistics come with a version, in a transaction: they begin anew, or are from elsewhere; those of a file
-        of that hash count once, however often it is applied."""
+        of that hash count once, however often it is applied. Those of the files `kept` go on to count."""
+        self.keep(db, kept, version)
         if isinstance(told, Anew):
             self.refill(db, told.ids, told.examples, version)
             return
@@ -206,9 +213,32 @@ class Counted:
 
     def origins(self, version: int) -> set[str]:
         """Whose examples count in a version, beside the device's own: identities of states."""
-        query, files = "SELECT value FROM settings WHERE name = ?", self.elsewhere(version)
-        rows = [row for file in files for row in self._db.all(query, (f"{FROM}{file}",))]
+        return {identity for file in self.elsewhere(version) for identity in self._origins_of(file)}
+
+    def _origins_of(self, file: str) -> set[str]:
+        rows = self._db.all("SELECT value FROM settings WHERE name = ?", (f"{FROM}{file}",))
         return {identity for (value,) in rows for identity in str(value).split()}
+
+    def given_way(self, version: int, told: Told) -> set[str]:
+        """Hashes of the states that count in a version and give way to another: examples of the same devices are in
+        it, and of further ones at the most."""
+        there = {file: self._origins_of(file) for file in self.elsewhere(version) if file != told.file}
+        return {file for file, origins in there.items() if origins & {*told.origins}}
+
+    def before(self, version: int, told: Told | Anew | None) -> tuple[int, list[str]]:
+        """The newest version that this one was made from and in which nothing counts that gives way to a state from
+        elsewhere, and what else counts in this one."""
+        given = self.given_way(version, told) if isinstance(told, Told) else set()
+        kept = [file for file in self.elsewhere(version) if file not in given]
+        while version and given & {*self.elsewhere(version)}:
+            ((parent,),) = self._db.all("SELECT parent FROM versions WHERE id = ?", (version,))
+            version = parent if parent < version else 0
+        return version, kept if given else []
+
+    def overlaps(self, version: int, told: Told) -> bool:
+        """Whether a state has examples that count in a version, beside others that it does not have."""
+        given, always = self.given_way(version, told), set(self.elsewhere(0))
+        return any(file in always or not self._origins_of(file) <= {*told.origins} for file in given)
 
     def _tie(self, db: sqlite3.Connection, file: str, version: int) -> None:
         db.execute(SET, (f"{IN}{version}_{file}", version))

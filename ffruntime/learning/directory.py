@@ -56,12 +56,19 @@ def taught_counts(store: Store) -> dict[int, int]:
     return dict(store.database.all(query, (BUNDLES,)))
 
 
-def export(store: Store, bundle: Bundle, file: Path, sign: Sign | None = None) -> tuple[Current, State, list[str]]:
+def export(
+    store: Store, bundle: Bundle, file: Path, sign: Sign | None = None, own: bool = False
+) -> tuple[Current, State, list[str]]:
     """Write the current version as one portable file (`docs/state.md`), signed by `sign`; the version, what the
-    file says of it, and the tensors in it. Raises `StateError` where it is damaged, `StorageError`."""
+    file says of it, and the tensors in it. With `own`, class statistics are of this state's own examples alone.
+    Raises `StateError` where it is damaged, `StorageError`."""
     now = store.current()
+    if own:
+        told = store.counted and store.counted.own(now.version)
+        now = replace(now, weights=replace(now.weights, statistics=told))
     tensors = changed(bundle.weights(), now.weights.tensors)
-    weights, origins = replace(now.weights, tensors=tensors), store.origins(now.version)
+    weights = replace(now.weights, tensors=tensors)
+    origins = (store.identity,) if own else store.origins(now.version)
     written = write_state(file, bundle.manifest, weights, now.updates, now.examples, origins, sign)
     return now, written, list(tensors)
 

@@ -14,17 +14,17 @@ from msgspec import structs
 from ..core.architecture import class_goodness
 from ..core.bundle import HELD_BACK, REPLAY
 from ..core.data import require_images, to_unit_interval
-from ..core.durable import sha256
 from ..core.errors import BundleError, unknown
 from ..core.folders import class_name
 from ..core.graphs import unit_gradient
 from ..core.layers import KNOWN, learned_tensors, of_readout
 from ..core.learning import PORTION, Augment
-from ..core.state import Check, Weights, read_state
+from ..core.state import Check, Weights
 from ..model import Model
-from .counted import Counted, Told
+from .counted import Counted
 from .directory import alone
 from .draws import augment
+from .elsewhere import elsewhere
 from .forgetting import Forgotten
 from .names import by_name, require_names
 from .normalisation import renormalised, require_normalised
@@ -240,30 +240,30 @@ class Learner:
             self.refresh()
         return found
 
-    def apply(self, file: Path, force: bool = False, check: Check | None = None) -> Outcome:
-        """Make a version of what another device has learned (`docs/state.md`), judged like an update.
+    def apply(
+        self, file: Path, force: bool = False, check: Check | None = None, own: Path | None = None
+    ) -> Outcome:
+        """Make a version of what other devices have learned (`docs/state.md`), judged like an update.
 
-        With `force` it is adopted whatever it costs; `check`: as for `read_state`. Raises `BundleError` for a file
-        that is damaged or of another bundle, `UsageError` where a pattern means one class here and another there,
-        `StateError` where another process is learning.
+        `own`: the file of this state that was merged into it, whose class statistics are taken out; `check`: as
+        for `read_state`. With `force` it is adopted whatever it costs. Raises what `elsewhere` does, `UsageError`
+        where a pattern means one class here and another there, `StateError` where another process is learning.
         """
         start = time.perf_counter()
-        weights, state = read_state(file, self.model.manifest, check)
         with alone(self.store.directory):
-            now, shipped, own = self.refresh(), self._shipped(), self.store.identity in state.origins
-            after = share_right(self.shipped.with_weights(weights), self._held_back)
+            now, shipped = self.refresh(), self._shipped()
+            some = elsewhere(self.store, self.model.bundle, file, check, own)
+            after = share_right(self.shipped.with_weights(some.weights), self._held_back)
             adopted = force or not costs(shipped, after, self.tolerance)
             if adopted:
-                some = None if own else weights.statistics
-                told = Told(sha256(file), some, state.origins) if some else None
                 number = self.store.adopt(
-                    now.version, "applied", weights.tensors, (), (), shipped, after, state, told
+                    now.version, "applied", some.weights.tensors, (), (), shipped, after, some.state, some.told
                 )
                 self.refresh()
             else:
                 number = self.store.refuse(now.version, "applied", (), shipped, after)
         seconds = time.perf_counter() - start
-        return Outcome(number, adopted, (), shipped, after, (), 0, seconds, own=own)
+        return Outcome(number, adopted, (), shipped, after, (), 0, seconds, own=some.own)
 
     def renormalise(self, images: np.ndarray, force: bool = False) -> Outcome:
         """Make a version whose normalisation statistics are those of images uint8 (N, C, H, W), whatever they show.

@@ -183,7 +183,7 @@ class Store:
         return str(self._value("identity"))
 
     def origins(self, version: int) -> tuple[str, ...]:
-        """Identities of the states whose examples class statistics are of, where a version counts."""
+        """Identities of the states whose examples count, where a version does."""
         return tuple(sorted({self.identity, *(self.counted.origins(version) if self.counted else ())}))
 
     def setting(self, name: str) -> float | None:
@@ -256,10 +256,10 @@ class Store:
         """Make a version of these weights and make it current; its number. Older ones' weights make room.
 
         `tensors`: all that differ from the bundle's; they must not change any more. `examples` were learned from,
-        `evicted` leave the store. `learned`: classes, updates and examples of a state that came from elsewhere, and
-        `told` its class statistics, or those that begin anew with these weights' own units.
-        Raises `StateError` where another process has changed the version meanwhile, `StorageError` where there is
-        no room, `UsageError` where a pattern means one class here and another there; nothing is changed then.
+        `evicted` leave the store. `learned`: what a state from elsewhere says of itself, and `told` its class
+        statistics, or those that begin anew. Raises `StateError` where another process has changed the version
+        meanwhile, `StorageError`, `UsageError` where a pattern means one class here and another there; then nothing
+        is changed.
         """
         with self._db.transaction() as db:
             now, row = self._current_row()
@@ -275,10 +275,11 @@ class Store:
             undertrained = self._hardly_seen(total).union(learned.undertrained if learned else ())
             weights = Weights(dict(tensors), learned.classes if learned else self.classes(), undertrained)
             digest = self._weights.write(number, weights, updates, total)
+            parent, kept = self.counted.before(parent, told) if self.counted else (parent, [])
             row = Version(number, parent, kind, True, len(examples), before, after, utc(), updates, total, digest)
             record(db, row)
             if told and self.counted:
-                self.counted.take(db, told, number)
+                self.counted.take(db, told, number, kept)
             self._evict(db, evicted, number)
             db.execute("UPDATE settings SET value = ? WHERE name = 'current'", (number,))
             forget(db, number, parent)

@@ -1,0 +1,70 @@
+"""What a state file from elsewhere is on this device: its classes by their labels here, and which of its class
+statistics are new."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec import Struct, structs
+
+from ..core.architecture import class_goodness
+from ..core.bundle import Bundle
+from ..core.durable import sha256
+from ..core.errors import BundleError, UsageError
+from ..core.folders import class_name
+from ..core.merge import Member, without
+from ..core.relabel import reordered
+from ..core.state import Check, State, Weights, merged_from, read_state
+from .counted import Told
+from .store import Store
+
+
+class Elsewhere(Struct, frozen=True):
+    """A file as it would be adopted."""
+
+    weights: Weights
+    state: State
+    told: Told | None  # class statistics that count from now on; None: there are none, or they count already
+    own: bool  # whether they were left out, as examples of this state are among them
+
+
+def member_of(file: Path, bundle: Bundle, check: Check | None = None) -> Member:
+    """A state file, read and checked. Raises `BundleError`."""
+    weights, state = read_state(file, bundle.manifest, check)
+    try:
+        return Member(str(file), sha256(file), weights, state, merged_from(file))
+    except OSError as error:
+        raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
+
+
+def elsewhere(
+    store: Store, bundle: Bundle, file: Path, check: Check | None = None, own: Path | None = None
+) -> Elsewhere:
+    """Read a file for a device whose state this is, with `check` as for `read_state`. `own`: a file of it that was
+    merged into the other.
+
+    Raises `BundleError`, and `UsageError` where `own` is not in it, or examples would count twice.
+    """
+    manifest, member = bundle.manifest, member_of(file, bundle, check)
+    weights, state = member.weights, member.state
+    if own is not None:
+        weights, state = without(member, member_of(own, bundle, check))
+    if class_goodness(manifest.network):
+        known = store.classes()
+        names = {class_name(name) for name in known}
+        order = (*known, *(name for name in weights.classes if class_name(name) not in names))
+        if order[: len(weights.classes)] != weights.classes and len(order) <= manifest.network.label.patterns:
+            weights = reordered(manifest, bundle.weights(), weights, order)
+            undertrained = tuple(name for name in order if name in weights.undertrained)
+            state = structs.replace(state, classes=order, undertrained=undertrained)
+    some, counted = weights.statistics, store.counted
+    if some is None or counted is None:
+        return Elsewhere(weights, state, None, False)
+    told = Told(member.digest, some, state.origins)
+    mine = store.identity in state.origins
+    if not mine and counted.overlaps(store.current_version(), told):
+        raise UsageError(
+            f"{file}: has examples that count here already, by a state that was applied and has further ones; go "
+            "back to before that with 'ffruntime rollback', and apply it then"
+        )
+    return Elsewhere(weights, state, None if mine else told, mine)
