@@ -37,18 +37,19 @@ def member_of(file: Path, bundle: Bundle, check: Check | None = None) -> Member:
         raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
 
 
-def elsewhere(
-    store: Store, bundle: Bundle, file: Path, check: Check | None = None, own: Path | None = None
-) -> Elsewhere:
-    """Read a file for a device whose state this is, with `check` as for `read_state`. `own`: a file of it that was
-    merged into the other.
+def members_of(bundle: Bundle, check: Check | None, file: Path, own: Path | None) -> tuple[Member, Member | None]:
+    """A state file and, where it is named, another. Raises `BundleError`."""
+    return member_of(file, bundle, check), None if own is None else member_of(own, bundle, check)
 
-    Raises `BundleError`, and `UsageError` where `own` is not in it, or examples would count twice.
+
+def elsewhere(store: Store, bundle: Bundle, member: Member, own: Member | None) -> Elsewhere:
+    """A file for a device whose state this is. `own`: the file of this device that was merged into it.
+
+    Raises `UsageError` where `own` is not in it, or examples would count twice.
     """
-    manifest, member = bundle.manifest, member_of(file, bundle, check)
-    weights, state = member.weights, member.state
+    manifest, weights, state = bundle.manifest, member.weights, member.state
     if own is not None:
-        weights, state = without(member, member_of(own, bundle, check))
+        weights, state = without(member, own)
     if class_goodness(manifest.network):
         known = store.classes()
         names = {class_name(name) for name in known}
@@ -64,7 +65,7 @@ def elsewhere(
     mine = store.identity in state.origins
     if not mine and counted.overlaps(store.current_version(), told):
         raise UsageError(
-            f"{file}: has examples that count here already, by a state that was applied and has further ones; go "
-            "back to before that with 'ffruntime rollback', and apply it then"
+            f"{member.name}: has examples that count here already, by a state that was applied and has further "
+            "ones; go back to before that with 'ffruntime rollback', and apply it then"
         )
     return Elsewhere(weights, state, None if mine else told, mine)

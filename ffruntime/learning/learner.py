@@ -24,7 +24,7 @@ from ..model import Model
 from .counted import Counted
 from .directory import alone
 from .draws import augment
-from .elsewhere import elsewhere
+from .elsewhere import elsewhere, members_of
 from .forgetting import Forgotten
 from .names import by_name, require_names
 from .normalisation import renormalised, require_normalised
@@ -245,14 +245,14 @@ class Learner:
     ) -> Outcome:
         """Make a version of what other devices have learned (`docs/state.md`), judged like an update.
 
-        `own`: the file of this state that was merged into it, whose class statistics are taken out; `check`: as
-        for `read_state`. With `force` it is adopted whatever it costs. Raises what `elsewhere` does, `UsageError`
-        where a pattern means one class here and another there, `StateError` where another process is learning.
+        `own`: the file of this state in it, whose class statistics are taken out; `check`: as for `read_state`.
+        With `force` it is adopted whatever it costs. Raises what `elsewhere` and `Store.adopt` do, `BundleError`.
         """
         start = time.perf_counter()
+        member, mine = members_of(self.model.bundle, check, file, own)
         with alone(self.store.directory):
             now, shipped = self.refresh(), self._shipped()
-            some = elsewhere(self.store, self.model.bundle, file, check, own)
+            some = elsewhere(self.store, self.model.bundle, member, mine)
             after = share_right(self.shipped.with_weights(some.weights), self._held_back)
             adopted = force or not costs(shipped, after, self.tolerance)
             if adopted:
