@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import continual_digit
+import continual_worlds
 import numpy as np
 import page_continual
 import page_text
@@ -63,6 +65,31 @@ def test_seeds_that_are_there_are_not_run_again() -> None:
     assert seed_more(way, 2, there) is None
     assert seed_more(way, 1, {}) == {**there, "accuracy": [0.7], "seconds": 4.0}
     assert asked == [2, 0]
+
+
+def test_draws_and_worlds_are_added_one_by_one() -> None:
+    none = numbered(1)
+    scene = continual_digit.Scene(None, 9, [[none], [none], [none]], none, none, none)  # type: ignore[arg-type]
+    cost = {"before": [0.9], "kept": 5, "learn_gmac": 2.0}
+
+    def draw(_: object, number: int) -> dict:
+        return {"new": {"80": [number / 10]}, "others": {"80": [0.5]}, **cost, "seconds": float(number)}
+
+    row: dict = {}
+    while more := continual_digit.draw_more(draw, [scene], row):
+        row = more
+    expected = {"new": {"80": [0.0, 0.1, 0.2]}, "others": {"80": [0.5] * 3}, **cost, "seconds": 1.0, "networks": 1}
+    assert row == expected
+
+    def worlds(seed: int) -> dict:
+        shares = {what: [seed / 10] for what in ("mean", "worst", "old")}
+        return {"accuracy": {"tilted": {"new": [0.5], "old": [0.9]}}, **shares, "kept": 3, "seconds": 2.0 * seed}
+
+    first = continual_worlds.seed_more(worlds, 2, {})
+    second = continual_worlds.seed_more(worlds, 2, first or {})
+    assert second
+    assert continual_worlds.seed_more(worlds, 2, second) is None
+    assert (second["mean"], second["accuracy"]["tilted"]["old"], second["seconds"]) == ([0.0, 0.1], [0.9] * 2, 1.0)
 
 
 def test_the_page_shows_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
