@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -11,32 +13,45 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from ffruntime.core.durable import sha256
 from ffruntime.core.shipped import MODEL
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
+OF_WHEEL = {"pyproject.toml", "README.md", "LICENSE", ".gitignore", "ffruntime", "fftrain", "ffexport", "devices"}
+
+
+def built(source: Path, folder: Path) -> Path:
+    """The wheel of a checkout."""
+    uv = [sys.executable, "-m", "uv", "build", "-q", "--wheel", "--out-dir", str(folder), str(source)]
+    done = subprocess.run(uv, capture_output=True, text=True)
+    if "Failed to fetch" in done.stderr:
+        pytest.skip("no network: building a wheel fetches hatchling")
+    assert done.returncode == 0, done.stderr
+    return next(folder.glob("*.whl"))
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--disable-pip-version-check",
-        "wheel",
-        "--no-deps",
-        "-w",
-        str(folder),
-        str(ROOT),
-    ]
-    built = subprocess.run(pip, capture_output=True, text=True)
-    if "No matching distribution found for setuptools" in built.stderr:
-        pytest.skip("no network: building a wheel fetches setuptools")
-    assert built.returncode == 0, built.stderr
-    return next(folder.glob("*.whl"))
+    return built(ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.mark.posix
+def test_the_same_files_are_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
+    """To the byte: wherever and whenever it is built, whatever times and permissions the files have, and whatever
+    else lies beside them."""
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT, copy, ignore=lambda folder, names: set(names) - OF_WHEEL if Path(folder) == ROOT else ())
+    for number, file in enumerate(sorted(copy.rglob("*"))):
+        os.utime(file, (1_000_000_000 + number,) * 2)
+        if file.is_file():
+            file.chmod(0o640)
+    (copy / "build" / "lib" / "ffruntime").mkdir(parents=True)
+    (copy / "build" / "lib" / "ffruntime" / "former.py").write_text("")
+    again = built(copy, tmp_path / "again")
+    assert again.name == wheel.name
+    assert sha256(again) == sha256(wheel)
 
 
 def test_wheel_holds_the_three_packages_and_nothing_else(wheel: Path) -> None:
@@ -97,14 +112,14 @@ def resolve(wheel: Path, extra: str, machine: str, python: str) -> subprocess.Co
 @pytest.mark.parametrize(
     ("extra", "machine", "python"),
     [
-        ("cpu", "aarch64", "3.10"),
-        ("cpu", "aarch64", "3.13"),
-        ("cpu", "x86_64", "3.13"),
+        *(("cpu", machine, f"3.{minor}") for machine in ("aarch64", "x86_64") for minor in range(10, 14)),
         ("camera", "aarch64", "3.10"),
         ("camera", "x86_64", "3.13"),
         ("gpu", "x86_64", "3.10"),
         ("rtx", "x86_64", "3.10"),
         ("rtx", "x86_64", "3.13"),
+        ("serve", "aarch64", "3.10"),
+        ("sign", "aarch64", "3.10"),
     ],
 )
 def test_device_extras_resolve_from_wheels_alone(extra: str, machine: str, python: str, wheel: Path) -> None:
@@ -118,6 +133,8 @@ def test_device_extras_resolve_from_wheels_alone(extra: str, machine: str, pytho
         "cpu": "onnxruntime",
         "gpu": "onnxruntime-gpu",
         "rtx": "tensorrt-rtx-cu13-libs",
+        "serve": "starlette",
+        "sign": "cryptography",
     }
     assert f"{packages[extra]}==" in done.stdout
 
