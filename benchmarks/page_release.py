@@ -16,12 +16,11 @@ def block() -> str:
     same = "the same bytes" if wheel["sha256"] == wheel["again"] else "other bytes"
     return "\n".join(
         [
-            f"`{wheel['name']}` of a clean checkout, {wheel['bytes'] / 1e6:.1f} MB; built again, in another folder: "
-            f"{same}.\n",
+            f"`{wheel['name']}` of a clean checkout, {wheel['bytes'] / 1e6:.1f} MB; built again: {same}.\n",
             table(["Python", "x86-64, `ffedge[cpu]`", "every extra, from wheels alone"], _rows(found, pythons)),
-            f"The commands: {', '.join(f'`{name}`' for name in _names(pythons))}; in an empty folder, with the model "
-            "that comes with ffruntime. *Resolved*: the package index has a wheel of each package that would be "
-            "installed; no compiler is needed. `gpu` and `rtx` are for x86-64 alone.\n",
+            f"The commands: {', '.join(f'`{name}`' for name in _names(pythons))}; in an empty folder, with the "
+            "model that comes with ffruntime. *Resolved*: the package index has a wheel of each package that would "
+            "be installed; no compiler is needed. `gpu` and `rtx` are for x86-64 alone.\n",
             measured(NAME, "python benchmarks/release.py").strip(),
         ]
     )

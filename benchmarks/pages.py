@@ -18,6 +18,7 @@ import page_aarch64
 import page_blocks
 import page_microcontroller
 import page_microcontroller_int8
+import page_release
 import page_results
 import page_systems
 
@@ -35,6 +36,7 @@ BLOCKS = {
     "recipes": page_blocks.recipes,
     "microcontroller": page_microcontroller.block,
     "aarch64": page_aarch64.block,
+    "release": page_release.block,
     "microcontroller-int8": page_microcontroller_int8.block,
 }
 WITH_BLOCKS = ("README.md", "docs/recipes.md", "docs/microcontrollers.md", "docs/support.md")

@@ -1,11 +1,11 @@
-"""The wheel of a clean checkout: the same bytes when it is built again, installed and used by every Python there is.
+"""The wheel of a clean checkout: the same bytes when it is built again, installed and used by every Python here.
 
     python benchmarks/release.py [--only PART ...]
 
-Parts: `wheel`, `pythons` and `resolved`. What is committed is built, in a folder of its own. For each of the Pythons
-that ffedge is for, the wheel is installed with `[cpu]` from wheels alone, and commands of the device program run in
-an empty folder; a Python that is not on this machine is not fetched. What the extras would install elsewhere is asked
-of the package index for each Python and architecture, from wheels alone, so that no compiler is needed.
+Parts: `wheel`, `pythons` and `resolved`. What is committed is built, in a folder of its own. For each Python that
+ffedge is for, the wheel is installed with `[cpu]` from wheels alone, and commands of the device program run in
+an empty folder; a Python that is neither on the path nor pyenv's is not fetched. What the extras would install
+elsewhere is asked of the package index for each Python and architecture, from wheels alone: no compiler is needed.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,16 +31,16 @@ PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 MACHINES = ("aarch64", "x86_64")
 EXTRAS = ("cpu", "cpu,camera,serve,sign", "gpu", "rtx", "all")
 X86_ALONE = ("gpu", "rtx")
-UV = (sys.executable, "-m", "uv", "--no-python-downloads", "-q")
+UV = (sys.executable, "-m", "uv", "-q")
 PICTURE = ROOT / "examples" / "three.png"
 COMMANDS: tuple[tuple[object, ...], ...] = (
     ("verify",),
     ("classify", PICTURE),
     ("learn", PICTURE, "--label", "drei", "--new-class", "--yes"),
-    ("learn", "--rehearse", 2),
+    ("learn", "--rehearse", 2, "--tolerance", 1),
     ("history",),
     ("export-state", "learned.state"),
-    ("apply-state", "learned.state", "--state", "other.state"),
+    ("apply-state", "learned.state", "--state", "other.state", "--force"),
     ("rollback",),
     ("plan", "--device", "raspberry-pi-5"),
     ("bench", "--seconds", "0.05", "--mode", "goodness"),
@@ -65,11 +66,23 @@ def built(folder: Path) -> Path:
     return next(folder.glob("*.whl"))
 
 
+def interpreter(python: str) -> str | None:
+    """One of that version on this machine."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for name in (f"python{python}", *map(str, pyenv.glob(f"{python}.*/bin/python"))):
+        path = shutil.which(name)
+        said = subprocess.run([path, "-V"], capture_output=True, text=True).stdout if path else ""
+        if said.startswith(f"Python {python}."):
+            return path
+    return None
+
+
 def used(wheel: Path, python: str, folder: Path) -> dict[str, Any] | None:
     """The wheel installed for a Python, and what became of the commands; None where that Python is not here."""
-    environment = folder / f"python{python}"
-    if uv("venv", "--python", python, environment).returncode:
+    path, environment = interpreter(python), folder / f"python{python}"
+    if path is None:
         return None
+    require(uv("venv", "--python", path, environment))
     program = environment / "bin" / "python"
     only = ("--only-binary", ":all:", "--python", program)
     require(uv("pip", "install", *only, f"ffedge[cpu] @ {wheel.as_uri()}"))
