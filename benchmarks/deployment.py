@@ -1,4 +1,4 @@
-"""The image and the unit of `deploy/`, tried on Debian in a folder, without docker's daemon or this machine's systemd.
+"""The image and the unit of `deploy/`, tried on Debian in a folder, without docker's daemon or systemd out here.
 
     python benchmarks/deployment.py FOLDER [--only PART ...]
 
@@ -45,11 +45,13 @@ exec chroot "$NEW" sh -euc "$SCRIPT"
 """
 BUILD = f"""
 export BUILDAH_ISOLATION=chroot STORAGE_DRIVER=vfs
-c=$(buildah from scratch); m=$(buildah mount $c); cp -a /base/. $m/
-buildah umount $c; buildah commit -q --rm $c {BASE}
+if ! buildah inspect --type image {BASE} > /dev/null 2>&1; then
+    c=$(buildah from scratch); m=$(buildah mount $c); cp -a /base/. $m/
+    buildah umount $c; buildah commit -q --rm $c {BASE}
+fi
 printf '[global]\\ncert = {CERTIFICATES}\\n' > /pip.conf
 cd /src
-buildah build --ulimit nofile=$(ulimit -n) --ulimit nproc=$(ulimit -p 2> /dev/null || echo 4096) --pull=never \
+buildah build --ulimit nofile=$(ulimit -n) --ulimit nproc=$(ulimit -p 2> /dev/null || echo 4096) --layers --pull=never \
     --volume /ca.crt:{CERTIFICATES}:ro --volume /pip.conf:/etc/pip.conf:ro \
     --format docker -f deploy/Dockerfile -t {IMAGE} .
 buildah inspect --type image {IMAGE} > /image.json
@@ -77,7 +79,8 @@ mount -t proc proc proc
 mount -t tmpfs -o mode=755 tmpfs sys; mkdir -p sys/fs/cgroup; mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=1777 tmpfs tmp
-mount -t tmpfs -o mode=755 tmpfs dev; mkdir dev/shm
+mount -t tmpfs -o mode=755 tmpfs dev; mkdir dev/shm dev/pts
+mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts; ln -s pts/ptmx dev/ptmx
 for name in null zero full random urandom tty; do touch dev/$name; mount --bind /dev/$name dev/$name; done
 mkdir -p old; pivot_root . old; umount -l /old
 exec env -i container=other PATH=/usr/sbin:/usr/bin /lib/systemd/systemd systemd.unit=basic.target
@@ -254,6 +257,8 @@ def met(machine: subprocess.Popen[bytes], root: Path) -> dict[str, Any]:
     tried("systemd-analyze verify", "systemd-analyze", "verify", f"/etc/systemd/system/{UNIT}")
     security = tried("systemd-analyze security", "systemd-analyze", "security", "--no-pager", UNIT)
     tried("systemctl start", "systemctl", "start", UNIT)
+    if shown("ActiveState")["ActiveState"] != "active":
+        sys.exit(journal()[-2000:])
     until(lambda: journal().count("watching"))
     rows.append([f"a picture that arrives is answered: '{answered('one.png')}'", 0])
     as_user = ("setpriv", "--reuid", "ffedge", "--regid", "ffedge", "--clear-groups", "--no-new-privs")

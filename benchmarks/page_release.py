@@ -1,4 +1,5 @@
-"""The table of `docs/support.md` of what a release was installed by, from `results/release.json`."""
+"""Tables of what a release was installed by and of how it was deployed, from `results/release.json` and
+`results/deployment.json`."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from typing import Any
 
 from page_text import measured, result, table
 
-NAME = "release"
+NAME, DEPLOYMENT = "release", "deployment"
 
 
 def block() -> str:
@@ -47,3 +48,21 @@ def _resolved(found: dict[str, dict[str, int | str]], python: str) -> str:
     failed = [f"`{e}` on {m}" for e, m in sorted(there) if isinstance(found[e][f"{m} {python}"], str)]
     machines = " and ".join(sorted({machine.replace("_", "-") for _, machine in there}))
     return f"not for {', '.join(failed)}" if failed else f"*resolved* for {machines}"
+
+
+def deployment() -> str:
+    """What was run in the image, and what the unit met."""
+    found = result(DEPLOYMENT)
+    image, unit = found["image"], found["unit"]
+    return "\n".join(
+        [
+            f"The image, made by buildah {image['buildah']} of `deploy/Dockerfile` ({image['bytes'] / 1e6:.0f} MB "
+            f"with Debian), its root then run as process 1 of its namespace: read-only, user {image['user']}, no "
+            "capabilities, no network, 64 MB of temporary files.\n",
+            table(["what was run", "exit code"], image["rows"]),
+            f"The unit, by systemd {unit['systemd']} that was booted in namespaces of its own; `systemd-analyze "
+            f"security` calls its exposure {unit['exposure']} (0 is best, 10 worst).\n",
+            table(["what was done", "exit code"], unit["rows"]),
+            measured(DEPLOYMENT, "python benchmarks/deployment.py FOLDER").strip(),
+        ]
+    )

@@ -37,9 +37,10 @@ BLOCKS = {
     "microcontroller": page_microcontroller.block,
     "aarch64": page_aarch64.block,
     "release": page_release.block,
+    "deployment": page_release.deployment,
     "microcontroller-int8": page_microcontroller_int8.block,
 }
-WITH_BLOCKS = ("README.md", "docs/recipes.md", "docs/microcontrollers.md", "docs/support.md")
+WITH_BLOCKS = ("README.md", "docs/deploy.md", "docs/recipes.md", "docs/microcontrollers.md", "docs/support.md")
 PAGES = (*WHOLE, *WITH_BLOCKS)
 
 

@@ -221,3 +221,15 @@ def test_an_emulated_aarch64_is_what_the_benchmark_wrote() -> None:
     for state in found["processors"]["states"].values():
         assert f"{' → '.join(state['on'])} | {len(state['on'])} updates adopted" in page
     assert "failed" not in found.get("tests", {})
+
+
+def test_a_release_is_what_the_benchmarks_wrote() -> None:
+    """Each command ended as it should, in every Python, in the image and by systemd."""
+    release, deployment = result("release"), result("deployment")
+    assert release["wheel"]["sha256"] == release["wheel"]["again"]
+    for used in release["pythons"].values():
+        assert used is None or not any(code for _, code in used["commands"])
+    assert all(isinstance(count, int) for row in release["resolved"].values() for count in row.values())
+    rows = deployment["image"]["rows"] + deployment["unit"]["rows"]
+    for what, code in rows:
+        assert code == (143 if what.endswith("SIGTERM") or what.startswith("then it is") else 0), what
