@@ -38,6 +38,7 @@ SECONDS = 120.0
 LEARN = ("learn", "inbox/one.png", "--label", "drei", "--new-class", "--yes")
 
 INSIDE = """
+mount --bind "$NEW" "$NEW"
 for name in proc sys dev; do mount --rbind /$name "$NEW/$name"; done
 mkdir -p "$NEW/base" "$NEW/src"
 mount --bind "$BASE_ROOT" "$NEW/base"; mount --bind "$SOURCE" "$NEW/src"
@@ -51,7 +52,7 @@ if ! buildah inspect --type image {BASE} > /dev/null 2>&1; then
 fi
 printf '[global]\\ncert = {CERTIFICATES}\\n' > /pip.conf
 cd /src
-buildah build --ulimit nofile=$(ulimit -n) --ulimit nproc=$(ulimit -p 2> /dev/null || echo 4096) --layers --pull=never \
+buildah build --ulimit nofile=$(ulimit -n) --ulimit nproc=$(ulimit -p) --layers --pull=never \
     --volume /ca.crt:{CERTIFICATES}:ro --volume /pip.conf:/etc/pip.conf:ro \
     --format docker -f deploy/Dockerfile -t {IMAGE} .
 buildah inspect --type image {IMAGE} > /image.json

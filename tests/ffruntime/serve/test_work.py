@@ -134,6 +134,23 @@ def test_a_state_goes_to_another_device(
     assert "thing" in [one["name"] for one in second.get(f"{API}/status").json()["classes"]]
 
 
+def test_an_unsigned_state_where_signatures_are_required(
+    serving: Callable[..., Client], class_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the variable that commands obey; the answer names no file of the device."""
+    serialization = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    keys, form = tmp_path / "keys.pem", serialization.PublicFormat.SubjectPublicKeyInfo
+    keys.write_bytes(Ed25519PrivateKey.generate().public_key().public_bytes(serialization.Encoding.PEM, form))
+    monkeypatch.setenv("FF_TRUSTED", str(keys))
+    client = serving(class_bundle, tmp_path / "some.state")
+    answer = client.post(f"{API}/state", content=client.get(f"{API}/state").content)
+    assert answer.status_code == 422
+    assert "not signed" in answer.text
+    assert str(tmp_path) not in answer.text
+
+
 def test_a_hostile_state_is_refused(client: Client) -> None:
     whole, rng = client.get(f"{API}/state").content, random.Random(0)
     for _ in range(20):
