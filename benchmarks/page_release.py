@@ -59,10 +59,14 @@ def deployment() -> str:
             f"The image, made by buildah {image['buildah']} of `deploy/Dockerfile` ({image['bytes'] / 1e6:.0f} MB "
             f"with Debian), its root then run as process 1 of its namespace: read-only, user {image['user']}, no "
             "capabilities, no network, 64 MB of temporary files.\n",
-            table(["what was run", "exit code"], image["rows"]),
+            table(["what was run", "exit code"], _codes(image["rows"])),
             f"The unit, by systemd {unit['systemd']} that was booted in namespaces of its own; `systemd-analyze "
             f"security` calls its exposure {unit['exposure']} (0 is best, 10 worst).\n",
-            table(["what was done", "exit code"], unit["rows"]),
+            table(["what was done", "exit code"], _codes(unit["rows"])),
             measured(DEPLOYMENT, "python benchmarks/deployment.py FOLDER").strip(),
         ]
     )
+
+
+def _codes(rows: list[list[Any]]) -> list[list[str]]:
+    return [[what, str(code)] for what, code in rows]
