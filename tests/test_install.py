@@ -112,14 +112,15 @@ def resolve(wheel: Path, extra: str, machine: str, python: str) -> subprocess.Co
 @pytest.mark.parametrize(
     ("extra", "machine", "python"),
     [
-        *(("cpu", machine, f"3.{minor}") for machine in ("aarch64", "x86_64") for minor in range(10, 14)),
+        ("cpu", "aarch64", "3.10"),
+        ("cpu", "aarch64", "3.13"),
+        ("cpu", "x86_64", "3.13"),
         ("camera", "aarch64", "3.10"),
         ("camera", "x86_64", "3.13"),
         ("gpu", "x86_64", "3.10"),
         ("rtx", "x86_64", "3.10"),
         ("rtx", "x86_64", "3.13"),
-        ("serve", "aarch64", "3.10"),
-        ("sign", "aarch64", "3.10"),
+        ("serve,sign", "aarch64", "3.10"),
     ],
 )
 def test_device_extras_resolve_from_wheels_alone(extra: str, machine: str, python: str, wheel: Path) -> None:
@@ -133,8 +134,7 @@ def test_device_extras_resolve_from_wheels_alone(extra: str, machine: str, pytho
         "cpu": "onnxruntime",
         "gpu": "onnxruntime-gpu",
         "rtx": "tensorrt-rtx-cu13-libs",
-        "serve": "starlette",
-        "sign": "cryptography",
+        "serve,sign": "cryptography",
     }
     assert f"{packages[extra]}==" in done.stdout
 
