@@ -9,7 +9,7 @@ from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("FF_RESULTS") or Path(__file__).parent / "results")
 CELLS = 4  # a side of the readouts of equal units that are compared
 
 
@@ -35,7 +35,7 @@ def record(name: str, result: dict[str, Any]) -> None:
     """Print the result and write it to `results/<name>.json`."""
     text = json.dumps({"machine": machine(), **result}, indent=2)
     print(text)
-    RESULTS.mkdir(exist_ok=True)
+    RESULTS.mkdir(parents=True, exist_ok=True)
     (RESULTS / f"{name}.json").write_text(text + "\n")
 
 

@@ -8,6 +8,7 @@ import page_at_once
 import page_attack
 import page_class
 import page_continual
+import page_gpu
 import page_kills
 import page_photographs
 import page_unsure
@@ -41,9 +42,9 @@ what was tried.
 
 def page() -> str:
     """The whole page."""
-    parts = [INTRODUCTION, accuracy(), page_class.section(), training(), export(), precision(), classifying()]
-    parts += [page_photographs.section(), page_unsure.section(), memory(), page_at_once.section(), learning()]
-    parts += [*scenes(), page_kills.section(), page_attack.section()]
+    parts = [INTRODUCTION, accuracy(), page_class.section(), training(), page_gpu.section(), export(), precision()]
+    parts += [classifying(), page_photographs.section(), page_unsure.section(), memory(), page_at_once.section()]
+    parts += [learning(), *scenes(), page_kills.section(), page_attack.section()]
     return "\n".join(part for part in parts if part)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -37,16 +37,17 @@ from ffruntime.core.learning import Augment, ClassLoss, CrossEntropy
 from fftrain.dataset import Dataset, load_dataset, on_device
 from fftrain.epoch import epoch_batches
 from fftrain.figures import training_macs
-from fftrain.hardware import find_hardware, graphed
+from fftrain.hardware import find_hardware
 from fftrain.patterns import make_patterns
 from fftrain.recipe import Fourier, Recipe, load_recipe
 from fftrain.run import Run, start
 from fftrain.step import training_step
+from fftrain.ways import graphed
 
 MakeRecipe: TypeAlias = Callable[[int, int, int, int], Recipe]  # width, kernel, layers, batch
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--goodness", choices=MAKERS, default="pair")
     parser.add_argument("--width", type=int, default=128)
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--name", help="of the results; default: training or training_class")
-    o = parser.parse_args()
+    o = parser.parse_args(arguments)
     hardware = find_hardware(o.device)
     device, dtype = torch.device(hardware.device), hardware.dtype
     whole = load_dataset("mnist", data_directory(None))

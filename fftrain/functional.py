@@ -45,7 +45,9 @@ def apply_op(op: Op, name: str, tensors: Tensors, x: Tensor) -> Tensor:
             return F.linear(x.flatten(1), weight, bias)
         if isinstance(op, Local):
             return locally_connected(op, weight, bias, x)
-        return F.conv2d(x, weight.contiguous(memory_format=torch.channels_last), bias, op.stride, op.padding)
+        if not by_channels(x):
+            weight = weight.contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, weight, bias, op.stride, op.padding)
     if isinstance(op, MaxPool):
         return F.max_pool2d(x, op.size)
     if isinstance(op, AvgPool):
@@ -64,6 +66,16 @@ def channels_last(x: Tensor) -> Tensor:
     _, c, h, w = x.shape
     x = x.contiguous(memory_format=torch.channels_last)
     return x.as_strided(x.shape, (h * w, 1, w, 1)) if c == 1 else x
+
+
+def laid_out(x: Tensor, last: bool) -> Tensor:
+    """x with its channels last, or as `by_channels` has it."""
+    return channels_last(x) if last else x.contiguous()
+
+
+def by_channels(x: Tensor) -> bool:
+    """Whether images x (N, C, H, W) lie channel by channel in memory, on purpose: with several channels."""
+    return x.ndim == 4 and x.shape[1] > 1 and x.is_contiguous()
 
 
 def locally_connected(op: Local, weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:

@@ -1,24 +1,22 @@
-"""What this machine is, and how training uses it: device and precision, several processes, CUDA graphs."""
+"""What this machine is, and how training uses it: device and precision, several processes."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from msgspec import Struct
-from msgspec.structs import asdict, astuple, replace
 from torch import Tensor
 
 from ffruntime.core.errors import BackendError
 
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", " bf16")  # x86-64's, and Arm's feature name
-WARM_UP = 3  # real steps before a CUDA graph is captured; they make the optimizers' states and choose kernels
 
 
 class Hardware(Struct, frozen=True):
@@ -131,43 +129,3 @@ def leave() -> None:
     if world() > 1:
         dist.barrier()
         dist.destroy_process_group()
-
-
-# A training step as a CUDA graph: launched as a whole, without a kernel waiting for Python.
-
-Trained = TypeVar("Trained")
-Given = TypeVar("Given", bound=Struct)
-
-
-def graphed(step: Callable[[Trained, Given, Tensor], Tensor]) -> Callable[[Trained, Given, Tensor], Tensor]:
-    """`step`, captured at its fourth call and replayed from then on: every batch has to have the same shapes.
-
-    The learning rates and `hard` have to be tensors that are changed in place; what it returns is overwritten by
-    the next call. After PyTorch's documentation (CUDA semantics, CUDA Graphs): a few steps on a side stream, then
-    capture. A batch is a struct of tensors, or None.
-    """
-    calls, graph = 0, torch.cuda.CUDAGraph()
-    static: Given | None = None
-    side, result = torch.cuda.Stream(), torch.empty(0)
-
-    def run(state: Trained, batch: Given, hard: Tensor) -> Tensor:
-        nonlocal calls, static, result
-        calls += 1
-        if calls <= WARM_UP:
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                result = step(state, batch, hard)
-            torch.cuda.current_stream().wait_stream(side)
-            return result
-        if static is None:
-            own = {name: tensor.clone() for name, tensor in asdict(batch).items() if tensor is not None}
-            static = replace(batch, **own)
-            with torch.cuda.graph(graph):
-                result = step(state, static, hard)
-        for place, value in zip(astuple(static), astuple(batch), strict=True):
-            if place is not None:
-                place.copy_(value)
-        graph.replay()
-        return result
-
-    return run

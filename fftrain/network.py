@@ -131,7 +131,7 @@ def embed(network: Network, tensors: Tensors, images: Tensor, patterns: Tensor) 
     if network.label.normalise == "range":
         low, high = x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
         x = (x - low) / (high - low + EPS_DIVISIVE)
-    return x.contiguous(memory_format=torch.channels_last)
+    return channels_last(x)
 
 
 def repeated(x: Tensor, copies: int) -> Tensor:

@@ -26,19 +26,20 @@ from .clock import Costs, Limit, Watch, free_share
 from .dataset import Dataset, on_device, pixel_statistics
 from .epoch import Batch, epoch_batches
 from .evaluation import accuracy, unit_goodness
-from .hardware import anyone, average, graphed, rank, synchronise, world
+from .hardware import anyone, average, rank, synchronise, world
 from .network import initialise
 from .patterns import make_patterns
 from .recipe import NoLabel, Recipe, build_network, learning_of
 from .step import peer_means, training_step
 from .training import TrainingState, learning_rates, make_optimizers, set_learning_rates
+from .ways import TOGETHER, Steps, Way, grouped, one_by_one, parse_way, several
 from .weighing import weigh_units
 
 CHECKPOINT_SECONDS = 60.0
 CHECKPOINT_SHARE = 0.05  # of the time at most, where epochs end sooner than that
 GLANCE = 1_000  # validation images looked at after each epoch; all of them are at the end
 PACKING_SECONDS = 8.0  # what a run does after its evaluation: golden vectors, the bundle, the report
-LOOK_STEPS = 25  # between looks at the clock, at the user's wish to stop and, on a CPU, at the figures
+LOOK_STEPS = TOGETHER  # between looks at the clock, at the user's wish to stop and, on a CPU, at the figures
 
 
 class Run(TrainingState):
@@ -112,8 +113,15 @@ class Interrupted(KeyboardInterrupt):
     """The run was asked to stop, and its checkpoint is written."""
 
 
-def start(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, dtype: torch.dtype) -> Run:
-    """A run that has not begun, its network initialised from the seed.
+def start(
+    recipe: Recipe,
+    dataset: Dataset,
+    seed: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    way: Way | None = None,
+) -> Run:
+    """A run that has not begun, its network initialised from the seed, its steps run in that way or the usual one.
 
     Raises `UsageError` where recipe, data and number of processes do not fit each other.
     """
@@ -133,7 +141,8 @@ def start(recipe: Recipe, dataset: Dataset, seed: int, device: torch.device, dty
     optimizers = make_optimizers(recipe, network, tensors)
     peers = peer_means(recipe.peer, network, device)
     first = frozenset(learning_rates(recipe, network, 0.0, 0.0))
-    run = Run(recipe, network, tensors, optimizers, peers, first, device, dtype, dataset, seed, None)
+    way = way or parse_way("auto", device.type)
+    run = Run(recipe, network, tensors, optimizers, peers, first, device, dtype, way, dataset, seed, None)
     run.total = recipe.schedule.epochs * run.steps_per_epoch
     return run
 
@@ -199,7 +208,7 @@ def train(
     else:  # says at once, and not after an epoch, that this place cannot be written
         save(progress)
     split, glance = on_device(run.dataset.train, run.device), _glance(run)
-    step_function = _step(run)
+    step_function, size = _step(run), together(run)
     hard = torch.zeros((), device=run.device)
     share = free_share(run.recipe, run.network)
     watch = Watch(
@@ -212,8 +221,10 @@ def train(
             return
         step = progress.step if epoch == progress.epoch else 0
         watch.pauses()
-        for batch in epoch_batches(split, run.recipe, run.seed, epoch, skip=step):
-            if run.ended(epoch, step):
+        batches = epoch_batches(split, run.recipe, run.seed, epoch, skip=step)
+        room = None if run.total is None else run.total - epoch * per_epoch - step
+        for group in grouped(batches, size, step, room):
+            if run.ended(epoch, step):  # the clock has decided within this epoch
                 break
             share = run.passed(epoch, step)
             rates = learning_rates(run.recipe, run.network, run.passed(epoch, 0), share)
@@ -222,8 +233,8 @@ def train(
                 run.learning, step_function = frozenset(rates), _step(run)
             hard.fill_(run.recipe.negatives.hard if share >= run.recipe.negatives.warmup else 0.0)
             watch.steps()
-            sums += step_function(run, batch, hard)
-            step += 1
+            sums += step_function(run, group, hard)
+            step += len(group)
             watch.stepped()
             if step % LOOK_STEPS and world() > 1:
                 continue
@@ -257,10 +268,18 @@ def train(
             raise Interrupted
 
 
-def _step(run: Run) -> Callable[[Run, Batch, Tensor], Tensor]:
-    """The training step as it runs here. What a CUDA graph does cannot change later: other parts, another step."""
-    steady = run.device.type == "cuda" and world() == 1 and not run.recipe.dropout
-    return graphed(training_step) if steady else training_step
+def _step(run: Run) -> Steps[Run, Batch]:
+    """Training steps as they run here. What a CUDA graph does cannot change later: other parts, another step."""
+    steady = run.way.graph and world() == 1 and not run.recipe.dropout
+    return several(training_step, together(run)) if steady else one_by_one(training_step)
+
+
+def together(run: Run) -> int:
+    """How many steps are taken as one: several where the way says so, nothing changes in them but the batch, and
+    their number is known."""
+    schedule, negatives = run.recipe.schedule, run.recipe.negatives
+    alike = schedule.falls == "epoch" and schedule.order == "together" and not (negatives.hard and negatives.warmup)
+    return max(run.way.graph, 1) if alike and run.total is not None and world() == 1 else 1
 
 
 def _glance(run: Run) -> Examples:
@@ -334,7 +353,7 @@ def estimate(run: Run) -> Costs:
         each = 1 if isinstance(recipe.loss, ClassLoss) else len(run.dataset.classes)
         at_the_end += (source.train + 3 * source.validation) // each
     return Costs(
-        timed(lambda: [step_function(trial, batch, hard) for batch in batches]) / len(batches),
+        timed(lambda: [step_function(trial, [batch], hard) for batch in batches]) / len(batches),
         drawn * source.train / len(split.labels) + timed(look(run.dtype)) * min(GLANCE, source.validation) / shown,
         timed(look(torch.float32)) * at_the_end / shown + PACKING_SECONDS,
     )

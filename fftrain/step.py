@@ -6,7 +6,8 @@ peer normalisation. `epoch.py` says what batches and negatives are, `class_step.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -28,7 +29,7 @@ from ffruntime.core.learning import LOWEST_GOODNESS, ClassLoss, CrossEntropy, Pa
 from . import network as net
 from .class_step import class_step
 from .epoch import Batch, choose_negatives, plausibility
-from .functional import Tensors, mean_square, relu_goodness
+from .functional import Tensors, laid_out, mean_square, relu_goodness
 from .hardware import average
 from .recipe import Peer
 from .training import TrainingState, apply_gradients, descend, nothing, with_gradients
@@ -100,9 +101,11 @@ def local_units(
     for index, unit in enumerate(network.units):
         name = unit_name(index)
         own = {n: t.to(state.dtype) for n, t in net.parameters(network, name, state.tensors).items()}
-        x = net.normalise(network, index, state.tensors, x, training=True)
+        x = laid_out(net.normalise(network, index, state.tensors, x, training=True), state.way.channels_last)
         if unit.trained and name in state.learning:
-            gradients, x, report = local_gradient(network, index, own, {"below": x}, loss, copies, state.peer(name))
+            gradients, x, report = local_gradient(
+                network, index, own, {"below": x}, loss, copies, state.peer(name), compiled=state.way.compiled
+            )
             average(gradients.values())
             apply_gradients(state.optimizers[name], state.tensors, gradients)
         else:
@@ -236,15 +239,26 @@ def local_gradient(
     peer: tuple[Peer, Tensor] | None = None,
     known: Mapping[str, Tensor] = net.NOTHING,
     old: Tensor | None = None,
+    compiled: str = "",
 ) -> tuple[Tensors, Tensor, Tensor]:
     """The gradient of the unit at `index`, and what it makes of its inputs.
 
     `received`: the unit's normalised inputs (copies · B, …) by source, the positive copies first; `peer`: peer
     normalisation, with the unit's running mean, which is updated. In a recurrent network, `known` is what some
-    inputs add (`network.constants`), and `old` the unit's activity of a step ago. Returns (gradient by name, of
-    the unit's parameters in `tensors` and of what is `known` by way of weights; activation; [loss, discrimination
-    accuracy] of the batch, without the peer term).
+    inputs add (`network.constants`), and `old` the unit's activity of a step ago; without them and a peer term a
+    unit may be `compiled` (`compiled_unit`). Returns (gradient by name, of the unit's parameters in `tensors` and
+    of what is `known` by way of weights; activation; [loss, discrimination accuracy] of the batch, without the peer
+    term).
     """
+    if compiled and old is None and not known and not peer:
+        mine = net.parameters(network, unit_name(index), tensors)
+        mine = {name: tensor.detach().requires_grad_() for name, tensor in mine.items()}
+        with torch.enable_grad():
+            value, y, report = compiled_unit(network, index, loss, copies, compiled)(
+                mine, received["below"].detach()
+            )
+            slopes = torch.autograd.grad(value, list(mine.values()))
+        return dict(zip(mine, slopes, strict=True)), y.detach(), report
     paths = [net.input_name(index, inputs.source) for inputs in network.units[index].inputs]
     added = {path: known[path] for path in paths if path in known}
     learned = {path: t for path, t in added.items() if t.requires_grad}  # of inputs that have weights
@@ -262,6 +276,24 @@ def local_gradient(
         value, report = unit_loss(network, loss, goodness, y[0].numel(), copies)
         gradients = torch.autograd.grad(value + pull, list(leaves.values()))
     return dict(zip(leaves, gradients, strict=True)), y.detach(), report
+
+
+@functools.lru_cache(maxsize=64)
+def compiled_unit(
+    network: Network, index: int, loss: PairLoss, copies: int, backend: str
+) -> Callable[[Tensors, Tensor], tuple[Tensor, Tensor, Tensor]]:
+    """A unit from its parameters and its input (copies · B, …) to (loss, activation, report), by torch.compile,
+    which fuses what stands beside its operations, and as much in the gradient."""
+
+    def unit(parameters: Tensors, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y = F.relu(net.preactivation(network, index, parameters, {"below": x}))
+        goodness = y.to(torch.promote_types(y.dtype, torch.float32)).square().flatten(1).mean(1)
+        value, report = unit_loss(network, loss, goodness, y[0].numel(), copies)
+        return value, y, report
+
+    compiled: Callable[[Tensors, Tensor], tuple[Tensor, Tensor, Tensor]]
+    compiled = torch.compile(unit, dynamic=False, backend=backend)
+    return compiled
 
 
 def unit_loss(

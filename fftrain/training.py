@@ -20,6 +20,7 @@ from . import network as net
 from .functional import Tensors
 from .hardware import average
 from .recipe import Adam, Peer, Recipe
+from .ways import Way
 
 Optimizers: TypeAlias = dict[str, torch.optim.Optimizer]  # by unit name, and `HEAD`
 
@@ -114,6 +115,7 @@ class TrainingState(Struct):
     learning: frozenset[str]  # the parts that are updated now: units by name, and `head`
     device: torch.device
     dtype: torch.dtype
+    way: Way
 
     def peer(self, unit: str) -> tuple[Peer, Tensor] | None:
         """Peer normalisation of a unit, with its running mean; None where there is none."""

@@ -34,6 +34,7 @@ class TrainingOptions(Struct, frozen=True):
     seed: int
     device: str
     precision: str
+    step: str
     threads: int | None
     resume: bool
     force: bool

@@ -100,6 +100,13 @@ OPTIONS = (
         show_default=True,
         help="Of activations; weights are fp32. auto: bf16 where the hardware computes it.",
     ),
+    click.option(
+        "--step",
+        metavar="WAY",
+        default="auto",
+        show_default=True,
+        help="How steps run, such as graphs,compiled: docs/training.md. The result is the same but for rounding.",
+    ),
     threads_option,
     click.option("--resume", is_flag=True, help="Go on from the checkpoint of an interrupted run."),
     click.option("--force", is_flag=True, help="Replace the bundle, and forget a checkpoint, that are there."),
@@ -220,6 +227,7 @@ def _train_alone(
     from ..pack import check_target
     from ..recipe import load_recipe, with_epochs
     from ..run import estimate, start
+    from ..ways import parse_way, prepare
 
     if rank() == 0:  # once more: until now another process may have written there
         check_target(target, options.resume, options.force)
@@ -229,9 +237,11 @@ def _train_alone(
     if options.resume and not recipe.schedule.epochs:
         raise UsageError("--resume and 0 epochs exclude each other: there is nothing to go on with")
     compute_exactly()
+    way = parse_way(options.step, hardware.device)
+    prepare(way)
 
     def measured(recipe: Recipe) -> tuple[Run, Costs]:
-        run = start(recipe, dataset, options.seed, torch.device(hardware.device), hardware.dtype)
+        run = start(recipe, dataset, options.seed, torch.device(hardware.device), hardware.dtype, way)
         return run, estimate(run)
 
     run, costs = measured(recipe)

@@ -8,11 +8,12 @@ from narrow import narrow
 
 from fftrain.dataset import Dataset, on_device
 from fftrain.epoch import epoch_batches
-from fftrain.hardware import compute_exactly, graphed
+from fftrain.hardware import compute_exactly
 from fftrain.recipe import Recipe
 from fftrain.run import start
 from fftrain.step import training_step
 from fftrain.training import learning_rate, set_learning_rates
+from fftrain.ways import graphed
 
 
 @pytest.mark.gpu

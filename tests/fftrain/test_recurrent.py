@@ -25,6 +25,7 @@ from fftrain.patterns import make_patterns
 from fftrain.recipe import Recipe, build_network
 from fftrain.step import pair_loss, peer_means, recurrent_units, training_step
 from fftrain.training import TrainingState, make_optimizers
+from fftrain.ways import PLAIN
 
 RATE = 0.5
 CHANGES: list[dict[str, Any]] = [{}, {"negatives": {"count": 2}}, {"peer": {"weight": 0.0}}]
@@ -66,7 +67,9 @@ def state_of(recipe: Recipe) -> TrainingState:
         optimizer.param_groups[0]["lr"] = RATE
     device = torch.device("cpu")
     peers = peer_means(recipe.peer, network, device)
-    return TrainingState(recipe, network, tensors, optimizers, peers, frozenset(optimizers), device, torch.float32)
+    return TrainingState(
+        recipe, network, tensors, optimizers, peers, frozenset(optimizers), device, torch.float32, PLAIN
+    )
 
 
 def plain_steps(state: TrainingState, own: Tensors, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

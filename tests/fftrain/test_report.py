@@ -36,6 +36,7 @@ from fftrain.report import filters, render, report_paths, si, write_report
 from fftrain.run import Run
 from fftrain.step import training_step
 from fftrain.training import TrainingState, make_optimizers
+from fftrain.ways import PLAIN
 
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
@@ -280,7 +281,7 @@ def test_the_arithmetic_that_is_counted_is_what_torch_does(tiny_recipe: Recipe, 
     tensors = net.initialise(network, patterns, torch.Generator().manual_seed(0))
     optimizers = make_optimizers(recipe, network, tensors)
     state = TrainingState(
-        recipe, network, tensors, optimizers, {}, frozenset(optimizers), torch.device("cpu"), torch.float32
+        recipe, network, tensors, optimizers, {}, frozenset(optimizers), torch.device("cpu"), torch.float32, PLAIN
     )
     count, pixels = recipe.negatives.count, torch.zeros(4, 1, 28, 28, dtype=torch.uint8)
     hybrids = pixels[:, None].repeat(1, count, 1, 1, 1) if recipe.negatives.source == "hybrid" else None
