@@ -31,8 +31,8 @@ def block() -> str:
         ),
         [f"of it class statistics of {found['dimension']} dimensions", _kib(whole["counting"])],
         ["deepest stack: to classify / to learn / to load a state", _stacks(core)],
-        ["code, `-Os`: to classify / with learning and state files", _code(core, "code")],
-        ["of libc beside it", _code(core, "libc")],
+        ["code, `-Os`: to classify / with learning, closed form and state files", _code(core, "code")],
+        ["what it asks of libc beside it", _code(core, "libc")],
         [
             "weights and class statistics in flash; two slots of what was learned",
             f"{_kib(whole['weights'])}; {_kib(whole['slots'])}",
