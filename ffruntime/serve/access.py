@@ -205,7 +205,10 @@ class Access:
         return name in self._names or (self._any_address and _is_address(name))
 
     def _same(self, origin: str, host: str, scheme: str) -> bool:
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return False
         ours = ("https",) if scheme == "https" else ("http", "https")  # a proxy may have TLS for us
         return parts.scheme in ours and parts.netloc.casefold() == host.casefold()
 

@@ -137,6 +137,7 @@ def serve(
 ) -> None:
     """Serve until a signal ends it, which is then raised anew. `started` is called when it answers."""
     logging.getLogger("ffruntime.serve").addHandler(logging.StreamHandler())
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # what is wrong with a form is answered
     config = uvicorn.Config(
         app,
         loop="asyncio",
