@@ -28,7 +28,7 @@ MARGIN = 1.1  # what a process may take beyond its figure: `benchmarks/memory.py
 # measured, d = 400: 8.2; of each class, where each has its own, d = 136: 5.7
 MATRICES, MATRICES_EACH = 9, 6
 # Measured: Starlette, uvicorn, threads, and what they keep. And what may have been sent, where memory is limited.
-SERVER, UPLOADS = 20 << 20, 16 << 20
+SERVER, UPLOADS = 18 << 20, 16 << 20
 GRAPHS = 256 << 10  # all graphs of a precision together, generously
 
 Use: TypeAlias = Mode | Literal["update"]  # what a bundle can be used for

@@ -58,10 +58,6 @@ def test_answers_are_those_of_the_document(client: Client, images: np.ndarray) -
     client.post(f"{API}/learn", params={"label": "thing", "yes": True}, content=png(images[0]))
     queries = {"/learn": {"label": "thing", "yes": "true"}, "/forget": {"label": "thing"}}
     queries["/rehearse"] = {"steps": "1"}
-        "/learn": {"label": "thing", "yes": "true"},
-        "/forget": {"label": "thing"},
-        "/rehearse": {"steps": "1"},
-    }
     for endpoint in ENDPOINTS:
         if not (isinstance(endpoint.answer, type) and issubclass(endpoint.answer, Struct)) or "{" in endpoint.path:
             continue
