@@ -11,6 +11,7 @@ import page_continual
 import page_gpu
 import page_kills
 import page_photographs
+import page_serve
 import page_unsure
 from page_steps import contention, learning_table, training_table
 from page_text import machine, measured, optional, percent, result, shares, table
@@ -45,6 +46,7 @@ def page() -> str:
     parts = [INTRODUCTION, accuracy(), page_class.section(), training(), page_gpu.section(), export(), precision()]
     parts += [classifying(), page_photographs.section(), page_unsure.section(), memory(), page_at_once.section()]
     parts += [learning(), *scenes(), page_kills.section(), page_attack.section()]
+    parts += [page_serve.section()]
     return "\n".join(part for part in parts if part)
 
 

@@ -86,6 +86,12 @@ def test_the_contract_rests_on_little() -> None:
             assert {name.partition(".")[0] for name in others} <= CONTRACT, module
 
 
+def test_the_server_alone_has_a_web_framework() -> None:
+    web = {"starlette", "uvicorn", "segno", "python_multipart", "anyio"}
+    users = {module for module in MODULES if {name.partition(".")[0] for name in imports(module)} & web}
+    assert {module for module in users if not module.startswith("ffruntime.serve.")} == {"ffruntime.commands.serve"}
+
+
 @pytest.mark.parametrize("room", OF_RUNTIME)
 def test_the_workstation_takes_the_contract_and_little_else_of_the_runtime(room: str) -> None:
     taken = {name for module in MODULES if module.split(".")[0] == room for name in imports(module)}
