@@ -20,7 +20,7 @@ Examples:
   ffruntime serve                               http://127.0.0.1:8080/, for this machine alone
   ffruntime serve --host 0.0.0.0                for the house: a link with a token, as a QR code, shown once
   ffruntime serve --host 0.0.0.0 --open         for everybody who reaches it
-  ffruntime serve --new-token                   another link; those before go on to count
+  ffruntime serve --new-token                   another link, of a server that runs, too; and end
   ffruntime serve --revoke                      no link counts any more, of a server that runs, too
   ffruntime serve --certificate chain.pem --key key.pem --host 0.0.0.0 --name teach.example.org
   ffruntime serve --memory 160 --camera 0
@@ -43,7 +43,7 @@ PICTURES, WAITING, JOBS = 20, 16, 4  # in one request to learn; pictures, and jo
 @click.option("--port", type=Count(0, 65535), default=8080, show_default=True, help="0: any that is free.")
 @click.option("--name", "names", multiple=True, help="A further name that browsers call this server by.")
 @click.option("--open", "is_open", is_flag=True, help="On another address than 127.0.0.1: ask nobody for a token.")
-@click.option("--new-token", is_flag=True, help="Make another token, and show its link.")
+@click.option("--new-token", is_flag=True, help="Make another token, show its link, and end.")
 @click.option("--revoke", is_flag=True, help="No token counts any more; and end.")
 @click.option("--certificate", type=click.Path(path_type=Path), help="TLS: the certificate's chain, PEM.")
 @click.option("--key", type=click.Path(path_type=Path), help="Its key, PEM; default: in the same file.")
@@ -111,7 +111,11 @@ def serve(
         return
     if key and not certificate:
         raise UsageError("--key: of which --certificate?")
-    local = host in LOOPBACK
+    scheme, local = "https" if certificate else "http", host in LOOPBACK
+    if new_token:
+        place = server.reachable("0.0.0.0" if local else host)
+        _say(f"{scheme}://{place}:{port}/", tokens.make(), True, as_json)
+        return
     model, (calls, left) = within(model, _use(model), device, memory, serving=True)
     picture, uploads = (DECODED, SENT) if left is None else (left, UPLOADS)
     limits = Limits(min(PICTURE, uploads // 4), PICTURES, uploads // 2, rate, WAITING, JOBS)
@@ -126,9 +130,8 @@ def serve(
     gate = Gate(called, not local, None if local or is_open else tokens, rate)
     watched = Camera(camera) if camera is not None else None
     context = Context(work, Uploads(uploads), Counts(), watched)
-    scheme = "https" if tls else "http"
     address = f"{scheme}://{server.reachable(host)}:{listening.getsockname()[1]}/"
-    token = tokens.make() if gate.tokens is not None and (new_token or not len(tokens)) else None
+    token = tokens.make() if gate.tokens is not None and not len(tokens) else None
 
     def started() -> None:
         _say(address, token, gate.tokens is not None, as_json)

@@ -43,7 +43,9 @@ from ffruntime.core.plan import (
     MATRICES,
     MATRICES_EACH,
     MIB,
+    SERVER,
     UNLIMITED,
+    UPLOADS,
     Flash,
     Limits,
     Plan,
@@ -307,6 +309,20 @@ def test_the_command_says_what_every_use_needs(exported: Path) -> None:
     shown = ffruntime_plan("--model", exported, "--memory", 200).stdout
     assert "of 200 MiB" in shown
     assert "flash: " in shown
+
+
+def test_a_server_needs_more_and_answers_while_it_learns(exported: Path) -> None:
+    manifest = Bundle(exported).manifest
+    alone, served = (
+        {row.use: row.memory.total for row in plan(manifest, 6, "fp32", UNLIMITED, serving=serving).needs}
+        for serving in (False, True)
+    )
+    more = {use: served[use] - alone[use] for use in alone}
+    answering = inference_memory(manifest.network, "fp32", 1, 6, manifest.inference_modes[0], 0).total
+    assert {more[use] for use in more if use != "update"} == {SERVER + UPLOADS}
+    assert more["update"] == SERVER + UPLOADS + answering
+    said = ffruntime_plan("--model", exported, "--serve").stdout
+    assert f"{served['update'] / (1 << 20):,.1f}" in said
 
 
 def test_the_command_refuses_with_numbers(exported: Path) -> None:

@@ -105,6 +105,12 @@ def test_a_token_is_kept_as_a_hash_and_can_be_revoked(house: Client) -> None:
     file = house.work.directory / TOKENS
     assert token not in file.read_text()
     assert house.get(f"{API}/status", headers=bearer(token)).status_code == 200
+    (tmp := file.with_name("x")).write_text("damaged")
+    tmp.replace(file)
+    assert code(house.get(f"{API}/status", headers=bearer(token))) == (401, "token")
+    file.unlink()
+    token = tokens.make()
+    assert house.get(f"{API}/status", headers=bearer(token)).status_code == 200
     assert tokens.revoke() == 1  # as another process does
     assert code(house.get(f"{API}/status", headers=bearer(token))) == (401, "token")
 

@@ -24,6 +24,7 @@ from serving import API, png
 
 from ffruntime.cli import cli
 from ffruntime.serve import server
+from ffruntime.serve.access import Tokens
 
 COMMAND = (sys.executable, "-m", "ffruntime", "serve", "--json", "--port", "0", "--threads", "1")
 Started = tuple[subprocess.Popen[str], dict[str, Any]]
@@ -125,6 +126,19 @@ def test_in_the_house_a_token_is_shown_once(started: Callable[..., Started], cla
     address = f"http://127.0.0.1:{said['address'].rpartition(':')[2]}"
     assert said["token"] is None
     assert ask(address, "GET", "/status", **token)[0] == 200
+
+
+def test_another_link_is_made_beside_a_server(class_bundle: Path, tmp_path: Path) -> None:
+    state = tmp_path / "model.state"
+    arguments = ["serve", "--model", str(class_bundle), "--state", str(state)]
+    shown = CliRunner().invoke(cli, [*arguments, "--new-token", "--host", "192.0.2.9", "--port", "8443"]).output
+    link = next(line for line in shown.splitlines() if line.startswith("http"))
+    address, _, token = link.partition("#token=")
+    assert address == "http://192.0.2.9:8443/"
+    assert Tokens(state).count(token)
+    assert "▄" in shown  # the same as a QR code
+    assert CliRunner().invoke(cli, [*arguments, "--revoke"]).output == "1 tokens revoked\n"
+    assert not Tokens(state).count(token)
 
 
 @pytest.mark.slow
