@@ -73,12 +73,14 @@ def application(context: Context, gate: Gate) -> Starlette:
         api=PREFIX,
         free=[f"{PREFIX}{endpoint.path}" for endpoint in ENDPOINTS if endpoint.free],
     )
-    return Starlette(
+    app = Starlette(
         routes=[*pages, *routes],
         middleware=[access],
         exception_handlers={HTTPException: _not_there},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # one address for one thing
+    return app
 
 
 def _handler(context: Context, some: list[Endpoint]) -> Callable[[Request], Awaitable[Response]]:

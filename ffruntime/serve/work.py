@@ -219,7 +219,11 @@ class Work:
             self._confirm = secrets.token_urlsafe(12), time.monotonic() + CONFIRM
             return Confirm(self._confirm[0], sum(self.known.stored.values()), self.known.versions)
         expected, self._confirm = self._confirm, None
-        if not expected or not secrets.compare_digest(confirm, expected[0]) or time.monotonic() > expected[1]:
+        if (
+            not expected
+            or not secrets.compare_digest(confirm.encode(), expected[0].encode())
+            or time.monotonic() > expected[1]
+        ):
             raise Refused(409, "confirm", "that is not what was to be confirmed, or too late: ask again")
 
         def forget(_: Task) -> None:

@@ -237,6 +237,8 @@ def test_everything_is_forgotten_only_when_it_is_asked_twice(client: Client, ima
     assert code(client.post(f"{API}/reset", params={"confirm": "guess"})) == (409, "confirm")
     asked = client.post(f"{API}/reset").json()
     assert asked["examples"] == 1
+    assert code(client.post(f"{API}/reset", params={"confirm": "Ω"})) == (409, "confirm")
+    asked = client.post(f"{API}/reset").json()
     assert len(client.get(f"{API}/examples").json()["examples"]) == 1
     job = ended(client, client.post(f"{API}/reset", params={"confirm": asked["confirm"]}).json())
     assert job["state"] == "done"
