@@ -72,7 +72,7 @@ def main() -> None:
     if o.list:
         print(*(f"{name:<13}{PARTS[name].seconds:>4} s  {PARTS[name].about}" for name in names), sep="\n")
         return
-    work = o.work / "dry" if o.dry else o.work
+    work = (o.work / "dry" if o.dry else o.work).resolve()  # parts run elsewhere, too
     work.mkdir(parents=True, exist_ok=True)
     if o.out or o.dry:
         os.environ["FF_RESULTS"] = str((o.out or work / "results").resolve())

@@ -26,7 +26,7 @@ from ffruntime import cuda
 from ffruntime.backend import provider_problem
 from ffruntime.core.bundle import Bundle
 from ffruntime.core.data import Examples, data_directory
-from ffruntime.core.errors import FFError
+from ffruntime.core.errors import BackendError, FFError
 from ffruntime.core.layers import unit_parameters
 from ffruntime.core.manifest import MANIFEST
 from ffruntime.core.shipped import MODEL
@@ -83,7 +83,11 @@ class Place(NamedTuple):
             output, _ = process.communicate(timeout=max(self.left(), 1))
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
-            output, _ = process.communicate(timeout=15)
+            try:
+                output, _ = process.communicate(timeout=15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                output, _ = process.communicate()
         return subprocess.CompletedProcess(begun, process.returncode, output)
 
 
@@ -337,6 +341,10 @@ def onnxruntime(place: Place) -> None:
     backend = "onnxruntime-cpu" if place.dry else "onnxruntime-cuda"
     if problem := provider_problem(backend):
         raise NotHere(problem)
+    try:
+        Model(MODEL, session=Session(backend), state=False).graph("goodness")
+    except BackendError as error:  # there, and it does not start
+        raise NotHere(str(error)) from error
     images = mnist(place.dry).validation.pixels.numpy()
     found = beside_the_cpu(backend, MODEL, images[:50] if place.dry else images)
     record("gpu_onnxruntime", {**whose(place), **found})
