@@ -10,6 +10,7 @@ import page_class
 import page_continual
 import page_gpu
 import page_kills
+import page_later
 import page_photographs
 import page_serve
 import page_unsure
@@ -44,8 +45,8 @@ what was tried.
 def page() -> str:
     """The whole page."""
     parts = [INTRODUCTION, accuracy(), page_class.section(), training(), page_gpu.section(), export(), precision()]
-    parts += [classifying(), page_photographs.section(), page_unsure.section(), memory(), page_at_once.section()]
-    parts += [learning(), *scenes(), page_kills.section(), page_attack.section()]
+    parts += [classifying(), page_photographs.section(), page_unsure.section(), page_later.section(), memory()]
+    parts += [page_at_once.section(), learning(), *scenes(), page_kills.section(), page_attack.section()]
     parts += [page_serve.section()]
     return "\n".join(part for part in parts if part)
 

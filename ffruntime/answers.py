@@ -11,6 +11,8 @@ from msgspec import Struct
 from .core.calibration import Calibration, OfScores, probabilities, thresholds, typicality
 from .core.cost import exit_shares
 from .core.manifest import EXIT, SHORTLIST, Manifest, Mode, lone_units
+from .later import Later
+from .later import sure as sure_of_later
 
 STRONG = 0.999  # probability of an answer that whoever teaches otherwise is asked about
 
@@ -51,10 +53,19 @@ class Scored(NamedTuple):
     passes: np.ndarray  # int (N,); of mode `exit`, float
     ms: float  # as in `Answer`
     distances: np.ndarray | None = None  # to the nearest class, in class statistics: (N,)
+    margins: np.ndarray | None = None  # by which these put the answer ahead of the next class: (N,)
 
 
-def answers(manifest: Manifest, classes: Sequence[str], found: Scored, backend: str, unsure: float) -> list[Answer]:
-    """An answer for every image; `unsure` is the rate of false alarms, 0 where nothing is to be called unsure."""
+def answers(
+    manifest: Manifest,
+    classes: Sequence[str],
+    found: Scored,
+    backend: str,
+    unsure: float,
+    own: Later | None = None,
+) -> list[Answer]:
+    """An answer for every image; `unsure` is the rate of false alarms, 0 where nothing is to be called unsure.
+    `own`: what is told of answers that are classes which came later than training."""
     known = manifest.calibration
     of = _calibrations(manifest, known, found) if known else [None] * len(found.scores)
     temperatures = np.array([one.temperature if one else 1.0 for one in of])
@@ -68,7 +79,14 @@ def answers(manifest: Manifest, classes: Sequence[str], found: Scored, backend: 
             probable = {classes[label]: float(shares[index, label]) for label in order}
             if unsure:
                 least, least_typical = thresholds(known, one, unsure, typical is not None)
-                sure = bool(shares[index, order[0]] >= least and (usual is None or usual >= least_typical))
+                best = float(shares[index, order[0]])
+                sure = best >= least and (usual is None or usual >= least_typical)
+                if own and order[0] >= own.first and usual is not None:
+                    assert found.distances is not None
+                    assert found.margins is not None
+                    figures = float(found.margins[index]), float(found.distances[index])
+                    limits = (best, least), (usual, least_typical)
+                    sure = sure_of_later(own, order[0], *limits, figures, one.temperature)
         scores = {classes[label]: float(found.scores[index, label]) for label in order}
         passes = found.passes[index].item()
         result.append(

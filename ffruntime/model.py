@@ -11,16 +11,17 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
 
-from . import early_exit, shortlist, told
+from . import early_exit, later, shortlist, told
 from .answers import Answer, Scored, answers
 from .backend import Graph, in_chunks
 from .core.architecture import class_goodness
-from .core.bundle import Bundle, state_there
+from .core.bundle import Bundle
 from .core.calibration import UNSURE, require_rate
 from .core.closed_form import Solved, with_examples
 from .core.cost import exit_shares
 from .core.data import require_images, to_unit_interval
 from .core.errors import BundleError, UsageError, unknown
+from .core.gaussians import Gaussians
 from .core.graphs import graphs, graphs_of_mode
 from .core.layers import KNOWN, TOTAL, tensors
 from .core.learning import PORTION
@@ -28,12 +29,10 @@ from .core.manifest import EXIT, SHORTLIST, ClassStatistics, Manifest, Mode
 from .core.precision import Precision
 from .core.state import Weights
 from .pictures import picture
-from .session import ALL_LABELS, Session, load
+from .session import ALL_LABELS, Session, learned, load
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-    from .learning.versions import Current
 
 
 class Model:
@@ -77,6 +76,7 @@ class Model:
         self._weights, self._undertrained = weights, weights.undertrained.union(always)
         self._graphs: dict[str, Graph] = {}
         self._told: Solved | None = None  # made when they are first needed
+        self._whitened = later.Whitened()
         self._seen: tuple[Graph, np.ndarray, np.ndarray] | None = None  # a pass's images and examples of statistics
         self._lock = threading.Lock()
 
@@ -137,7 +137,7 @@ class Model:
         before, after, network = self._weights.tensors, weights.tensors, self.manifest.network
         differ = {name for name in before.keys() | after.keys() if before.get(name) is not after.get(name)}
         with self._lock:
-            other._graphs, other._seen = dict(self._graphs), self._seen
+            other._graphs, other._seen, other._whitened = dict(self._graphs), self._seen, self._whitened
         if differ:
             files, loaded = graphs(network), other._graphs
             other._graphs = {name: graph for name, graph in loaded.items() if differ.isdisjoint(files[name].holds)}
@@ -247,7 +247,8 @@ class Model:
         found = self._scored(images, mode, labels)
         if not np.isfinite(found.scores).all():
             raise BundleError(f"{self.path}: computes scores that are no finite numbers, so there is no answer")
-        return answers(self.manifest, self.classes, found, self.backend, unsure)
+        own = self._later(found) if unsure else None
+        return answers(self.manifest, self.classes, found, self.backend, unsure, own)
 
     def classify(
         self,
@@ -293,18 +294,29 @@ class Model:
             self.graph(graph)  # loading is not part of the time that is reported
         classes = self.gaussians() if mode == told.MODE and self.counts else None  # solving is not, either
         start = time.perf_counter()
+        far = margins = None
         if classes:
-            (scores, distances), passes = self._with_statistics(images, classes), np.ones(len(images), int)
+            found, passes = self._with_statistics(images, classes), np.ones(len(images), int)
+            scores = found["scores"]
+            if (known := self.manifest.calibration) and known.distances and not self._weights.alone:
+                far, margins = found["distances"], found["margins"]  # calibrated by the bundle's units
         else:
-            (scores, passes), distances = self._scores(images, mode, labels), None
-        known = self.manifest.calibration  # of the bundle's units
-        calibrated = known and known.distances and not self._weights.alone
+            scores, passes = self._scores(images, mode, labels)
         ms = (time.perf_counter() - start) * 1000 / len(images)
-        return Scored(mode, scores, passes, ms, distances if calibrated else None)
+        return Scored(mode, scores, passes, ms, far, margins)
 
-    def _with_statistics(self, images: np.ndarray, classes: Solved) -> tuple[np.ndarray, np.ndarray]:
-        """Total goodness and class statistics, put together (N, classes), and the distances to the nearest class
-        (N,), by one pass."""
+    def _later(self, found: Scored) -> later.Later | None:
+        """What is told of the answers that are classes which came later than training; None where none is."""
+        if found.margins is None or not isinstance(classes := self.gaussians(), Gaussians):
+            return None
+        first, labels = self._how.together, found.scores.argmax(1)
+        if not first or labels.max() < first:
+            return None
+        weight, stored = self._how.weights[told.MODE].alone, self._weights.later
+        return later.later(classes, first, weight, labels, stored, self._whitened)
+
+    def _with_statistics(self, images: np.ndarray, classes: Solved) -> dict[str, np.ndarray]:
+        """What `told.answered` has of total goodness and class statistics, by one pass."""
         graph, rows = self.graph(told.MODE), self.known
 
         def some(part: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -314,7 +326,7 @@ class Model:
         found = in_chunks(some, self.session.batch, ALL_LABELS)({"images": images})
         if len(images) <= PORTION:
             self._seen = graph, images.copy(), found["examples"]
-        return found["scores"], found["distances"]
+        return found
 
     def _scores(self, images: np.ndarray, mode: Mode, labels: int | None) -> tuple[np.ndarray, np.ndarray]:
         count = len(self.classes)
@@ -385,16 +397,3 @@ class Model:
             return {output: found[output] for output in ("total", "logits", "features") if output in found}
 
         return in_chunks(some, self.session.batch, labels_per_call)(inputs)
-
-
-def learned(bundle: Bundle, state: str | Path | Literal[False] | None = None) -> Current | None:
-    """What was learned on a bundle, `state` as for `Model`; None where there is none, or with False.
-
-    Raises `StateError` for a state that is damaged or of another bundle.
-    """
-    directory = Path(state) if state else bundle.state_directory
-    if state is False or not state_there(directory):
-        return None
-    from .learning.directory import current
-
-    return current(directory, bundle.manifest)

@@ -1,22 +1,28 @@
-"""How graphs are run: on which backend, in which precision, in how large calls; and a bundle's graph loaded so."""
+"""How graphs are run: on which backend, in which precision, in how large calls; and a bundle's graph loaded so, and
+what was learned on it."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from msgspec import Struct, structs
 
 from .backend import DEFAULT_BACKEND, ENGINES, Graph, load_graph
-from .core.bundle import Bundle
+from .core.bundle import Bundle, state_there
 from .core.errors import BundleError
 from .core.graphs import graphs
 from .core.manifest import WEIGHTS
 from .core.plan import BATCH
 from .core.precision import Precision, in_folder, known_precision
 from .graph_check import check_graph, outputs_of, require_outputs
+
+if TYPE_CHECKING:
+    from .learning.versions import Current
 
 ALL_LABELS = 1 << 16  # in one call of a graph: as many as there are
 M_MMAP_THRESHOLD = -3  # mallopt(3)
@@ -93,3 +99,16 @@ def return_free_memory() -> None:
     """Give what is free now back to the system, as far as the C library can (glibc)."""
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def learned(bundle: Bundle, state: str | Path | Literal[False] | None = None) -> Current | None:
+    """What was learned on a bundle, `state` as for `Model`; None where there is none, or with False.
+
+    Raises `StateError` for a state that is damaged or of another bundle.
+    """
+    directory = Path(state) if state else bundle.state_directory
+    if state is False or not state_there(directory):
+        return None
+    from .learning.directory import current
+
+    return current(directory, bundle.manifest)

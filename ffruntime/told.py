@@ -16,6 +16,7 @@ from .core.layers import feature_tensors
 from .core.manifest import ClassStatistics
 from .core.state import Weights
 from .core.statistics import with_classes
+from .later import ahead
 
 MODE: Literal["goodness"] = "goodness"  # in which class statistics have a part
 
@@ -56,8 +57,9 @@ def answered(
     path: Path, outputs: Mapping[str, np.ndarray], rows: np.ndarray, classes: Solved, how: ClassStatistics
 ) -> dict[str, np.ndarray]:
     """From the goodness of the classes `rows`, of a pass: `scores` of all (N, C), `distances` to the nearest one
-    (N,), of Mahalanobis, and the `examples` (N, d) that its images are."""
+    (N,), of Mahalanobis, the answers' `margins` (N,) by statistics, and the `examples` (N, d) that they are of."""
     x = examples(path, outputs, how)
     told = tell(classes, x)
     together = combined(outputs["total"], rows, told.scores, how.weights[MODE], how.together)
-    return {"scores": together, "distances": told.distances, "examples": x}
+    margins = ahead(told.scores, together.argmax(1))
+    return {"scores": together, "distances": told.distances, "margins": margins, "examples": x}

@@ -35,7 +35,7 @@ def info(model_path: str, state: Path | None, shipped: bool, as_json: bool) -> N
 
     from ..core.bundle import Bundle
     from ..core.tables import manifest_text
-    from ..model import learned
+    from ..session import learned
     from ..terminal import learned_text
 
     bundle = Bundle(model_path)
@@ -124,7 +124,8 @@ def verify(options: RunOptions, as_json: bool) -> None:
 
     from ..backend import engine_conflict
     from ..golden import check, require
-    from ..model import Model, learned
+    from ..model import Model
+    from ..session import learned
     from ..terminal import check_table, learned_text
 
     model = Model(options.model_path, session=options.session(), state=False)

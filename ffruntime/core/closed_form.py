@@ -23,7 +23,7 @@ class Told(NamedTuple):
     """What class statistics tell of examples, float64."""
 
     scores: np.ndarray  # (N, C): log-likelihood but for what all classes have in common; −∞ of one without examples
-    distances: np.ndarray  # (N,): of Mahalanobis, to the nearest class; √d is to be expected
+    distances: np.ndarray  # (N,): of Mahalanobis, to the nearest class, as long as when training ended
 
 
 def solve(training: Statistics, device: Statistics, shrinkage: Shrinkage) -> Solved:
@@ -46,5 +46,5 @@ def tell(solved: Solved, x: np.ndarray) -> Told:
         scores = -0.5 * (squares + solved.logarithms)
     else:
         squares = squared_distances(solved, x)
-        scores = -0.5 * squares
+        scores, squares = -0.5 * squares, squares / solved.longer
     return Told(scores, np.sqrt(np.maximum(squares.min(1), 0)))

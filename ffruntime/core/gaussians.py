@@ -52,6 +52,9 @@ class Gaussians(Struct, frozen=True):
     rows: np.ndarray  # B, (at most `ROWS`, d): a row for each example since R was made
     centres: np.ndarray  # (C, d): R times every class's mean
     trace: float  # of A⁻¹
+    spread: np.ndarray  # (d, d): the training set's scatter over its examples; 0 without any
+    typical: float  # trace of A⁻¹ times that
+    usual: float  # mean squared distance of the training set's examples by its own covariance
 
     @property
     def effective(self) -> float:
@@ -59,6 +62,12 @@ class Gaussians(Struct, frozen=True):
         filled = self.weight - self.shrinkage.examples * self.shrinkage.share
         inside = len(self.factor) - self.shrinkage.isotropic * self.trace  # trace of A⁻¹ (A − isotropic · I)
         return self.weight / filled * max(inside, 0.0) if filled else 0.0
+
+    @property
+    def longer(self) -> float:
+        """How much longer squared distances of the training set's examples are by what a device was shown besides,
+        on average: the more it is like nothing before, the less of the covariance is the training set's."""
+        return self.weight * self.typical / self.usual if self.usual else 1.0
 
 
 def solve(training: Statistics, device: Statistics, shrinkage: Shrinkage) -> Gaussians:
@@ -68,18 +77,33 @@ def solve(training: Statistics, device: Statistics, shrinkage: Shrinkage) -> Gau
     examples and what n' examples of the device add to that, D; s, v and E are `shrinkage`'s. Without a training set
     its term is left out, E times its share, too.
     """
+    d, n, share = training.dimension, int(training.counts.sum()), shrinkage.share
+    weight, rest = shrinkage.examples * (share if not n else 1.0), shrinkage.examples * (1 - share)
+    spread = scatter(training) / n if n else np.zeros((d, d))
+    usual = weight * _along(_factor(rest * spread, shrinkage), spread) if n and device.counts.any() else 0.0
     whole = added(training, device)
-    total, weight = scatter(whole), shrinkage.examples * shrinkage.share
-    if n := int(training.counts.sum()):
-        rest = shrinkage.examples * (1 - shrinkage.share)
-        total += (rest / n - 1) * scatter(training)
-        weight += rest
-    total[np.diag_indices(whole.dimension)] += shrinkage.isotropic
-    factor = np.linalg.inv(np.linalg.cholesky(total))
+    total = scatter(whole)
+    if n:
+        total += (rest - n) * spread
+    factor = _factor(total, shrinkage)
+    typical = _along(factor, spread) if n else 0.0
+    usual = usual or weight * typical
     centres = (whole.sums / np.maximum(whole.counts, 1)[:, None]) @ factor.T
     weight += float(device.counts.sum())
-    rows, trace = np.empty((0, len(factor))), float(np.vdot(factor, factor))
-    return Gaussians(whole.counts, shrinkage, weight, factor, rows, centres, trace)
+    rows, trace = np.empty((0, d)), float(np.vdot(factor, factor))
+    return Gaussians(whole.counts, shrinkage, weight, factor, rows, centres, trace, spread, typical, usual)
+
+
+def _factor(total: np.ndarray, shrinkage: Shrinkage) -> np.ndarray:
+    """R with Rᵀ R = A⁻¹, of A without what is isotropic, which is added in place."""
+    total[np.diag_indices(len(total))] += shrinkage.isotropic
+    factor: np.ndarray = np.linalg.inv(np.linalg.cholesky(total))
+    return factor
+
+
+def _along(factor: np.ndarray, spread: np.ndarray) -> float:
+    """The trace of Rᵀ R times a symmetric matrix."""
+    return float(np.vdot(factor @ spread, factor))
 
 
 def with_examples(gaussians: Gaussians, x: np.ndarray, labels: np.ndarray) -> Gaussians:
@@ -102,18 +126,20 @@ def with_example(gaussians: Gaussians, x: np.ndarray, label: int) -> Gaussians:
         more = label + 1 - len(counts)
         counts, centres = np.pad(counts, (0, more)), np.pad(centres, ((0, more), (0, 0)))
     n, at = int(counts[label]), gaussians.factor @ x.astype(np.float64)
-    rows, trace = gaussians.rows, gaussians.trace
+    rows, trace, typical = gaussians.rows, gaussians.trace, gaussians.typical
     if n:
         v = np.sqrt(n / (n + 1)) * (at - centres[label])
         pv = v - (rows @ v) @ rows
         row = pv / np.sqrt(1 + v @ pv)
-        rows, trace = np.concatenate([rows, row[None]]), trace - float(np.square(row @ gaussians.factor).sum())
+        rows, along = np.concatenate([rows, row[None]]), row @ gaussians.factor
+        trace, typical = trace - float(along @ along), typical - float(along @ gaussians.spread @ along)
     counts[label] += 1
     centres[label] += (at - centres[label]) / (n + 1)
     factor = gaussians.factor
     if len(rows) > ROWS:
         factor, centres, rows = _folded(factor, centres, rows)
-    return Gaussians(counts, gaussians.shrinkage, gaussians.weight + 1, factor, rows, centres, trace)
+    weight, spread, usual = gaussians.weight + 1, gaussians.spread, gaussians.usual
+    return Gaussians(counts, gaussians.shrinkage, weight, factor, rows, centres, trace, spread, typical, usual)
 
 
 def _folded(factor: np.ndarray, centres: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -134,14 +160,57 @@ def squared_distances(gaussians: Gaussians, x: np.ndarray) -> np.ndarray:
     The mean of n examples is off by the n-th part of their covariance, which makes a distance larger by the
     dimension over n, on average; that is taken off.
     """
-    counts, centres, rows = gaussians.counts, gaussians.centres, gaussians.rows
-    at = x.astype(np.float64) @ gaussians.factor.T
+    counts = gaussians.counts
+    squares = _squares(gaussians, whitened(gaussians, x)) * gaussians.weight
+    squares -= gaussians.effective / np.maximum(counts, 1)
+    return np.where(counts > 0, squares, np.inf)
+
+
+def whitened(gaussians: Gaussians, x: np.ndarray) -> np.ndarray:
+    """R times examples int8 (N, d), float64 (N, d)."""
+    at: np.ndarray = x.astype(np.float64) @ gaussians.factor.T
+    return at
+
+
+def _squares(gaussians: Gaussians, at: np.ndarray) -> np.ndarray:
+    """(x − mean)ᵀ A⁻¹ (x − mean) of whitened examples (N, d) and every class, (N, C)."""
+    centres, rows = gaussians.centres, gaussians.rows
     beside, of_centres = at @ rows.T, centres @ rows.T
     squares = np.square(at).sum(1) - np.square(beside).sum(1)
     own = np.square(centres).sum(1) - np.square(of_centres).sum(1)
-    squares = squares[:, None] - 2 * (at @ centres.T - beside @ of_centres.T) + own
-    squares = squares * gaussians.weight - gaussians.effective / np.maximum(counts, 1)
+    found: np.ndarray = squares[:, None] - 2 * (at @ centres.T - beside @ of_centres.T) + own
+    return found
+
+
+def leave_one_out(gaussians: Gaussians, at: np.ndarray, label: int) -> np.ndarray:
+    """Squared distances to every class (N, C), as `squared_distances` has them, of examples that a device was shown
+    of one class, each as if it had not been among them; `at`: they are `whitened` (N, d). For two or more.
+
+    Without one, A is A − a u uᵀ with u = x − mean and a = n / (n − 1) of a class of n, by Sherman and Morrison's
+    formula; `effective` stays as it is.
+    """
+    n, rows, centres = int(gaussians.counts[label]), gaussians.rows, gaussians.centres
+    squares, u, a = _squares(gaussians, at), at - centres[label], n / (n - 1)
+    own = squares[:, label].copy()
+    left = np.maximum(1 - a * own, 1e-12)
+    turned = u - (u @ rows.T) @ rows
+    across = np.einsum("nd,nd->n", at, turned)[:, None] - turned @ centres.T
+    squares += a * np.square(across) / left[:, None]
+    squares[:, label] = a * a * own / left
+    counts = gaussians.counts - (np.arange(len(centres)) == label)
+    squares = squares * (gaussians.weight - 1) - gaussians.effective / np.maximum(counts, 1)
     return np.where(counts > 0, squares, np.inf)
+
+
+def apart(gaussians: Gaussians) -> np.ndarray:
+    """Distance of every class's mean to the nearest other one's, float64 (C,), in deviations, less what means are
+    off by, on average; infinite of one without examples, or alone."""
+    counts = np.maximum(gaussians.counts, 1)
+    squares = _squares(gaussians, gaussians.centres) * gaussians.weight
+    squares -= gaussians.effective * (1 / counts[:, None] + 1 / counts)
+    none = gaussians.counts == 0
+    squares[none], squares[:, none], squares[np.diag_indices(len(counts))] = np.inf, np.inf, np.inf
+    return np.sqrt(np.maximum(squares.min(1), 0))
 
 
 def combined(own: np.ndarray, rows: np.ndarray, scores: np.ndarray, weight: Weight, together: int) -> np.ndarray:

@@ -45,6 +45,7 @@ class Weights(Struct, frozen=True):
     undertrained: frozenset[str] = frozenset()  # classes of which the linear classifier has seen few examples
     statistics: Statistics | None = None  # of what a device was shown, beside the training set's; None: nothing
     alone: bool = False  # they are of these weights' own units: the training set's, of others, do not count
+    later: dict[int, np.ndarray] = {}  # of classes that came later than training, the newest examples among them
 
 
 class State(Struct, frozen=True, forbid_unknown_fields=True):

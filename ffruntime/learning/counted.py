@@ -40,6 +40,7 @@ UNITS = f"""{BRANCH} SELECT id, kind FROM versions JOIN branch USING (id)
 SNAPSHOTS = f"""SELECT name FROM settings WHERE name = '{SNAPSHOT}'
     OR (name >= '{SNAPSHOT}@' AND name < '{SNAPSHOT}@~') OR (name >= '{OF}' AND name < '{OF}~')"""
 AT_ONCE = 512  # rows whose features are added up together
+NEWEST = 256  # examples of a class that came later that its thresholds are of: enough for a rate of 1 %
 SET = "INSERT OR REPLACE INTO settings VALUES (?, ?)"
 CHANGES = "SELECT value FROM settings WHERE name = 'statistics_changes'"  # how often they were changed
 
@@ -71,7 +72,8 @@ class Counted:
     def __init__(self, database: Database, manifest: Manifest) -> None:
         assert manifest.counted
         self._db, self._manifest, self._how = database, manifest, manifest.counted
-        self._last: tuple[int, int, Statistics] | None = None  # read or made last: after which change, in a version
+        # Read or made last: after which change, in a version; with them the newest examples of later classes.
+        self._last: tuple[int, int, Statistics, dict[int, np.ndarray]] | None = None
         self._grown: tuple[Statistics, Statistics] | None = None  # those from before the last rows, and with them
         self._units = {0: 0}  # by version
 
@@ -84,18 +86,24 @@ class Counted:
 
     def statistics(self, version: int) -> Statistics:
         """All that the device was shown, where this version counts. Raises `StateError` where it is damaged."""
+        return self.read(version)[0]
+
+    def read(self, version: int) -> tuple[Statistics, dict[int, np.ndarray]]:
+        """The same, and by their labels the newest `NEWEST` stored examples of each class that came later than
+        training, int8 (n, d), in their order."""
         changes = self.changes()
         if self._last and self._last[:2] == (changes, version):
-            return self._last[2]
-        self._last = changes, version, self._added_up(version, self.units(version) == 0)
-        return self._last[2]
+            return self._last[2:]
+        self._last = changes, version, *self._added_up(version, self.units(version) == 0)
+        return self._last[2:]
 
     def own(self, version: int) -> Statistics:
         """The same without what states from elsewhere have counted."""
-        return self._added_up(version, False)
+        return self._added_up(version, False)[0]
 
-    def _added_up(self, version: int, elsewhere: bool) -> Statistics:
+    def _added_up(self, version: int, elsewhere: bool) -> tuple[Statistics, dict[int, np.ndarray]]:
         found, labels, rows = self._nothing(), list[int](), list[bytes]()
+        later: dict[int, list[tuple[int, bytes]]] = {}
         units = self.units(version)
         with closing(self._db.each(COUNTED, (version, _snapshot(units), elsewhere, units))) as all_of_them:
             for id, value, label in all_of_them:
@@ -104,17 +112,24 @@ class Counted:
                     continue
                 rows.append(value)
                 labels.append(label)
+                if label >= self._how.together:
+                    later.setdefault(label, []).append((id, value))
                 if len(rows) == AT_ONCE:
                     found, labels, rows = added(found, self._of(rows, labels)), [], []
-        return added(found, self._of(rows, labels))
+        newest = {label: [row for _, row in sorted(some)[-NEWEST:]] for label, some in later.items()}
+        found = added(found, self._of(rows, labels))
+        return found, {label: self._examples(some) for label, some in newest.items()}
 
     def go_on(self, change: int, x: np.ndarray, labels: np.ndarray, units: int) -> None:
         """A transaction that was this change has added rows with these features, and no more: what was read before
         it goes on with them."""
         if self._last and self._last[0] == change - 1 and len(x) and self.units(self._last[1]) == units:
-            _, version, before = self._last
+            _, version, before, later = self._last
             after = with_examples(before, x, labels)
-            self._last, self._grown = (change, version, after), (before, after)
+            more = {label: x[labels == label] for label in set(labels.tolist()) if label >= self._how.together}
+            new = {label: np.concatenate([later.get(label, x[:0]), some]) for label, some in more.items()}
+            newest = later | {label: some[-NEWEST:] for label, some in new.items()}
+            self._last, self._grown = (change, version, after, newest), (before, after)
 
     def grew(self, before: Statistics, after: Statistics) -> bool:
         """Whether these are those from before with the rows that were added last, and nothing else."""
@@ -276,8 +291,11 @@ class Counted:
             0 <= label < patterns for label in labels
         ):
             raise self._db.damaged("an example's features are not those of the bundle's class statistics")
-        x = np.frombuffer(b"".join(rows), np.int8).reshape(len(rows), self._how.dimension)
+        x = self._examples(rows)
         return self._how.of(x, np.array(labels, np.int64), max(labels, default=-1) + 1)
+
+    def _examples(self, rows: Sequence[bytes]) -> np.ndarray:
+        return np.frombuffer(b"".join(rows), np.int8).reshape(len(rows), self._how.dimension)
 
     def _decoded(self, value: object) -> Statistics:
         try:

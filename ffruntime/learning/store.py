@@ -215,9 +215,9 @@ class Store:
                     self._last = number, made
                 classes = self.classes()
                 unsure = {name for name in classes if name in made.undertrained or name not in made.classes}
-                counted = self.counted.statistics(number) if self.counted else None
+                counted, later = self.counted.read(number) if self.counted else (None, {})
                 alone = self.counted is not None and self.counted.units(number) > 0
-                weights = Weights(made.tensors, classes, frozenset(unsure), counted, alone)
+                weights = Weights(made.tensors, classes, frozenset(unsure), counted, alone, later)
                 return Current(number, weights, updates, examples)
             except (StateError, UsageError):
                 if self.current_version() == number:
