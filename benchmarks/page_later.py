@@ -8,15 +8,15 @@ from page_text import measured, optional, percent, table
 
 
 def section() -> str:
-    """What is called unsure, by the class's own thresholds and by the trained ones'; nothing before it was measured."""
+    """What is called unsure, by its own thresholds and by the trained classes'; nothing before it was measured."""
     found = optional("later_class")
     if not found:
         return ""
     return (
         "## A class learned later\n\n"
-        "[Thresholds of its own](learning.md#class-statistics): one network learns a digit that it never saw, by class "
-        'statistics, and says "I don\'t know". Shares of validation images, means over draws of the examples; beside '
-        "each the share by the trained classes' thresholds, of the same answers.\n\n"
+        "[Thresholds of its own](learning.md#class-statistics): a network learns a digit that it never saw, by "
+        'class statistics, and says "I don\'t know". Shares of validation images, means over draws of examples; in '
+        "brackets by the trained classes' thresholds, of the same answers.\n\n"
         + table(
             ["trained on", "shown", "`--unsure`", *(f"{count} examples" for count in _counts(found))],
             [row for network in found["networks"] for row in _rows(network, _counts(found))],

@@ -39,7 +39,7 @@ UNTAUGHT = 9
 def prepared(path: Path, folder: Path) -> Path:
     """The bundle, or a completed copy in `folder` that is exported again."""
     bundle = Bundle(path)
-    if bundle.manifest.calibration:
+    if bundle.manifest.calibration and bundle.manifest.calibration.units:
         return path
     copy = Bundle(Path(shutil.copytree(path, folder / path.name)))
     completed(copy, load_for_manifest(copy.manifest))
@@ -95,6 +95,19 @@ def told_apart(model: Model, known: tuple[np.ndarray, ...], strange: tuple[np.nd
     }
 
 
+def in_exit(model: Model, pixels: np.ndarray, shown: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The same in mode `exit`, by the unit that answers: what is unsure, and the AUROC of typicality."""
+    known, strange = (
+        judged(model, pixels, "exit"),
+        {n: judged(model, images, "exit") for n, images in shown.items()},
+    )
+    return {
+        "unsure": float(known[2].mean()),
+        "rejected": {name: float(some[2].mean()) for name, some in strange.items()},
+        "auroc": {name: auroc(known[1], some[1]) for name, some in strange.items()},
+    }
+
+
 def measured(path: Path, strange: dict[str, np.ndarray]) -> dict[str, Any]:
     """What a network says of the test images of its classes, and of strange ones."""
     model, test = (
@@ -125,10 +138,7 @@ def measured(path: Path, strange: dict[str, np.ndarray]) -> dict[str, Any]:
             name: {"images": len(images), **told_apart(model, known, judged(model, images, "goodness"))}
             for name, images in shown.items()
         },
-        "exit": {
-            "unsure": float(judged(model, pixels[:IMAGES], "exit")[2].mean()),
-            "rejected": {name: float(judged(model, images, "exit")[2].mean()) for name, images in shown.items()},
-        },
+        "exit": in_exit(model, pixels[:IMAGES], shown),
     }
 
 

@@ -23,7 +23,7 @@ from ffruntime.core.durable import sha256
 from ffruntime.core.errors import BundleError, StorageError, UsageError
 from ffruntime.core.graphs import unit_gradient
 from ffruntime.core.layers import KNOWN, unit_parameters
-from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, STATISTICS, WEIGHTS, Manifest
+from ffruntime.core.manifest import EXEMPLARS, GOLDEN, MANIFEST, STATISTICS, TYPICALITY, WEIGHTS, Manifest
 from ffruntime.core.plan import Plan
 from ffruntime.core.precision import Precision
 from ffruntime.core.state import Check, State, Weights, read_state
@@ -116,6 +116,8 @@ def _export_state(
         learned = structs.replace(learned, classes=told_apart(state, learned.classes, weights[KNOWN], whole))
     manifest = new_manifest(bundle.manifest, learned, origin, sha256(state))
     told = _encoded(bundle, whole, len(learned.classes)) if whole else {}
+    if told and TYPICALITY in bundle:  # of the same units
+        told[TYPICALITY] = bundle.read(TYPICALITY)
     manifest = structs.replace(manifest, statistics=bundle.manifest.statistics if told else None)
     with scratch_folder() as folder:
         copy = write_bundle(folder / "model.ff", manifest, {WEIGHTS: save(weights), **exemplars, **told})

@@ -25,7 +25,7 @@ class Answer(Struct, frozen=True):
     stand below these; after a single pass, all are logits. In mode `exit` it is the total goodness up to the unit
     that answered. `probabilities`, calibrated, are made of them; None where the bundle has no calibration.
     `typicality` is the share of the validation images that are at least as far from their nearest class, by the
-    Mahalanobis distance of features; None where there are no class statistics, and in modes without all features.
+    Mahalanobis distance of features, in mode `exit` of those of the unit that answered; None where nothing tells.
     `sure` is False where the answer is to be read as "I don't know"; None where nobody asked, or nothing can tell.
     """
 
@@ -52,7 +52,7 @@ class Scored(NamedTuple):
     scores: np.ndarray  # of every class: (N, classes)
     passes: np.ndarray  # int (N,); of mode `exit`, float
     ms: float  # as in `Answer`
-    distances: np.ndarray | None = None  # to the nearest class, in class statistics: (N,)
+    distances: np.ndarray | None = None  # to the nearest class, in class statistics or, in `exit`, of a unit: (N,)
     margins: np.ndarray | None = None  # by which these put the answer ahead of the next class: (N,)
 
 
@@ -70,15 +70,15 @@ def answers(
     of = _calibrations(manifest, known, found) if known else [None] * len(found.scores)
     temperatures = np.array([one.temperature if one else 1.0 for one in of])
     shares = probabilities(found.scores, temperatures[:, None])
-    typical = typicality(known, found.distances) if known and found.distances is not None else None
+    typical = _typicalities(manifest, known, found) if known else [None] * len(of)
     result, orders = [], np.argsort(-found.scores, axis=1, kind="stable").tolist()
     for index, order in enumerate(orders):
         sure, one, probable = None, of[index], None
-        usual = None if typical is None else float(typical[index])
+        usual = typical[index]
         if known and one:
             probable = {classes[label]: float(shares[index, label]) for label in order}
             if unsure:
-                least, least_typical = thresholds(known, one, unsure, typical is not None)
+                least, least_typical = thresholds(known, one, unsure, usual is not None)
                 best = float(shares[index, order[0]])
                 sure = best >= least and (usual is None or usual >= least_typical)
                 if own and order[0] >= own.first and usual is not None:
@@ -99,12 +99,35 @@ def _calibrations(manifest: Manifest, known: Calibration, found: Scored) -> Sequ
     """What calibrates each answer, by what its scores are; None where nothing does."""
     mode = found.mode
     if mode == EXIT:
-        units = [known.scores.get(name) for name in (*lone_units(manifest.network), EXIT)]
-        return [units[unit] for unit in np.searchsorted(exit_shares(manifest.network), found.passes).tolist()]
+        return [known.scores.get(name) for name in _answering(manifest, found)]
     if mode == SHORTLIST:  # with a single label in play, after one pass, its scores are logits
         single, several = known.scores.get("classifier"), known.scores.get("shortlist")
         return [single if passes == 1 else several for passes in found.passes.tolist()]
     return [known.scores.get(mode)] * len(found.scores)
+
+
+def _answering(manifest: Manifest, found: Scored) -> list[str]:
+    """In mode `exit`, which unit has answered, by its name; `EXIT`, where all have run."""
+    names = (*lone_units(manifest.network), EXIT)
+    return [names[unit] for unit in np.searchsorted(exit_shares(manifest.network), found.passes).tolist()]
+
+
+def _typicalities(manifest: Manifest, known: Calibration, found: Scored) -> list[float | None]:
+    """How typical each image is; in mode `exit` not where the answer is a class that came later: the bundle knows
+    nothing of how its images look to a single unit."""
+    distances = found.distances
+    if distances is None:
+        return [None] * len(found.scores)
+    if found.mode != EXIT:
+        all_of_them = typicality(known, distances)
+        return [None] * len(distances) if all_of_them is None else list(map(float, all_of_them))
+    first = manifest.statistics.together if manifest.statistics else 0
+    units, trained = _answering(manifest, found), found.scores.argmax(1) < first
+    result: list[float | None] = []
+    for unit, distance, so in zip(units, distances, trained, strict=True):
+        one = typicality(known, distance, known.units[unit]) if so and unit in known.units else None
+        result.append(None if one is None else float(one))
+    return result
 
 
 def contradicts(answer: Answer, label: str, trained: Sequence[str]) -> bool:

@@ -32,6 +32,7 @@ from .core.layers import TOTAL, readout_parameters
 from .embedding import class_input
 from .model import Model
 from .saliency import page, tile
+from .typical import readout_means
 
 
 class Place(NamedTuple):
@@ -129,14 +130,11 @@ def to_json(maps: Sequence[UnitMap]) -> dict[str, dict[str, object]]:
 
 def class_map(activation: np.ndarray, row: np.ndarray, readout: Readout) -> np.ndarray:
     """What each pixel of an activation (N, C, H, W) adds to the goodness whose readout row is (F,): (N, H, W)."""
-    count, *shape = activation.shape
-    cells = readout_cells(readout, tuple(shape))
+    shape = activation.shape[1:]
+    cells = readout_cells(readout, shape)
     edges = [cell_edges(side, some) for side, some in zip(shape[1:], cells[1:], strict=True)]
     pixels = [np.diff(edge) for edge in edges]  # of every cell, along each side
-    sums = activation
-    for axis, edge in enumerate(edges, 2):
-        sums = np.add.reduceat(sums, edge[:-1], axis=axis)
-    means = (sums / np.multiply.outer(*pixels)).reshape(count, -1)  # (N, F)
+    means = readout_means(activation, readout)  # (N, F)
     length = np.sqrt((means**2).mean(1) + EPS_DIVISIVE)  # (N,)
     spread = row.reshape(cells) / np.multiply.outer(*pixels)
     for axis, repeats in enumerate(pixels, 1):

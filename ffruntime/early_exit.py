@@ -16,6 +16,7 @@ from .core.architecture import Network, scored_units, unit_name
 from .core.data import to_unit_interval
 from .core.layers import TOTAL
 from .embedding import class_input
+from .typical import Distances
 
 
 def margins(goodness: np.ndarray) -> np.ndarray:
@@ -33,19 +34,27 @@ def sure(margins: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
 
 
 def scores(
-    x: np.ndarray, units: Sequence[tuple[Graph, float | None]], thresholds: Sequence[float], labels: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Each image's goodness of the labels where it is answered, float32 (N, L), and by which scored unit, int (N,).
+    x: np.ndarray,
+    units: Sequence[tuple[Graph, float | None]],
+    thresholds: Sequence[float],
+    labels: np.ndarray,
+    typical: Sequence[Distances] | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each image's goodness of the labels where it is answered, float32 (N, L), by which scored unit, int (N,), and
+    with `typical`, for every scored unit, its distance to the nearest class there, (N,), else NaN.
 
     `x` is the first unit's input (N, …); `units` are the unit graphs up to the last scored one, each with its
     weight in the total, None of one that is not scored. A unit runs for the images that none below has answered.
     """
     limits = iter((*thresholds, -np.inf))
     result, by = np.empty((len(x), len(labels)), np.float32), np.empty(len(x), int)
+    distances = np.full(len(x), np.nan)
     waiting, total, number = np.arange(len(x)), np.zeros((len(x), len(labels)), np.float32), 0
     for graph, weight in units:
         outputs = graph({"input": x})
-        x, goodness = outputs["output"], outputs["goodness"][:, labels]
+        x, goodness, activation = outputs["output"], outputs["goodness"][:, labels], None
+        if typical and weight is not None:
+            activation = outputs["activation"]
         del outputs  # the activation is as large as the output
         if weight is None:
             continue
@@ -53,11 +62,13 @@ def scores(
         answer = total if number == len(thresholds) else goodness
         answered = ~(margins(answer) <= next(limits))
         result[waiting[answered]], by[waiting[answered]] = answer[answered], number
+        if typical and activation is not None and answered.any():
+            distances[waiting[answered]] = typical[number](activation[answered])
         waiting, total, x = waiting[~answered], total[~answered], x[~answered]
         if not len(waiting):
             break
         number += 1
-    return result, by
+    return result, by, distances
 
 
 def as_graph(
@@ -66,9 +77,11 @@ def as_graph(
     graph: Callable[[str], Graph],
     thresholds: Sequence[float],
     labels: np.ndarray,
+    typical: Sequence[Distances] | None = None,
 ) -> Graph:
     """Early exit as one graph: `images` uint8 (N, C, H, W) -> `scores` of the labels (N, L), `after` which scored
-    unit (N,). `constants`: what it takes of the weights beside the unit graphs that `graph` loads."""
+    unit (N,), and `distances` (N,), as `scores` has them. `constants`: what it takes of the weights beside the unit
+    graphs that `graph` loads."""
     weights, scored = constants[TOTAL].tolist(), scored_units(network)
     units = [
         (graph(unit_name(index)), weights[index] if index in scored else None) for index in range(scored[-1] + 1)
@@ -76,7 +89,7 @@ def as_graph(
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         x = class_input(network, constants, to_unit_interval(inputs["images"]))
-        found, after = scores(x, units, thresholds, labels)
-        return {"scores": found, "after": after}
+        found, after, distances = scores(x, units, thresholds, labels, typical)
+        return {"scores": found, "after": after, "distances": distances}
 
     return run

@@ -16,7 +16,9 @@ from collections.abc import Mapping
 import numpy as np
 from msgspec import Struct
 
+from .core.closed_form import Solved
 from .core.gaussians import Gaussians, apart, leave_one_out, whitened
+from .core.manifest import ClassStatistics
 
 
 class Own(Struct, frozen=True):
@@ -55,18 +57,21 @@ class Whitened:
 
 
 def later(
-    gaussians: Gaussians,
-    first: int,
-    weight: float,
+    solved: Solved,
+    how: ClassStatistics,
+    mode: str,
     labels: np.ndarray,
     stored: Mapping[int, np.ndarray],
     whitened: Whitened,
-) -> Later:
-    """Of answers with these labels (N,) what is told of those from the label `first` on; `stored`: examples int8
-    (n, d) by label."""
+) -> Later | None:
+    """Of answers with these labels (N,) what is told of those that came later; `stored`: examples int8 (n, d) of
+    such, by label. None where none came later, or where classes have a covariance each."""
+    first = how.together
+    if not first or not isinstance(solved, Gaussians) or labels.max() < first:
+        return None
     wanted = {label for label in labels.tolist() if label >= first and len(stored.get(label, ())) > 1}
-    own = {label: _own(gaussians, label, whitened.of(gaussians, stored[label])) for label in wanted}
-    return Later(first, weight, apart(gaussians), own)
+    own = {label: _own(solved, label, whitened.of(solved, stored[label])) for label in wanted}
+    return Later(first, how.weights[mode].alone, apart(solved), own)
 
 
 def _own(gaussians: Gaussians, label: int, at: np.ndarray) -> Own:

@@ -21,7 +21,6 @@ from .core.closed_form import Solved, with_examples
 from .core.cost import exit_shares
 from .core.data import require_images, to_unit_interval
 from .core.errors import BundleError, UsageError, unknown
-from .core.gaussians import Gaussians
 from .core.graphs import graphs, graphs_of_mode
 from .core.layers import KNOWN, TOTAL, tensors
 from .core.learning import PORTION
@@ -30,6 +29,7 @@ from .core.precision import Precision
 from .core.state import Weights
 from .pictures import picture
 from .session import ALL_LABELS, Session, learned, load
+from .typical import Distances, of_units
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -244,10 +244,14 @@ class Model:
         turns that off) to 0.5. Raises `UsageError` for another one, and as `scores_and_passes` does.
         """
         require_rate(unsure)
-        found = self._scored(images, mode, labels)
+        found = self._scored(images, mode, labels, typical=True)
         if not np.isfinite(found.scores).all():
             raise BundleError(f"{self.path}: computes scores that are no finite numbers, so there is no answer")
-        own = self._later(found) if unsure else None
+        own, stored = None, self._weights.later
+        if unsure and found.margins is not None:
+            own = later.later(
+                self.gaussians(), self._how, told.MODE, found.scores.argmax(1), stored, self._whitened
+            )
         return answers(self.manifest, self.classes, found, self.backend, unsure, own)
 
     def classify(
@@ -287,7 +291,7 @@ class Model:
             return picture.prepare(opened, name, self.manifest.preprocessing, shape)
         return picture.take_as_is(opened, name, shape)
 
-    def _scored(self, images: np.ndarray, asked: str | None, labels: int | None) -> Scored:
+    def _scored(self, images: np.ndarray, asked: str | None, labels: int | None, typical: bool = False) -> Scored:
         require_images(images, self.manifest.network.image.shape)
         mode = self.mode(asked, labels)
         for graph in graphs_of_mode(mode, self.manifest.network):
@@ -295,7 +299,9 @@ class Model:
         classes = self.gaussians() if mode == told.MODE and self.counts else None  # solving is not, either
         start = time.perf_counter()
         far = margins = None
-        if classes:
+        if mode == EXIT:
+            scores, passes, far = self._exit(images, typical)
+        elif classes:
             found, passes = self._with_statistics(images, classes), np.ones(len(images), int)
             scores = found["scores"]
             if (known := self.manifest.calibration) and known.distances and not self._weights.alone:
@@ -304,16 +310,6 @@ class Model:
             scores, passes = self._scores(images, mode, labels)
         ms = (time.perf_counter() - start) * 1000 / len(images)
         return Scored(mode, scores, passes, ms, far, margins)
-
-    def _later(self, found: Scored) -> later.Later | None:
-        """What is told of the answers that are classes which came later than training; None where none is."""
-        if found.margins is None or not isinstance(classes := self.gaussians(), Gaussians):
-            return None
-        first, labels = self._how.together, found.scores.argmax(1)
-        if not first or labels.max() < first:
-            return None
-        weight, stored = self._how.weights[told.MODE].alone, self._weights.later
-        return later.later(classes, first, weight, labels, stored, self._whitened)
 
     def _with_statistics(self, images: np.ndarray, classes: Solved) -> dict[str, np.ndarray]:
         """What `told.answered` has of total goodness and class statistics, by one pass."""
@@ -330,8 +326,6 @@ class Model:
 
     def _scores(self, images: np.ndarray, mode: Mode, labels: int | None) -> tuple[np.ndarray, np.ndarray]:
         count = len(self.classes)
-        if mode == EXIT:
-            return self._exit(images)
         if mode == "goodness":
             of_classes = class_goodness(self.manifest.network)
             found = self._goodness(images, self.known if of_classes else np.arange(count))
@@ -349,12 +343,18 @@ class Model:
         scores = shortlist.scores(logits, chosen, lambda rows, tried: goodness(images[rows], tried), weight, unsure)
         return scores, shortlist.passes(chosen)
 
-    def _exit(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Total goodness when the answer is sure (N, classes), and the share of a pass that it took (N,)."""
+    def _exit(self, images: np.ndarray, how_typical: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Total goodness when the answer is sure (N, classes), the share of a pass (N,), and the distance there."""
         network, thresholds = self.manifest.network, self.manifest.exit.thresholds if self.manifest.exit else ()
-        graph = early_exit.as_graph(network, self._constants, self.graph, thresholds, self.known)
+        typical = self._typical if how_typical and self.counts and not self._weights.alone else None
+        graph = early_exit.as_graph(network, self._constants, self.graph, thresholds, self.known, typical)
         found = in_chunks(graph, self.session.batch, ALL_LABELS)({"images": images})
-        return self._of_all(found["scores"]), np.array(exit_shares(network))[found["after"]]
+        scores, passes = self._of_all(found["scores"]), np.array(exit_shares(network))[found["after"]]
+        return scores, passes, found["distances"] if typical else None
+
+    @functools.cached_property
+    def _typical(self) -> list[Distances] | None:
+        return of_units(self._bundle)
 
     @functools.cached_property
     def known(self) -> np.ndarray:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from msgspec import Struct
 
-from ffruntime.core.calibration import SHARES, Calibration, Distances, OfScores, probabilities
+from ffruntime.core.calibration import SHARES, Calibration, Distances, OfScores, OfUnit, probabilities
 from ffruntime.core.manifest import SHORTLIST
 
 BINS = 15  # of probability
@@ -33,22 +33,28 @@ def fit(
     logit_weight: float,
     units: Mapping[str, np.ndarray] | None = None,
     distances: np.ndarray | None = None,
+    of_units: Mapping[str, np.ndarray] | None = None,
+    known: Mapping[str, OfUnit] | None = None,
 ) -> Calibration:
     """Calibration from validation images: their scores by trained mode (N, C), and right labels (N,).
 
     `logit_weight`: of logits in the totals of mode `shortlist`; `units`: of mode `exit`, by the name of each unit
     that can answer alone its own goodness (N, C), and as `exit` the total; `distances` (N,): to the nearest class,
-    which what is in `scores` goes with.
+    which what is in `scores` goes with; `of_units`: the same of each unit, which what is in `units` goes with, and
+    `known`, what is stored of these.
     """
     found = {name: fit_scores(rows, labels, distances) for name, rows in scores.items()}
     if {"goodness", "classifier"} <= scores.keys():
         both = scores["goodness"] + logit_weight * scores["classifier"]
         found[SHORTLIST] = fit_scores(both, labels, distances)
-    found |= {name: fit_scores(rows, labels) for name, rows in (units or {}).items()}
-    far = None
-    if distances is not None:
-        far = Distances(float(distances.max()), tuple((-_at_shares(-distances)).tolist()))
-    return Calibration(len(labels), SHARES, found, far)
+    found |= {name: fit_scores(rows, labels, (of_units or {}).get(name)) for name, rows in (units or {}).items()}
+    far = None if distances is None else Distances(*distances_of(distances))
+    return Calibration(len(labels), SHARES, found, far, dict(known or {}))
+
+
+def distances_of(distances: np.ndarray) -> tuple[float, tuple[float, ...]]:
+    """The largest of some distances (N,), and for each of `SHARES` the one beyond which that share of all lies."""
+    return float(distances.max()), tuple((-_at_shares(-distances)).tolist())
 
 
 def fit_scores(scores: np.ndarray, labels: np.ndarray, distances: np.ndarray | None = None) -> OfScores:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ffruntime.core.architecture import Network, class_goodness, scored_units
 from ffruntime.core.bundle import Bundle
-from ffruntime.core.calibration import UNSURE, Calibration, probabilities, thresholds, typicality
+from ffruntime.core.calibration import UNSURE, Calibration, OfUnit, probabilities, thresholds, typicality
 from ffruntime.core.data import Examples
 from ffruntime.core.manifest import EXIT, TRAINED_MODES, lone_units
 from ffruntime.core.tables import table
@@ -130,9 +130,12 @@ def calibrate(
     scores: Scores,
     logit_weight: float,
     distances: np.ndarray | None,
+    of_units: Mapping[str, np.ndarray] | None = None,
+    known: Mapping[str, OfUnit] | None = None,
 ) -> Calibration:
     """Calibration of a network that is trained, from its validation images, the scores of these by mode, and where
-    there are any, their `distances` (N,) to the nearest class."""
+    there are any, their `distances` (N,) to the nearest class, by the whole pass and to each unit, of which `known`
+    is stored."""
     units = {}
     if class_goodness(network):
         classes = next(iter(scores.values())).shape[1]
@@ -140,7 +143,7 @@ def calibrate(
         names = zip(lone_units(network), scored_units(network), strict=False)
         units = {name: goodness[:, :, index].cpu().numpy() for name, index in names}
         units[EXIT] = net.total_goodness(network, tensors, goodness).cpu().numpy()  # without class statistics
-    return fit(scores, validation.labels.cpu().numpy(), logit_weight, units, distances)
+    return fit(scores, validation.labels.cpu().numpy(), logit_weight, units, distances, of_units, known)
 
 
 def measure(

@@ -25,6 +25,7 @@ from ffruntime.core.manifest import (
     GOLDEN,
     MANIFEST,
     STATISTICS,
+    TYPICALITY,
     WEIGHTS,
     Accuracies,
     Manifest,
@@ -42,6 +43,7 @@ from .functional import Tensors
 from .recipe import PLAIN, Kind, learning_of
 from .run import Run
 from .step import local_gradient
+from .typicality import Typical, gather_units
 
 GOLDEN_IMAGES = 16
 EXEMPLAR_IMAGES = 500
@@ -147,8 +149,10 @@ def pack_run(
     logit_weight: float = 0.0,
     calibration: Calibration | None = None,
     statistics: Made | None = None,
+    typical: Typical | None = None,
 ) -> Bundle:
-    """Write the bundle of a run that has ended, with class `statistics` where there are any.
+    """Write the bundle of a run that has ended, with class `statistics` where there are any, and with what is
+    `typical` to each unit.
 
     Raises `StorageError`, with what was at `out` unchanged.
     """
@@ -187,6 +191,7 @@ def pack_run(
     )
     counted = statistics is not None and statistics.statistics.counts.any()
     more = {STATISTICS: encoded(statistics, run.network, tensors)} if statistics and counted else {}
+    more |= {TYPICALITY: typical.encoded} if typical and calibration else {}
     vectors = golden(run.network, tensors, run.dataset.train, len(classes), manifest.learning, run.seed)
     return write_bundle(
         out,
@@ -212,12 +217,17 @@ def completed(bundle: Bundle, dataset: Dataset, kind: Kind = PLAIN) -> Bundle:
         made = gather(network, tensors, dataset.train, validation, scores, classes, kind)
     if made:
         scores, far = with_statistics(made, network, tensors, validation, scores)
-    found = calibrate(network, tensors, validation, scores, manifest.logit_weight, far)
+    typical = None
+    if far is not None and made and made.how.together:
+        typical = gather_units(network, tensors, dataset.train, validation, classes)
+    own = (typical.distances, typical.known) if typical else ()
+    found = calibrate(network, tensors, validation, scores, manifest.logit_weight, far, *own)
     kept = {name: entry for name, entry in manifest.files.items() if name in (WEIGHTS, GOLDEN, EXEMPLARS)}
     after = structs.replace(
         manifest, files=kept, calibration=found, statistics=made and made.how, exit=None, shortlist=None
     )
-    return write_bundle(bundle.path, after, {STATISTICS: encoded(made, network, tensors)} if made else {})
+    files = {STATISTICS: encoded(made, network, tensors)} if made else {}
+    return write_bundle(bundle.path, after, files | ({TYPICALITY: typical.encoded} if typical else {}))
 
 
 def check_target(target: Path, resume: bool, force: bool) -> None:
@@ -228,7 +238,7 @@ def check_target(target: Path, resume: bool, force: bool) -> None:
         raise UsageError(f"--out {target}: is no name for a bundle; choose another")
     checkpoint = checkpoint_path(target)
     if target.exists() and not (target / MANIFEST).exists():
-        ours = {WEIGHTS, GOLDEN, EXEMPLARS, STATISTICS}  # what a first write that was cut short leaves
+        ours = {WEIGHTS, GOLDEN, EXEMPLARS, STATISTICS, TYPICALITY}  # what a first write that was cut short leaves
         if not target.is_dir() or any(f.name not in ours and not f.name.startswith(".") for f in target.iterdir()):
             raise UsageError(f"--out {target}: exists and is no model bundle; choose another name")
     if resume:

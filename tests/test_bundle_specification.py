@@ -36,7 +36,13 @@ from fftrain.run import start, train
 DOCUMENT = Path(__file__).parents[1] / "docs" / "bundle.md"
 RECIPE = DOCUMENT.with_name("recipe.md")  # what of the manifest is for information
 DTYPES = {"F32": "<f4", "F64": "<f8", "F16": "<f2", "I64": "<i8", "I8": "i1", "U8": "u1"}
-MAPS = ("files", "accuracy", "made_with", "calibration.scores")  # JSON objects whose keys are data, not fields
+MAPS = (
+    "files",
+    "accuracy",
+    "made_with",
+    "calibration.scores",
+    "calibration.units",
+)  # JSON objects whose keys are data, not fields
 
 Tensors: TypeAlias = dict[str, np.ndarray]
 Json: TypeAlias = dict[str, Any]
@@ -600,7 +606,7 @@ def test_every_file_and_tensor_is_in_the_document(exported: Path, manifest: Json
     documented = documented_fields()
     files = {str(file.relative_to(exported)) for file in exported.rglob("*") if file.is_file()}
     assert files == {*manifest["files"], "manifest.json"}
-    assert general(files) == documented["Layout"] - {"statistics.safetensors"}
+    assert general(files) == documented["Layout"] - {"statistics.safetensors", "typicality.safetensors"}
     for name, heading in (("golden", "The golden file"), ("exemplars", "The exemplars")):
         stored = general(set(read_safetensors(exported / f"{name}.safetensors")))
         assert stored == documented[heading] - {"hybrids"}  # which this network does not have

@@ -42,6 +42,13 @@ class Distances(Struct, frozen=True, forbid_unknown_fields=True):
     beyond: tuple[Annotated[float, Meta(ge=0)], ...]  # at least so far are `shares[i]` of them
 
 
+class OfUnit(Distances, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The same by the features of one unit, projected (`projection.py`)."""
+
+    dimension: Annotated[int, Meta(ge=1)]
+    seed: Annotated[int, Meta(ge=0, lt=1 << 32)]
+
+
 class Calibration(Struct, frozen=True, forbid_unknown_fields=True):
     """What an answer's probability and its being sure rest on. `docs/bundle.md` says what each field means."""
 
@@ -51,6 +58,7 @@ class Calibration(Struct, frozen=True, forbid_unknown_fields=True):
     # play; in mode `exit` of a unit that can answer alone, by its name, and `exit` after all of them.
     scores: dict[str, OfScores]
     distances: Distances | None = None  # None: nothing tells how typical an image is
+    units: dict[str, OfUnit] = {}  # in mode `exit`, by the unit that answers, as in `scores`; or none of them
 
 
 def check(calibration: Calibration) -> None:
@@ -62,11 +70,11 @@ def check(calibration: Calibration) -> None:
         _check_rising(name, of.probabilities, shares)
         if of.alone is not None:
             _check_rising(name, of.alone, shares)
-            if not calibration.distances:
+            if not (calibration.units.get(name) or calibration.distances):
                 raise BundleError(f"calibration: {name} shares its rate with distances, of which there are none")
-    if calibration.distances:
-        known = calibration.distances
-        _check_rising("distances", (*known.beyond[::-1], known.farthest), (0.0, *shares))
+    whole = {"distances": calibration.distances} if calibration.distances else {}
+    for name, known in {**whole, **calibration.units}.items():
+        _check_rising(name, (*known.beyond[::-1], known.farthest), (0.0, *shares))
 
 
 def _check_rising(name: str, values: Sequence[float], shares: Sequence[float]) -> None:
@@ -82,13 +90,24 @@ def probabilities(scores: np.ndarray, temperature: float | np.ndarray) -> np.nda
     return shares / shares.sum(axis=1, keepdims=True)
 
 
-def typicality(calibration: Calibration, distances: np.ndarray) -> np.ndarray | None:
+def typicality(
+    calibration: Calibration, distances: np.ndarray, known: Distances | None = None
+) -> np.ndarray | None:
     """Which share of the validation images is at least as far from the nearest class, from 1 (as near as the
-    nearest) to 0 (farther than the farthest): distances (N,) -> (N,); None where nothing tells."""
-    known = calibration.distances
+    nearest) to 0 (farther than the farthest): distances (N,) -> (N,); None where nothing tells. `known`: those of a
+    unit, in place of the whole pass's."""
+    known = known or calibration.distances
     if not known:
         return None
     return np.interp(distances, (*known.beyond[::-1], known.farthest), (*calibration.shares[::-1], 0.0))
+
+
+def nearest(x: np.ndarray, factor: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """Mahalanobis distance of examples int8 (N, d) to the nearest class: a factor (d, d) of the inverse covariance,
+    and it times every class's mean, (C, d) -> float64 (N,)."""
+    at = x.astype(np.float64) @ factor.T
+    squares = np.square(at).sum(1)[:, None] - 2 * at @ centres.T + np.square(centres).sum(1)
+    return np.sqrt(np.maximum(squares.min(1), 0))
 
 
 def thresholds(calibration: Calibration, of: OfScores, rate: float, both: bool) -> tuple[float, float]:

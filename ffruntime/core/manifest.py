@@ -26,6 +26,7 @@ WEIGHTS = "weights.safetensors"
 GOLDEN = "golden.safetensors"
 EXEMPLARS = "exemplars.safetensors"
 STATISTICS = "statistics.safetensors"
+TYPICALITY = "typicality.safetensors"
 
 TrainedMode: TypeAlias = Literal["goodness", "classifier"]  # what a network can be trained to answer by
 TRAINED_MODES: tuple[TrainedMode, ...] = ("goodness", "classifier")

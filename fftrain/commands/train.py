@@ -292,10 +292,11 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
     from ..evaluation import accuracies, calibrate, predict
     from ..pack import pack_run
     from ..recipe import learning_of
+    from ..typicality import gather_units
     from ..weighing import weigh_logits
 
     source, made, kind = run.dataset.source, None, run.recipe.statistics
-    scores, far, measured, weight, calibration = {}, {}, {}, 0.0, None
+    scores, far, measured, weight, calibration, typical = {}, {}, {}, 0.0, None, None
     if run.history or run.recipe.network.filters == "edges":  # else nothing that answers was made
         say(f"evaluating: all validation images{', then the test images, once' if kind.counted else ''}")
         classes, parts = len(run.dataset.classes), ("train", "validation", "test")[: 3 if kind.counted else 2]
@@ -314,11 +315,15 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
                     if found is not None:
                         far[part] = found
             rows = scores["validation"]
-            calibration = calibrate(run.network, run.tensors, validation, rows, weight, far.get("validation"))
+            if far and made and made.how.together:
+                typical = gather_units(run.network, run.tensors, splits["train"], validation, classes)
+            units = (typical.distances, typical.known) if typical else ()
+            away = far.get("validation")
+            calibration = calibrate(run.network, run.tensors, validation, rows, weight, away, *units)
         if made and not kind.counted:  # what was measured, it knows when it has been shown as much
             made, scores, far = Made(made.how, made.how.none(classes)), {}, {}
         measured = {part: accuracies(rows, splits[part].labels) for part, rows in scores.items()}
-    pack_run(target, run, name, device, precision, measured, weight, calibration, made)
+    pack_run(target, run, name, device, precision, measured, weight, calibration, made, typical)
     checkpoint_path(target).unlink(missing_ok=True)
     _report(target, run.dataset, scores, far)
     return {

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from counting import NEW, halves, with_statistics
+from counting import HOW, NEW, halves, with_statistics
+from msgspec import structs
 from shapes import CLASS_BUNDLE, drawn
 
 from ffruntime.core import gaussians, statistics
@@ -106,15 +107,20 @@ def test_before_that_they_are_the_trained_classes_as_far_as_the_class_is() -> No
 
 
 def test_what_is_told_of_a_class_is_of_its_examples() -> None:
+    how = structs.replace(HOW, together=3)
     training, x = trained(), blobs(3, 12)
     now, kept = taught(training, x), Whitened()
     for _ in range(2):  # the second time nothing is whitened
-        found = later(now, 3, 0.1, np.array([0, 3]), {3: x}, kept)
+        found = later(now, how, "goodness", np.array([0, 3]), {3: x}, kept)
+        assert found
         own = found.own[3]
         squares = gaussians.leave_one_out(now, gaussians.whitened(now, x), 3)
         assert own.margins.tolist() == sorted(ahead(-squares / 2, np.full(12, 3)).tolist())
         assert (np.diff(own.distances) <= 0).all()
-    assert later(now, 3, 0.1, np.array([0, 3]), {}, kept).own == {}
+    found = later(now, how, "goodness", np.array([0, 3]), {}, kept)
+    assert found
+    assert found.own == {}
+    assert later(now, how, "goodness", np.array([0, 2]), {3: x}, kept) is None
 
 
 def test_a_device_keeps_the_newest_examples_of_a_class_that_came_later(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ffruntime.core.data import Examples
 from ffruntime.core.errors import BundleError
 from ffruntime.core.gaussians import Shrinkage, Weight
 from ffruntime.core.layers import statistics_features
-from ffruntime.core.manifest import EXIT, STATISTICS, WEIGHTS, lone_units
+from ffruntime.core.manifest import EXIT, STATISTICS, TYPICALITY, WEIGHTS, lone_units
 from ffruntime.core.projection import project
 from fftrain import network as net
 from fftrain.class_statistics import (
@@ -34,6 +34,7 @@ from fftrain.evaluation import measure, predict
 from fftrain.pack import completed, pack_run
 from fftrain.recipe import load_recipe
 from fftrain.run import Run, start
+from fftrain.typicality import gather_units
 
 FEW = 400
 
@@ -152,6 +153,13 @@ def test_a_bundle_of_a_former_run_is_completed(run: Run, tmp_path: Path) -> None
     assert (known.distances is not None) is of_classes
     assert set(lone_units(run.network)) <= set(known.scores)
     assert (EXIT in known.scores) is of_classes
+    assert set(known.units) == ({*lone_units(run.network), EXIT} if of_classes else set())
+    if of_classes:
+        parts = run.dataset.train, run.dataset.validation
+        for name, one in gather_units(run.network, run.tensors, *parts, 10).distances.items():
+            assert one.max() == pytest.approx(known.units[name].farthest)
+            assert known.scores[name].alone
+        assert {name.rpartition(".")[2] for name in after.tensors(TYPICALITY)} == {"factor", "centres"}
     split = run.dataset.validation
     own = predict(run.network, run.tensors, split, 10, modes=run.modes)
     told, far = with_statistics(made, run.network, run.tensors, split, own)
