@@ -219,7 +219,7 @@ def completed(bundle: Bundle, dataset: Dataset, kind: Kind = PLAIN) -> Bundle:
         scores, far = with_statistics(made, network, tensors, validation, scores)
     typical = None
     if far is not None and made and made.how.together:
-        typical = gather_units(network, tensors, dataset.train, validation, classes)
+        typical = gather_units(network, tensors, dataset.train, validation, classes, made.how.dimension)
     own = (typical.distances, typical.known) if typical else ()
     found = calibrate(network, tensors, validation, scores, manifest.logit_weight, far, *own)
     kept = {name: entry for name, entry in manifest.files.items() if name in (WEIGHTS, GOLDEN, EXEMPLARS)}

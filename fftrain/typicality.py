@@ -46,15 +46,17 @@ class Typical(NamedTuple):
 
 @torch.no_grad()
 def gather_units(
-    network: Network, tensors: Tensors, train: Examples, validation: Examples, classes: int
+    network: Network, tensors: Tensors, train: Examples, validation: Examples, classes: int, most: int
 ) -> Typical:
-    """For a network with class goodness: of some training images, and thresholds of all validation images."""
+    """For a network with class goodness: of some training images, and thresholds of all validation images; `most`
+    numbers to an image at most, as class statistics have."""
     names, sizes = (*lone_units(network), EXIT), _sizes(network)
     count = len(train.labels)
     some = torch.linspace(0, count - 1, min(count, TRAINING), device=train.labels.device).round().long()
     labels = train.labels[some].cpu().numpy()
     known, held_back = (
-        _examples(network, tensors, pixels, sizes) for pixels in (train.pixels[some], validation.pixels)
+        _examples(network, tensors, pixels, sizes, min(most, DIMENSION))
+        for pixels in (train.pixels[some], validation.pixels)
     )
     typical = Typical({}, {}, {})
     for name, x, shown in zip(names, known, held_back, strict=True):
@@ -80,11 +82,13 @@ def _sizes(network: Network) -> list[int]:
     return found
 
 
-def _examples(network: Network, tensors: Tensors, pixels: Tensor, sizes: list[int]) -> list[np.ndarray]:
+def _examples(
+    network: Network, tensors: Tensors, pixels: Tensor, sizes: list[int], dimension: int
+) -> list[np.ndarray]:
     """What images are to each scored unit, int8 (N, d) each."""
-    rows: list[list[np.ndarray]] = [[np.empty((0, min(DIMENSION, size)), np.int8)] for size in sizes]
+    rows: list[list[np.ndarray]] = [[np.empty((0, min(dimension, size)), np.int8)] for size in sizes]
     for part in pixels.split(IMAGES):
         features = net.class_features(network, tensors, net.to_images(part, network, torch.float32)).cpu().numpy()
         for own, values in zip(rows, np.split(features, np.cumsum(sizes)[:-1], axis=1), strict=True):
-            own.append(project(values, min(DIMENSION, values.shape[1]), SEED))
+            own.append(project(values, min(dimension, values.shape[1]), SEED))
     return [np.concatenate(own) for own in rows]

@@ -316,7 +316,8 @@ def _pack(run: Run, target: Path, name: str, device: str, precision: str) -> dic
                         far[part] = found
             rows = scores["validation"]
             if far and made and made.how.together:
-                typical = gather_units(run.network, run.tensors, splits["train"], validation, classes)
+                whole = run.network, run.tensors, splits["train"], validation
+                typical = gather_units(*whole, classes, made.how.dimension)
             units = (typical.distances, typical.known) if typical else ()
             away = far.get("validation")
             calibration = calibrate(run.network, run.tensors, validation, rows, weight, away, *units)

@@ -156,7 +156,7 @@ def test_a_bundle_of_a_former_run_is_completed(run: Run, tmp_path: Path) -> None
     assert set(known.units) == ({*lone_units(run.network), EXIT} if of_classes else set())
     if of_classes:
         parts = run.dataset.train, run.dataset.validation
-        for name, one in gather_units(run.network, run.tensors, *parts, 10).distances.items():
+        for name, one in gather_units(run.network, run.tensors, *parts, 10, made.how.dimension).distances.items():
             assert one.max() == pytest.approx(known.units[name].farthest)
             assert known.scores[name].alone
         assert {name.rpartition(".")[2] for name in after.tensors(TYPICALITY)} == {"factor", "centres"}
