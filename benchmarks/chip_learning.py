@@ -1,22 +1,26 @@
 """What a microcontroller learns, by the code that runs there, on this machine.
 
-    python benchmarks/chip_learning.py --nine NINE.ff --untrained UNTRAINED.ff
+    python benchmarks/chip_learning.py --nine NINE.ff --untrained UNTRAINED.ff --divisive DIVISIVE.ff [--test]
 
 NINE.ff was trained on nine digits (`fftrain mnist --recipe micro --classes 0-8`): the tenth is counted in closed
 form by `ff_count`, some examples at a time, drawn from the validation images; all are told before and after.
 UNTRAINED.ff was not trained at all (`--epochs 0`), and has seen no image: Split-MNIST, two digits at a time, in one
 pass, of training images, with class statistics of no example to begin with and no image stored.
+DIVISIVE.ff was not trained either, and has no batch statistics (`--epochs 0 --set
+'network.units.*.inputs=[{normalise="divisive"}]'`): Split-MNIST by gradients, one image a step, with images stored
+in flash and learned again beside every new one, and at rest. `--test` reads the test images, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import record
+from common import record, recorded
 from microcontroller import FAST, Chip, right, validation
 from msgspec import structs
 
@@ -31,6 +35,11 @@ SHOWN = (1, 5, 20, 80)  # examples of a digit never seen
 DRAWS, OTHERS = 5, 900  # draws of these, and validation images of the other digits, the same for all
 PER_TASK, TESTED = 4000, 4000  # training images of two digits, and validation images of all
 DIMENSION = 128  # of the class statistics of untrained units
+# Replay: images that are stored, in what flash, how many are learned beside a new one, moved by how many pixels;
+# and of one image a step the learning rates, first beside new images, then at rest, with how many steps of each.
+STORED, SECTOR, UNIT, BESIDE, SHIFT = 200, 4096, 4, 3, 1
+RATE, REST, REST_STEPS = 0.04, (0.02, 0.01, 0.005), 1000
+REPLAYED_PER_TASK = 1000
 # Of no training set. Examples have a variance of some 500 along an axis by how they are made (`projection.py`).
 HOW = ClassStatistics(
     DIMENSION, 0, shrinkage=Shrinkage(1.0, 500.0, 3.0), together=0, weights={"goodness": Weight(0.0, 1.0)}
@@ -99,17 +108,54 @@ def split_digits(bundle: Bundle, folder: Path) -> dict[str, Any]:
         }
 
 
+def replayed_digits(bundle: Bundle, folder: Path, test: bool) -> dict[str, Any]:
+    """Two digits after two by gradients, some images stored: right answers on all ten at the end."""
+    manifest = bundle.manifest
+    data, rows = manifest.training.data, manifest.network.label.patterns
+    whole = read_idx_examples(data_directory(None) / IDX_FOLDERS[data.name], "train")
+    assert data.split
+    learned, image = whole.take(data.split.places(len(whole))[0]), math.prod(manifest.network.image.shape)
+    with Chip.of(folder / "replayed", bundle, "all", flags=FAST) as chip:
+        sectors = chip.new_replay(STORED, SHIFT, SECTOR, UNIT)
+        chip.settings(RATE)
+        for task in range(5):
+            places = np.flatnonzero(learned.labels // 2 == task)
+            for row in np.random.default_rng(task).permutation(places)[:REPLAYED_PER_TASK]:
+                assert chip.learn_replayed(learned.pixels[row], int(learned.labels[row]), BESIDE) == "OK"
+        for rate in REST:
+            chip.settings(rate)
+            assert chip.rehearse(REST_STEPS) == "OK"
+        found = {
+            "accuracy": right(chip, validation(bundle).take(slice(TESTED))),
+            "images": 5 * REPLAYED_PER_TASK,
+            "stored": STORED,
+            "steps": chip.told()[0],
+            "arena": chip.arena.learn_bytes,
+            "replay_ram": STORED * 3 + 2 * image + rows * 4,
+            "replay_flash": sectors * SECTOR,
+        }
+        if test:
+            found["test"] = right(chip, read_idx_examples(data_directory(None) / IDX_FOLDERS[data.name], "t10k"))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nine", type=Path)
     parser.add_argument("--untrained", type=Path)
-    given, found = parser.parse_args(), dict[str, Any]()
+    parser.add_argument("--divisive", type=Path)
+    parser.add_argument("--test", action="store_true")
+    given = parser.parse_args()
+    found = {name: value for name, value in recorded(NAME).items() if name != "machine"}
     with tempfile.TemporaryDirectory() as name:
         if given.nine:
             found["never_seen"] = never_seen(Bundle(given.nine), Path(name))
             record(NAME, found)
         if given.untrained:
             found["split"] = split_digits(Bundle(given.untrained), Path(name))
+            record(NAME, found)
+        if given.divisive:
+            found["replayed"] = replayed_digits(Bundle(given.divisive), Path(name), given.test)
             record(NAME, found)
 
 

@@ -47,7 +47,9 @@ def block() -> str:
         *_general(found),
         *_learned(),
     ]
-    learning = "python benchmarks/chip_learning.py --nine nine.ff --untrained untrained.ff"
+    learning = (
+        "python benchmarks/chip_learning.py --nine nine.ff --untrained untrained.ff --divisive divisive.ff --test"
+    )
     command = "python benchmarks/microcontroller.py --emx emx-onnx-cgen micro.ff"
     return (
         f"Recipe `{found['recipe']}`, {found['epochs']} epochs on one core; a Cortex-M4F that QEMU emulates "
@@ -56,10 +58,56 @@ def block() -> str:
     )
 
 
+def memory_map() -> str:
+    """RAM and flash of a board, drawn, with the bytes of recipe `micro` of which all learns."""
+    found = result(NAME)
+    core, parts, replay = found["core"], found["parts"]["all"], result(LEARNING)["replayed"]
+    beside = parts["learn"] - parts["classify"] - parts["learned"] - parts["counting"]
+    ram = [
+        (
+            parts["classify"],
+            "arena: to classify",
+            "image, activations of one unit, its features, goodness of the rows",
+        ),
+        (beside, "arena: a step, and names", "places of maxima, errors, a file's header; 64 bytes a spare row"),
+        (parts["learned"], "arena: what learns", "weights, biases and readouts, fp32, changed in place"),
+        (parts["counting"], "arena: class statistics", "counts, sums, second moment, the factor, an example"),
+        (core["net_bytes"], "struct ff_net", "classes, steps and examples so far, rate and momentum"),
+        (
+            replay["replay_ram"],
+            "replay, off by default",
+            f"of {replay['stored']} images in flash: places, labels, two images",
+        ),
+        (found["stack_limit"], "stack", f"at most; deepest, ff_load: {core['load_stack']} bytes"),
+    ]
+    flash = [
+        (
+            core["learning_code"],
+            "code",
+            f"ffedge.c, ffcount.c, ffstate.c; to classify alone {core['classifying_code']:,}",
+        ),
+        (core["learning_libc"], "of libc", "expf, sqrtf, memcpy and what these take"),
+        (parts["weights"], "model.c, constant", "weights where learning begins; the training set's statistics"),
+        (parts["slots"], "two slots, ff_flash.h", "what was learned, the older and the newer, of 4 KiB sectors"),
+        (replay["replay_flash"], "images, ff_replay_flash.h", f"{replay['stored']} of them, off by default"),
+    ]
+    return f"```\n{_drawn('RAM', ram)}\n{_drawn('flash', flash)}```\n"
+
+
+def _drawn(name: str, rows: list[tuple[int, str, str]]) -> str:
+    line = "─" * 27
+    boxes = [f"          ├{line}┤\n"] * len(rows)
+    boxes[0] = f"{name:<6}    ┌{line}┐\n"
+    text = "".join(
+        f"{box}{size:>9,} │ {what:<25} │ {why}\n" for box, (size, what, why) in zip(boxes, rows, strict=True)
+    )
+    return f"{text}          └{line}┘ {sum(size for size, _, _ in rows):,} bytes\n"
+
+
 def _learned() -> list[list[str]]:
     """What the chip's code learns, on this machine."""
     found = result(LEARNING)
-    nine, split = found["never_seen"], found["split"]
+    nine, split, replayed = found["never_seen"], found["split"], found["replayed"]
     shown = " / ".join(map(str, nine["examples"]))
     others = " / ".join(percent(value) for value in nine["others"]["mean"])
     new = zip(nine["new"]["mean"], nine["new"]["deviation"], strict=True)
@@ -73,6 +121,12 @@ def _learned() -> list[list[str]]:
             f"Split-MNIST, counted by untrained units, {split['dimension']} dimensions: two digits after two, "
             f"{split['images']:,} images in one pass, none stored; RAM {_kib(split['ram'])}",
             percent(split["accuracy"]),
+        ],
+        [
+            f"Split-MNIST, by gradients of all units, {replayed['stored']} images stored in flash: "
+            f"{replayed['images']:,} images in one pass, {replayed['steps']:,} steps; RAM "
+            f"{_kib(replayed['arena'] + replayed['replay_ram'])} without stack; validation / test (read once)",
+            f"{percent(replayed['accuracy'])} / {percent(replayed['test'])}",
         ],
     ]
 

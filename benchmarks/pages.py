@@ -18,6 +18,7 @@ import page_aarch64
 import page_blocks
 import page_microcontroller
 import page_microcontroller_int8
+import page_microcontroller_label
 import page_release
 import page_results
 import page_systems
@@ -35,6 +36,8 @@ BLOCKS = {
     "comparison": page_blocks.comparison,
     "recipes": page_blocks.recipes,
     "microcontroller": page_microcontroller.block,
+    "microcontroller-map": page_microcontroller.memory_map,
+    "microcontroller-label": page_microcontroller_label.block,
     "aarch64": page_aarch64.block,
     "release": page_release.block,
     "deployment": page_release.deployment,
