@@ -28,6 +28,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return model / FOLDER
 
 
+@pytest.fixture(scope="module")
+def own(project: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Every C file of the project, compiled for this machine; `test_c_network.py` compiles them for a Cortex-M4."""
+    return objects(sorted(project.glob("*.c")), tmp_path_factory.mktemp("own"), str(COMPILER))
+
+
 def run(*command: object, given: bytes = b"") -> str:
     done = subprocess.run(list(map(str, command)), input=given, capture_output=True, check=False)
     assert not done.returncode, done.stderr.decode()
@@ -42,15 +48,13 @@ def objects(sources: list[Path], to: Path, compiler: str, *flags: object) -> lis
     return made
 
 
-def test_the_arduino_sketch(project: Path, tmp_path: Path) -> None:
+def test_the_arduino_sketch(project: Path, own: list[Path], tmp_path: Path) -> None:
     """It tells an image, learns it as another class, and tells that."""
-    own, sketch = sorted(project.glob("*.c")), project / "examples" / "arduino" / "ffedge" / "ffedge.ino"
+    sketch = project / "examples" / "arduino" / "ffedge" / "ffedge.ino"
     words = ["-Wall", "-Wextra", "-Werror", f"-I{project}", f"-I{STAND_INS}", "-include", "Arduino.h", "-x", "c++"]
     if CROSS:
-        objects(own, tmp_path, CROSS.replace("g++", "gcc"), *M4)
         run(CROSS, *words, *M4, "-c", sketch, "-o", tmp_path / "sketch.o")
-    made = objects(own, tmp_path, str(COMPILER))
-    run(CXX, *words, sketch, STAND_INS / "arduino.cpp", "-x", "none", *made, "-lm", "-o", tmp_path / "board")
+    run(CXX, *words, sketch, STAND_INS / "arduino.cpp", "-x", "none", *own, "-lm", "-o", tmp_path / "board")
     image = Bundle(CLASSES).exemplars().pixels[0].tobytes()
     lesson = b"?" + image + (b"!" + bytes([3]) + image) * 200 + b"?" + image + b"!" + bytes([9]) + image
     ready, first, *learned, told, refused = run(tmp_path / "board", given=lesson).splitlines()
@@ -60,16 +64,15 @@ def test_the_arduino_sketch(project: Path, tmp_path: Path) -> None:
     assert told == classes[3]
 
 
-def test_the_zephyr_application(project: Path, tmp_path: Path) -> None:
+def test_the_zephyr_application(project: Path, own: list[Path], tmp_path: Path) -> None:
     """Flash is empty, then holds what was saved."""
     example = project / "examples" / "zephyr"
     named = re.findall(r"\{OWN\}/(\w+\.c)", (example / "module" / "zephyr" / "CMakeLists.txt").read_text())
     assert sorted(named) == sorted(path.name for path in project.glob("*.c"))
-    sources = [*(project / name for name in named), example / "src" / "main.c"]
-    words = (f"-I{project}", f"-I{STAND_INS}")
+    main, words = [example / "src" / "main.c"], (f"-I{project}", f"-I{STAND_INS}")
     if CROSS:
-        objects(sources, tmp_path, CROSS.replace("g++", "gcc"), *words, *M4)
-    made = objects(sources, tmp_path, str(COMPILER), *words, "-Dmain=app_main")
-    run(str(COMPILER), *words, STAND_INS / "zephyr.c", *made, "-lm", "-o", tmp_path / "board")
+        objects(main, tmp_path, CROSS.replace("g++", "gcc"), *words, *M4)
+    made = objects(main, tmp_path, str(COMPILER), *words, "-Dmain=app_main")
+    run(str(COMPILER), *words, STAND_INS / "zephyr.c", *own, *made, "-lm", "-o", tmp_path / "board")
     said = re.findall(r": (\d+)$", run(tmp_path / "board"), re.MULTILINE)
     assert [ERRORS[int(number)] for number in said] == ["EMPTY", "OK", "OK", "OK"]
