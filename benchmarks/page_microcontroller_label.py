@@ -21,8 +21,7 @@ def block() -> str:
     note = (
         "Label in the input: recipe `cpu` with 16, 32 and 64 channels, four channels of random patterns, hard "
         "negatives. C does not take it: its instructions are its multiply-accumulates times those that a "
-        "multiply-accumulate of `micro` takes, its arena is the planner's with the label's channels beside it. "
-        "An epoch with the label in the input takes about twice as long as one of `micro`."
+        "multiply-accumulate of `micro` takes, its arena is the planner's with the label's channels beside it."
     )
     command = "python benchmarks/microcontroller_label.py FOLDER"
     return f"{table(columns, rows)}\n{note}\n\n{measured(NAME, command)}"
