@@ -5,8 +5,7 @@
 Trains what is not in FOLDER yet, as a user does: FOLDER/KIND-DATA-EPOCHS.ff. What has the label in its input is
 exported, so that it has mode `shortlist`, and answers all validation images in it, and the test images once.
 C takes class goodness alone, so what a pass with the label in the input would take is counted, not run:
-multiply-accumulates, the planner's arena beside the label's channels, instructions as many a multiply-accumulate as
-`microcontroller.json` has for `micro`.
+multiply-accumulates, and the planner's arena beside the label's channels.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import record, recorded
+from common import record
 
 from ffexport.c.arena import plan_arena
 from ffruntime.core.architecture import class_goodness
@@ -75,15 +74,13 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    rows, per_mac = list[dict[str, Any]](), 0.0
+    rows = list[dict[str, Any]]()
     for kind, data, epochs in ROWS:
         path = trained(folder, kind, data, epochs)
         manifest = Bundle(path).manifest
         network = manifest.network
         macs, arena = goodness_macs(network, 1), plan_arena(manifest, "all", "fp32").classify_bytes
-        if class_goodness(network):
-            per_mac = recorded("microcontroller")["core"]["classify_instructions"] / macs
-        else:
+        if not class_goodness(network):
             arena += 4 * network.label.channels * network.image.shape[1] * network.image.shape[2]
         row = {
             "kind": kind,
@@ -91,7 +88,6 @@ def main() -> None:
             "epochs": epochs,
             "accuracy": manifest.accuracy,
             "macs_of_a_pass": macs,
-            "instructions_of_a_pass": round(per_mac * macs),
             "arena_of_a_pass": arena,
             "learned": learned_bytes(network),
         }

@@ -28,7 +28,9 @@ def block() -> str:
 
 
 def _rows(row: dict[str, Any]) -> list[list[str]]:
-    """Of one network: a line for each way to answer."""
+    """Of one network: a line for each way to answer. Instructions are as many a multiply-accumulate as of `micro`."""
+    micro = next(other for other in result(NAME)["rows"] if other["kind"] == "micro")
+    per_mac = result("microcontroller")["core"]["classify_instructions"] / micro["macs_of_a_pass"]
     right, data = row["accuracy"], SETS[row["data"]]
 
     def line(name: str, validation: float, test: float, passes: float) -> list[str]:
@@ -37,7 +39,7 @@ def _rows(row: dict[str, Any]) -> list[list[str]]:
             str(row["epochs"]),
             f"{percent(validation)} / {percent(test)}",
             f"{passes:.2f}".removesuffix(".00"),
-            f"{passes * row['instructions_of_a_pass'] / 1e6:,.1f} million",
+            f"{passes * per_mac * row['macs_of_a_pass'] / 1e6:,.1f} million",
             f"{row['arena_of_a_pass'] / 1024:,.1f} KiB",
             f"{row['learned'] / 1024:,.1f} KiB",
         ]
