@@ -28,7 +28,7 @@ def block() -> str:
 
 
 def _rows(row: dict[str, Any]) -> list[list[str]]:
-    """Of one network: a line for each way to answer. Instructions are as many a multiply-accumulate as of `micro`."""
+    """Of one network: a line for each way to answer. A multiply-accumulate takes the instructions of `micro`."""
     micro = next(other for other in result(NAME)["rows"] if other["kind"] == "micro")
     per_mac = result("microcontroller")["core"]["classify_instructions"] / micro["macs_of_a_pass"]
     right, data = row["accuracy"], SETS[row["data"]]
