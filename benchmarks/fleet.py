@@ -108,7 +108,9 @@ class Fleet:
     def __init__(self, bundle: Path, work: Path, o: argparse.Namespace) -> None:
         self.model = Model(bundle, session=Session(threads=1), state=False)
         found = images("mnist", o.split, o.quick)
-        self.training, self.tested = (seen(self.model, part) for part in found)
+        self.training, self.tested = (
+            seen(self.model, part.take(slice(most))) for part, most in zip(found, (o.images, o.tested), strict=True)
+        )
         self.names = tuple(map(str, range(DIGITS)))
         self.work, self.steps = work, o.steps
         self.manifest, self.weights = self.model.manifest, self.model.bundle.weights()
@@ -196,6 +198,7 @@ class Fleet:
             "liar_left_out": [left.member == liar.name for left in robust.left_out],
             "robust_among_honest": self.told(benign.weights),
             "honest_left_out": len(benign.left_out),
+            "images": [len(self.training.x), len(self.tested.x)],
             "seconds": round(time.process_time() - start, 1),
         }
 
@@ -256,14 +259,16 @@ class Fleet:
             _, learner = self.applied(self.merged([liar, *bare[1:]], "readouts", robust), name)
             with contextlib.closing(learner):
                 row[name] = self.asked(learner.model)
+        row["images"] = [len(self.training.x), len(self.tested.x)]
         return {**row, "steps": self.steps, "seconds": round(time.process_time() - start, 1)}
 
 
 def runs(o: argparse.Namespace) -> Iterator[tuple[str, str, int, str]]:
     """What is measured, the short parts first: part, bundle, seed, how images are dealt out."""
-    for part, seeds in (("counting", o.seeds), ("learning", o.learning_seeds)):
+    seeds_of = {"counting": o.seeds, "learning": o.learning_seeds}
+    for part in o.parts:
         for bundle in o.bundles:
-            for seed in range(seeds):
+            for seed in range(seeds_of[part]):
                 for how in ("pairs", "dirichlet"):
                     yield part, bundle, seed, how
 
@@ -276,6 +281,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--learning-seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--images", type=int, metavar="N", help="the first N to learn from, of 50,000")
+    parser.add_argument("--tested", type=int, metavar="N", help="the first N to measure on, of 10,000")
+    parser.add_argument("--parts", nargs="+", choices=["counting", "learning"], default=["counting", "learning"])
     parser.add_argument("--quick", action="store_true", help="hundreds of images, and no results file")
     o = parser.parse_args()
     o.bundles = dict(entry.split("=", 1) for entry in o.bundles)

@@ -31,7 +31,7 @@ another bundle, 8 cannot write."""
     "--average",
     type=click.Choice(["nothing", "readouts", "units"]),
     help="What is averaged beside class statistics, which add up: nothing, readouts (or the linear classifier), or "
-    "units, too.  [default: readouts with class goodness, else units]",
+    "units, too.  [default: nothing, where the bundle has class statistics]",
 )
 @click.option(
     "--robust", is_flag=True, help="Some may lie: trimmed means, bounded norms; contradictions are left out."

@@ -105,8 +105,10 @@ def merge(
 
 
 def default_average(manifest: Manifest) -> Average:
-    """What is averaged where nobody says: units where labels are in the input; with class goodness readouts, as
-    class statistics belong to the bundle's units."""
+    """What is averaged where nobody says: nothing beside class statistics, where the bundle has some
+    (`benchmarks/fleet.py`), else readouts with class goodness, and units where labels are in the input."""
+    if manifest.counted:
+        return "nothing"
     return "readouts" if class_goodness(manifest.network) else "units"
 
 
@@ -148,7 +150,9 @@ def _averaged(
     """Tensors of the merge that differ from the bundle's, and what of the members is not in them."""
     if average == "nothing":
         return {}, [
-            LeftOut(member.name, "readouts", "--average nothing: class statistics alone are merged")
+            LeftOut(
+                member.name, "readouts", "class statistics alone are merged; --average readouts averages these, too"
+            )
             for member in members
             if member.weights.tensors
         ]

@@ -28,11 +28,11 @@ class Elsewhere(Struct, frozen=True):
     own: bool  # whether they were left out, as examples of this state are among them
 
 
-def member_of(file: Path, bundle: Bundle, check: Check | None = None) -> Member:
-    """A state file, read and checked. Raises `BundleError`."""
+def member_of(file: Path, bundle: Bundle, check: Check | None = None, name: str | None = None) -> Member:
+    """A state file, read and checked, by its name or another. Raises `BundleError`."""
     weights, state = read_state(file, bundle.manifest, check)
     try:
-        return Member(str(file), sha256(file), weights, state, merged_from(file))
+        return Member(name or str(file), sha256(file), weights, state, merged_from(file))
     except OSError as error:
         raise BundleError(f"{file}: cannot be read: {error.strerror}") from error
 

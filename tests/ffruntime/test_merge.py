@@ -173,7 +173,7 @@ def test_statistics_of_other_units_are_refused() -> None:
     unit = feature_tensors(COUNTED.network)[0]
     taught = {unit: OWN[unit] + 1}
     one, other = member("a", taught, told=told), member("b", told=told)
-    found = merged(one, other)
+    found = merged(one, other, average="readouts")
     assert found.weights.statistics
     assert found.weights.statistics.counts.sum() == 2
     assert [(left.member, left.part) for left in found.left_out] == [("a", "readouts"), ("a", "statistics")]
