@@ -8,6 +8,7 @@ import page_at_once
 import page_attack
 import page_class
 import page_continual
+import page_fleet
 import page_gpu
 import page_kills
 import page_later
@@ -46,8 +47,8 @@ def page() -> str:
     """The whole page."""
     parts = [INTRODUCTION, accuracy(), page_class.section(), training(), page_gpu.section(), export(), precision()]
     parts += [classifying(), page_photographs.section(), page_unsure.section(), page_later.section(), memory()]
-    parts += [page_at_once.section(), learning(), *scenes(), page_kills.section(), page_attack.section()]
-    parts += [page_serve.section()]
+    parts += [page_at_once.section(), learning(), *scenes(), page_fleet.section(), page_kills.section()]
+    parts += [page_attack.section(), page_serve.section()]
     return "\n".join(part for part in parts if part)
 
 

@@ -22,7 +22,7 @@ from .store import Store
 class Elsewhere(Struct, frozen=True):
     """A file as it would be adopted."""
 
-    weights: Weights
+    weights: Weights  # with all class statistics of the file, for the judgement
     state: State
     told: Told | None  # class statistics that count from now on; None: there are none, or they count already
     own: bool  # whether they were left out, as examples of this state are among them
@@ -48,17 +48,18 @@ def elsewhere(store: Store, bundle: Bundle, member: Member, own: Member | None) 
     Raises `UsageError` where `own` is not in it, or examples would count twice.
     """
     manifest, weights, state = bundle.manifest, member.weights, member.state
+    rest = weights
     if own is not None:
-        weights, state = without(member, own)
+        rest, state = without(member, own)
     if class_goodness(manifest.network):
         known = store.classes()
         names = {class_name(name) for name in known}
         order = (*known, *(name for name in weights.classes if class_name(name) not in names))
         if order[: len(weights.classes)] != weights.classes and len(order) <= manifest.network.label.patterns:
-            weights = reordered(manifest, bundle.weights(), weights, order)
+            weights, rest = (reordered(manifest, bundle.weights(), some, order) for some in (weights, rest))
             undertrained = tuple(name for name in order if name in weights.undertrained)
             state = structs.replace(state, classes=order, undertrained=undertrained)
-    some, counted = weights.statistics, store.counted
+    some, counted = rest.statistics, store.counted
     if some is None or counted is None:
         return Elsewhere(weights, state, None, False)
     told = Told(member.digest, some, state.origins)

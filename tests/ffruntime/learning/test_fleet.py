@@ -13,12 +13,14 @@ from commands import in_process_text
 from counting import NEW, halves, same, shown, with_statistics
 from shapes import drawn
 
+from ffruntime.core.bundle import HELD_BACK
 from ffruntime.core.errors import UsageError
 from ffruntime.core.layers import KNOWN
 from ffruntime.core.state import read_state
 from ffruntime.learning.directory import export
 from ffruntime.learning.learner import Learner
 from ffruntime.learning.step import Settings
+from ffruntime.learning.update import share_right
 from ffruntime.model import Model
 from ffruntime.session import Session
 
@@ -71,7 +73,11 @@ def test_what_each_was_shown_all_know(model: Model, tmp_path: Path) -> None:
     for place, own in ((a, mine), (b, theirs)):
         with closing(device(model, place)) as learner:
             assert learner.apply(everyone).own
-            assert learner.apply(everyone, own=own).own is False
+            outcome = learner.apply(everyone, own=own)
+            assert (outcome.own, outcome.after) == (
+                False,
+                share_right(learner.model, model.bundle.exemplars(HELD_BACK)),
+            )
             assert same(learner.model.weights.statistics, expected)
     with closing(device(model, tmp_path / "c")) as learner:  # that is in no merge, and has another class there
         learner.add(halves(1, 9), ["star"])
