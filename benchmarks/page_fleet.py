@@ -47,7 +47,7 @@ def section() -> str:
     learn, test = learned["edges"]["pairs"][0]["images"]
     return (
         text + f"What to merge, on {test:,} validation images: of {learn:,} images each device keeps the last 500 "
-        f"of its part; its readouts learn from them, {learned['edges']['pairs'][0]['steps']} steps, then as many on "
+        f"of its part; its readouts learn from them, {learned['edges']['pairs'][0]['steps']} steps, as many on "
         "the bundle's exemplars (*rehearsed*). One seed.\n\n"
         + table(
             [
