@@ -75,21 +75,20 @@ class Client:
 def clients(place: str, pictures: list[bytes], asked: Any, told: Any) -> None:
     """Process of the clients: for every number of seconds that it is asked, pictures a second and errors."""
 
-    def classify(end: float, ask: Client, counts: list[int]) -> None:
-        index = 0
+    def classify(end: float, counts: list[int]) -> None:
+        ask, index = Client(place), 0  # a new connection: the server closes one that rests for long
         while time.perf_counter() < end:
-            status, _ = ask("/classify", pictures[index % len(pictures)])
+            try:
+                status, _ = ask("/classify", pictures[index % len(pictures)])
+            except (OSError, http.client.HTTPException):
+                ask, status = Client(place), 0
             counts[0 if status == 200 else 1] += 1
             index += 1
 
-    some = [Client(place) for _ in range(CLIENTS)]
     while (seconds := asked.get()) is not None:
-        counts = [[0, 0] for _ in some]
+        counts = [[0, 0] for _ in range(CLIENTS)]
         start = time.perf_counter()
-        threads = [
-            threading.Thread(target=classify, args=(start + seconds, one, mine))
-            for one, mine in zip(some, counts, strict=True)
-        ]
+        threads = [threading.Thread(target=classify, args=(start + seconds, mine)) for mine in counts]
         for thread in threads:
             thread.start()
         for thread in threads:
