@@ -14,13 +14,27 @@ from ffruntime.cli import cli
 from ffruntime.core.bundle import Bundle, write_bundle
 from ffruntime.core.errors import BundleError, DataError, FFError, UsageError
 from ffruntime.core.manifest import MODES
+from ffruntime.demo import split_mnist, teach
 from ffruntime.demo.digits import require_digits
+from ffruntime.learning.step import Settings
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def demo(data: Path, nine: Path, untrained: Path, tmp_path: Path) -> Callable[..., Result]:
+def demo(
+    data: Path, nine: Path, untrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Result]:
+    """`ffruntime demo --quick`, with fewer steps than even that says."""
+    steps = Settings(steps=2, head_steps=2)
+    monkeypatch.setattr(
+        teach, "QUICK_NEW_CLASS", structs.replace(teach.QUICK_NEW_CLASS, measured=60, settings=steps)
+    )
+    quick = structs.replace(teach.QUICK_CHANGED_WORLD, rehearsal=2, measured=40, settings=steps)
+    monkeypatch.setattr(teach, "QUICK_CHANGED_WORLD", quick)
+    split = structs.replace(split_mnist.QUICK, per_task=64, rehearsal=1, gdumb=2, goodness=20)
+    monkeypatch.setattr(split_mnist, "QUICK", split)
+
     def run(*arguments: object) -> Result:
         bundles = {"--nine": nine, "--model": nine, "--untrained": untrained}
         words = ["demo", "--quick", "--threads", 1, "--data", data, "--out", tmp_path / "demo.html"]

@@ -23,7 +23,7 @@ from fftrain.network import initialise
 
 pytestmark = pytest.mark.slow
 
-PLAN = SplitPlan(stored=40, arriving=32, per_task=96, rehearsal=3, gdumb=5, goodness=30)
+PLAN = SplitPlan(stored=40, arriving=32, per_task=96, rehearsal=2, gdumb=3, goodness=20)
 SHORT = SplitPlan(stored=40, arriving=32, per_task=32, rehearsal=1, gdumb=1, goodness=10)
 
 
