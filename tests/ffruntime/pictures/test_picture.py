@@ -275,7 +275,8 @@ UP_TO_ONE = st.floats(0, 1)
 def test_any_drawing(digits, which, scale, room, colours, noise, shading, seed) -> None:  # type: ignore[no-untyped-def]
     """`noise` (standard deviation) and `shading` (from end to end) are relative to the contrast of the colours."""
     contrast = np.abs(np.subtract(*colours)).max()
-    assume(contrast >= 60)
+    luminance = abs(float(np.subtract(*colours) @ (0.299, 0.587, 0.114)))  # ITU-R BT.601; 60 of blue are 7 of it
+    assume(contrast >= 60 and luminance >= 0.3 * contrast)
     figure = enlarge(digits[which], scale, smooth=True)
     extra = [round(room[0] * 28 * scale * part) for part in (room[1], 1 - room[1], room[2], 1 - room[2])]
     figure = np.pad(figure, (extra[:2], extra[2:]))
