@@ -297,9 +297,9 @@ def continual(results: str, heading: str, command: str) -> str:
         if scene.startswith("bundle of ")
     )
     curves = (
-        "The [curves of all three](pictures/demo.svg), of every method that a device can run and with six worlds, are "
-        "as `ffruntime demo` drew them of networks with class goodness: recipes `class` (without the nine 4 epochs, "
-        "with all digits 20) and `class-stream`, one seed.\n\n"
+        "The [curves of all three](pictures/demo.svg), of every method that a device can run and with six worlds, "
+        "are as `ffruntime demo` drew them of networks with class goodness: recipes `class` (without the nine 4 "
+        "epochs, with all digits 20) and `class-stream`, one seed.\n\n"
         if results == "continual"
         else ""
     )
