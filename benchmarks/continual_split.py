@@ -170,7 +170,8 @@ def at_once_row(
 def of_recipe(data: str, moment: Moment, work: Path, quick: bool) -> Path:
     """The bundle of recipe `edges`, with a second moment of each class or a shared one, which knows the names of
     ten classes and no more; made where there is none. How its statistics answer was chosen on validation images."""
-    path = work / (f"edges-{data}.ff" if moment == "each" else f"edges-shared-{data}.ff")
+    learned = "sample" if quick else data
+    path = work / (f"edges-{learned}.ff" if moment == "each" else f"edges-shared-{learned}.ff")
     if not (path / "goodness.onnx").exists():
         settings = ["patterns.spare=0", "statistics.counted=false", f"statistics.moment={moment}"]
         options = ["--recipe", "edges", *(part for one in settings for part in ("--set", one)), "--force"]
